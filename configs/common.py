@@ -1,0 +1,97 @@
+"""Every key that all training configs share, with the default a small run wants.
+
+The file exists so that a recipe states only what it changes, and scripts can rely on the names.
+"""
+
+from ml_collections import ConfigDict
+
+
+def base() -> ConfigDict:
+    """The shared keys; a recipe fills `method`, `data.path` and its numbers."""
+    c = ConfigDict()
+    c.config_file = ""
+    c.seed = 0
+    # Length: the last of steps, examples, epochs that is not zero.
+    c.steps = 0
+    c.examples = 0
+    c.epochs = 0.0
+    c.batch_size = 256
+    c.accumulate = 1  # micro-batches per step; exact for every method
+    c.image_size = 224
+    c.mesh = ConfigDict({"data": -1, "fsdp": 1, "tensor": 1})  # -1: all devices that remain
+    c.sharding = "replicated"  # replicated | fsdp | fsdp_tensor
+    c.init_from = ""  # converted checkpoint or workdir to start from
+    c.freeze = ()  # path regexes of locked parameters, e.g. ("image/.*",) for LiT
+    c.ema_decay = 0.0
+    c.max_bad_steps = 10  # steps in a row with a non-finite loss before the run stops
+    c.log_every = 50
+    c.eval_every = 0  # 0: at the end only
+    c.checkpoint_every = 1000
+    c.checkpoint_minutes = 0.0
+    c.keep_checkpoints = 3
+    c.keep_every = 0
+    c.wandb = ""  # project name
+    c.evals = ConfigDict()
+    c.eval_batch_size = 256
+    c.method = ConfigDict()
+    c.optim = ConfigDict(
+        {
+            "name": "adamw",
+            "lr": 1e-3,
+            "schedule": "cosine",
+            "lr_final": 0.0,
+            "warmup_steps": 0,
+            "warmup_examples": 0,
+            "warmup_epochs": 0.0,
+            "b1": 0.9,
+            "b2": 0.98,
+            "eps": 1e-6,
+            "momentum": 0.9,
+            "weight_decay": 0.2,
+            "clip_norm": 1.0,
+            "layer_decay": 1.0,
+            "lr_groups": (),
+            "no_decay": (r"(.*/)?(bias|scale|cls_token|probe|logit_scale|logit_bias)",),
+            "mu_dtype": "float32",
+        }
+    )
+    c.data = data()
+    return c
+
+
+def data() -> ConfigDict:
+    """Where training pictures and captions come from and how the host prepares them."""
+    return ConfigDict(
+        {
+            "path": "",
+            "weights": (),
+            "image": {"crop": "random", "scale": (0.9, 1.0), "resample": "bicubic", "eval_crop": "center"},
+            "tokenizer": "clip",
+            "context_length": 77,
+            "caption": "random",
+            "templates": (),
+            "word_dropout": 0.0,
+            "label": "",
+            "workers": 0,
+            "threads": 4,
+            "prefetch": 8,
+            "shuffle": "global",
+            "damage_budget": 1e-3,
+        }
+    )
+
+
+def clip_method(name: str, arch: dict) -> ConfigDict:
+    """A dual encoder's `method` section with every switch that a command line may set."""
+    method = ConfigDict(arch)
+    method.name = name
+    method.dtype = "float32"
+    method.remat = "none"
+    method.unroll = False
+    method.augment = ConfigDict(
+        dict(crop_scale=(1.0, 1.0), crop_ratio=(0.75, 4 / 3), flip=0.0, brightness=0.0, contrast=0.0, saturation=0.0,
+             grey=0.0)
+    )  # fmt: skip
+    for side in ("image", "text"):
+        method[side].unlock()
+    return method

@@ -1,0 +1,137 @@
+"""The probe reaches the optimum that a Newton solver in float64 finds, and sweeps as the paper
+does."""
+
+import numpy as np
+import pytest
+
+from vlp_jax.core.errors import UserError
+from vlp_jax.evals import probe
+from vlp_jax.evals.base import make_evaluator
+from vlp_jax.evals.probe import fit, predict, split_validation, sweep
+
+
+def log_loss(rows, label, weights, bias, l2):
+    logits = rows @ weights + bias
+    logits = logits - logits.max(axis=1, keepdims=True)
+    log_p = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
+    return -log_p[np.arange(len(label)), label].sum() + l2 / 2 * np.sum(weights**2)
+
+
+def newton(rows, label, classes, l2, steps=60):
+    """Damped Newton on (weights, bias) in float64; the bias is free, so least squares picks a
+    step."""
+    n, d = rows.shape
+    x = np.concatenate([rows, np.ones((n, 1))], axis=1).astype(np.float64)
+    ridge = np.kron(np.diag([l2] * d + [0.0]), np.eye(classes))
+    params, hot = np.zeros((d + 1, classes)), np.eye(classes)[label]
+
+    def value(p):
+        return log_loss(rows.astype(np.float64), label, p[:-1], p[-1], l2)
+
+    for _ in range(steps):
+        logits = x @ params
+        p = np.exp(logits - logits.max(axis=1, keepdims=True))
+        p /= p.sum(axis=1, keepdims=True)
+        gradient = (x.T @ (p - hot)).ravel() + ridge @ params.ravel()
+        curvature = np.einsum("nc,ce->nce", p, np.eye(classes)) - np.einsum("nc,ne->nce", p, p)
+        hessian = np.einsum("ni,nj,nce->icje", x, x, curvature).reshape(ridge.shape) + ridge
+        step = np.linalg.lstsq(hessian, gradient, rcond=1e-12)[0].reshape(params.shape)
+        size = 1.0
+        while value(params - size * step) > value(params) and size > 1e-9:
+            size /= 2
+        params = params - size * step
+    return params[:-1], params[-1]
+
+
+def problem(kind, seed=0):
+    rng = np.random.default_rng(seed)
+    rows = rng.normal(size=(80, 5)) * [1, 2, 0.5, 1, 3] + [0, 30, -5, 0, 1]
+    truth = rng.normal(size=(5, 3))
+    noise = 0 if kind == "separable" else 6
+    label = ((rows - rows.mean(0)) @ truth + noise * rng.normal(size=(80, 3))).argmax(axis=1)
+    return rows.astype(np.float32), label
+
+
+@pytest.mark.parametrize("kind", ["separable", "noisy"])
+@pytest.mark.parametrize("l2", [1e-2, 1.0, 1e3])
+def test_the_optimum_is_newtons(kind, l2):
+    rows, label = problem(kind)
+    fitted = fit(rows, label, 3, l2)
+    weights, bias = newton(rows, label, 3, l2)
+    best = log_loss(rows.astype(np.float64), label, weights, bias, l2)
+    found = log_loss(rows.astype(np.float64), label, *map(np.float64, fitted[:2]), l2)
+    assert found == pytest.approx(best, rel=1e-4)
+    assert fitted.loss == pytest.approx(best / 80, rel=1e-4)
+    assert fitted.gradient < 1e-5 and fitted.iterations < 1000
+    np.testing.assert_allclose(fitted.weights, weights, atol=2e-3 * np.abs(weights).max())
+    assert (predict(fitted, rows) == (rows @ weights + bias).argmax(axis=1)).mean() > 0.98
+
+
+def test_the_penalty_does_not_see_how_the_features_are_shifted():
+    rows, label = problem("noisy")
+    plain, moved = fit(rows, label, 3, 1.0), fit(rows + 100, label, 3, 1.0)
+    np.testing.assert_allclose(plain.weights, moved.weights, atol=1e-3)
+
+
+def test_few_iterations_are_counted():
+    assert fit(*problem("noisy"), 3, 1.0, iterations=2).iterations == 2
+
+
+@pytest.mark.parametrize("peak", [-6.0, 0.375, 1.9, 6.0])
+def test_the_sweep_halves_towards_the_peak_and_ends_at_an_eighth_of_a_decade(peak, monkeypatch):
+    visited = []
+
+    def fake_fit(rows, label, classes, l2, iterations):
+        visited.append(np.log10(l2))
+        return l2
+
+    def fake_predict(l2, rows):  # accuracy falls linearly with the distance to the peak
+        return np.arange(len(rows)) < 1200 * (1 - abs(np.log10(l2) - peak) / 20)
+
+    monkeypatch.setattr(probe, "fit", fake_fit)
+    monkeypatch.setattr(probe, "predict", fake_predict)
+    parts = {"train": np.zeros((1, 1)), "val": np.zeros((1200, 1))}
+    curve = sweep(parts, {"train": None, "val": np.ones(1200)}, 2, 10)
+    best = max(curve, key=curve.get)
+    assert abs(best - peak) <= 1 / 16 + 1e-9
+    np.testing.assert_allclose(visited[:7], [-6, -4, -2, 0, 2, 4, 6])
+    assert len(visited) == len(set(np.round(visited, 6))) <= 15
+    assert min(visited) >= -6.001 and max(visited) <= 6.001
+    assert np.diff(sorted(curve)).min() == 0.125
+
+
+def test_validation_split_takes_every_fifth_sample():
+    rows, label = {"train": np.arange(11)}, {"train": np.arange(11) * 10}
+    split_validation(rows, label, 0.2)
+    assert rows["val"].tolist() == [4, 9] and label["val"].tolist() == [40, 90]
+    assert sorted([*rows["train"], *rows["val"]]) == list(range(11))
+    assert (label["train"] == rows["train"] * 10).all()
+    with pytest.raises(UserError, match="3 samples are too few"):
+        split_validation({"train": np.arange(3)}, {"train": np.arange(3)}, 0.2)
+
+
+def test_evaluator_end_to_end(memory_source, context):
+    """Class = grey above 128, seen through noisy features: learnt; a separate val set is used."""
+    rng = np.random.default_rng(0)
+    noise = rng.normal(size=(256, 4)).astype(np.float32)
+
+    def features(batch):
+        grey = batch["image"][:, 0, 0, 0].astype(int)
+        rows = noise[grey].copy()
+        rows[:, 0] += np.where(grey >= 128, 2.5, -2.5)
+        return rows, batch["index"]
+
+    def source(greys):
+        return memory_source(greys, metas=[{"c": "hi" if g >= 128 else "lo"} for g in greys])
+
+    greys = rng.permutation(256).tolist()
+    cfg = {"train": source(greys[:150]), "path": source(greys[150:]), "label": "c"}
+    result = make_evaluator("probe", cfg, context(batch_size=32))({"features": features})
+    assert result.metrics["top1"] > 0.95 > result.metrics["majority_top1"]
+    assert result.details["protocol"] | {"objective": ""} == {
+        "train": 120, "val": 30, "path": 106, "objective": "",
+    }  # fmt: skip
+    cfg = cfg | {"val": source(greys[150:200])}
+    result = make_evaluator("probe", cfg, context(batch_size=32))({"features": features})
+    assert result.details["protocol"]["train"] == 150 and result.details["protocol"]["val"] == 50
+    assert len(result.tables["sweep"]) <= 15

@@ -1,0 +1,70 @@
+"""Labels, class names, thinning and damage as the evaluators meet them."""
+
+import json
+
+import numpy as np
+import pytest
+
+from vlp_jax.core.errors import RunError, UserError
+from vlp_jax.evals.samples import class_ids, class_names, embed_pictures, open_samples, read_values
+
+
+def test_class_names_from_the_data_are_sorted_by_value():
+    assert list(class_names([10, 9, 10]).items()) == [(9, "9"), (10, "10")]
+    assert class_names(["b", None, "a"]) == {"a": "a", "b": "b"}
+    assert list(class_names([["y", "x"], ["z"]])) == ["x", "y", "z"]
+
+
+def test_class_names_from_files(tmp_path):
+    lines, table = tmp_path / "names.txt", tmp_path / "names.json"
+    lines.write_text("tench\ngoldfish\n", encoding="utf-8")
+    assert class_names([1, 0], str(lines)) == {0: "tench", 1: "goldfish"}
+    assert class_names(["goldfish"], str(lines)) == {"tench": "tench", "goldfish": "goldfish"}
+    table.write_text(json.dumps({"3": "dog", "7": "cat"}))
+    assert class_names([7, 3], str(table)) == {3: "dog", 7: "cat"}
+    with pytest.raises(UserError, match="names no class 8"):
+        class_names([8], str(table))
+    with pytest.raises(UserError, match="no file of class names"):
+        class_names([8], str(tmp_path / "absent"))
+
+
+def test_class_ids():
+    assert class_ids(["b", None, "a"], {"a": "A", "b": "B"}).tolist() == [1, -1, 0]
+    with pytest.raises(UserError, match="path holds the unknown class 'dgo'; did you mean 'dog'"):
+        class_ids(["dgo"], {"dog": "dog"}, where="path")
+    with pytest.raises(UserError, match="several labels"):
+        class_ids([["a"]], {"a": "a"})
+
+
+def test_missing_label_names_the_sample_and_the_nearest_key(memory_source):
+    source = memory_source([1, 2], metas=[{"category": "x"}, {}])
+    with pytest.raises(UserError, match="'k1' has no JSON key 'category'"):
+        read_values(source, "category")
+    with pytest.raises(UserError, match="'k0' has no JSON key 'catgory'; did you mean 'category'"):
+        read_values(source, "catgory")
+    with pytest.raises(UserError, match="set its key 'label'"):
+        read_values(source, "")
+
+
+def test_thinning_is_even_and_keeps_pictures_with_their_metadata(memory_source):
+    source = open_samples(memory_source(list(range(100))), 4)
+    assert [source.metadata(i)["key"] for i in range(len(source))] == ["k0", "k25", "k50", "k75"]
+    assert source[2]["key"] == "k50" and source.where(3) == "memory: k75"
+    assert len(open_samples(memory_source([1, 2]), 9)) == 2
+    with pytest.raises(UserError, match="limit is -1"):
+        open_samples(memory_source([1]), -1)
+    with pytest.raises(UserError, match="set its key 'path'"):
+        open_samples("")
+
+
+def test_pictures_come_in_order_and_too_much_damage_stops(memory_source, context, directions):
+    source = memory_source([5, 3, 9, 4, 8, 1, 2] * 20, damaged={6})
+    rows, kept = embed_pictures(directions["features"], source, context(16))
+    assert kept.tolist() == [i for i in range(140) if i != 6]
+    table = directions["features"]({"image": np.full((1, 1, 1, 1), 9), "index": 0})[0]
+    np.testing.assert_array_equal(rows[[2, 8]], table[[0, 0]])
+    assert len(rows) == 139
+    with pytest.raises(RunError, match="2 of 140 pictures cannot be read, first memory: k6"):
+        embed_pictures(
+            directions["features"], memory_source([1] * 140, damaged={6, 9}), context(16)
+        )

@@ -1,0 +1,108 @@
+"""The zero-shot classifier against loops, and that averaging embeddings is not averaging logits."""
+
+import numpy as np
+import pytest
+
+from vlp_jax.core.errors import UserError
+from vlp_jax.evals.base import make_evaluator
+from vlp_jax.evals.zeroshot import classifier, score
+
+NAMES, TEMPLATES = ["ant", "bee", "cow"], ("x {c}", "yy {c} z", "{c}")
+
+
+def lookup(seed=0, dim=4):
+    """A text embedder of random rows of very different norms, and its table."""
+    table = {}
+    rng = np.random.default_rng(seed)
+
+    def embed(text):
+        if text not in table:
+            table[text] = rng.normal(size=dim) * 10 ** rng.uniform(-1, 1)
+        return table[text]
+
+    def fn(batch):
+        texts = ["".join(map(chr, row)).rstrip("\0") for row in batch["text"]]
+        return np.stack([embed(t) for t in texts]).astype(np.float32), batch["index"]
+
+    return fn, embed
+
+
+def test_classifier_normalises_averages_and_normalises(context):
+    fn, embed = lookup()
+    weights = classifier(fn, NAMES, TEMPLATES, context())
+    for row, name in zip(weights, NAMES, strict=True):
+        total = np.zeros(4)
+        for template in TEMPLATES:
+            vector = embed(template.format(c=name))
+            total += vector / np.sqrt(np.sum(vector**2))
+        np.testing.assert_allclose(row, total / np.sqrt(np.sum(total**2)), rtol=1e-5)
+
+
+def test_averaging_logits_would_choose_differently(context):
+    fn, embed = lookup()
+    weights = classifier(fn, NAMES, TEMPLATES, context())
+    rng = np.random.default_rng(1)
+    image = rng.normal(size=(200, 4))
+    prompts = np.array([[embed(t.format(c=n)) for t in TEMPLATES] for n in NAMES])
+    prompts /= np.linalg.norm(prompts, axis=-1, keepdims=True)
+    averaged_logits = np.einsum("nd,ctd->nc", image, prompts)
+    assert (averaged_logits.argmax(1) != (image @ weights.T).argmax(1)).mean() > 0.05
+
+
+def test_scores_equal_a_loop():
+    rng = np.random.default_rng(3)
+    image, weights = rng.normal(size=(60, 5)), rng.normal(size=(7, 5))
+    label = rng.integers(0, 6, 60)  # class 6 never occurs
+    metrics, table = score(image.astype("f"), weights.astype("f"), label, list("abcdefg"))
+    order = np.argsort(-(image @ weights.T), axis=1)
+    assert metrics["top1"] == pytest.approx(np.mean(order[:, 0] == label))
+    assert metrics["top5"] == pytest.approx(
+        np.mean([c in o[:5] for c, o in zip(label, order, strict=True)])
+    )
+    recalls = [np.mean(order[label == c, 0] == c) for c in range(6)]
+    assert metrics["mean_per_class"] == pytest.approx(np.mean(recalls))
+    assert metrics["chance_top1"] == pytest.approx(1 / 7)
+    assert [row["recall"] for row in table] == pytest.approx(recalls)
+    assert [row["images"] for row in table] == np.bincount(label).tolist()
+    for c, row in enumerate(table):
+        wrong = [o[0] for o in order[label == c] if o[0] != c]
+        counts = np.bincount(wrong, minlength=7)
+        assert row["most often taken for"] in {
+            "abcdefg"[i] for i in np.flatnonzero(counts == counts.max())
+        }
+
+
+def test_a_tie_with_the_right_class_is_a_miss():
+    weights = np.array([[1, 0], [1, 0], [0, 1]], np.float32)
+    metrics, table = score(weights[:1], weights, np.array([0]), ["a", "b", "c"])
+    assert metrics["top1"] == 0 and metrics["top5"] == 1
+    assert table[0]["most often taken for"] == "b"
+
+
+def zeroshot(source, context, fns, **cfg):
+    return make_evaluator("zeroshot", {"path": source, "templates": "t {c}", **cfg}, context)(fns)
+
+
+def test_from_json_labels(memory_source, context, directions):
+    source = memory_source([7, 7, 60, 9], metas=[{"n": g} for g in (7, 7, 60, 60)])
+    result = zeroshot(source, context(), directions, label="n")
+    assert result.details["names"] == ["7", "60"]
+    assert result.tables["per_class"][0] == {
+        "class": "7", "images": 2, "recall": 1.0, "most often taken for": "",
+    }  # fmt: skip
+    assert result.metrics["top1"] in (0.75, 1.0)
+    sliced = zeroshot(source, context(batch_size=3), directions, label="n")
+    assert sliced.metrics == result.metrics
+    with pytest.raises(UserError, match="no JSON key 'm'"):
+        zeroshot(source, context(), directions, label="m")
+
+
+def test_lists_of_labels_give_average_precision(memory_source, context, directions):
+    values = [[7, 60], [60], [7], [200]]
+    source = memory_source([7, 60, 7, 200], metas=[{"n": v} for v in values])
+    result = zeroshot(source, context(), directions, label="n")
+    table = {row["class"]: row for row in result.tables["per_class"]}
+    assert table["200"]["ap"] == 1 and table["7"]["ap"] == 1 and table["7"]["images"] == 2
+    mean = np.mean([row["ap"] for row in table.values()])
+    assert result.metrics["map"] == pytest.approx(mean)
+    assert result.metrics["chance_map"] == pytest.approx(5 / 12)

@@ -1,0 +1,54 @@
+"""`python -m vlp_jax COMMAND`: finds the command's file, calls it, turns errors into one line and an exit code.
+
+Exit codes: 0 done, 1 failure, 2 a mistake in the command or its input, 75 stopped by a signal with the state saved.
+The file exists so that `--help` is instant: nothing heavy is imported before a command asks for it.
+"""
+
+import importlib
+import sys
+
+COMMANDS = {
+    "train": "train or resume a run from a config",
+    "eval": "evaluate a run's folder or a converted checkpoint",
+    "data": "index, check, stats, bench, convert, prepare data sets",
+    "convert": "open_clip / Hugging Face checkpoints <-> vlp_jax",
+    "embed": "embed a folder of pictures and a file of texts",
+    "doctor": "versions, devices, data visibility",
+}
+USAGE = "usage: python -m vlp_jax COMMAND [--help] [--json] [--debug] ...\n\ncommands:\n"
+
+
+def usage() -> str:
+    """The list of commands."""
+    return USAGE + "\n".join(f"  {name:<9}{text}" for name, text in COMMANDS.items())
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs a command line and returns its exit code."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    if not argv or argv[0] in ("-h", "--help"):
+        print(usage())
+        return 0 if argv else 2
+    command, rest = argv[0], argv[1:]
+    debug = "--debug" in rest
+    rest = [word for word in rest if word != "--debug"]
+    from vlp_jax.core.errors import RunError, UserError, nearest
+
+    if command not in COMMANDS:
+        print(f"error: unknown command {command!r}{nearest(command, COMMANDS)}", file=sys.stderr)
+        return 2
+    try:
+        return importlib.import_module(f"vlp_jax.cli.{command}").main(rest) or 0
+    except Exception as error:
+        if debug:
+            raise
+        code = 2 if isinstance(error, UserError) else getattr(error, "exit_code", 1)
+        text = " ".join(str(error).split()) or type(error).__name__
+        known = isinstance(error, (UserError, RunError)) or hasattr(error, "exit_code")
+        note = "" if known else f"{type(error).__name__} (a traceback with --debug): "
+        print(f"error: {note}{text}", file=sys.stderr)
+        return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,113 @@
+"""Config files and their overrides: `--config=FILE.py[:ARGS]` and `--config.KEY=VALUE`.
+
+A config file is Python: `get_config(args: str) -> ConfigDict`. Only the file that the user typed is run. The file exists
+so that every command reads configs alike and a misspelt key is refused before anything heavy is imported.
+"""
+
+import ast
+import importlib.util
+import sys
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from vlp_jax.core.errors import UserError, nearest
+
+
+def split_overrides(argv: list[str]) -> tuple[list[str], dict[str, str]]:
+    """Takes `--config.KEY=VALUE` and `--config.KEY VALUE` out of argv. Returns (the rest, {KEY: VALUE})."""
+    rest, overrides, words = [], {}, iter(argv)
+    for word in words:
+        if not word.startswith("--config."):
+            rest.append(word)
+            continue
+        key, found, value = word[len("--config.") :].partition("=")
+        if not found:
+            value = next(words, None)
+            if value is None:
+                raise UserError(f"--config.{key}: needs a value, as in --config.{key}=VALUE")
+        overrides[key] = value
+    return rest, overrides
+
+
+def load_config(spec: str, overrides: dict[str, str]) -> ConfigDict:
+    """Runs FILE.py[:ARGS] and applies the overrides.
+
+    Returns:
+      the locked config, with `config_file` set to `spec`.
+
+    Raises:
+      UserError: no such file, no get_config, an unknown key (with the nearest) or a value of another type.
+    """
+    name, _, args = spec.partition(":")
+    path = Path(name)
+    if not path.is_file():
+        folder = path.parent if path.parent.is_dir() else Path("configs")
+        hint = nearest(str(path), map(str, folder.rglob("*.py")))
+        raise UserError(f"--config={name}: no such file{hint}")
+    config = _run_file(path, args)
+    for key, value in overrides.items():
+        _override(config, key, value)
+    config.config_file = spec
+    return config.lock()
+
+
+def _run_file(path: Path, args: str) -> ConfigDict:
+    root = next((p.parent for p in path.resolve().parents if p.name == "configs"), None)
+    if root is not None and str(root) not in sys.path:
+        sys.path.append(str(root))  # config files say `from configs import common`
+    module_spec = importlib.util.spec_from_file_location(f"config_{path.stem}", path)
+    module = importlib.util.module_from_spec(module_spec)
+    try:
+        module_spec.loader.exec_module(module)
+        return module.get_config(args)
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(f"--config={path}: {type(error).__name__}: {error}") from error
+
+
+def _leaves(config: ConfigDict, prefix: str = "") -> list[str]:
+    names = []
+    for key in config:
+        value = config[key]
+        names.append(prefix + key)
+        if isinstance(value, ConfigDict):
+            names += _leaves(value, f"{prefix}{key}.")
+    return names
+
+
+def _override(config: ConfigDict, key: str, text: str) -> None:
+    *parents, last = key.split(".")
+    node: Any = config
+    for part in parents:
+        node = node.get(part) if isinstance(node, ConfigDict) else None
+    if not isinstance(node, ConfigDict) or last not in node:
+        raise UserError(f"--config.{key}: unknown key{nearest(key, _leaves(config))}")
+    old = node[last]
+    if isinstance(old, ConfigDict):
+        raise UserError(f"--config.{key}: is a section; set one of {', '.join(_leaves(old, key + '.')[:8])}")
+    node[last] = _parse(key, text, old)
+
+
+def _parse(key: str, text: str, old: Any) -> Any:
+    if isinstance(old, str):
+        return text
+    if isinstance(old, bool):
+        if text.lower() in ("true", "1", "yes", "false", "0", "no"):
+            return text.lower() in ("true", "1", "yes")
+        raise UserError(f"--config.{key}={text}: must be true or false")
+    try:
+        value = ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        value = text
+    if isinstance(old, float) and isinstance(value, int) and not isinstance(value, bool):
+        value = float(value)
+    if isinstance(old, int) and isinstance(value, float) and value.is_integer():
+        value = int(value)  # 1e6 steps
+    if isinstance(old, tuple):
+        value = tuple(value) if isinstance(value, (list, tuple)) else (value,)
+    if type(value) is not type(old):
+        raise UserError(f"--config.{key}={text}: must be of type {type(old).__name__}, as {old!r}")
+    return value

@@ -1,0 +1,116 @@
+"""`convert IN OUT --arch=NAME [--to=open_clip|hf]`: released checkpoints in and out, offline, without PyTorch.
+
+IN is an open_clip or Hugging Face file or folder, OpenAI's TorchScript archive, or (with --to) one of our folders. The
+file exists to join the name maps of interop/ with the models.
+"""
+
+import argparse
+import json
+import os
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+FORMATS = ("vlp_jax", "open_clip", "hf")
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    cli = argparse.ArgumentParser(
+        prog="python -m vlp_jax convert", description="Converts checkpoints between open_clip, Hugging Face and vlp_jax."
+    )
+    cli.add_argument("input", metavar="IN", help="open_clip, Hugging Face or OpenAI file or folder, or a vlp_jax folder")
+    cli.add_argument("output", metavar="OUT", help="folder to write (or a .safetensors file with --to=open_clip)")
+    cli.add_argument("--arch", default="", help="architecture under open_clip's name, e.g. ViT-B-32")
+    cli.add_argument("--to", default="vlp_jax", help="format of OUT: vlp_jax (default), open_clip or hf")
+    cli.add_argument(
+        "--image-size", type=int, default=0, metavar="N",
+        help="resize a ViT's position embeddings to pictures of N pixels (as the checkpoint's own library does)",
+    )  # fmt: skip
+    cli.add_argument("--tokenizer", default="", help="tokenizer.json, spm:FILE, clip or bytes; default: found beside IN")
+    cli.add_argument("--json", action="store_true", help="print one JSON object on the last line")
+    return cli
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command.
+
+    Raises:
+      UserError: unknown --arch or --to, an input that is refused or does not fit (every mismatch is listed), an
+        output that is in the way.
+    """
+    args = parser().parse_args(argv)
+    from vlp_jax.core.errors import UserError, nearest
+
+    if args.to not in FORMATS:
+        raise UserError(f"--to: unknown format {args.to!r}{nearest(args.to, FORMATS)}")
+    start = time.perf_counter()
+    report = _import(args) if args.to == "vlp_jax" else _export(args)
+    report["seconds"] = round(time.perf_counter() - start, 2)
+    for note in report["notes"]:
+        print(f"note: {note}", file=sys.stderr)
+    print(f"{report['arch']}: {report['tensors']} tensors, {report['parameters']:,} parameters -> {args.output}")
+    print(f"proven: {report['proof']}")
+    if args.json:
+        print(json.dumps(report))
+    return 0
+
+
+def _import(args: argparse.Namespace) -> dict[str, Any]:
+    """A released checkpoint to our folder."""
+    from vlp_jax.interop import folder
+
+    folder.check_writable(args.output)
+    arrays, manifest, notes, files = _read_any(args)
+    folder.write_folder(args.output, arrays, manifest, files)
+    try:
+        from vlp_jax.cli.checkpoint import load_converted
+
+        load_converted(args.output)
+    except Exception:
+        folder.remove(args.output)
+        raise
+    proof = "names mapped back give the input bit for bit; the written folder gives the same golden embeddings"
+    return _report(args, arrays, manifest, notes, proof)
+
+
+def _export(args: argparse.Namespace) -> dict[str, Any]:
+    """One of our folders, or any input, to another library's files."""
+    from vlp_jax.cli import export
+
+    export.check_writable(args.output, args.to)
+    arrays, manifest, notes, _ = _read_any(args)
+    notes += export.write(args.output, args.to, arrays, manifest)
+    return _report(args, arrays, manifest, notes, "the written weights, read back, give ours bit for bit")
+
+
+def _report(args: argparse.Namespace, arrays: Mapping, manifest: Mapping, notes: list[str], proof: str) -> dict[str, Any]:
+    return {
+        "input": args.input,
+        "output": args.output,
+        "to": args.to,
+        "arch": manifest["arch"],
+        "source": manifest["source"],
+        "tensors": len(arrays),
+        "parameters": sum(array.size for path, array in arrays.items() if not path.startswith("batch_stats/")),
+        "notes": notes,
+        "proof": proof,
+    }
+
+
+def _read_any(args: argparse.Namespace) -> tuple[dict, dict[str, Any], list[str], dict[str, str]]:
+    """Returns (arrays, manifest, notes, {name: file to copy})."""
+    from vlp_jax.core.errors import UserError
+    from vlp_jax.interop import folder
+
+    if folder.is_folder(args.input):
+        arrays, manifest = folder.read_folder(args.input)
+        if args.arch and args.arch != manifest["arch"]:
+            raise UserError(f"--arch: {args.input} holds {manifest['arch']}, not {args.arch}")
+        if args.to == "vlp_jax":
+            raise UserError(f"{args.input}: is converted already; give --to=open_clip or --to=hf")
+        return arrays, manifest, [], {}
+    from vlp_jax.cli.released import read_released
+
+    return read_released(args.input, args.arch, args.image_size, args.tokenizer)

@@ -1,0 +1,232 @@
+"""`embed --checkpoint=OUT --images=DIR --texts=FILE --out=E.npz`: pictures and lines of text to unit vectors.
+
+E.npz holds image float32[N, E], text float32[M, E], image_paths [N] (relative to DIR, sorted), texts [M] (one per line of
+FILE) and logit_scale (the factor of the dot product, exponential taken). The file exists so that anything outside
+this package can use a model's space.
+"""
+
+import argparse
+import json
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm")
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    cli = argparse.ArgumentParser(prog="python -m vlp_jax embed", description="Embeds pictures and texts.")
+    cli.add_argument("--checkpoint", required=True, metavar="DIR", help="a converted checkpoint or a training workdir")
+    cli.add_argument("--images", metavar="DIR", help="folder of pictures, searched recursively")
+    cli.add_argument("--texts", metavar="FILE", help="UTF-8 file, one text per line")
+    cli.add_argument("--out", required=True, metavar="FILE.npz", help="file to write")
+    cli.add_argument("--batch-size", type=int, default=32, metavar="N", help="rows per call (default 32)")
+    cli.add_argument("--threads", type=int, default=os.cpu_count() or 1, metavar="N", help="picture decoders")
+    cli.add_argument("--skip-damaged", action="store_true", help="leave unreadable pictures out instead of stopping")
+    cli.add_argument("--json", action="store_true", help="print one JSON object on the last line")
+    return cli
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command.
+
+    Raises:
+      UserError: nothing to embed, a missing folder or file, an unreadable picture (named), a checkpoint that does not
+        prove itself, a tokenizer that does not fit.
+    """
+    args = parser().parse_args(argv)
+    paths, texts = list_images(args.images), read_texts(args.texts)
+    _check(args)
+    start = time.perf_counter()
+
+    import numpy as np
+
+    from vlp_jax.cli.checkpoint import load_model
+
+    model = load_model(args.checkpoint)
+    fns = model.embedders()
+    progress = Progress(len(paths) + len(texts))
+    image, kept = embed_images(model, fns["image"], args, paths, progress)
+    text = embed_texts(model, fns["text"], args.batch_size, texts, progress)
+    progress.end()
+    scale = np.float32(np.exp(np.asarray(model.params["logit_scale"], np.float32)))
+    result = {
+        "image": image,
+        "text": text,
+        "image_paths": np.array(kept, dtype=str),
+        "texts": np.array(texts, dtype=str),
+        "logit_scale": scale,
+    }
+    write_npz(args.out, result)
+    report = {
+        "out": args.out,
+        "images": len(kept),
+        "skipped": len(paths) - len(kept),
+        "texts": len(texts),
+        "dim": int(image.shape[1]),
+        "seconds": round(time.perf_counter() - start, 2),
+    }
+    print(f"{report['images']} pictures and {report['texts']} texts, {report['dim']} numbers each -> {args.out}")
+    if args.json:
+        print(json.dumps(report))
+    return 0
+
+
+def _check(args: argparse.Namespace) -> None:
+    from vlp_jax.core.errors import UserError
+
+    if args.images is None and args.texts is None:
+        raise UserError("nothing to embed: give --images=DIR, --texts=FILE or both")
+    if args.batch_size < 1 or args.threads < 1:
+        raise UserError("--batch-size and --threads must be at least 1")
+    if not args.out.endswith(".npz"):
+        raise UserError(f"--out: {args.out}: must end with .npz")
+    if not os.path.isdir(os.path.dirname(os.path.abspath(args.out))):
+        raise UserError(f"--out: {os.path.dirname(args.out)}: no such folder")
+
+
+def list_images(folder: str | None) -> list[str]:
+    """Sorted paths of pictures below a folder, relative to it. Raises UserError when there are none."""
+    from vlp_jax.core.errors import UserError
+
+    if folder is None:
+        return []
+    if not os.path.isdir(folder):
+        raise UserError(f"--images: {folder}: no such folder")
+    found = [
+        os.path.relpath(os.path.join(parent, name), folder)
+        for parent, _, names in os.walk(folder)
+        for name in names
+        if name.lower().endswith(SUFFIXES) and not name.startswith(".")
+    ]
+    if not found:
+        raise UserError(f"--images: {folder}: holds no pictures ({', '.join(SUFFIXES)})")
+    return sorted(found)
+
+
+def read_texts(path: str | None) -> list[str]:
+    """Lines of a UTF-8 file; row i of the result belongs to line i. Raises UserError when there are none."""
+    from vlp_jax.core.errors import UserError
+
+    if path is None:
+        return []
+    try:
+        with open(path, encoding="utf-8-sig") as file:
+            lines = file.read().split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"--texts: {path}: cannot be read ({error})") from error
+    while lines and not lines[-1].strip():
+        lines.pop()
+    if not lines:
+        raise UserError(f"--texts: {path}: holds no text")
+    return [line.rstrip("\r") for line in lines]
+
+
+def embed_images(model: Any, fn: Callable, args: argparse.Namespace, paths: list[str], progress: "Progress") -> tuple:
+    """Returns (float32[N, E], the paths that were readable)."""
+    import numpy as np
+
+    from vlp_jax.core.errors import UserError
+    from vlp_jax.data.damage import DamagedSample
+
+    def decode(path: str) -> Any:
+        try:
+            with open(os.path.join(args.images, path), "rb") as file:
+                return model.decode(file.read())
+        except DamagedSample as error:
+            if args.skip_damaged:
+                return None
+            raise UserError(f"--images: {path}: {error} (--skip-damaged leaves it out)") from error
+        except OSError as error:
+            raise UserError(f"--images: {path}: cannot be read ({error.strerror})") from error
+
+    rows, kept = [np.zeros((0, model.method.embed_dim), np.float32)], []
+    with ThreadPoolExecutor(args.threads) as pool:
+        for names, pictures in _ahead(pool, decode, paths, args.batch_size):
+            good = [(name, picture) for name, picture in zip(names, pictures, strict=True) if picture is not None]
+            if good:
+                kept += [name for name, _ in good]
+                rows.append(_padded(fn, "image", np.stack([picture for _, picture in good]), args.batch_size))
+            progress.add(len(names))
+    return np.concatenate(rows), kept
+
+
+def embed_texts(model: Any, fn: Callable, batch_size: int, texts: list[str], progress: "Progress") -> Any:
+    """Returns float32[M, E]."""
+    import numpy as np
+
+    rows = [np.zeros((0, model.method.embed_dim), np.float32)]
+    tokenizer = model.tokenizer() if texts else None
+    for start in range(0, len(texts), batch_size):
+        ids = tokenizer(texts[start : start + batch_size])
+        rows.append(_padded(fn, "text", np.asarray(ids, np.int32), batch_size))
+        progress.add(len(ids))
+    return np.concatenate(rows)
+
+
+def _ahead(pool: ThreadPoolExecutor, decode: Callable, paths: list[str], size: int) -> Iterator[tuple[list, list]]:
+    """Yields (names, pictures) per batch while the next batch is being decoded."""
+    batches = [paths[start : start + size] for start in range(0, len(paths), size)]
+    pending: list = []
+    for names in [*batches, None]:
+        waiting, pending = pending, [] if names is None else [(names, [pool.submit(decode, name) for name in names])]
+        for earlier, futures in waiting:
+            yield earlier, [future.result() for future in futures]
+
+
+def _padded(fn: Callable, side: str, rows: Any, size: int) -> Any:
+    """Runs a batch filled up with its first row, so that one program serves every batch."""
+    import numpy as np
+
+    fill = np.repeat(rows[:1], size - len(rows), axis=0)
+    return fn({side: np.concatenate([rows, fill])})[: len(rows)]
+
+
+class Progress:
+    """A line on stderr: done, rate and time left, at most once a second."""
+
+    def __init__(self, total: int):
+        self.total, self.done = total, 0
+        self.start = self.shown = time.perf_counter()
+
+    def add(self, count: int) -> None:
+        self.done += count
+        now = time.perf_counter()
+        if now - self.shown < 1:
+            return
+        self.shown = now
+        rate = self.done / (now - self.start)
+        left = (self.total - self.done) / rate
+        end = "\r" if sys.stderr.isatty() else "\n"
+        print(f"embed {self.done}/{self.total}  {rate:.1f}/s  {left:.0f} s left  ", end=end, file=sys.stderr, flush=True)
+
+    def end(self) -> None:
+        if sys.stderr.isatty():
+            print(file=sys.stderr)
+
+
+def write_npz(path: str, arrays: dict[str, Any]) -> None:
+    """Writes an uncompressed .npz whole or not at all. Raises RunError when the disk refuses."""
+    import numpy as np
+
+    from vlp_jax.core.errors import RunError
+
+    temporary = ""
+    try:
+        with tempfile.NamedTemporaryFile(dir=os.path.dirname(os.path.abspath(path)), delete=False) as file:
+            temporary = file.name
+            np.savez(file, **arrays)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except OSError as error:
+        raise RunError(f"{path}: cannot be written ({error.strerror or error})") from error
+    finally:
+        if temporary and os.path.exists(temporary):
+            os.remove(temporary)

@@ -1,0 +1,153 @@
+"""Reads a released checkpoint into our tree: architecture, weights, preprocessing, tokenizer, golden embeddings.
+
+The file exists to hold what `convert` decides about its input: which switches the files set, and what is refused.
+"""
+
+import os
+from typing import Any
+
+import numpy as np
+
+from vlp_jax.cli.checkpoint import embedders, expected_shapes, golden_embeddings, split_extra
+from vlp_jax.core.errors import RunError, UserError
+from vlp_jax.interop.detect import Checkpoint, open_checkpoint
+from vlp_jax.interop.position import resize_state
+from vlp_jax.interop.preprocess import default_preprocessing
+from vlp_jax.interop.rules import check, their_shapes, to_ours, to_theirs
+from vlp_jax.methods.base import make_method
+from vlp_jax.models.clip_archs import ARCHS, clip_arch
+
+
+def read_released(
+    path: str, arch_name: str, image_size: int = 0, tokenizer: str = ""
+) -> tuple[dict[str, np.ndarray], dict[str, Any], list[str], dict[str, str]]:
+    """Opens, checks, converts and proves a released checkpoint.
+
+    Args:
+      path: file or folder.
+      arch_name: a name of models/clip_archs.py.
+      image_size: resize a ViT's position embeddings to this; 0 keeps them.
+      tokenizer: see data/text; "" takes the one beside the weights, or CLIP's.
+
+    Returns:
+      (flat arrays, manifest for interop/folder.py, notes for the user, {name: tokenizer file to copy}).
+
+    Raises:
+      UserError: everything that does not fit, in one message, before a weight is read.
+    """
+    if arch_name:
+        clip_arch(arch_name)  # a typo is told before a large file is opened
+    checkpoint = open_checkpoint(path)
+    if not arch_name:
+        raise UserError(f"--arch: missing{_looks_like(checkpoint) or ', e.g. --arch=ViT-B-32'}")
+    config, notes = method_config(checkpoint, arch_name, image_size)
+    method = make_method(config)
+    expected = expected_shapes(method)
+    state = checkpoint.state
+    if image_size:
+        state = resize_state(state, checkpoint.family, expected, antialias=not checkpoint.is_hf)
+    try:
+        check(checkpoint.family, state, expected, f"{checkpoint.path} does not hold {arch_name}")
+    except UserError as error:
+        first, *rest = str(error).split("\n")
+        raise UserError("\n".join([first + _looks_like(checkpoint), *rest])) from None
+    arrays = to_ours(checkpoint.family, state, expected, path)
+    _prove_names(checkpoint, state, arrays)
+    golden = golden_embeddings(method, embedders(method, *split_extra(arrays)))
+    for side, row in golden.items():
+        if not np.isfinite(row).all():
+            raise UserError(f"{checkpoint.path}: its weights give a {side} embedding that is not finite")
+    spec, files = _tokenizer(checkpoint, tokenizer, method)
+    if not spec["name"]:
+        notes.append("no tokenizer was found beside the weights; `embed --texts` will need one (--tokenizer=FILE)")
+    manifest = {
+        "arch": arch_name,
+        "method": config,
+        "preprocessing": {"image_size": method.image_tower.image_size, **_preprocessing(checkpoint)},
+        "tokenizer": spec,
+        "source": {"file": os.path.basename(checkpoint.path), "kind": checkpoint.kind},
+        "golden": {side: [float(value) for value in row] for side, row in golden.items()},
+    }
+    return arrays, manifest, notes, files
+
+
+def method_config(checkpoint: Checkpoint, arch_name: str, image_size: int = 0) -> tuple[dict[str, Any], list[str]]:
+    """The method's config for this checkpoint: the named architecture with the switches that its files set.
+
+    Returns:
+      (config, notes about switches that differ from the name's).
+    """
+    arch, notes = clip_arch(arch_name), []
+    for tower, changes in checkpoint.arch_changes().items():
+        for key, value in changes.items():
+            if key == "head_width" and arch[tower]["name"] != "vit":
+                continue
+            if key in arch[tower] and arch[tower][key] != value:
+                notes.append(f"{tower}.{key} is {value!r} as the checkpoint says, {arch_name} has {arch[tower][key]!r}")
+            arch[tower][key] = value
+    if image_size:
+        arch["image"]["image_size"] = image_size
+    how = _preprocessing(checkpoint)
+    name = "siglip" if "logit_bias" in checkpoint.state else "clip"
+    return {"name": name, **arch, "image_mean": how["mean"], "image_std": how["std"]}, notes
+
+
+def _preprocessing(checkpoint: Checkpoint) -> dict[str, Any]:
+    return default_preprocessing(checkpoint.is_siglip, checkpoint.is_hf) | dict(checkpoint.preprocessing)
+
+
+def _tokenizer(checkpoint: Checkpoint, asked: str, method: Any) -> tuple[dict[str, Any], dict[str, str]]:
+    """Returns ({name, context_length, options}, {name in the folder: file to copy})."""
+    tower = method.text_tower
+    file = asked.removeprefix("spm:") if asked not in ("", "clip", "bytes") else ""
+    if file and not os.path.isfile(file):
+        raise UserError(f"--tokenizer: {file}: no such file")
+    if not asked and tower.vocab_size == 49408:
+        asked = "clip"
+    elif not asked:
+        file = checkpoint.tokenizer_file
+    spec = {"name": asked, "context_length": tower.context_length, "options": {}}
+    if not file:
+        return spec, {}
+    is_json = file.endswith(".json")
+    name = "tokenizer.json" if is_json else "tokenizer.model"
+    if checkpoint.is_siglip:  # open_clip and transformers: punctuation dropped, padded with </s> (T5's id 1)
+        spec["options"] = {"clean": "canonicalize"} | ({"pad_id": 1} if tower.vocab_size == 32000 else {})
+    return spec | {"name": name if is_json else f"spm:{name}"}, {name: file}
+
+
+def _prove_names(checkpoint: Checkpoint, state: Any, arrays: dict[str, np.ndarray]) -> None:
+    """Maps our tree back and compares with the input, bit for bit."""
+    for name, array in to_theirs(checkpoint.family, arrays).items():
+        if name not in state or array.dtype == np.int64:
+            continue
+        original = state[name].read().astype(np.float32)
+        if not np.array_equal(original.reshape(array.shape), array, equal_nan=True):
+            raise RunError(f"{checkpoint.path}: {name} does not survive the way there and back")
+
+
+def _looks_like(checkpoint: Checkpoint) -> str:
+    """Names the architectures whose telling shapes the checkpoint has."""
+    found = [name for name, arch in ARCHS.items() if _fits(checkpoint, arch)]
+    shown = [name for name in found if not name.endswith("-quickgelu")] or found
+    return f"; its shapes are those of {' or '.join(shown)}" if shown else ""
+
+
+def _fits(checkpoint: Checkpoint, arch: dict[str, Any]) -> bool:
+    image, text = arch["image"], arch["text"]
+    if (image["name"] == "resnet") != ("visual.attnpool.positional_embedding" in checkpoint.state):
+        return False
+    if (image.get("pool") == "map") != checkpoint.is_siglip:
+        return False
+    telling = {"text/token_embed/embedding": (text.get("vocab_size", 49408), text["width"])}
+    if image["name"] == "vit":
+        grid, width = image["image_size"] // image["patch_size"], image["width"]
+        telling["image/pos_embed"] = (grid * grid + (image.get("pool", "cls") == "cls"), width)
+        telling["image/patch_embed/kernel"] = (image["patch_size"], image["patch_size"], 3, width)
+        telling["image/blocks/norm1/scale"] = (image["num_layers"], width)
+    else:
+        telling["image/attnpool/pos_embed"] = ((image["image_size"] // 32) ** 2 + 1, 32 * image["width"])
+        for stage, count in enumerate(image["layers"], start=1):
+            telling[f"image/stage{stage}_block{count - 1}/conv1/bn/scale"] = (image["width"] * 2 ** (stage - 1),)
+    shapes = their_shapes(checkpoint.family, telling)
+    return all(name in checkpoint.state and checkpoint.state[name].shape == shape for name, shape in shapes.items())

@@ -1,0 +1,65 @@
+"""Where a run's first weights come from: its newest checkpoint, other weights (`init_from`), or fresh.
+
+The file exists so that resuming and fine-tuning are decided in one place, before anything is compiled.
+"""
+
+import os
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+
+from vlp_jax.core.errors import UserError
+from vlp_jax.core.pytree import flatten, map_with_path, matches, merge
+from vlp_jax.train.checkpoint import Checkpoints
+from vlp_jax.train.state import State
+from vlp_jax.train.trainer import Trainer
+
+
+def start_state(trainer: Trainer, workdir: Path, step: int | None) -> tuple[State, Checkpoints]:
+    """(state, checkpoints): restored from `step` or the newest complete checkpoint, else initialised."""
+    config = trainer.config
+    checkpoints = Checkpoints(workdir / "checkpoints", config.keep_checkpoints, config.keep_every)
+    if step is not None or checkpoints.steps():
+        return checkpoints.restore(trainer.abstract_state, step), checkpoints
+    if not config.init_from:
+        return trainer.fresh_state(), checkpoints
+    loaded = loaded_weights(config.init_from, trainer)
+    return replace_weights(trainer.fresh_state(), loaded), checkpoints
+
+
+def loaded_weights(init_from: str, trainer: Trainer) -> dict[str, jax.Array]:
+    """Flat {path: array} of `FOLDER` or `FOLDER:REGEX` (only the paths that match, e.g. OUT:image/.*), checked.
+
+    Raises:
+      UserError: a path the run's model lacks or holds in another shape, or, without a regex, one that is missing.
+    """
+    from vlp_jax.cli.checkpoint import load_model
+
+    folder, _, pattern = (init_from, "", "") if os.path.isdir(init_from) else init_from.rpartition(":")
+    model = load_model(folder)
+    loaded = flatten({**model.params, **model.extra})
+    loaded = {path: leaf for path, leaf in loaded.items() if not pattern or matches(path, (pattern,))}
+    state = trainer.abstract_state
+    ours = flatten({**merge(state["params"], state["frozen"]), **state["extra"]})
+    lines = [f"unexpected {path}" for path in loaded if path not in ours]
+    lines += [
+        f"{path} is {list(leaf.shape)}, needs {list(ours[path].shape)}"
+        for path, leaf in loaded.items()
+        if path in ours and leaf.shape != ours[path].shape
+    ]
+    lines += [f"missing {path}" for path in ours if not pattern and path not in loaded]
+    if lines or not loaded:
+        raise UserError(f"init_from={init_from}: does not fit: {'; '.join(lines) or 'no path matches'}")
+    return loaded
+
+
+def replace_weights(state: State, loaded: dict[str, jax.Array]) -> State:
+    """Puts loaded leaves into params, frozen, ema and extra, under the shardings that are there."""
+
+    def replace(path: str, leaf: jax.Array) -> jax.Array:
+        return jax.device_put(loaded[path], leaf.sharding) if path in loaded else leaf
+
+    parts = {name: map_with_path(replace, state[name]) for name in ("params", "frozen", "extra")}
+    ema = jax.tree.map(jnp.copy, parts["params"]) if state["ema"] else {}
+    return {**state, **parts, "ema": ema}

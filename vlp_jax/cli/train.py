@@ -1,0 +1,81 @@
+"""`train`: trains a run from a config, or resumes it; the same command line does both.
+
+The file exists to turn flags into a Trainer, a workdir and a Loop, in the order that refuses mistakes first.
+"""
+
+import argparse
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+EPILOG = """examples:
+  python -m vlp_jax train --config=configs/clip/folder.py --config.data.path=DIR --workdir=runs/mine
+  python -m vlp_jax train --config=configs/clip/openai.py:ViT-B-32 --config.data.path='shards/{0000..0099}.tar' --workdir=W
+any config key: --config.KEY=VALUE, e.g. --config.steps=1000 --config.optim.lr=1e-3 --config.mesh.fsdp=4"""
+
+
+def parser() -> argparse.ArgumentParser:
+    """The flags of `train`."""
+    from vlp_jax.cli.output import add_json
+
+    p = argparse.ArgumentParser(
+        "vlp_jax train", description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    p.add_argument("--config", required=True, metavar="FILE.py[:ARGS]", help="config file, see configs/")
+    p.add_argument("--workdir", required=True, help="folder of the run: checkpoints, metrics, config")
+    p.add_argument("--force", action="store_true", help="go on although the workdir's config differs")
+    p.add_argument("--step", type=int, help="resume from this checkpoint instead of the newest")
+    p.add_argument("--debug", action="store_true", help="show tracebacks")
+    add_json(p)
+    return p
+
+
+def main(argv: list[str]) -> int:
+    """Runs the command."""
+    from vlp_jax.cli.config import load_config, split_overrides
+
+    rest, overrides = split_overrides(argv)
+    args = parser().parse_args(rest)
+    config = load_config(args.config, overrides)
+    from vlp_jax.cli.output import print_json, start_jax
+
+    start_jax()
+    report = train(config, Path(args.workdir), force=args.force, step=args.step)
+    if args.json:
+        print_json(report)
+    return 0
+
+
+def train(config: Any, workdir: Path, force: bool = False, step: int | None = None) -> dict[str, Any]:
+    """Trains to the end and returns {workdir, step, seconds, loss, parameters, eval}.
+
+    Raises:
+      UserError: a mistake in config, data or workdir, before anything is compiled.
+      RunError: a failure on the way. Preempted: stopped by a signal.
+    """
+    from vlp_jax.cli.start import start_state
+    from vlp_jax.core.pytree import size
+    from vlp_jax.evals.report import print_results
+    from vlp_jax.train.loop import Loop
+    from vlp_jax.train.trainer import Trainer
+    from vlp_jax.train.workdir import open_workdir
+
+    start = time.monotonic()
+    trainer = Trainer(config)
+    abstract = trainer.abstract_state
+    open_workdir(workdir, config, trainer.pipeline.fingerprint, force)
+    loop = Loop(trainer, workdir, *start_state(trainer, workdir, step))
+    count = size(abstract["params"]) + size(abstract["frozen"])
+    print(
+        f"{type(trainer.method).__name__}: {count:,} parameters, {trainer.pipeline.num_examples:,} examples, "
+        f"steps {loop.start} -> {trainer.steps}, {len(trainer.mesh.devices.flat)} device(s), compiling ...",
+        file=sys.stderr,
+    )
+    results = loop.run()
+    if results:
+        print_results(results)
+    metrics = {name: result.metrics for name, result in results.items()}
+    seconds = round(time.monotonic() - start, 1)
+    loss = None if loop.loss is None else float(loop.loss)
+    return dict(workdir=str(workdir), step=loop.step, seconds=seconds, loss=loss, parameters=count, eval=metrics)

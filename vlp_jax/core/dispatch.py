@@ -1,0 +1,28 @@
+"""Loads a module of the package by its short name: `load('methods', 'clip')` -> vlp_jax.methods.clip.
+
+The file exists so that adding a method, an optimiser or an evaluator is adding a file, with no registry to edit
+and no import paid for what is not used.
+"""
+
+import importlib
+import pkgutil
+from types import ModuleType
+
+from vlp_jax.core.errors import UserError, nearest
+
+
+def names(folder: str) -> list[str]:
+    """Module names in a folder of the package, without `base`."""
+    package = importlib.import_module(f"vlp_jax.{folder}")
+    return sorted(m.name for m in pkgutil.iter_modules(package.__path__) if m.name != "base")
+
+
+def load(folder: str, name: str, flag: str) -> ModuleType:
+    """Imports vlp_jax.FOLDER.NAME.
+
+    Raises:
+      UserError: no such module; the message names `flag` and the nearest valid name.
+    """
+    if name not in names(folder):
+        raise UserError(f"{flag}: unknown {name!r}{nearest(name, names(folder))}")
+    return importlib.import_module(f"vlp_jax.{folder}.{name}")

@@ -1,0 +1,31 @@
+"""Random keys: everything random in a step derives from (seed, step, example), nothing from history.
+
+One key per example makes dropout, patch dropout and augmentation independent of how the batch is split over
+micro-batches and devices, so gradient accumulation repeats the full batch exactly. The file exists to hold that rule.
+"""
+
+import zlib
+
+import jax
+import jax.numpy as jnp
+
+from vlp_jax.core.types import Array
+
+
+def step_key(seed: int, step: Array | int) -> Array:
+    """Returns the key of one training step. key[]"""
+    return jax.random.fold_in(jax.random.key(seed), step)
+
+
+def example_keys(key: Array, batch_size: int) -> Array:
+    """Returns one independent key per example of the global batch. key[B]"""
+    return jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(batch_size))
+
+
+def fold(keys: Array | None, name: str | int) -> Array | None:
+    """Derives keys for one named use from key[B] or key[]; None (deterministic) stays None."""
+    if keys is None:
+        return None
+    data = zlib.crc32(name.encode()) if isinstance(name, str) else name
+    fold_one = lambda key: jax.random.fold_in(key, data)  # noqa: E731
+    return jax.vmap(fold_one)(keys) if keys.ndim else fold_one(keys)

@@ -1,0 +1,1 @@
+"""Data: sources, order, decoding and the input pipeline. Imports nothing heavy, so commands start at once."""

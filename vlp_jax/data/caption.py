@@ -1,0 +1,64 @@
+"""Which words an example shows this time: caption choice, templates, word dropout.
+
+The file exists so that text augmentation is a pure function of the example and its random generator, which
+itself comes from (seed, epoch, position).
+"""
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from vlp_jax.data.damage import DamagedSample
+from vlp_jax.data.source import Example
+
+MAX_CHARACTERS = 10_000
+
+
+@dataclass(frozen=True)
+class CaptionSpec:
+    """choice: 'random', 'first', 'all' (joined by a space) or the name of a JSON key holding text(s).
+
+    templates: strings with '{c}' for the caption, one is drawn per example; word_dropout: probability in
+    [0, 1) that a word is left out (one word always stays).
+    """
+
+    choice: str = "random"
+    templates: tuple[str, ...] = ()
+    word_dropout: float = 0.0
+
+
+def _candidates(example: Example, choice: str) -> list[str]:
+    if choice in ("random", "first", "all"):
+        return example["text"]
+    value: Any = example["meta"].get(choice)
+    values = value if isinstance(value, list) else [value]
+    return [str(v) for v in values if isinstance(v, str | int | float) and str(v).strip()]
+
+
+def choose_caption(
+    example: Example, spec: CaptionSpec, rng: np.random.Generator, clipped: Counter | None = None
+) -> str:
+    """The text of one example. Raises DamagedSample('no_caption') where there is none.
+
+    Captions above 10,000 characters are cut there and counted under 'long_caption' in `clipped`.
+    """
+    texts = _candidates(example, spec.choice)
+    if not texts:
+        raise DamagedSample("no_caption")
+    if spec.choice == "all":
+        text = " ".join(texts)
+    else:
+        text = texts[0] if spec.choice == "first" else texts[int(rng.integers(len(texts)))]
+    if len(text) > MAX_CHARACTERS:
+        text = text[:MAX_CHARACTERS]
+        if clipped is not None:
+            clipped["long_caption"] += 1
+    if spec.word_dropout > 0:
+        words = text.split()
+        kept = [w for w, u in zip(words, rng.random(len(words)), strict=True) if u >= spec.word_dropout]
+        text = " ".join(kept or words[:1])
+    if spec.templates:
+        text = spec.templates[int(rng.integers(len(spec.templates)))].replace("{c}", text)
+    return text

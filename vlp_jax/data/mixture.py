@@ -1,0 +1,143 @@
+"""Several sources as one: their concatenation, and orders that mix them by weight.
+
+The file exists so that a mixture is only an order over indices: nothing is copied, and a position still tells
+everything about a resume.
+"""
+
+import bisect
+import itertools
+import os
+from collections.abc import Sequence
+
+import numpy as np
+
+from vlp_jax.core.errors import UserError
+from vlp_jax.data.order import mix64, position_to_index
+from vlp_jax.data.source import Example, Source, digest, open_source
+
+_TABLE = 4096  # weights are rounded to 1/4096
+
+
+class Concat:
+    """Sources end to end; meta gains 'source', the number of the source a sample came from."""
+
+    def __init__(self, sources: Sequence[Source]):
+        self.sources = list(sources)
+        self._ends = list(itertools.accumulate(len(s) for s in self.sources))
+        self.damage = [damage for source in self.sources for damage in source.damage]
+        self.fingerprint = digest(source.fingerprint for source in self.sources)
+
+    def __len__(self) -> int:
+        return self._ends[-1]
+
+    def _locate(self, i: int) -> tuple[int, int]:
+        at = bisect.bisect_right(self._ends, i)
+        if not 0 <= i < len(self):
+            raise IndexError(i)
+        return at, i - (self._ends[at - 1] if at else 0)
+
+    def where(self, i: int) -> str:
+        at, inner = self._locate(i)
+        return self.sources[at].where(inner)
+
+    def metadata(self, i: int) -> Example:
+        at, inner = self._locate(i)
+        return _tagged(self.sources[at].metadata(inner), at)
+
+    def __getitem__(self, i: int) -> Example:
+        at, inner = self._locate(i)
+        return _tagged(self.sources[at][inner], at)
+
+
+def _tagged(example: Example, source: int) -> Example:
+    return {**example, "meta": {**example["meta"], "source": source}}
+
+
+class PlainOrder:
+    """Every example once per epoch, in the order of `order.position_to_index`."""
+
+    def __init__(self, n: int, seed: int, mode: str):
+        self.n, self.seed, self.mode = n, seed, mode
+
+    def epoch(self, position: int) -> tuple[int, int]:
+        return divmod(int(position), self.n)
+
+    def index(self, positions: np.ndarray) -> np.ndarray:
+        """Stream positions int[k] -> indices int64[k]."""
+        positions = np.asarray(positions)
+        return position_to_index(self.seed, positions // self.n, positions % self.n, self.n, self.mode)
+
+
+class WeightedOrder:
+    """Draws source s with share weights[s]; each source runs through its own epochs without repeats.
+
+    A shuffled table of 4,096 entries says whose turn it is; how often each source was drawn before any
+    position follows in closed form, so this order is as stateless as the plain one.
+    """
+
+    def __init__(self, sizes: Sequence[int], weights: Sequence[float], seed: int, mode: str):
+        self.sizes, self.seed, self.mode = np.asarray(sizes, np.int64), seed, mode
+        self.n = int(self.sizes.sum())
+        self._starts = np.cumsum(self.sizes) - self.sizes
+        edges = np.cumsum(np.asarray(weights, np.float64) / np.sum(weights))
+        turn = np.searchsorted(edges, (np.arange(_TABLE) + 0.5) / _TABLE)
+        turn = turn[np.argsort(mix64(seed, np.arange(_TABLE), 7), kind="stable")]
+        drawn = turn[:, None] == np.arange(len(sizes))
+        self._turn, self._before = turn, np.cumsum(drawn, 0) - drawn  # [T], [T, sources]
+        self._count = drawn.sum(0)
+
+    def epoch(self, position: int) -> tuple[int, int]:
+        return divmod(int(position), self.n)
+
+    def index(self, positions: np.ndarray) -> np.ndarray:
+        """Stream positions int[k] -> indices int64[k] into the concatenation."""
+        turns, slot = np.divmod(np.asarray(positions, np.int64), _TABLE)
+        chosen = self._turn[slot]
+        count = turns * self._count[chosen] + self._before[slot, chosen]
+        found = np.empty_like(count)
+        for source in np.unique(chosen):
+            mine, size = chosen == source, int(self.sizes[source])
+            epoch, place = np.divmod(count[mine], size)
+            inner = position_to_index(self.seed + 1 + int(source), epoch, place, size, self.mode)
+            found[mine] = inner + self._starts[source]
+        return found
+
+
+def split_paths(path: str) -> list[str]:
+    """The parts of a comma-separated mixture; commas inside braces belong to their pattern."""
+    parts, depth, current = [], 0, ""
+    for letter in path:
+        depth += (letter == "{") - (letter == "}")
+        if letter == "," and depth == 0:
+            parts, current = [*parts, current], ""
+        else:
+            current += letter
+    return [part.strip() for part in [*parts, current] if part.strip()]
+
+
+def _weights(weights: Sequence[float], paths: list[str]) -> Sequence[float]:
+    good = len(weights) == len(paths) and all(w >= 0 for w in weights) and sum(weights) > 0
+    if not good:
+        raise UserError(f"data.weights={tuple(weights)} does not fit the {len(paths)} sources of data.path")
+    if any(0 < w / sum(weights) < 1 / _TABLE for w in weights):
+        raise UserError(f"data.weights={tuple(weights)}: shares below 1/{_TABLE} are not supported")
+    return weights
+
+
+def open_mixture(path: str, weights: Sequence[float], seed: int, mode: str):
+    """Opens `data.path` -> (source, order): one source, or several separated by commas with weights.
+
+    Without weights the sources are one pool and every example comes once per epoch. Raises UserError.
+    """
+    if os.path.exists(os.path.expanduser(path)):
+        paths = [path]
+    else:
+        paths = split_paths(path) or [path]
+    if weights:
+        _weights(weights, paths)
+    sources = [open_source(p) for p in paths]
+    position_to_index(seed, 0, 0, 1, mode)  # an unknown mode is refused here
+    source = sources[0] if len(sources) == 1 else Concat(sources)
+    if not weights or len(sources) == 1:
+        return source, PlainOrder(len(source), seed, mode)
+    return source, WeightedOrder([len(s) for s in sources], weights, seed, mode)

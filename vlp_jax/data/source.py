@@ -1,0 +1,135 @@
+"""What a data source is, and how one is found from a path.
+
+A source is a random-access list of examples. The file exists so that tars, folders, tables, ArrayRecord
+files and TFDS sets look the same to the pipeline, the evaluators and the command line.
+"""
+
+import hashlib
+import os
+from collections.abc import Iterable, Sequence
+from typing import Any, Protocol, runtime_checkable
+
+from vlp_jax.core.errors import UserError
+from vlp_jax.data.damage import Damage, DamagedSample
+
+Example = dict[str, Any]  # 'key': str, 'image': bytes (may be absent), 'text': list[str], 'meta': dict
+IMAGE_SUFFIXES = frozenset({"jpg", "jpeg", "jfif", "png", "webp", "gif", "bmp", "tif", "tiff", "ppm"})
+TABLE_SUFFIXES = (".csv", ".tsv", ".jsonl")
+
+
+@runtime_checkable
+class Source(Protocol):
+    """Random access to examples; picklable, opens files lazily in every process.
+
+    `fingerprint` digests the listing (keys, offsets, lengths), `damage` lists what the listing already
+    knows to be lost. `source[i]` raises DamagedSample; `metadata(i)` reads no picture.
+    """
+
+    fingerprint: str
+    damage: Sequence[Damage]
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, i: int) -> Example: ...
+
+    def metadata(self, i: int) -> Example: ...
+
+    def where(self, i: int) -> str: ...
+
+
+def captions_of(text: str | None, meta: dict[str, Any]) -> list[str]:
+    """All captions of one sample: its `.txt` first, then the JSON list 'captions', else JSON 'caption'.
+
+    >>> captions_of("a dog", {"captions": ["a dog", "a puppy"]})
+    ['a dog', 'a puppy']
+    """
+    found = [text] if text is not None else []
+    listed = meta.get("captions")
+    if isinstance(listed, str):
+        listed = [listed]
+    if isinstance(listed, list):
+        found += [c for c in listed if isinstance(c, str)]
+    if not found and isinstance(meta.get("caption"), str):
+        found = [meta["caption"]]
+    return list(dict.fromkeys(c.strip() for c in found if c.strip()))
+
+
+def label_of(example: Example, key: str) -> int:
+    """The integer `meta[key]` of a sample. Raises DamagedSample('no_label') where it has none."""
+    value = example["meta"].get(key)
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise DamagedSample("no_label")
+    return int(value)
+
+
+def digest(parts: Iterable[str | bytes]) -> str:
+    """Digest of a listing: 32 hex digits over length-prefixed parts."""
+    state = hashlib.blake2b(digest_size=16)
+    for part in parts:
+        data = part.encode("utf-8", "surrogateescape") if isinstance(part, str) else part
+        state.update(len(data).to_bytes(8, "little"))
+        state.update(data)
+    return state.hexdigest()
+
+
+def _builtin(name: str) -> str:
+    folder = os.path.join(os.path.dirname(__file__), *name.split("/")[:-1])
+    stem = name.rsplit("/", 1)[-1]
+    names = sorted(os.listdir(folder)) if os.path.isdir(folder) else []
+    if ".." in name or not any(n.startswith(stem) and n.endswith(".tar") for n in names):
+        known = sorted({n.rsplit("-", 1)[0] for n in names if n.endswith(".tar")})
+        raise UserError(f"no embedded data set 'builtin:{name}'; known: {', '.join(known) or 'none'}")
+    return os.path.join(folder, stem + "*.tar")
+
+
+def _open_folder(path: str, options: dict) -> Source:
+    names = os.listdir(path)
+    if any(name.endswith(".tar") for name in names):
+        from vlp_jax.data.tar import TarSource
+
+        return TarSource(os.path.join(path, "*.tar"), **options)
+    if any(name.endswith(".array_record") or ".array_record-" in name for name in names):
+        from vlp_jax.data.array_record import ArrayRecordSource
+
+        return ArrayRecordSource(path, **options)
+    from vlp_jax.data.folder import FolderSource
+
+    return FolderSource(path, **options)
+
+
+def open_source(path: str, **options: Any) -> Source:
+    """Opens what `path` names, by its form.
+
+    Tar file, glob of tars, folder of tars, bounded brace range `x-{0000..0012}.tar`, remote tar URL; folder
+    of pictures; `.csv`, `.tsv`, `.jsonl`; `*.array_record`; `tfds:NAME[:SPLIT]`; `builtin:emoji/NAME`.
+    Raises UserError, naming the path, where it is missing, empty or of no known form.
+    """
+    if not isinstance(path, str) or not path.strip():
+        raise UserError("data.path is empty; give a tar pattern, a folder, a table or builtin:emoji/noto-train")
+    path = path.strip()
+    if path.startswith("pipe:"):
+        raise UserError(f"{path!r}: pipe: sources run shell commands and are not supported; give a path or URL")
+    if path.startswith("tfds:"):
+        from vlp_jax.data.tfds import TfdsSource
+
+        return TfdsSource(path, **options)
+    if path.startswith("builtin:"):
+        path = _builtin(path.removeprefix("builtin:"))
+    path = os.path.expanduser(path)
+    if os.path.isdir(path):
+        return _open_folder(path, options)
+    if path.endswith(TABLE_SUFFIXES):
+        from vlp_jax.data.table import TableSource
+
+        return TableSource(path, **options)
+    if ".array_record" in os.path.basename(path):
+        from vlp_jax.data.array_record import ArrayRecordSource
+
+        return ArrayRecordSource(path, **options)
+    if ".tar" in os.path.basename(path):
+        from vlp_jax.data.tar import TarSource
+
+        return TarSource(path, **options)
+    if os.path.exists(path):
+        raise UserError(f"{path!r} is no data set: expected .tar, .csv, .tsv, .jsonl, .array_record or a folder")
+    raise UserError(f"no such file or folder: {path!r}")

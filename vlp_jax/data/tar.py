@@ -1,0 +1,139 @@
+"""WebDataset tars as a random-access source.
+
+Format: files named KEY.SUFFIX, as img2dataset, DataComp and CC12M-wds write them. The file exists so that the
+field's native format can be shuffled globally and resumed exactly, without unpacking or streaming it.
+"""
+
+import bisect
+import itertools
+import os
+import zlib
+from concurrent.futures import ThreadPoolExecutor
+
+from vlp_jax.core.errors import RunError, UserError
+from vlp_jax.data.damage import DamagedSample
+from vlp_jax.data.folder import parse_meta
+from vlp_jax.data.index import ROLES, ShardIndex, load, open_index
+from vlp_jax.data.shard import ShardFile, expand_shards
+from vlp_jax.data.source import Example, captions_of, digest
+
+MAX_OPEN = 512  # with more shards than this, files are opened for each read
+_GAP = 16 * 1024  # members closer than this are read by one pread
+
+
+def _parse_cls(data: bytes) -> int | str:
+    text = data.decode("utf-8", "replace").strip()
+    return int(text) if text.lstrip("-").isdecimal() else text
+
+
+class _Shard:
+    """One tar with its index, which is reloaded from disk where this was unpickled."""
+
+    def __init__(self, path: str, index: ShardIndex, stored: str | None):
+        self.path, self.stored, self.count = path, stored, len(index)
+        self.file, self._index = ShardFile(path), index
+
+    def __getstate__(self):
+        return {**self.__dict__, "_index": None if self.stored else self._index}
+
+    @property
+    def index(self) -> ShardIndex:
+        if self._index is None:
+            self._index = load(self.stored, self.path)
+            if self._index is None or len(self._index) != self.count:
+                raise RunError(f"{self.stored}: index changed or vanished while it was in use")
+        return self._index
+
+    def read(self, row: int, roles: tuple[int, ...], where: str) -> dict[str, bytes]:
+        """The members of one sample by role, checked against the index. Raises DamagedSample."""
+        offset, length = self.index.offset[row].tolist(), self.index.length[row].tolist()
+        roles = [r for r in roles if offset[r]]
+        if not roles:
+            return {}
+        start, end = min(offset[r] for r in roles), max(offset[r] + length[r] for r in roles)
+        try:
+            if end - start <= sum(length[r] for r in roles) + _GAP:
+                span = memoryview(self.file.read(start, end - start))
+                found = {r: bytes(span[offset[r] - start : offset[r] - start + length[r]]) for r in roles}
+            else:
+                found = {r: self.file.read(offset[r], length[r]) for r in roles}
+        except OSError as error:
+            raise DamagedSample("unreadable_file", where) from error
+        for role, data in found.items():
+            if len(data) != length[role]:
+                raise DamagedSample("cut_data", where)
+            if zlib.crc32(data) != int(self.index.crc[row, role]):
+                raise DamagedSample("checksum", where)
+        return {ROLES[role]: data for role, data in found.items()}
+
+
+class TarSource:
+    """Samples of all tars that `pattern` names, in shard order, then in the order of each tar.
+
+    Example: {'key', 'image' bytes, 'text' captions, 'meta' the sample's JSON; 'cls' and 'shard' are added}.
+    Raises UserError where no shard or no sample is found, RunError where damage left no sample.
+    """
+
+    def __init__(self, pattern: str, rebuild: bool = False):
+        self.pattern = pattern
+        paths = expand_shards(pattern)
+        with ThreadPoolExecutor(min(8, len(paths))) as pool:
+            indices = list(pool.map(lambda path: self._open(path, rebuild), paths))
+        self._shards = [_Shard(p, index, stored) for p, (index, stored) in zip(paths, indices, strict=True)]
+        for shard in self._shards:
+            shard.file.transient = len(paths) > MAX_OPEN
+        self._ends = list(itertools.accumulate(shard.count for shard in self._shards))
+        self.damage = [damage for index, _ in indices for damage in index.damage]
+        self.fingerprint = digest(index.digest for index, _ in indices)
+        self._check(indices)
+
+    def _open(self, path: str, rebuild: bool) -> tuple[ShardIndex, str | None]:
+        try:
+            return open_index(path, rebuild)
+        except (OSError, ValueError) as error:
+            raise UserError(f"cannot read shard {path!r}: {error}") from error
+
+    def _check(self, indices: list) -> None:
+        if not len(self):
+            if self.damage:
+                raise RunError(f"no sample left in {self.pattern!r}: {self.damage[0].where}: {self.damage[0].reason}")
+            raise UserError(f"no samples in {self.pattern!r} (expected members KEY.jpg with KEY.txt or KEY.json)")
+        if not any(index.offset[:, 1:].any() for index, _ in indices):
+            raise UserError(f"no captions in {self.pattern!r} (expected KEY.txt, KEY.json or KEY.cls by each picture)")
+
+    @property
+    def shards(self) -> list[tuple[str, ShardIndex]]:
+        """Path and index of every shard."""
+        return [(shard.path, shard.index) for shard in self._shards]
+
+    def __len__(self) -> int:
+        return self._ends[-1] if self._ends else 0
+
+    def _locate(self, i: int) -> tuple[_Shard, int]:
+        if not 0 <= i < len(self):
+            raise IndexError(i)
+        at = bisect.bisect_right(self._ends, i)
+        return self._shards[at], i - (self._ends[at - 1] if at else 0)
+
+    def where(self, i: int) -> str:
+        shard, row = self._locate(i)
+        return f"{shard.path}: {shard.index.keys[row]!r}"
+
+    def _example(self, i: int, roles: tuple[int, ...]) -> Example:
+        shard, row = self._locate(i)
+        where = f"{shard.path}: {shard.index.keys[row]!r}"
+        found = shard.read(row, roles, where)
+        meta = parse_meta(found["json"], where) if "json" in found else {}
+        if "cls" in found:
+            meta.setdefault("cls", _parse_cls(found["cls"]))
+        meta.setdefault("shard", os.path.basename(shard.path))
+        text = found["txt"].decode("utf-8", "replace") if "txt" in found else None
+        example = {"key": shard.index.keys[row], "text": captions_of(text, meta), "meta": meta}
+        return {**example, "image": found["image"]} if "image" in found else example
+
+    def metadata(self, i: int) -> Example:
+        """Key, captions and meta of sample i, without its picture. Raises DamagedSample."""
+        return self._example(i, (1, 2, 3))
+
+    def __getitem__(self, i: int) -> Example:
+        return self._example(i, (0, 1, 2, 3))

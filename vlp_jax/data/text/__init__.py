@@ -1,0 +1,72 @@
+"""Text to token ids: load_tokenizer and the check that keeps ids inside a model's embedding.
+
+The file exists so that a config names a tokenizer by one string and every mistake is told before
+the first compilation.
+"""
+
+import os
+
+from vlp_jax.core.errors import UserError, nearest
+from vlp_jax.data.text.tokenizer import Tokenizer
+
+__all__ = ["Tokenizer", "check_vocab", "load_tokenizer"]
+
+
+def _find(name: str) -> type[Tokenizer]:
+    if name == "clip":
+        from vlp_jax.data.text.clip_bpe import ClipTokenizer
+
+        return ClipTokenizer
+    if name == "bytes":
+        from vlp_jax.data.text.bytes import ByteTokenizer
+
+        return ByteTokenizer
+    path = os.path.expanduser(name.removeprefix("spm:"))
+    if name.startswith("spm:") and os.path.isfile(path):
+        from vlp_jax.data.text.spm import SpmTokenizer
+
+        return SpmTokenizer
+    if os.path.isfile(os.path.join(path, "tokenizer.json") if os.path.isdir(path) else path):
+        if path.endswith(".model"):
+            raise UserError(
+                f"data.tokenizer={name!r}: write 'spm:{name}' for a SentencePiece model"
+            )
+        from vlp_jax.data.text.hf import HfTokenizer
+
+        return HfTokenizer
+    if name.startswith("spm:") or os.sep in name or name.endswith((".json", ".model")):
+        raise UserError(f"data.tokenizer={name!r}: no such file: {path}")
+    hint = nearest(name, ("clip", "bytes", "spm:FILE", "PATH/tokenizer.json"))
+    raise UserError(f"data.tokenizer={name!r} is unknown" + hint)
+
+
+def load_tokenizer(name: str, context_length: int = 77, **options) -> Tokenizer:
+    """The tokenizer called `clip`, `bytes`, `spm:FILE` or by the path of a tokenizer.json (or its folder).
+
+    options: clean ('lower', 'whitespace', 'canonicalize', 'none'; each tokenizer has its own
+    default) and, for files, pad_id. Raises UserError, in one line, for an unknown name, a missing
+    or unreadable file, a missing library or too short a context.
+    """
+    if not isinstance(name, str) or not name:
+        raise UserError(
+            f"data.tokenizer={name!r} is unknown; valid: clip, bytes, spm:FILE, PATH/tokenizer.json"
+        )
+    if (
+        isinstance(context_length, bool)
+        or not isinstance(context_length, int)
+        or context_length < 1
+    ):
+        raise UserError(f"data.context_length={context_length!r} is no positive whole number")
+    return _find(name)(name, context_length, **options)
+
+
+def check_vocab(tokenizer: Tokenizer, vocab_size: int) -> None:
+    """Raises UserError when the tokenizer has ids that a model's embedding of `vocab_size` rows lacks.
+
+    JAX's gather turns such an id into NaN or the last row without a word.
+    """
+    if tokenizer.vocab_size > vocab_size:
+        raise UserError(
+            f"data.tokenizer={tokenizer.name!r} has ids up to {tokenizer.vocab_size - 1:,}, but the model's "
+            f"vocab_size is {vocab_size:,}; set the text tower's vocab_size to at least {tokenizer.vocab_size:,}"
+        )

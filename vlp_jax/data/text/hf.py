@@ -1,0 +1,109 @@
+"""Hugging Face `tokenizer.json` files, through the `tokenizers` library.
+
+The file exists so that any released text tower can be fed without transformers and torch. Start and
+end are those that the file's own post-processor adds; where it adds none, the end is looked up by
+name.
+"""
+
+import json
+import os
+from collections.abc import Sequence
+
+from vlp_jax.core.errors import UserError
+from vlp_jax.data.text.clean import clean_fn
+from vlp_jax.data.text.tokenizer import Tokenizer
+
+_ENDS = ("<|endoftext|>", "</s>", "[SEP]", "<eos>", "<|im_end|>", "<|end_of_text|>", "<|eot_id|>")
+_PADS = ("<pad>", "[PAD]", "<|pad|>")
+
+
+def _read(path: str, name: str):
+    try:
+        import tokenizers
+    except ImportError:
+        raise UserError(
+            f"tokenizer {name!r} needs the tokenizers package: pip install tokenizers"
+        ) from None
+    try:
+        with open(path, "rb") as file:
+            content = file.read()
+        return tokenizers.Tokenizer.from_buffer(content), content
+    except OSError as error:
+        raise UserError(f"tokenizer {name!r}: {error.strerror}") from None
+    except Exception as error:  # the library raises bare Exception for files it cannot parse
+        first = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(f"tokenizer {name!r} is no tokenizer.json: {first}") from None
+
+
+def _named_tokens(path: str) -> dict[str, str]:
+    """eos_token and pad_token of the `tokenizer_config.json` beside the file, where there is one."""
+    beside = os.path.join(os.path.dirname(path), "tokenizer_config.json")
+    if not os.path.isfile(beside):
+        return {}
+    try:
+        with open(beside, encoding="utf-8") as file:
+            config = json.load(file)
+    except ValueError as error:
+        raise UserError(f"{beside}: not JSON: {error}") from None
+    found = {key: config.get(key) for key in ("eos_token", "pad_token")}
+    return {key: v["content"] if isinstance(v, dict) else v for key, v in found.items() if v}
+
+
+class HfTokenizer(Tokenizer):
+    """`PATH/tokenizer.json` or the folder that holds it.
+
+    clean: see text.clean ('whitespace', as open_clip; 'canonicalize' for SigLIP). pad_id: overrides
+    the padding, which is pad_token, else a token named like padding, else 0. Raises UserError
+    naming the file.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        context_length: int = 77,
+        clean: str = "whitespace",
+        pad_id: int | None = None,
+    ):
+        super().__init__(name, context_length, clean=clean, pad_id=pad_id)
+        path = os.path.expanduser(name)
+        path = os.path.join(path, "tokenizer.json") if os.path.isdir(path) else path
+        self._clean, (self._model, content) = clean_fn(clean), _read(path, name)
+        self._model.no_padding()
+        self._model.no_truncation()
+        named = _named_tokens(path)
+        self._edges(named.get("eos_token"))
+        known = [
+            i for t in (named.get("pad_token"), *_PADS) if t and (i := self._id(t)) is not None
+        ]
+        self.pad_id = pad_id if pad_id is not None else known[0] if known else 0
+        self.vocab_size = max(self._model.get_vocab(with_added_tokens=True).values()) + 1
+        if not 0 <= self.pad_id < self.vocab_size:
+            raise UserError(
+                f"tokenizer {name!r}: pad_id={pad_id} lies outside [0, {self.vocab_size})"
+            )
+        self._seal(content)
+
+    def _id(self, token: str) -> int | None:
+        return self._model.token_to_id(token)
+
+    def _edges(self, end: str | None) -> None:
+        """Sets prefix and suffix from what the post-processor puts around a text."""
+        bare = self._model.encode("a", add_special_tokens=False).ids
+        full = self._model.encode("a", add_special_tokens=True).ids
+        at = next((i for i in range(len(full)) if full[i : i + len(bare)] == bare), 0)
+        self.prefix, self.suffix = tuple(full[:at]), tuple(full[at + len(bare) :])
+        if not self.suffix:
+            known = [i for t in (end, *_ENDS) if t and (i := self._id(t)) is not None]
+            if not known:
+                raise UserError(
+                    f"tokenizer {self.name!r} has no end token (tried eos_token, {', '.join(_ENDS)})"
+                )
+            self.suffix = (known[0],)
+
+    def encode(self, text: str, limit: int | None = None) -> list[int]:
+        """Ids of one text without start and end."""
+        return self._model.encode(self._clean(text), add_special_tokens=False).ids[:limit]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text up to the first end."""
+        return self._model.decode(self._body(ids))

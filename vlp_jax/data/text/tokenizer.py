@@ -1,0 +1,82 @@
+"""What every tokenizer of the project is: text to a row of ids of fixed length.
+
+Row layout of Radford et al. 2021 (CLIP): start, ids, end, padding; too long a row is cut and its
+last id is the end. The file exists so that the rule is written once and holds for byte, BPE and
+SentencePiece ids alike.
+"""
+
+import hashlib
+from collections.abc import Sequence
+
+import numpy as np
+
+from vlp_jax.core.errors import UserError
+
+
+class Tokenizer:
+    """Base of all tokenizers. Sub-classes set the ids in `__init__` and define `encode` and `decode`.
+
+    vocab_size: ids lie in [0, vocab_size). pad_id: fills the row after the end. sot_id: -1 where a
+    row has no start. eot_id: the end. prefix, suffix: ids around the text (usually sot and eot).
+    """
+
+    vocab_size: int
+    pad_id: int
+    prefix: tuple[int, ...]
+    suffix: tuple[int, ...]
+
+    def __init__(self, name: str, context_length: int, **options):
+        self.name, self.context_length, self.options = name, int(context_length), options
+
+    @property
+    def sot_id(self) -> int:
+        return self.prefix[0] if self.prefix else -1
+
+    @property
+    def eot_id(self) -> int:
+        return self.suffix[-1]
+
+    def _seal(self, content: bytes) -> None:
+        """Checks the finished ids and sets `fingerprint`: 32 hex digits of content, ids and options."""
+        edges = len(self.prefix) + len(self.suffix)
+        if self.context_length <= edges:
+            raise UserError(
+                f"data.context_length={self.context_length}: tokenizer {self.name!r} needs at least {edges + 1}"
+            )
+        ids = (self.context_length, self.vocab_size, self.pad_id, self.prefix, self.suffix)
+        shown = f"{type(self).__name__} {ids} {sorted(self.options.items())} ".encode()
+        self.fingerprint = hashlib.blake2b(shown + content, digest_size=16).hexdigest()
+
+    def encode(self, text: str, limit: int | None = None) -> list[int]:
+        """Ids of one text without start and end; may stop once it has `limit` of them."""
+        raise NotImplementedError
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text of ids up to the first end; start and padding are dropped."""
+        raise NotImplementedError
+
+    def _body(self, ids: Sequence[int]) -> list[int]:
+        """`ids` without the start and everything from the first end on."""
+        found = [int(i) for i in ids]
+        if self.prefix and tuple(found[: len(self.prefix)]) == self.prefix:
+            found = found[len(self.prefix) :]
+        return found[: found.index(self.eot_id)] if self.eot_id in found else found
+
+    def __call__(self, texts: Sequence[str] | str) -> np.ndarray:
+        """Rows of ids: int32[N, context_length]; a row that is too long is cut, its last id is the end."""
+        texts = [texts] if isinstance(texts, str) else texts
+        rows = np.full((len(texts), self.context_length), self.pad_id, np.int32)
+        room = self.context_length - len(self.prefix) - len(self.suffix)
+        for row, text in zip(rows, texts, strict=True):
+            ids = [*self.prefix, *self.encode(text, room)[:room], *self.suffix]
+            row[: len(ids)] = ids
+        return rows
+
+    def __reduce__(self):  # worker processes load by name instead of receiving 49,408 entries
+        from vlp_jax.data.text import load_tokenizer
+
+        return _reload, (load_tokenizer, self.name, self.context_length, self.options)
+
+
+def _reload(load, name, context_length, options):
+    return load(name, context_length, **options)

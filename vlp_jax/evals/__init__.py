@@ -1,0 +1,1 @@
+"""Evaluators: functions in, numbers, tables and pictures out; they never see a model."""

@@ -1,0 +1,145 @@
+"""Results for people and for machines: a console table, JSON, a Markdown page with pictures.
+
+The file exists so that a number never travels without the settings it was measured under, nor
+without chance.
+"""
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from vlp_jax.evals.base import Result
+
+
+def to_json(results: Mapping[str, Result]) -> dict[str, Any]:
+    """{name: {'metrics', 'tables', 'protocol'}} of plain values; arrays and other details are left
+    out.
+
+    Numbers that are not finite become None, so that every JSON reader takes the file.
+    """
+    return {
+        name: _plain(
+            {
+                "metrics": result.metrics,
+                "tables": result.tables,
+                "protocol": result.details.get("protocol", {}),
+            }
+        )
+        for name, result in results.items()
+    }
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple | np.ndarray):
+        return [_plain(item) for item in value]
+    if isinstance(value, np.generic):
+        return _plain(value.item())
+    return None if isinstance(value, float) and not np.isfinite(value) else value
+
+
+def write_json(path: str, content: Any) -> str:
+    """Writes plain values as JSON, whole or not at all; returns the path."""
+    return _write(path, json.dumps(_plain(content), indent=2, ensure_ascii=False) + "\n")
+
+
+def _write(path: str, text: str) -> str:
+    os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
+    with open(f"{path}.part", "w", encoding="utf-8") as file:
+        file.write(text)
+    os.replace(f"{path}.part", path)
+    return path
+
+
+def shown(value: Any) -> str:
+    """A cell of a table: four digits for fractions, none for whole numbers."""
+    if isinstance(value, bool | str) or value is None:
+        return "" if value is None else str(value)
+    if isinstance(value, int | np.integer) or (float(value).is_integer() and abs(value) > 1):
+        return f"{int(value):,}"
+    return f"{value:.4f}" if 1e-4 <= abs(value) <= 1 or value == 0 else f"{value:.4g}"
+
+
+def metric_rows(metrics: Mapping[str, float]) -> list[dict[str, Any]]:
+    """Rows of metric, value and chance: `chance_X` stands beside X, and beside X's first word
+    (top1_k20: top1)."""
+    rows = []
+    for name, value in metrics.items():
+        if not name.startswith("chance_"):
+            chance = metrics.get(f"chance_{name}", metrics.get(f"chance_{name.split('_')[0]}"))
+            rows.append({"metric": name, "value": value, "chance": chance})
+    return rows
+
+
+def print_results(
+    results: Mapping[str, Result], console: Console | None = None, rows: int = 12
+) -> None:
+    """Prints the metrics of each evaluator, then its tables, cut to `rows` rows, then its
+    protocol."""
+    console = console or Console()
+    for name, result in results.items():
+        _print_table(console, name, metric_rows(result.metrics))
+        for title, table in result.tables.items():
+            left = f" (first {rows} of {len(table)})" if len(table) > rows else ""
+            _print_table(console, f"{name}: {title}{left}", table[:rows])
+        settings = result.details.get("protocol", {})
+        console.print(f"[dim]{_settings(settings)}[/dim]\n", highlight=False)
+
+
+def _print_table(console: Console, title: str, rows: Sequence[Mapping[str, Any]]) -> None:
+    if not rows:
+        return
+    table = Table(title=title, title_justify="left", header_style="bold")
+    for key, value in rows[0].items():
+        table.add_column(key, justify="left" if isinstance(value, str) else "right")
+    for row in rows:
+        table.add_row(*(shown(value) for value in row.values()))
+    console.print(table)
+
+
+def _settings(protocol: Mapping[str, Any]) -> str:
+    return "; ".join(
+        f"{key}: {value if value != '' else 'none'}" for key, value in protocol.items()
+    )
+
+
+def markdown_table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Rows with equal keys as a Markdown table; pipes and line breaks in cells are escaped."""
+    if not rows:
+        return ""
+    cells = [[_cell(shown(value)) for value in row.values()] for row in rows]
+    right = ["---:" if not isinstance(value, str) else "---" for value in rows[0].values()]
+    head = [[_cell(str(key)) for key in rows[0]], right]
+    return "\n".join("| " + " | ".join(row) + " |" for row in head + cells) + "\n"
+
+
+def _cell(text: str) -> str:
+    return " ".join(text.split()).replace("\\", "\\\\").replace("|", "\\|")
+
+
+def write_markdown(
+    path: str,
+    title: str,
+    results: Mapping[str, Result],
+    pictures: Mapping[str, str] | None = None,
+    intro: str = "",
+) -> str:
+    """A page of all results; pictures: {caption: path of the PNG}, linked relative to the page."""
+    parts = [f"# {title}", intro] if intro else [f"# {title}"]
+    for caption, picture in (pictures or {}).items():
+        link = os.path.relpath(picture, os.path.dirname(os.path.abspath(path)))
+        parts.append(f"## {caption}\n\n![{caption}]({link.replace(os.sep, '/')})")
+    for name, result in results.items():
+        parts.append(f"## {name}\n\n{markdown_table(metric_rows(result.metrics))}")
+        parts += [
+            f"### {name}: {key}\n\n{markdown_table(rows)}" for key, rows in result.tables.items()
+        ]
+        if result.details.get("protocol"):
+            parts.append(f"Settings: {_settings(result.details['protocol'])}")
+    return _write(path, "\n\n".join(parts) + "\n")

@@ -1,0 +1,229 @@
+"""Image-text retrieval with several captions a picture (CLIP, arXiv:2103.00020 Table 13; Karpathy
+splits).
+
+Text to image: over every caption, is its picture in the top K. Image to text: over every picture,
+is any of its captions in the top K. The file exists because the choices that move R@1 by a point
+(ties, prefix, number of captions, captions that several pictures share) must be made once, on
+purpose, and be printed with every result.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import numpy as np
+
+from vlp_jax.core.errors import UserError, nearest
+from vlp_jax.data.source import Source
+from vlp_jax.evals.base import EvalContext, EvalFn, Result, embed_texts, require_fns, unit
+from vlp_jax.evals.ranking import Ranked, rank
+from vlp_jax.evals.samples import embed_pictures, open_samples, read_metadata
+
+RECALL_AT = (1, 5, 10)
+
+
+@dataclasses.dataclass(frozen=True)
+class Pairs:
+    """Which caption belongs to which picture, with equal texts stored once.
+
+    texts: the U distinct captions. text_of: int32[M] caption -> text. owner: int32[M] caption ->
+    picture. Worked example: pictures with captions [a, b] and [b]: texts [a, b], text_of [0, 1, 1],
+    owner [0, 0, 1].
+    """
+
+    texts: list[str]
+    text_of: np.ndarray
+    owner: np.ndarray
+    num_images: int
+
+    @classmethod
+    def from_captions(cls, captions: list[list[str]]) -> "Pairs":
+        """Builds the table from the captions of each picture."""
+        flat = [text for texts in captions for text in texts]
+        place = {text: i for i, text in enumerate(dict.fromkeys(flat))}
+        owner = np.repeat(np.arange(len(captions)), [len(texts) for texts in captions])
+        return cls(list(place), np.asarray([place[t] for t in flat]), owner, len(captions))
+
+    @property
+    def counts(self) -> np.ndarray:
+        """int[U]: how many captions have each text."""
+        return np.bincount(self.text_of, minlength=len(self.texts))
+
+
+@dataclasses.dataclass(frozen=True)
+class Retrieval:
+    """Recall at 1, 5 and 10 both ways. Config keys:
+
+    path: data set. caption: JSON key to read captions from ('' = the sample's captions). captions:
+    use the first so many of each picture (0 = all; COCO: 5). prefix: put before each caption (CLIP:
+    'a photo of '). share_duplicates: captions of equal text share their pictures as positives.
+    limit: evenly spaced samples (0 = all). shown: best and worst queries kept for the pictures of
+    the report.
+    """
+
+    context: EvalContext
+    path: str | Source = ""
+    caption: str = ""
+    captions: int = 0
+    prefix: str = ""
+    share_duplicates: bool = False
+    limit: int = 0
+    shown: int = 6
+
+    requires: ClassVar[tuple[str, ...]] = ("embed_image", "embed_text")
+
+    def __post_init__(self) -> None:
+        for key in ("captions", "shown"):
+            if getattr(self, key) < 0:
+                raise UserError(f"retrieval.{key} is {getattr(self, key)}, it must be >= 0")
+
+    def __call__(self, fns: Mapping[str, EvalFn]) -> Result:
+        """Returns metrics i2t_r1 ... t2i_r10 (fractions), r_mean, median ranks, chance levels."""
+        require_fns(self, fns)
+        source = open_samples(self.path, self.limit)
+        captions = read_captions(source, self.caption, self.captions)
+        image, kept = embed_pictures(fns["embed_image"], source, self.context)
+        pairs = Pairs.from_captions([captions[i] for i in kept])
+        prompts = [self.prefix + text for text in pairs.texts]
+        text = unit(embed_texts(fns["embed_text"], prompts, self.context))
+        image = unit(image)
+        i2t = rank_captions(image, text, pairs, self.share_duplicates)
+        t2i = rank_pictures(image, text, pairs, self.share_duplicates)
+        metrics, table = summarise(i2t, t2i, pairs, self.share_duplicates)
+        details = {
+            "protocol": {
+                "prefix": self.prefix,
+                "captions": self.captions or "all",
+                "embeddings": "float32",
+                "ties": "pessimistic",
+                "duplicates": "shared" if self.share_duplicates else "strict",
+                "images": pairs.num_images,
+                "texts": len(pairs.owner),
+                "damaged": len(source) - len(kept),
+            },
+            "image": image,
+            "text": text,
+            "pairs": pairs,
+            "source": source,
+            "kept": kept,
+            "i2t": _extremes(i2t, self.shown, lambda row: _caption_entry(row, i2t, pairs)),
+            "t2i": _extremes(t2i, self.shown, lambda row: _picture_entry(row, t2i, pairs)),
+        }
+        return Result(metrics, {"recall": table}, details)
+
+
+def read_captions(source: Source, key: str = "", first: int = 0) -> list[list[str]]:
+    """Captions of each picture; raises UserError naming the first sample that has none."""
+    captions = []
+    for sample in read_metadata(source):
+        if sample is None:  # damaged, and so is its picture
+            captions.append([])
+            continue
+        found = sample["meta"].get(key, []) if key else sample.get("text", [])
+        found = [found] if isinstance(found, str) else list(found)
+        if not found:
+            wanted = f"caption under the JSON key {key!r}" if key else "caption"
+            hint = nearest(key, sample["meta"]) if key else ""
+            raise UserError(f"sample {sample['key']!r} has no {wanted}" + hint)
+        captions.append(found[:first] if first else found)
+    return captions
+
+
+def rank_captions(image: np.ndarray, text: np.ndarray, pairs: Pairs, share: bool) -> Ranked:
+    """Image to text: rank of each picture's best caption among all captions (not distinct
+    texts)."""
+    own, copies = np.unique(np.stack([pairs.owner, pairs.text_of]), axis=1, return_counts=True)
+    positive = _table(own[0], own[1], pairs.num_images)
+    strangers = np.zeros_like(own[0]) if share else pairs.counts[own[1]] - copies
+    extra = _table(own[0], strangers, pairs.num_images)
+    return rank(image, text, positive, weight=pairs.counts, extra=np.maximum(extra, 0))
+
+
+def rank_pictures(image: np.ndarray, text: np.ndarray, pairs: Pairs, share: bool) -> Ranked:
+    """Text to image: rank of each caption's best picture."""
+    positive = pairs.owner[:, None]
+    if share:
+        own = np.unique(np.stack([pairs.text_of, pairs.owner]), axis=1)
+        positive = _table(own[0], own[1], len(pairs.texts))[pairs.text_of]
+    return rank(text[pairs.text_of], image, positive.astype(np.int32))
+
+
+def _table(row: np.ndarray, value: np.ndarray, num_rows: int) -> np.ndarray:
+    """Ragged rows as int32[num_rows, longest], padded with -1; rows [0, 0, 1] of [7, 8, 9]: [[7,
+    8], [9, -1]]."""
+    length = np.bincount(row, minlength=num_rows)
+    place = np.arange(len(row)) - np.repeat(np.cumsum(length) - length, length)
+    out = np.full((num_rows, length.max(initial=1)), -1, np.int32)
+    out[np.sort(row), place] = value[np.argsort(row, kind="stable")]
+    return out
+
+
+def chance_recall(positives: np.ndarray, total: int, k: int) -> float:
+    """Recall at k of a random order: mean of 1 - C(total - p, k) / C(total, k) over queries."""
+    miss = np.ones(len(positives))
+    for step in range(min(k, total)):
+        miss *= np.maximum(total - positives - step, 0) / (total - step)
+    return float(np.mean(1 - miss))
+
+
+def summarise(
+    i2t: Ranked, t2i: Ranked, pairs: Pairs, share: bool
+) -> tuple[dict[str, float], list[dict[str, Any]]]:
+    """Recall, median rank and chance of both directions as flat metrics and as a table."""
+    own = np.unique(np.stack([pairs.owner, pairs.text_of]), axis=1)
+    num_texts = np.bincount(pairs.owner, minlength=pairs.num_images)
+    num_images = np.ones(len(pairs.owner), int)
+    if share:
+        num_texts = np.bincount(own[0], pairs.counts[own[1]], pairs.num_images)
+        num_images = np.bincount(own[1], minlength=len(pairs.texts))[pairs.text_of]
+    ways = (
+        ("i2t", "image to text", i2t.rank, num_texts, len(pairs.owner)),
+        ("t2i", "text to image", t2i.rank, num_images, pairs.num_images),
+    )
+    metrics, table, recalls = {}, [], []
+    for short, title, ranks, positives, total in ways:
+        row, luck = {"direction": title}, {"direction": "  chance"}
+        for k in RECALL_AT:
+            recall, chance = float(np.mean(ranks <= k)), chance_recall(positives, total, k)
+            metrics |= {f"{short}_r{k}": recall, f"chance_{short}_r{k}": chance}
+            row[f"R@{k}"], luck[f"R@{k}"] = recall, chance
+            recalls.append(recall)
+        metrics[f"{short}_median_rank"] = row["median rank"] = float(np.median(ranks))
+        table += [row, luck | {"median rank": None}]
+    metrics["r_mean"] = float(np.mean(recalls))
+    return metrics, table
+
+
+def _extremes(ranked: Ranked, count: int, entry: Any) -> dict[str, list[dict[str, Any]]]:
+    """The best and worst queries: by rank, and by margin where ranks are equal."""
+    order = np.lexsort((-ranked.margin, ranked.rank))
+    best, worst = order[:count], order[::-1][:count]
+    return {"best": [entry(row) for row in best], "worst": [entry(row) for row in worst]}
+
+
+def _caption_entry(row: int, ranked: Ranked, pairs: Pairs) -> dict[str, Any]:
+    """A picture and the captions that were found for it."""
+    right = sorted(set(pairs.text_of[pairs.owner == row].tolist()))
+    return {
+        "image": int(row),
+        "rank": int(ranked.rank[row]),
+        "of": len(pairs.owner),
+        "right": [pairs.texts[u] for u in right],
+        "found": [pairs.texts[u] for u in ranked.top[row]],
+        "hits": [int(u) in right for u in ranked.top[row]],
+        "scores": ranked.score[row].tolist(),
+    }
+
+
+def _picture_entry(row: int, ranked: Ranked, pairs: Pairs) -> dict[str, Any]:
+    """A caption and the pictures that were found for it."""
+    owners = pairs.owner[pairs.text_of == pairs.text_of[row]].tolist()
+    return {
+        "text": pairs.texts[pairs.text_of[row]],
+        "rank": int(ranked.rank[row]),
+        "of": pairs.num_images,
+        "right": [int(pairs.owner[row])],
+        "found": ranked.top[row].tolist(),
+        "hits": [int(i) in owners for i in ranked.top[row]],
+        "scores": ranked.score[row].tolist(),
+    }

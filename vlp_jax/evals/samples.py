@@ -1,0 +1,158 @@
+"""Pictures, captions and labels of a data set as the evaluators need them.
+
+The file exists because every evaluator reads the same three things from a source, and because a
+data set too large for the training cadence must be thinned in the same reproducible way by all of
+them.
+"""
+
+import json
+import os
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from vlp_jax.core.errors import RunError, UserError, nearest
+from vlp_jax.data.damage import DamagedSample
+from vlp_jax.data.evaluation import eval_batches
+from vlp_jax.data.source import Source, open_source
+from vlp_jax.evals.base import EvalContext, EvalFn, embed_some
+
+MAX_DAMAGED = 0.01  # share of pictures that an evaluation may lose before it is no longer one
+
+
+class Thinned:
+    """`limit` samples of a source, evenly spaced: data sets are often sorted by class."""
+
+    def __init__(self, source: Source, limit: int) -> None:
+        self.source = source
+        self.rows = np.arange(limit) * len(source) // limit
+        self.damage = source.damage
+        self.fingerprint = f"{source.fingerprint}/{limit}"
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, i: int) -> dict[str, Any]:
+        return self.source[int(self.rows[i])]
+
+    def metadata(self, i: int) -> dict[str, Any]:
+        return self.source.metadata(int(self.rows[i]))
+
+    def where(self, i: int) -> str:
+        return self.source.where(int(self.rows[i]))
+
+
+def open_samples(path: str | Source, limit: int = 0) -> Source:
+    """Opens a data set (or takes an open one), thinned to `limit` samples when limit > 0.
+
+    Raises UserError when it is empty or limit is negative.
+    """
+    if limit < 0:
+        raise UserError(f"limit is {limit}, it must be >= 0 (0: all samples)")
+    if isinstance(path, str) and not path:
+        raise UserError("this evaluation has no data: set its key 'path'")
+    source = open_source(path) if isinstance(path, str) else path
+    if not len(source):
+        raise UserError(f"no samples in {path}")
+    return Thinned(source, limit) if 0 < limit < len(source) else source
+
+
+def embed_pictures(
+    fn: EvalFn, source: Source, context: EvalContext
+) -> tuple[np.ndarray, np.ndarray]:
+    """Runs `fn` over every picture of a source that can be read.
+
+    Returns float32[K, D] and int[K], the samples they belong to, in order. Raises RunError when
+    more than 1 % of the pictures are damaged.
+    """
+    batches = eval_batches(
+        source,
+        fields=("image",),
+        batch_size=context.batch_size,
+        image_size=context.image_size,
+        process_index=context.process_index,
+        process_count=context.process_count,
+        crop=context.crop,
+        resample=context.resample,
+    )
+    rows, seen = embed_some(fn, batches, len(source))
+    lost = np.flatnonzero(~seen)
+    if lost.size > MAX_DAMAGED * len(source):
+        first = source.where(int(lost[0]))
+        raise RunError(f"{lost.size} of {len(source)} pictures cannot be read, first {first}")
+    return rows[seen], np.flatnonzero(seen)
+
+
+def read_values(source: Source, key: str) -> list[Any]:
+    """The value of a JSON key for every sample, without reading pictures; None where it is damaged.
+
+    Raises UserError naming the first sample without it and the nearest key it has.
+    """
+    if not key:
+        raise UserError("this evaluation needs labels: set its key 'label' to a JSON key")
+    values = []
+    for sample in read_metadata(source):
+        if sample is not None and key not in sample["meta"]:
+            hint = nearest(key, sample["meta"])
+            raise UserError(f"sample {sample['key']!r} has no JSON key {key!r}" + hint)
+        value = None if sample is None else sample["meta"][key]
+        if isinstance(value, dict):
+            raise UserError(f"sample {sample['key']!r}: {key!r} is no label but {value}")
+        values.append(value)
+    return values
+
+
+def read_metadata(source: Source) -> Iterator[dict[str, Any] | None]:
+    """Metadata of every sample in order; None for a damaged one, whose picture will be left out."""
+    for i in range(len(source)):
+        try:
+            yield source.metadata(i)
+        except DamagedSample:
+            yield None
+
+
+def class_names(values: Sequence[Any], file: str = "") -> dict[Any, str]:
+    """Class value -> name to read out, in class order.
+
+    Without a file: the sorted distinct values (of lists, their members). A `.json` file holds
+    {value: name} or [name, ...]; any other file one name a line. Where the data's values are
+    integers, a list is read by position. Raises UserError for a missing or empty file and for a
+    value it does not name.
+    """
+    members = {v for value in values for v in (value if isinstance(value, list) else [value])}
+    members.discard(None)
+    if not file:
+        return {v: str(v) for v in sorted(members, key=lambda v: (isinstance(v, str), v))}
+    if not os.path.isfile(file):
+        raise UserError(f"no file of class names at {file}")
+    with open(file, encoding="utf-8") as f:
+        text = f.read()
+    named = json.loads(text) if file.endswith(".json") else text.splitlines()
+    if isinstance(named, dict):
+        as_text = {str(v): v for v in members}
+        named = {as_text.get(k, k): name for k, name in named.items()}
+    else:
+        named = [name for name in named if name.strip()]
+        by_position = all(isinstance(v, int) for v in members)
+        named = dict(enumerate(named)) if by_position else {name: name for name in named}
+    for value in members:
+        if value not in named:
+            raise UserError(
+                f"{file} names no class {value!r}" + nearest(str(value), map(str, named))
+            )
+    return named
+
+
+def class_ids(values: Sequence[Any], classes: dict[Any, str], where: str = "data") -> np.ndarray:
+    """int32[N] positions of values in `classes`, -1 for None (a damaged sample).
+
+    Raises UserError for a value that is none of the classes, or a list of values.
+    """
+    position = {value: i for i, value in enumerate(classes)}
+    for value in values:
+        if isinstance(value, list):
+            raise UserError(f"{where} holds several labels a sample ({value}); this needs just one")
+        if value is not None and value not in position:
+            raise UserError(f"{where} holds the unknown class {value!r}" + nearest(value, position))
+    return np.asarray([position.get(value, -1) for value in values], np.int32)

@@ -1,0 +1,131 @@
+"""Zero-shot classification with prompt ensembles (CLIP, arXiv:2103.00020 section 3.1).
+
+Per class and template: embed, normalise; mean over templates; normalise again. Averaging logits is
+something else. The file exists to give any method with two towers a classifier over any labelled
+data set, class by class.
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+
+from vlp_jax.data.source import Source
+from vlp_jax.evals.base import EvalContext, EvalFn, Result, embed_texts, require_fns, unit
+from vlp_jax.evals.ranking import rank
+from vlp_jax.evals.samples import class_ids, class_names, embed_pictures, open_samples, read_values
+from vlp_jax.evals.scores import (
+    average_precision,
+    majority,
+    per_class_recall,
+    voc_average_precision,
+)
+from vlp_jax.evals.templates import fill, load_templates
+
+
+@dataclasses.dataclass(frozen=True)
+class ZeroShot:
+    """Top-1, top-5 and mean per-class recall; mean average precision where samples have lists of
+    labels.
+
+    Config keys: path: data set. label: JSON key of the class. classes: file of class names ('' =
+    the sorted values found). templates: a set of `templates.TEMPLATES`, one template or several.
+    limit: evenly spaced samples (0 = all).
+    """
+
+    context: EvalContext
+    path: str | Source = ""
+    label: str = ""
+    classes: str = ""
+    templates: str | Sequence[str] = "single"
+    limit: int = 0
+
+    requires: ClassVar[tuple[str, ...]] = ("embed_image", "embed_text")
+
+    def __post_init__(self) -> None:
+        load_templates(self.templates)
+
+    def __call__(self, fns: Mapping[str, EvalFn]) -> Result:
+        """Returns metrics top1, top5, mean_per_class, chance_top1; for multi-label data map,
+        map_voc07."""
+        require_fns(self, fns)
+        source = open_samples(self.path, self.limit)
+        values = read_values(source, self.label)
+        classes = class_names(values, self.classes)
+        templates = load_templates(self.templates)
+        names = list(classes.values())
+        weights = classifier(fns["embed_text"], names, templates, self.context)  # [C, D]
+        image, kept = embed_pictures(fns["embed_image"], source, self.context)  # [N, D]
+        image, values = unit(image), [values[i] for i in kept]
+        if any(isinstance(value, list) for value in values):
+            metrics, table = score_multilabel(image @ weights.T, values, classes)
+        else:
+            metrics, table = score(image, weights, class_ids(values, classes), names)
+        protocol = {
+            "templates": len(templates),
+            "classes": len(names),
+            "images": len(values),
+            "damaged": len(source) - len(kept),
+        }
+        details = {"protocol": protocol, "image": image, "classifier": weights, "names": names}
+        return Result(metrics, {"per_class": table}, details)
+
+
+def classifier(
+    fn: EvalFn, names: Sequence[str], templates: Sequence[str], context: EvalContext
+) -> np.ndarray:
+    """The zero-shot weights float32[C, D]: normalise, mean over templates, normalise."""
+    prompts = [fill(template, name) for name in names for template in templates]
+    rows = unit(embed_texts(fn, prompts, context))  # [C*T, D]
+    return unit(rows.reshape(len(names), len(templates), -1).mean(axis=1))
+
+
+def score(
+    image: np.ndarray, weights: np.ndarray, label: np.ndarray, names: Sequence[str]
+) -> tuple[dict[str, float], list[dict[str, Any]]]:
+    """Metrics and per-class table of single-label data; a tie with the right class counts against
+    it."""
+    ranked = rank(image, weights, label[:, None], k=2)
+    hit = ranked.rank == 1
+    recall, support = per_class_recall(hit, label, len(names))
+    # the class taken for it: the nearest that is not the right one (they differ only in a tie)
+    taken = np.where(ranked.top[:, 0] == label, ranked.top[:, -1], ranked.top[:, 0])
+    table = []
+    for c in np.flatnonzero(support):
+        wrong = np.bincount(taken[(label == c) & ~hit], minlength=len(names))
+        confused = names[int(wrong.argmax())] if wrong.any() else ""
+        row = {"class": names[c], "images": int(support[c]), "recall": float(recall[c])}
+        table.append(row | {"most often taken for": confused})
+    metrics = {
+        "top1": float(hit.mean()),
+        "top5": float(np.mean(ranked.rank <= 5)),
+        "mean_per_class": float(recall[support > 0].mean()),
+        "chance_top1": 1 / len(names),
+        "chance_top5": min(5, len(names)) / len(names),
+        "majority_top1": majority(label),
+    }
+    return metrics, table
+
+
+def score_multilabel(
+    logits: np.ndarray, values: Sequence[Any], classes: dict[Any, str]
+) -> tuple[dict[str, float], list[dict[str, Any]]]:
+    """Mean average precision (and VOC 2007's 11-point form) over the classes that occur."""
+    target = np.zeros(logits.shape, bool)
+    for row, value in enumerate(values):
+        target[row, class_ids(value if isinstance(value, list) else [value], classes)] = True
+    table = []
+    for c, name in enumerate(classes.values()):
+        if target[:, c].any():
+            ap = average_precision(logits[:, c], target[:, c])
+            voc = voc_average_precision(logits[:, c], target[:, c])
+            table.append(
+                {"class": name, "images": int(target[:, c].sum()), "ap": ap, "ap_voc07": voc}
+            )
+    metrics = {
+        "map": float(np.mean([row["ap"] for row in table])),
+        "map_voc07": float(np.mean([row["ap_voc07"] for row in table])),
+        "chance_map": float(target[:, target.any(axis=0)].mean()),
+    }
+    return metrics, table

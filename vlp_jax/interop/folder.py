@@ -1,0 +1,128 @@
+"""The folder of a converted checkpoint: weights.safetensors under our path names and vlp_jax.json beside it.
+
+vlp_jax.json holds the architecture's name, the method's config, preprocessing, tokenizer, source, a digest of the
+weights and golden embeddings. The file exists so that a checkpoint is complete: nothing about it lives elsewhere.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from vlp_jax.core.errors import RunError, UserError
+from vlp_jax.interop.weights_file import read_json, read_safetensors, write_safetensors
+
+FORMAT = 1
+MANIFEST, WEIGHTS = "vlp_jax.json", "weights.safetensors"
+_REQUIRED = ("format", "arch", "method", "preprocessing", "tokenizer", "weights_sha256", "golden")
+
+
+def is_folder(path: str) -> bool:
+    """Whether the path is a folder in this format."""
+    return os.path.isfile(os.path.join(path, MANIFEST))
+
+
+def check_writable(out: str) -> None:
+    """Raises UserError if `out` exists and is neither an empty folder nor one of ours."""
+    if os.path.exists(out) and not os.path.isdir(out):
+        raise UserError(f"{out}: exists and is not a folder")
+    if os.path.isdir(out) and os.listdir(out) and not is_folder(out):
+        raise UserError(f"{out}: exists, is not empty and is not a converted checkpoint; nothing was written")
+
+
+def write_folder(
+    out: str, arrays: Mapping[str, np.ndarray], manifest: Mapping[str, Any], files: Mapping[str, str] | None = None
+) -> None:
+    """Writes a checkpoint folder whole or not at all.
+
+    Args:
+      out: the folder; an older converted checkpoint there is replaced.
+      arrays: {path: float32[...]}.
+      manifest: everything of vlp_jax.json but `format` and `weights_sha256`.
+      files: {name in the folder: file to copy} (a tokenizer).
+
+    Raises:
+      UserError: see `check_writable`. RunError: the disk.
+    """
+
+    def fill(folder: str) -> None:
+        weights = os.path.join(folder, WEIGHTS)
+        write_safetensors(weights, dict(arrays))
+        for name, source in (files or {}).items():
+            shutil.copyfile(source, os.path.join(folder, name))
+        content = {"format": FORMAT, **manifest, "weights_sha256": digest(weights)}
+        write_json(os.path.join(folder, MANIFEST), content)
+
+    check_writable(out)
+    replace_folder(out, fill)
+
+
+def replace_folder(out: str, fill: Any) -> None:
+    """Calls `fill(temporary folder)` beside `out`, then renames it to `out`; on failure nothing is left behind."""
+    parent = os.path.dirname(os.path.abspath(out))
+    temporary = ""
+    try:
+        os.makedirs(parent, exist_ok=True)
+        temporary = tempfile.mkdtemp(prefix=f".{os.path.basename(os.path.normpath(out))}-", dir=parent)
+        os.chmod(temporary, 0o755)
+        fill(temporary)
+        if os.path.isdir(out):
+            old = temporary + "-old"
+            os.rename(out, old)
+            os.rename(temporary, out)
+            shutil.rmtree(old)
+        else:
+            os.rename(temporary, out)
+    except OSError as error:
+        raise RunError(f"{out}: cannot be written ({error.strerror or error})") from error
+    finally:
+        if temporary:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+def read_folder(path: str) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """Reads weights and manifest, checking the digest.
+
+    Returns:
+      ({path: float32[...]}, manifest).
+
+    Raises:
+      UserError: no such folder, a manifest that lacks a key, another format version, or weights that were changed.
+    """
+    manifest = read_json(os.path.join(path, MANIFEST))
+    missing = [key for key in _REQUIRED if key not in manifest]
+    if missing:
+        raise UserError(f"{os.path.join(path, MANIFEST)}: lacks {', '.join(missing)}")
+    if manifest["format"] != FORMAT:
+        raise UserError(f"{os.path.join(path, MANIFEST)}: format {manifest['format']}, this version reads {FORMAT}")
+    weights = os.path.join(path, WEIGHTS)
+    tensors = read_safetensors(weights)
+    if digest(weights) != manifest["weights_sha256"]:
+        raise UserError(f"{weights}: damaged, its digest is not the one in {MANIFEST}; convert it again")
+    return {name: tensor.read() for name, tensor in tensors.items()}, manifest
+
+
+def remove(path: str) -> None:
+    """Deletes a converted checkpoint (one that failed its proof)."""
+    if is_folder(path):
+        shutil.rmtree(path)
+
+
+def write_json(path: str, content: Mapping[str, Any]) -> None:
+    """Writes JSON and flushes it to disk."""
+    with open(path, "w", encoding="utf-8") as file:
+        json.dump(content, file, indent=1)
+        file.write("\n")
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def digest(path: str) -> str:
+    """sha256 of a file, hexadecimal."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

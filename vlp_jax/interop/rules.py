@@ -1,0 +1,213 @@
+"""One table per checkpoint family, read in both directions: our parameter path <-> their tensor name.
+
+A rule pairs a path with a name (or names) and gives the layout change as an einops pattern, which turns around by
+swapping its sides. Axis sizes come from the shapes that the model expects, so a table knows no architecture. The
+file exists so that a new family is a table and nothing else.
+
+Reading `Rule("{t}/blocks/attn/qkv/bias", "{t}.h.{i}.qkv.bias", "l (three h k) -> l three h k")`: `{t}` may stand for any
+word, `{i}` runs over the stacked layers (the leading axis l); several names are stacked on an axis after l.
+"""
+
+import dataclasses
+import re
+from collections.abc import Iterable, Mapping, Sequence
+
+import numpy as np
+from einops import rearrange
+
+from vlp_jax.core.errors import UserError
+from vlp_jax.interop.tensors import State
+
+Shapes = Mapping[str, tuple[int, ...]]  # our flat path -> shape; batch statistics under `batch_stats/`
+
+
+@dataclasses.dataclass(frozen=True)
+class Rule:
+    """One line of a table.
+
+    Attributes:
+      ours: path pattern; `{word}` matches one run of letters or digits.
+      theirs: name pattern(s) with the same words; `{i}` runs over stacked layers.
+      layout: einops pattern from their array (layers and names stacked in front) to ours; "" for equal layouts.
+      part: (start, stop, of): our array is this share of the first axis of theirs.
+    """
+
+    ours: str
+    theirs: str | tuple[str, ...]
+    layout: str = ""
+    part: tuple[int, int, int] | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Family:
+    """A checkpoint family.
+
+    Attributes:
+      name: for messages.
+      rules: the table; the first rule that matches a path counts.
+      ignored: regexes of names that hold no weights.
+      counters: names written as int64 zero beside the path that they match, for loaders that insist on them.
+    """
+
+    name: str
+    rules: tuple[Rule, ...]
+    ignored: tuple[str, ...] = ()
+    counters: tuple[Rule, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class _Bound:
+    """A rule bound to one of our paths."""
+
+    path: str
+    shape: tuple[int, ...]
+    names: tuple[tuple[str, ...], ...]  # [layer][name]
+    rule: Rule
+    stacked: bool
+
+    @property
+    def layout(self) -> str:
+        axes = " ".join(f"a{i}" for i in range(len(self.shape)))
+        return self.rule.layout or f"{axes} -> {axes}"
+
+    def sizes(self) -> dict[str, int]:
+        """Sizes of the axes that a group on their side needs, taken from our shape."""
+        left, right = self.layout.split("->")
+        known = {name for group in re.findall(r"\(([^)]*)\)", left) for name in group.split()}
+        return {axis: n for axis, n in zip(right.split(), self.shape, strict=True) if axis in known}
+
+    def to_ours(self, arrays: Sequence[Sequence[np.ndarray]]) -> np.ndarray:
+        layers = [self._join([self._cut(array) for array in names]) for names in arrays]
+        return rearrange(np.stack(layers) if self.stacked else layers[0], self.layout, **self.sizes())
+
+    def to_theirs(self, array: np.ndarray) -> list[list[np.ndarray]]:
+        left, right = self.layout.split("->")
+        array = rearrange(array, f"{right.strip()} -> {left.strip()}")
+        layers = list(array) if self.stacked else [array]
+        return [list(layer) if len(self.names[0]) > 1 else [layer] for layer in layers]
+
+    def _join(self, arrays: list[np.ndarray]) -> np.ndarray:
+        return np.stack(arrays) if len(arrays) > 1 else arrays[0]
+
+    def _cut(self, array: np.ndarray) -> np.ndarray:
+        if self.rule.part is None:
+            return array
+        start, stop, of = self.rule.part
+        return array[len(array) * start // of : len(array) * stop // of]
+
+
+def to_ours(family: Family, state: State, expected: Shapes, what: str) -> dict[str, np.ndarray]:
+    """Converts a checkpoint to our flat tree, float32.
+
+    Args:
+      family: the table.
+      state: their tensors.
+      expected: the shapes of our model.
+      what: names file and architecture in messages.
+
+    Raises:
+      UserError: every missing, extra and wrong-shaped tensor, in one message; nothing has been read then.
+    """
+    bound = _bind(family, expected)
+    check(family, state, expected, what)
+    return {
+        b.path: np.ascontiguousarray(
+            b.to_ours([[_numbers(state, name, b) for name in names] for names in b.names]), dtype=np.float32
+        ).reshape(b.shape)
+        for b in bound
+    }
+
+
+def to_theirs(family: Family, tree: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Converts our flat tree to their names and layouts.
+
+    Raises:
+      UserError: paths that the family has no name for.
+    """
+    parts: dict[str, list[tuple[int, np.ndarray]]] = {}
+    for b in _bind(family, {path: np.shape(array) for path, array in tree.items()}):
+        arrays = b.to_theirs(np.asarray(tree[b.path]))
+        for names, layer in zip(b.names, arrays, strict=True):
+            for name, array in zip(names, layer, strict=True):
+                parts.setdefault(name, []).append((b.rule.part[0] if b.rule.part else 0, array))
+    state = {}
+    for name, pieces in parts.items():
+        pieces = [array for _, array in sorted(pieces, key=lambda piece: piece[0])]
+        state[name] = np.ascontiguousarray(np.concatenate(pieces)) if len(pieces) > 1 else pieces[0].copy()
+    for path in tree:
+        for counter in family.counters:
+            if (words := _match(counter.ours, path)) is not None:
+                state[counter.theirs.format(**words)] = np.zeros((), np.int64)
+    return state
+
+
+def check(family: Family, state: State, expected: Shapes, what: str) -> None:
+    """Compares names and shapes without reading a weight.
+
+    Raises:
+      UserError: one line per missing, extra or wrong-shaped tensor.
+    """
+    wanted = their_shapes(family, expected)
+    ignored = [name for name in state if any(re.fullmatch(pattern, name) for pattern in family.ignored)]
+    present = set(state) - set(ignored)
+    lines = [f"  missing      {name} {list(wanted[name])}" for name in wanted if name not in present]
+    lines += [
+        f"  wrong shape  {name} {list(state[name].shape)}, expected {list(shape)}"
+        for name, shape in wanted.items()
+        if name in present and _squeeze(state[name].shape) != _squeeze(shape)
+    ]
+    lines += [f"  not known    {name} {list(state[name].shape)}" for name in state if name in present - set(wanted)]
+    if lines:
+        counts = f"{len(lines)} of {len(wanted)} tensors do not fit; nothing was loaded"
+        raise UserError("\n".join([f"{what}: {counts}", *lines]))
+
+
+def their_shapes(family: Family, expected: Shapes) -> dict[str, tuple[int, ...]]:
+    """The names and shapes that a checkpoint of this family has for a model with our `expected` shapes."""
+    hollow = {path: np.broadcast_to(np.float32(0), shape) for path, shape in expected.items()}
+    shapes: dict[str, tuple[int, ...]] = {}
+    for b in _bind(family, expected):
+        for names, layer in zip(b.names, b.to_theirs(hollow[b.path]), strict=True):
+            for name, array in zip(names, layer, strict=True):
+                first = shapes[name][0] if name in shapes else 0
+                shapes[name] = (first + array.shape[0], *array.shape[1:]) if b.rule.part else array.shape
+    return shapes
+
+
+def _bind(family: Family, expected: Shapes) -> list[_Bound]:
+    bound, unknown = [], []
+    for path, shape in expected.items():
+        for rule in family.rules:
+            if (words := _match(rule.ours, path)) is not None:
+                bound.append(_bound(rule, path, tuple(shape), words))
+                break
+        else:
+            unknown.append(path)
+    if unknown:
+        raise UserError(f"{family.name} has no place for: {', '.join(unknown)}")
+    return bound
+
+
+def _bound(rule: Rule, path: str, shape: tuple[int, ...], words: dict[str, str]) -> _Bound:
+    patterns = (rule.theirs,) if isinstance(rule.theirs, str) else rule.theirs
+    stacked = "{i}" in patterns[0]
+    layers: Iterable[int] = range(shape[0]) if stacked else (0,)
+    names = tuple(tuple(pattern.format(i=i, **words) for pattern in patterns) for i in layers)
+    return _Bound(path, shape, names, rule, stacked)
+
+
+def _match(pattern: str, path: str) -> dict[str, str] | None:
+    parts = re.split(r"\{(\w+)\}", pattern)
+    regex = "".join(f"(?P<{part}>[A-Za-z0-9]+?)" if i % 2 else re.escape(part) for i, part in enumerate(parts))
+    found = re.fullmatch(regex, path)
+    return None if found is None else found.groupdict()
+
+
+def _squeeze(shape: Sequence[int]) -> tuple[int, ...]:
+    """Scalars come as [] or [1] (logit_scale); both are the same number."""
+    return () if tuple(shape) == (1,) else tuple(shape)
+
+
+def _numbers(state: State, name: str, bound: _Bound) -> np.ndarray:
+    array = state[name].read().astype(np.float32)
+    return array.reshape([1] * len(bound.layout.split("->")[0].split())) if not bound.shape else array

@@ -1,0 +1,131 @@
+"""Reads PyTorch checkpoints (`.pt`, `.pth`, `.bin`) and OpenAI's TorchScript archives without PyTorch.
+
+Both are zip archives: a pickle (see pickle_reader.py) beside raw little-endian storages in data/KEY. The file
+exists because half of the released CLIP weights come in this form.
+"""
+
+import math
+import os
+import zipfile
+from typing import Any
+
+import numpy as np
+
+from vlp_jax.core.errors import UserError
+from vlp_jax.interop.pickle_reader import Module, RawTensor, read_pickle
+from vlp_jax.interop.tensors import DTYPES, Tensor, decode
+
+_WRAPPERS = ("state_dict", "model", "model_state_dict")  # where training scripts put the weights
+_SCALARS = ("input_resolution", "context_length", "vocab_size")  # stored beside the weights by OpenAI
+
+
+def read_torch_file(path: str) -> dict[str, Tensor]:
+    """Returns the state dict of a PyTorch checkpoint; tensors are read when asked.
+
+    A nested `{'state_dict': ...}` is opened and a DataParallel `module.` prefix dropped.
+
+    Raises:
+      UserError: not a zip archive (the format before PyTorch 1.6), damaged, or a pickle that asks for anything but
+        tensors and plain containers; the message names the class.
+    """
+    archive = _Archive(path)
+    content = read_pickle(archive.member("data.pkl"), path, allow_modules=archive.is_torchscript)
+    state = _flatten_module(content) if isinstance(content, Module) else _state_dict(content, path)
+    tensors = {name: archive.tensor(name, raw) for name, raw in state.items()}
+    return {name: tensor for name, tensor in tensors.items() if name not in _SCALARS}
+
+
+def is_torchscript(path: str) -> bool:
+    """Whether the file is a TorchScript archive, the form in which OpenAI released CLIP."""
+    return zipfile.is_zipfile(path) and _Archive(path).is_torchscript
+
+
+class _Archive:
+    """The zip archive: members by their name below the top folder."""
+
+    def __init__(self, path: str):
+        self.path = path
+        try:
+            self.zip = zipfile.ZipFile(path)
+        except zipfile.BadZipFile as error:
+            raise UserError(f"{path}: {_what_else(path)}") from error
+        except OSError as error:
+            raise UserError(f"{path}: cannot be read ({error.strerror})") from error
+        pickles = [name for name in self.zip.namelist() if name.endswith("/data.pkl") and name.count("/") == 1]
+        if len(pickles) != 1:
+            raise UserError(f"{path}: a zip archive, but not a PyTorch checkpoint (no data.pkl)")
+        self.prefix = pickles[0].removesuffix("data.pkl")
+        self.is_torchscript = self.prefix + "constants.pkl" in self.zip.namelist()
+        if self.prefix + "byteorder" in self.zip.namelist() and self.member("byteorder") != b"little":
+            raise UserError(f"{path}: big-endian checkpoints are not read")
+
+    def member(self, name: str) -> bytes:
+        try:
+            info = self.zip.getinfo(self.prefix + name)
+            if info.compress_type != zipfile.ZIP_STORED or info.file_size > os.path.getsize(self.path):
+                raise UserError(f"{self.path}: member {name} is compressed, which PyTorch never writes")
+            return self.zip.read(info)
+        except (KeyError, OSError, EOFError, zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:
+            raise UserError(f"{self.path}: member {name} is missing or damaged ({error})") from error
+
+    def tensor(self, name: str, raw: RawTensor) -> Tensor:
+        """Checks the view against its storage and returns it unread."""
+        storage, count = raw.storage, math.prod(raw.shape)
+        last = raw.offset + sum((n - 1) * s for n, s in zip(raw.shape, raw.stride, strict=True))
+        if count and (last >= storage.numel or count > storage.numel or raw.offset > storage.numel):
+            raise UserError(f"{self.path}: tensor {name} reaches beyond its storage")
+        return Tensor(raw.shape, storage.dtype, lambda: self.read(name, raw))
+
+    def read(self, name: str, raw: RawTensor) -> np.ndarray:
+        storage = raw.storage
+        code, size = DTYPES[storage.dtype]
+        data = self.member("data/" + storage.key)
+        if len(data) < storage.numel * size:
+            raise UserError(f"{self.path}: the storage of tensor {name} is cut short")
+        items = np.frombuffer(data, np.dtype(code))[raw.offset :]
+        if not math.prod(raw.shape):
+            return decode(np.zeros(raw.shape, code), storage.dtype)
+        view = np.lib.stride_tricks.as_strided(items, raw.shape, [s * size for s in raw.stride], writeable=False)
+        return decode(np.ascontiguousarray(view).reshape(raw.shape), storage.dtype)
+
+
+def _what_else(path: str) -> str:
+    with open(path, "rb") as file:
+        start = file.read(16)
+    if start.startswith(b"\x80"):
+        return (
+            "a bare pickle (PyTorch before 1.6 or a plain .pkl), which is not read because it can run code;"
+            " resave it with a current PyTorch or as .safetensors"
+        )
+    return "not a PyTorch checkpoint (no zip archive)"
+
+
+def _state_dict(content: Any, path: str) -> dict[str, RawTensor]:
+    for wrapper in _WRAPPERS:
+        if isinstance(content, dict) and isinstance(content.get(wrapper), dict):
+            content = content[wrapper]
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: holds a {type(content).__name__}, not a state dict")
+    state = {key: value for key, value in content.items() if isinstance(value, RawTensor) and isinstance(key, str)}
+    if not state:
+        raise UserError(f"{path}: holds no tensors")
+    if all(key.startswith("module.") for key in state):
+        state = {key.removeprefix("module."): value for key, value in state.items()}
+    return state
+
+
+def _flatten_module(root: Module) -> dict[str, RawTensor]:
+    """Joins attribute names of nested modules by dots, like PyTorch's own state_dict; iterative and cycle-proof."""
+    state: dict[str, RawTensor] = {}
+    pending, seen = [("", root)], set()
+    while pending:
+        prefix, module = pending.pop()
+        if id(module) in seen:
+            continue
+        seen.add(id(module))
+        for name, value in module.attributes.items():
+            if isinstance(value, RawTensor):
+                state[f"{prefix}{name}"] = value
+            elif isinstance(value, Module):
+                pending.append((f"{prefix}{name}.", value))
+    return state

@@ -1,0 +1,135 @@
+"""Reads and writes safetensors, one file or shards behind an index, trusting no byte of the header.
+
+Format: 8 bytes little-endian length, a JSON header {name: {dtype, shape, data_offsets}}, then the data
+(https://github.com/huggingface/safetensors). The file exists because headers come from strangers: lengths, offsets
+and shapes are checked against the file before anything is allocated, and tensors are read only when asked.
+"""
+
+import json
+import math
+import os
+from typing import Any
+
+import numpy as np
+
+from vlp_jax.core.errors import UserError
+from vlp_jax.interop.tensors import DTYPES, Tensor, decode
+
+MAX_HEADER = 100_000_000  # bytes; the limit of the reference implementation
+
+
+def read_safetensors(path: str) -> dict[str, Tensor]:
+    """Returns {name: Tensor}; only the header is read.
+
+    Raises:
+      UserError: the file cannot be read or its header is malformed; one line that names the file and the tensor.
+    """
+    header, start, size = _header(path)
+    tensors, spans = {}, []
+    for name, entry in header.items():
+        if name == "__metadata__":
+            continue
+        tensors[name], span = _entry(path, name, entry, start, size)
+        spans.append(span)
+    spans = sorted(span for span in spans if span[0] != span[1])
+    for (_, end), (begin, _) in zip(spans, spans[1:], strict=False):
+        if begin < end:
+            raise UserError(f"{path}: malformed safetensors header (tensors overlap)")
+    return tensors
+
+
+def read_sharded(index_path: str) -> dict[str, Tensor]:
+    """Returns the tensors of all shards named by a `*.safetensors.index.json`.
+
+    Raises:
+      UserError: a malformed index, a shard outside the index's folder, a shard or tensor that is missing.
+    """
+    weight_map = read_json(index_path).get("weight_map")
+    if not isinstance(weight_map, dict) or not all(isinstance(v, str) for v in weight_map.values()):
+        raise UserError(f"{index_path}: no weight_map of names to files")
+    folder, tensors = os.path.dirname(index_path), {}
+    for shard in sorted(set(weight_map.values())):
+        if os.path.basename(shard) != shard or not shard.endswith(".safetensors"):
+            raise UserError(f"{index_path}: {shard!r} is not the name of a safetensors file beside the index")
+        tensors.update(read_safetensors(os.path.join(folder, shard)))
+    missing = sorted(set(weight_map) - set(tensors))
+    if missing:
+        raise UserError(f"{index_path}: the shards lack {len(missing)} tensors that it names, first {missing[0]!r}")
+    return tensors
+
+
+def read_json(path: str) -> dict[str, Any]:
+    """Returns the object in a JSON file.
+
+    Raises:
+      UserError: unreadable, or not a JSON object.
+    """
+    try:
+        with open(path, encoding="utf-8") as file:
+            content = json.load(file)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path}: not JSON ({error})") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: not a JSON object")
+    return content
+
+
+def write_safetensors(path: str, arrays: dict[str, np.ndarray], metadata: dict[str, str] | None = None) -> None:
+    """Writes arrays to one file and flushes it to disk."""
+    from safetensors.numpy import save_file
+
+    contiguous = {name: np.require(array, requirements="C") for name, array in arrays.items()}
+    save_file(contiguous, path, metadata=metadata)
+    os.chmod(path, 0o644)
+    with open(path, "rb+") as file:
+        os.fsync(file.fileno())
+
+
+def _header(path: str) -> tuple[dict[str, Any], int, int]:
+    """Returns (header, offset of the data, size of the file)."""
+    try:
+        size = os.path.getsize(path)
+        with open(path, "rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            if size < 8 or length > min(MAX_HEADER, size - 8):
+                raise UserError(f"{path}: malformed safetensors header (length {length} in a file of {size} bytes)")
+            header = json.loads(file.read(length).decode("utf-8"))
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path}: malformed safetensors header ({error})") from error
+    if not isinstance(header, dict):
+        raise UserError(f"{path}: malformed safetensors header (not an object)")
+    return header, 8 + length, size
+
+
+def _entry(path: str, name: str, entry: Any, start: int, size: int) -> tuple[Tensor, tuple[int, int]]:
+    """Checks one tensor's entry; returns it unread with its span in bytes."""
+
+    def wrong(reason: str) -> UserError:
+        return UserError(f"{path}: malformed safetensors header (tensor {name!r}: {reason})")
+
+    if not isinstance(entry, dict) or not {"dtype", "shape", "data_offsets"} <= set(entry):
+        raise wrong("needs dtype, shape and data_offsets")
+    dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
+    if not isinstance(dtype, str) or dtype not in DTYPES:
+        raise wrong(f"dtype {dtype!r} is not read; valid: {', '.join(DTYPES)}")
+    for numbers in (shape, offsets):
+        if not isinstance(numbers, list) or any(type(n) is not int or not 0 <= n < 1 << 48 for n in numbers):
+            raise wrong("shape and data_offsets must be lists of whole numbers")
+    if len(offsets) != 2 or len(shape) > 32:
+        raise wrong("two data_offsets and at most 32 axes")
+    begin, end = offsets
+    if end - begin != math.prod(shape) * DTYPES[dtype][1] or start + end > size:
+        raise wrong(f"{end - begin} bytes at {begin} do not fit shape {shape} {dtype} or the file")
+    return Tensor(tuple(shape), dtype, lambda: _read(path, start + begin, tuple(shape), dtype)), (begin, end)
+
+
+def _read(path: str, offset: int, shape: tuple[int, ...], dtype: str) -> np.ndarray:
+    code, _ = DTYPES[dtype]
+    items = np.fromfile(path, code, count=math.prod(shape), offset=offset)
+    if items.size != math.prod(shape):
+        raise UserError(f"{path}: cut short while it was read")
+    return decode(items.reshape(shape), dtype)

@@ -1,0 +1,1 @@
+"""Training methods: one file per method under one contract (base.py)."""

@@ -1,0 +1,1 @@
+"""Networks: no losses, no optimisers."""

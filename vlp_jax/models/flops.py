@@ -1,0 +1,49 @@
+"""Model FLOPs of a forward pass by formula: 2 x multiply-adds, attention included, recompute never counted.
+
+An encoder of L blocks over N tokens costs L (2 N (4 D H K + 2 D F) + 4 N^2 H K). The file exists because compiler cost
+analyses count a loop body once; MFU and roofline figures need the formula.
+"""
+
+import flax.linen as nn
+
+from vlp_jax.models.resnet import ModifiedResNet
+from vlp_jax.nn.transformer import StackConfig
+
+
+def stack_flops(config: StackConfig, tokens: int) -> float:
+    """Forward FLOPs of a stack of blocks over `tokens` tokens of one example."""
+    inner = config.num_heads * (config.head_dim or config.width // config.num_heads)
+    linear = 2 * tokens * (4 * config.width * inner + 2 * config.width * config.hidden)
+    return config.num_layers * (linear + 4 * tokens**2 * inner)
+
+
+def _resnet_flops(net: ModifiedResNet) -> float:
+    side, total, channels = net.image_size // 2, 0.0, 3
+    for features in (net.width // 2, net.width // 2, net.width):
+        total += 2 * side**2 * 9 * channels * features
+        channels = features
+    side //= 2
+    for stage, count in enumerate(net.layers):
+        planes = net.width * 2**stage
+        for index in range(count):
+            out_side = side // (2 if stage and not index else 1)
+            total += 2 * side**2 * (channels * planes + 9 * planes**2) + 2 * out_side**2 * 4 * planes**2
+            if not index:
+                total += 2 * out_side**2 * channels * 4 * planes
+            channels, side = 4 * planes, out_side
+    tokens = side**2 + 1
+    return total + 2 * channels * (2 * tokens + 1) * channels + 2 * channels * net.embed_dim
+
+
+def tower_flops(tower: nn.Module) -> float:
+    """Forward FLOPs of one picture or one text of full length through a tower of models/towers.py."""
+    if isinstance(tower, ModifiedResNet):
+        return _resnet_flops(tower)
+    config = tower.stack_config()
+    head = 2 * tower.width * tower.embed_dim
+    if hasattr(tower, "context_length"):
+        return stack_flops(config, tower.context_length) + head
+    patches = (tower.image_size // tower.patch_size) ** 2
+    kept = max(1, int(patches * (1 - tower.patch_dropout)))
+    embed = 2 * patches * 3 * tower.patch_size**2 * tower.width
+    return stack_flops(config, kept + (tower.pool == "cls")) + embed + head

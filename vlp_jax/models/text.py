@@ -1,0 +1,95 @@
+"""Text Transformer of CLIP (arXiv:2103.00020) and SigLIP (arXiv:2303.15343).
+
+The file exists as the one text encoder of the dual-encoder methods.
+"""
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from vlp_jax.core import rng as rngs
+from vlp_jax.core.errors import UserError
+from vlp_jax.core.types import Array
+from vlp_jax.nn.pooling import pool_text
+from vlp_jax.nn.precision import DTYPES
+from vlp_jax.nn.transformer import LayerNorm, StackConfig, run_blocks
+
+
+class TextTransformer(nn.Module):
+    """Token ids [B, T] to an embedding [B, E].
+
+    Attributes:
+      vocab_size, context_length: V and the longest T.
+      width, num_layers, num_heads: D, L and H.
+      embed_dim: E of the final projection; 0 leaves the pooled D-vector.
+      causal: additive causal mask (CLIP); False sees the whole text, padding included (SigLIP).
+      pool: see nn/pooling.py.
+      head_bias: bias of the projection (SigLIP).
+      The others: see nn/transformer.py StackConfig.
+    """
+
+    vocab_size: int = 49408
+    context_length: int = 77
+    width: int = 512
+    num_layers: int = 12
+    num_heads: int = 8
+    embed_dim: int = 0
+    mlp_ratio: float = 4.0
+    causal: bool = True
+    pool: str = "argmax"
+    head_bias: bool = False
+    activation: str = "gelu"
+    norm_eps: float = 1e-5
+    weight_init: str = "clip"
+    dropout: float = 0.0
+    dtype: str = "float32"
+    remat: str = "none"
+    unroll: bool = False
+
+    def stack_config(self) -> StackConfig:
+        """The transformer body's sizes."""
+        return StackConfig(
+            width=self.width,
+            num_layers=self.num_layers,
+            num_heads=self.num_heads,
+            hidden=int(self.width * self.mlp_ratio),
+            activation=self.activation,
+            norm_eps=self.norm_eps,
+            init=self.weight_init,
+            dropout=self.dropout,
+            dtype=self.dtype,
+            remat=self.remat,
+            unroll=self.unroll,
+        )
+
+    @nn.compact
+    def __call__(self, ids: Array, rng: Array | None = None) -> tuple[Array, dict[str, Array]]:
+        """Runs the tower.
+
+        Args:
+          ids: int32[B, T], T <= context_length, 0 <= id < vocab_size (checked where texts are tokenised).
+          rng: key[B] for dropout; None is deterministic.
+
+        Returns:
+          (embedding float32[B, E], {"tokens": [B, T, D] after the last norm, "pooled": float32[B, D]}).
+
+        Raises:
+          UserError: T exceeds context_length.
+        """
+        length = ids.shape[1]
+        if length > self.context_length:
+            raise UserError(f"texts of {length} tokens but the text tower takes context_length={self.context_length}")
+        dtype = DTYPES[self.dtype]
+        x = nn.Embed(
+            self.vocab_size, self.width, dtype=dtype, embedding_init=nn.initializers.normal(0.02), name="token_embed"
+        )(ids)  # [B, T, D]
+        pos = self.param("pos_embed", nn.initializers.normal(0.01), (self.context_length, self.width))
+        x = x + pos[:length].astype(dtype)
+        mask = jnp.tril(jnp.ones((length, length), bool)) if self.causal else None
+        x = run_blocks(self.stack_config(), x, mask, rngs.fold(rng, "blocks"))
+        tokens = LayerNorm(self.norm_eps, dtype, name="norm_post")(x)
+        pooled = pool_text(tokens, ids, self.pool).astype(jnp.float32)
+        out = {"tokens": tokens, "pooled": pooled}
+        if not self.embed_dim:
+            return pooled, out
+        scale = nn.initializers.normal(self.width**-0.5)
+        return nn.Dense(self.embed_dim, use_bias=self.head_bias, kernel_init=scale, name="head")(pooled), out

@@ -1,0 +1,130 @@
+"""Vision Transformer (arXiv:2010.11929) with the switches of CLIP, SigLIP and big_vision.
+
+The file exists as the one image transformer of the package; the released sizes are in clip_archs.py.
+"""
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from vlp_jax.core import rng as rngs
+from vlp_jax.core.errors import UserError, nearest
+from vlp_jax.core.types import Array
+from vlp_jax.nn.dropout import patch_dropout
+from vlp_jax.nn.patches import PatchEmbed
+from vlp_jax.nn.pooling import AttentionPool
+from vlp_jax.nn.precision import DTYPES
+from vlp_jax.nn.transformer import LayerNorm, StackConfig, run_blocks
+
+POOLS = ("cls", "gap", "map", "none")
+
+
+class ViT(nn.Module):
+    """Pictures [B, H, W, 3] to an embedding [B, E].
+
+    Attributes:
+      image_size, patch_size: side of the input and of a patch, pixels.
+      width, num_layers: D and L.
+      head_width: K; heads = width / head_width.
+      mlp_ratio: MLP hidden width = int(width * mlp_ratio).
+      embed_dim: E of the final projection; 0 leaves the pooled D-vector.
+      pool: `cls` (with class token), `gap` (mean over patches), `map` (attention pooling), `none` (all tokens).
+      pre_norm: LayerNorm before the blocks (CLIP has it, SigLIP and MAE have not).
+      conv_bias, head_bias: biases of patch embedding and projection.
+      patch_dropout: fraction of patches dropped in training (FLIP).
+      The others: see nn/transformer.py StackConfig.
+    """
+
+    image_size: int
+    patch_size: int
+    width: int
+    num_layers: int
+    embed_dim: int = 0
+    head_width: int = 64
+    mlp_ratio: float = 4.0
+    pool: str = "cls"
+    pre_norm: bool = True
+    conv_bias: bool = False
+    head_bias: bool = False
+    patch_dropout: float = 0.0
+    activation: str = "gelu"
+    norm_eps: float = 1e-5
+    weight_init: str = "torch"
+    dropout: float = 0.0
+    drop_path: float = 0.0
+    dtype: str = "float32"
+    remat: str = "none"
+    unroll: bool = False
+
+    def stack_config(self) -> StackConfig:
+        """The transformer body's sizes."""
+        return StackConfig(
+            width=self.width,
+            num_layers=self.num_layers,
+            num_heads=self.width // self.head_width,
+            head_dim=self.head_width,
+            hidden=int(self.width * self.mlp_ratio),
+            activation=self.activation,
+            norm_eps=self.norm_eps,
+            init=self.weight_init,
+            dropout=self.dropout,
+            drop_path=self.drop_path,
+            dtype=self.dtype,
+            remat=self.remat,
+            unroll=self.unroll,
+        )
+
+    @nn.compact
+    def __call__(self, images: Array, rng: Array | None = None) -> tuple[Array, dict[str, Array]]:
+        """Runs the tower.
+
+        Args:
+          images: float[B, H, W, 3], normalised.
+          rng: key[B] for dropout and patch dropout; None is deterministic.
+
+        Returns:
+          (embedding float32[B, E], {"tokens": [B, N, D] before the last norm, "pooled": float32[B, D]}).
+
+        Raises:
+          UserError: pictures of another size than the position embeddings, or an unknown pool.
+        """
+        if images.shape[1] != self.image_size or images.shape[2] != self.image_size:
+            got = f"{images.shape[1]}x{images.shape[2]}"
+            raise UserError(f"pictures are {got} but the image tower takes image_size={self.image_size}")
+        if self.pool not in POOLS:
+            raise UserError(f"image.pool: unknown {self.pool!r}{nearest(self.pool, POOLS)}")
+        x = self._embed(images, rng)  # [B, N, D]
+        if self.pre_norm:
+            x = LayerNorm(self.norm_eps, DTYPES[self.dtype], name="norm_pre")(x)
+        tokens = run_blocks(self.stack_config(), x, None, rngs.fold(rng, "blocks"))
+        pooled = self._pool(tokens).astype(jnp.float32)
+        out = {"tokens": tokens, "pooled": pooled}
+        if not self.embed_dim:
+            return pooled, out
+        scale = nn.initializers.normal(self.width**-0.5)
+        head = nn.Dense(self.embed_dim, use_bias=self.head_bias, kernel_init=scale, name="head")
+        return head(pooled), out
+
+    def _embed(self, images: Array, rng: Array | None) -> Array:
+        dtype = DTYPES[self.dtype]
+        x = PatchEmbed(self.width, self.patch_size, self.conv_bias, dtype, name="patch_embed")(images)
+        scale = nn.initializers.normal(self.width**-0.5)
+        has_cls = self.pool == "cls"
+        pos = self.param("pos_embed", scale, (x.shape[1] + has_cls, self.width)).astype(dtype)
+        x = patch_dropout(x + pos[has_cls:], self.patch_dropout, rngs.fold(rng, "patch_dropout"))
+        if not has_cls:
+            return x
+        cls = self.param("cls_token", scale, (self.width,)).astype(dtype) + pos[0]
+        return jnp.concatenate([jnp.broadcast_to(cls, (x.shape[0], 1, self.width)), x], axis=1)
+
+    def _pool(self, tokens: Array) -> Array:
+        norm = LayerNorm(self.norm_eps, DTYPES[self.dtype], name="norm_post")
+        if self.pool == "cls":
+            return norm(tokens[:, 0])  # equals pooling the normalised tokens, at 1/N of the cost
+        tokens = norm(tokens)
+        if self.pool == "gap":
+            return tokens.mean(1)
+        if self.pool == "map":
+            config = self.stack_config()
+            sizes = (config.num_heads, config.hidden, self.activation, self.norm_eps, DTYPES[self.dtype])
+            return AttentionPool(*sizes, name="pool")(tokens)
+        return tokens

@@ -1,0 +1,72 @@
+"""Weight initialisation of transformer blocks, by name.
+
+`clip` is the text tower of openai/CLIP (`initialize_parameters`), `torch` is what its image tower is left at
+(framework defaults), `xavier` is the ViT of big_vision and MAE. The file exists because a tower initialised with
+another tower's rule trains, only worse.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable
+
+import jax
+from jax.nn import initializers as jinit
+
+from vlp_jax.core.errors import UserError, nearest
+
+Init = Callable[..., jax.Array]
+
+
+@dataclasses.dataclass(frozen=True)
+class BlockInit:
+    """Initialisers of one block; kernels take [in..., out...] shapes with the stated flattening."""
+
+    qkv: Init
+    out: Init
+    fc1: Init
+    fc2: Init
+    fc1_bias: Init = jinit.zeros
+    fc2_bias: Init = jinit.zeros
+
+
+def uniform(bound: float) -> Init:
+    """U(-bound, bound)."""
+    return lambda key, shape, dtype="float32": jax.random.uniform(key, shape, dtype, -bound, bound)
+
+
+def _clip(width: int, hidden: int, layers: int) -> BlockInit:
+    del hidden
+    residual = jinit.normal(width**-0.5 * (2 * layers) ** -0.5)
+    return BlockInit(
+        qkv=jinit.normal(width**-0.5), out=residual, fc1=jinit.normal((2 * width) ** -0.5), fc2=residual
+    )
+
+
+def _torch(width: int, hidden: int, layers: int) -> BlockInit:
+    del layers
+    wide, narrow = uniform(width**-0.5), uniform(hidden**-0.5)
+    # Xavier-uniform over the fused [width, 3 width] projection, as torch.nn.MultiheadAttention.
+    return BlockInit(
+        qkv=uniform(math.sqrt(6 / (4 * width))), out=wide, fc1=wide, fc2=narrow, fc1_bias=wide, fc2_bias=narrow
+    )
+
+
+def _xavier(width: int, hidden: int, layers: int) -> BlockInit:
+    del layers
+    square, tall = uniform(math.sqrt(6 / (2 * width))), uniform(math.sqrt(6 / (width + hidden)))
+    bias = jinit.normal(1e-6)
+    return BlockInit(qkv=square, out=square, fc1=tall, fc2=tall, fc1_bias=bias, fc2_bias=bias)
+
+
+_RULES = {"clip": _clip, "torch": _torch, "xavier": _xavier}
+
+
+def block_init(name: str, width: int, hidden: int, layers: int) -> BlockInit:
+    """Returns the initialisers of a block of the given sizes.
+
+    Raises:
+      UserError: an unknown name.
+    """
+    if name not in _RULES:
+        raise UserError(f"init: unknown {name!r}{nearest(name, _RULES)}")
+    return _RULES[name](width, hidden, layers)

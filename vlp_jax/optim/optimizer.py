@@ -1,0 +1,155 @@
+"""Optimisers from config: an optax direction, decoupled decay by path, then the learning rate of the step.
+
+The learning rate is applied outside optax as a function of the step, so a skipped update cannot shift the schedule.
+Weights are stacked per layer, so masks and multipliers go by path, never by number of axes. The file exists as that one
+place.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+import optax
+
+from vlp_jax.core.errors import UserError, nearest
+from vlp_jax.core.pytree import map_with_path, matches
+from vlp_jax.core.schema import build
+
+# Gains, biases, temperature and the class token: everything with at most one axis per layer (clip.md 4.2).
+NO_DECAY = (r"(.*/)?(bias|scale|cls_token|probe|logit_scale|logit_bias)",)
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimConfig:
+    """The config's `optim`.
+
+    Attributes:
+      name: adamw, lion, adafactor, lars, lamb or sgd.
+      lr: peak learning rate; schedule: see schedules.py; lr_final: floor as a share of the peak.
+      warmup_steps, warmup_examples, warmup_epochs: the last non-zero one counts.
+      b1, b2, eps, momentum: of the chosen rule (momentum for sgd and lars).
+      weight_decay: decoupled; no_decay: path regexes that are left out.
+      clip_norm: global gradient norm; 0 is off.
+      layer_decay: lr factor per layer from the head down (1 is off).
+      lr_groups: (path regex, factor) pairs, the first match counts.
+      mu_dtype: dtype of the first moment.
+    """
+
+    name: str = "adamw"
+    lr: float = 1e-3
+    schedule: str = "cosine"
+    lr_final: float = 0.0
+    warmup_steps: int = 0
+    warmup_examples: int = 0
+    warmup_epochs: float = 0.0
+    b1: float = 0.9
+    b2: float = 0.999
+    eps: float = 1e-8
+    momentum: float = 0.9
+    weight_decay: float = 0.0
+    no_decay: tuple[str, ...] = NO_DECAY
+    clip_norm: float = 1.0
+    layer_decay: float = 1.0
+    lr_groups: tuple[tuple[str, float], ...] = ()
+    mu_dtype: str = "float32"
+
+
+def _adafactor(c: OptimConfig) -> optax.GradientTransformation:
+    # big_vision's variant (arXiv:2106.04560 3.4): factored second moment, no relative step, bfloat16-able momentum.
+    second = optax.scale_by_factored_rms(decay_rate=0.8, min_dim_size_to_factor=32)
+    return optax.chain(second, optax.clip_by_block_rms(1.0), optax.ema(c.b1, debias=False, accumulator_dtype=c.mu_dtype))
+
+
+DIRECTIONS: dict[str, Callable[[OptimConfig], optax.GradientTransformation]] = {
+    "adamw": lambda c: optax.scale_by_adam(c.b1, c.b2, c.eps, mu_dtype=c.mu_dtype),
+    "lion": lambda c: optax.scale_by_lion(c.b1, c.b2, mu_dtype=c.mu_dtype),
+    "adafactor": _adafactor,
+    "lamb": lambda c: optax.scale_by_adam(c.b1, c.b2, c.eps, mu_dtype=c.mu_dtype),
+    "lars": lambda c: optax.identity(),
+    "sgd": lambda c: optax.trace(c.momentum),
+}
+
+
+def _decay_mask(no_decay: tuple[str, ...]) -> Callable[[Any], Any]:
+    return lambda params: map_with_path(lambda path, _: not matches(path, no_decay), params)
+
+
+def make_optimizer(config: Mapping[str, Any]) -> optax.GradientTransformation:
+    """Returns the transformation from gradients to a direction; the caller multiplies it by -lr(step).
+
+    Order: clip, direction, decay, trust ratio (LARS and LAMB: decayed leaves only; the others use ratio 1).
+
+    Raises:
+      UserError: unknown name or key.
+    """
+    c = build(OptimConfig, config, "optim")
+    if c.name not in DIRECTIONS:
+        raise UserError(f"optim.name: unknown {c.name!r}{nearest(c.name, DIRECTIONS)}")
+    mask = _decay_mask(c.no_decay)
+    steps = [optax.clip_by_global_norm(c.clip_norm)] if c.clip_norm else []
+    steps.append(DIRECTIONS[c.name](c))
+    steps.append(optax.add_decayed_weights(c.weight_decay, mask))
+    if c.name in ("lars", "lamb"):
+        coefficient = 0.001 if c.name == "lars" else 1.0  # arXiv:1708.03888, arXiv:1904.00962
+        ratio = optax.scale_by_trust_ratio(trust_coefficient=coefficient)
+        steps.append(optax.masked(_per_layer(ratio), mask))
+    if c.name == "lars":
+        steps.append(optax.trace(c.momentum))
+    return optax.chain(*steps)
+
+
+def _per_layer(ratio: optax.GradientTransformation) -> optax.GradientTransformation:
+    """Applies a per-tensor rule to each layer of a stacked leaf (path .../blocks/...) on its own."""
+
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+        def one(path: str, u: jax.Array, p: jax.Array) -> jax.Array:
+            rule = lambda u, p: ratio.update(u, state, p)[0]  # noqa: E731
+            return jax.vmap(rule)(u, p) if "blocks/" in path and u.ndim else rule(u, p)
+
+        return map_with_path_pair(one, updates, params), state
+
+    return optax.GradientTransformation(ratio.init, update)
+
+
+def map_with_path_pair(fn: Callable[..., Any], tree: Any, other: Any) -> Any:
+    """Maps fn(path, leaf, other's leaf)."""
+    flat = {}
+    map_with_path(lambda path, leaf: flat.setdefault(path, leaf), other)
+    return map_with_path(lambda path, leaf: fn(path, leaf, flat[path]), tree)
+
+
+def lr_factors(config: Mapping[str, Any], params: Any) -> Any:
+    """Per-leaf learning-rate factors from `lr_groups` and `layer_decay`; leaves broadcast against the parameters.
+
+    Layer decay d gives block l of L the factor d^(L - l), embeddings d^(L + 1), everything after the blocks 1
+    (BEiT, arXiv:2106.08254; MAE's fine-tuning).
+    """
+    c = build(OptimConfig, config, "optim")
+
+    def factor(path: str, leaf: jax.Array) -> np.ndarray | float:
+        group = next((value for pattern, value in c.lr_groups if matches(path, (pattern,))), 1.0)
+        return group * _layer_factor(path, leaf.shape, c.layer_decay, depths)
+
+    depths: dict[str, int] = {}
+    if c.layer_decay != 1.0:
+        map_with_path(lambda path, leaf: _note_depth(depths, path, leaf.shape), params)
+    return map_with_path(factor, params)
+
+
+def _note_depth(depths: dict[str, int], path: str, shape: tuple[int, ...]) -> None:
+    if "blocks/" in path:
+        depths[path.split("blocks/")[0]] = shape[0]
+
+
+def _layer_factor(path: str, shape: tuple[int, ...], decay: float, depths: dict[str, int]) -> np.ndarray | float:
+    tower = next((tower for tower in depths if path.startswith(tower)), None)
+    if tower is None:
+        return 1.0
+    layers, rest = depths[tower], path[len(tower) :]
+    if rest.startswith("blocks/"):
+        powers = np.float32(decay) ** np.arange(layers, 0, -1, dtype=np.float32)
+        return powers.reshape((layers,) + (1,) * (len(shape) - 1))
+    before = rest.startswith(("patch_embed", "token_embed", "pos_embed", "cls_token", "norm_pre"))
+    return decay ** (layers + 1) if before else 1.0

@@ -1,0 +1,1 @@
+"""Meshes, sharding rules and collectives: the only place that knows devices."""

@@ -1,0 +1,226 @@
+"""Checkpoints of the train state: orbax, asynchronous and atomic, with a digest of every file.
+
+A step counts as complete once its files are committed and their digests are written; a torn one is never listed. A
+restore reads the arrays and checks the digests at the same time, so damage is found before the first step and the file is
+named. The file exists as the one thin layer over orbax's v1 interface.
+"""
+
+import concurrent.futures
+import json
+import logging
+import os
+import threading
+import zlib
+from pathlib import Path
+from typing import Any
+
+import jax
+import orbax.checkpoint.experimental.v1 as ocp
+
+from vlp_jax.core.errors import RunError, UserError
+from vlp_jax.core.pytree import flatten
+
+log = logging.getLogger(__name__)
+_CHUNK = 1 << 22
+
+
+def _context() -> ocp.Context:
+    context = ocp.Context()
+    context.array.saving.use_compression = False  # float32 weights hardly compress; zstd would halve the speed
+    return context
+
+
+def file_digest(path: Path) -> dict[str, int]:
+    """Returns {bytes, crc32} of a file."""
+    value, size = 0, 0
+    with open(path, "rb", buffering=0) as file:
+        while chunk := file.read(_CHUNK):
+            value, size = zlib.crc32(chunk, value), size + len(chunk)
+    return {"bytes": size, "crc32": value}
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if path.is_file())
+
+
+class Checkpoints:
+    """The checkpoints of one run under FOLDER: `FOLDER/STEP/` and `FOLDER/digests/STEP.json`."""
+
+    def __init__(self, folder: str | os.PathLike, keep: int = 3, keep_every: int = 0):
+        """Opens or creates the folder and removes what torn saves left behind.
+
+        Args:
+          folder: where checkpoints live.
+          keep: how many of the newest steps stay.
+          keep_every: steps that are a multiple of this stay for ever; 0 is off.
+        """
+        self.folder = Path(folder).absolute()
+        self._keep, self._keep_every = max(1, keep), keep_every
+        self._thread: threading.Thread | None = None
+        self._error: BaseException | None = None
+        self._main = jax.process_index() == 0
+        if self._main:
+            (self.folder / "digests").mkdir(parents=True, exist_ok=True)
+
+    def steps(self) -> list[int]:
+        """Complete steps, ascending. A committed step without digests was interrupted; it is logged and left out."""
+        found = [int(p.name) for p in self.folder.glob("*") if p.name.isdigit()] if self.folder.is_dir() else []
+        complete = [step for step in found if self._digest_file(step).is_file()]
+        for step in sorted(set(found) - set(complete)):
+            log.warning("checkpoint %s/%d is incomplete (interrupted save), ignored", self.folder, step)
+        return sorted(complete)
+
+    def save(self, step: int, state: Any) -> None:
+        """Starts an asynchronous save; returns once the arrays are copied off the device.
+
+        Raises:
+          RunError: the previous save failed (disk full, permissions).
+        """
+        self.wait()
+        try:
+            with _context():
+                response = ocp.save_pytree_async(self.folder / str(step), state, overwrite=True)
+        except Exception as error:
+            raise self._failure(step, error) from error
+        self._thread = threading.Thread(target=self._finish, args=(step, response), name="checkpoint", daemon=True)
+        self._thread.start()
+
+    def wait(self) -> None:
+        """Blocks until the running save is complete.
+
+        Raises:
+          RunError: that save failed; older checkpoints are untouched.
+        """
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+        if self._error is not None:
+            error, self._error = self._error, None
+            raise error
+
+    def restore(self, abstract: Any, step: int | None = None, compare: bool = True) -> Any:
+        """Loads a step into the shapes, dtypes and shardings of `abstract` (ShapeDtypeStructs with shardings).
+
+        Args:
+          abstract: the tree to fill.
+          step: which one; None is the newest complete one.
+          compare: refuse a checkpoint whose tree differs from `abstract`.
+
+        Raises:
+          UserError: no such step, or a tree of another shape (one message lists every difference).
+          RunError: a damaged file, named.
+        """
+        steps = self.steps()
+        if not steps or (step is not None and step not in steps):
+            raise UserError(f"{self.folder}: no complete checkpoint of step {step}; complete: {steps}")
+        step = steps[-1] if step is None else step
+        with concurrent.futures.ThreadPoolExecutor(2) as pool:
+            checks = [pool.submit(_check_file, path, digest) for path, digest in self._expected(step)]
+            problem: Exception | None = None
+            try:
+                state = self._load(step, abstract, compare)
+            except Exception as error:
+                problem = error
+            for check in checks:
+                check.result()  # a damaged file is the better explanation, so it is raised first
+        if problem is not None:
+            raise problem
+        return state
+
+    def restore_model(self, sharding: jax.sharding.Sharding, step: int | None = None) -> tuple[int, dict[str, Any]]:
+        """Loads what evaluation needs: params, frozen, ema and extra, every leaf under `sharding`.
+
+        Returns:
+          (step, {params, frozen, ema, extra}).
+
+        Raises:
+          UserError: no complete checkpoint. RunError: a damaged file, named.
+        """
+        steps = self.steps()
+        step = steps[-1] if step is None and steps else step
+        if step not in steps:
+            raise UserError(f"{self.folder}: no complete checkpoint of step {step}; complete: {steps}")
+        with _context():
+            saved = ocp.pytree_metadata(self.folder / str(step)).metadata
+
+        def wanted(leaf: Any) -> jax.ShapeDtypeStruct:
+            return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+
+        names = ("params", "frozen", "ema", "extra")
+        skip = lambda tree: jax.tree.map(lambda _: ocp.PLACEHOLDER, tree)  # noqa: E731
+        abstract = {
+            name: jax.tree.map(wanted, tree) if name in names else skip(tree) for name, tree in saved.items()
+        }
+        loaded = self.restore(abstract, step, compare=False)
+        return step, {name: loaded[name] for name in names}
+
+    def _load(self, step: int, abstract: Any, compare: bool) -> Any:
+        with _context():
+            if compare:
+                self._compare(step, abstract)
+            try:
+                return ocp.load_pytree(self.folder / str(step), abstract)
+            except Exception as error:
+                raise RunError(f"{self.folder / str(step)}: cannot be restored: {_one_line(error)}") from error
+
+    def _compare(self, step: int, abstract: Any) -> None:
+        saved = flatten(ocp.pytree_metadata(self.folder / str(step)).metadata)
+        wanted = flatten(abstract)
+        lines = [f"missing {path}" for path in wanted if path not in saved]
+        lines += [f"unexpected {path}" for path in saved if path not in wanted]
+        for path in wanted.keys() & saved.keys():
+            have, want = saved[path], wanted[path]
+            if tuple(have.shape) != tuple(want.shape) or have.dtype != want.dtype:
+                lines.append(f"{path} is {have.dtype}{list(have.shape)}, needs {want.dtype}{list(want.shape)}")
+        if lines:
+            raise UserError(f"{self.folder / str(step)} is of another model: " + "; ".join(sorted(lines)))
+
+    def _expected(self, step: int) -> list[tuple[Path, dict[str, int]]]:
+        table = json.loads(self._digest_file(step).read_text())
+        return [(self.folder / str(step) / name, digest) for name, digest in table.items()]
+
+    def _finish(self, step: int, response: Any) -> None:
+        try:
+            response.result()
+            if self._main:
+                self._write_digests(step)
+                self._prune()
+        except BaseException as error:
+            self._error = self._failure(step, error)
+
+    def _write_digests(self, step: int) -> None:
+        folder = self.folder / str(step)
+        table = {str(path.relative_to(folder)): file_digest(path) for path in _files(folder)}
+        target = self._digest_file(step)
+        partial = target.with_suffix(".tmp")
+        with open(partial, "w") as file:
+            json.dump(table, file)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(target)
+
+    def _prune(self) -> None:
+        for step in self.steps()[: -self._keep]:
+            if not self._keep_every or step % self._keep_every:
+                self._digest_file(step).unlink()
+                ocp.delete(self.folder / str(step))
+
+    def _digest_file(self, step: int) -> Path:
+        return self.folder / "digests" / f"{step}.json"
+
+    def _failure(self, step: int, error: BaseException) -> RunError:
+        return RunError(f"{self.folder / str(step)}: checkpoint could not be saved: {_one_line(error)}")
+
+
+def _check_file(path: Path, expected: dict[str, int]) -> None:
+    hint = "delete this step's folder or pass --step=OLDER to go on from an older checkpoint"
+    if not path.is_file():
+        raise RunError(f"{path}: file of a complete checkpoint is missing; {hint}")
+    found = file_digest(path)
+    if found != expected:
+        raise RunError(f"{path}: damaged, {found} does not match {expected} at save time; {hint}")
+
+
+def _one_line(error: BaseException) -> str:
+    text = str(error).strip() or type(error).__name__
+    return text.splitlines()[0][:300]

@@ -1,0 +1,90 @@
+"""Runs the evaluators of a config against parameters, during training and from `eval`.
+
+The same jitted, sharded functions serve both. The file exists because evaluators never see models and methods never see
+evaluators.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from vlp_jax.core.errors import UserError
+from vlp_jax.core.types import Array, Extra, HostBatch, Params
+from vlp_jax.data.device import to_device
+from vlp_jax.evals.base import EvalContext, EvalFn, Evaluator, Result, make_evaluator
+from vlp_jax.methods.base import Method
+from vlp_jax.parallel.mesh import BATCH_AXES, batch_sharding, replicated
+
+
+def make_evaluators(
+    configs: Mapping[str, Mapping[str, Any]], context: EvalContext, method: Method
+) -> dict[str, Evaluator]:
+    """Builds every evaluator of `config.evals`: {name: {type: retrieval, ...}}; the type defaults to the name.
+
+    Raises:
+      UserError: unknown type or key, or a method that lacks a function the evaluator needs.
+    """
+    found = {}
+    offered = method.eval_fns()
+    for name, config in configs.items():
+        config = dict(config)
+        evaluator = make_evaluator(config.pop("type", name), config, context)
+        lacking = [need for need in evaluator.requires if need not in offered]
+        if lacking:
+            raise UserError(f"evals.{name}: needs {lacking} but {type(method).__name__} offers {sorted(offered)}")
+        found[name] = evaluator
+    return found
+
+
+class Embedder:
+    """The method's evaluation functions, compiled once per function and batch shape."""
+
+    def __init__(self, method: Method, mesh: Mesh):
+        self._mesh = mesh
+        self._fns = {name: self._compile(fn) for name, fn in method.eval_fns().items()}
+
+    def _compile(self, fn: Any) -> Any:
+        def run(params: Params, extra: Extra, batch: dict[str, Array]) -> tuple[Array, Array]:
+            index = batch["index"]
+            rows = fn(params, extra, {name: value for name, value in batch.items() if name != "index"})
+            return rows.astype(jnp.float32), index
+
+        whole = replicated(self._mesh)
+        return jax.jit(run, out_shardings=(whole, whole))
+
+    def bind(self, params: Params, extra: Extra) -> dict[str, EvalFn]:
+        """Functions from a host-local padded batch to (rows float32[B, D], index int32[B]) on every host."""
+
+        def bound(fn: Any) -> EvalFn:
+            def call(batch: HostBatch) -> tuple[np.ndarray, np.ndarray]:
+                with jax.set_mesh(self._mesh):
+                    rows, index = fn(params, extra, to_device(batch, batch_sharding(self._mesh)))
+                return np.asarray(rows), np.asarray(index)
+
+            return call
+
+        return {name: bound(fn) for name, fn in self._fns.items()}
+
+
+def eval_batch_size(wanted: int, mesh: Mesh) -> int:
+    """The smallest multiple of the batch devices that is at least `wanted`."""
+    ways = int(np.prod([mesh.shape[axis] for axis in BATCH_AXES]))
+    return -(-wanted // ways) * ways
+
+
+def run_evaluators(evaluators: Mapping[str, Evaluator], fns: Mapping[str, EvalFn]) -> dict[str, Result]:
+    """{name: Result} of every evaluator."""
+    return {name: evaluator(fns) for name, evaluator in evaluators.items()}
+
+
+def scalars(results: Mapping[str, Result]) -> dict[str, float]:
+    """{eval/NAME/METRIC: value} for the metrics log."""
+    return {
+        f"eval/{name}/{metric}": float(value)
+        for name, result in results.items()
+        for metric, value in result.metrics.items()
+    }

@@ -1,0 +1,149 @@
+"""The one training loop. Its order is a contract and never changes (design section 4):
+
+restore -> evaluate the old state when due -> checkpoint when due (state; the data position is the step) -> next batch ->
+dispatch -> log the previous step's metrics -> ... -> final evaluation -> final checkpoint, waited for.
+
+Nothing in the step waits for the host: metrics are read one step late. The file exists as the only loop of the package.
+"""
+
+import logging
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+
+from vlp_jax.core.errors import RunError
+from vlp_jax.data.device import DeviceFeed
+from vlp_jax.evals.base import Result
+from vlp_jax.parallel.mesh import batch_sharding
+from vlp_jax.train.checkpoint import Checkpoints
+from vlp_jax.train.evaluate import run_evaluators, scalars
+from vlp_jax.train.metrics import Writers, open_writers
+from vlp_jax.train.preemption import Preempted, StopSignal
+from vlp_jax.train.progress import Meter, progress_line, show
+from vlp_jax.train.state import State, eval_params
+from vlp_jax.train.trainer import Trainer
+
+log = logging.getLogger(__name__)
+
+
+class Loop:
+    """A run in progress.
+
+    Args:
+      trainer: the run's parts.
+      workdir: an opened workdir.
+      state: the state to go on from.
+      checkpoints: where to save.
+    """
+
+    def __init__(self, trainer: Trainer, workdir: Path, state: State, checkpoints: Checkpoints):
+        self.trainer, self.config, self.checkpoints = trainer, trainer.config, checkpoints
+        self.state = state
+        self.start = self.step = int(state["step"])
+        self.writers = Writers([])
+        if jax.process_index() == 0:
+            self.writers = open_writers(workdir, self.start, self.config.wandb, self.config)
+        self.meter = Meter(self.config.batch_size, trainer.method.flops())
+        self.results: dict[str, Result] = {}
+        self._pending: tuple[int, dict] | None = None
+        self.loss: jax.Array | None = None
+        self._last_save = time.monotonic()
+        self._saved = self.start if self.start else -1
+
+    def run(self) -> dict[str, Result]:
+        """Trains to the end. Returns the final evaluation's results.
+
+        Raises:
+          Preempted: stopped by a signal, state saved.
+          RunError: too many bad steps in a row, damaged data above budget, or a failed save.
+        """
+        trainer, total = self.trainer, self.trainer.steps
+        batches = trainer.pipeline.batches(self.step)
+        step = trainer.step  # compiled here, so that the first step is timed like the others
+        self.meter.restart()
+        feed = DeviceFeed(batches, batch_sharding(trainer.mesh), trainer.method.batch_spec(1))
+        try:
+            with StopSignal() as stop, jax.set_mesh(trainer.mesh):
+                while self.step < total:
+                    self._evaluate_when_due()
+                    self._save_when_due()
+                    self._train_step(step, next(feed), feed.waited)
+                    if stop.requested(self.step) and self.step < total:
+                        self._stop()
+                self._log_pending()
+                self._evaluate()
+                self._save()
+                self.checkpoints.wait()
+        finally:
+            self.writers.close()
+        return self.results
+
+    def _train_step(self, step: Callable, batch: dict[str, jax.Array], waited: float) -> None:
+        with jax.transfer_guard("disallow"):
+            self.state, metrics = step(self.state, batch)
+        self.step += 1
+        self._log_pending()
+        self._pending, self.loss = (self.step, metrics), metrics["loss"]
+        self.meter.step(waited)
+
+    def _log_pending(self) -> None:
+        """Reads and writes the previous step's metrics when that step is a logged one."""
+        if self._pending is None:
+            return
+        step, metrics = self._pending
+        self._pending = None
+        if step % self.config.log_every and step not in (self.start + 1, self.trainer.steps):
+            return
+        values = {name: float(value) for name, value in jax.device_get(metrics).items()}
+        values |= self.meter.report()
+        values["epoch"] = step / self.trainer.pipeline.steps_per_epoch
+        values["dropped"] = sum(self.trainer.pipeline.dropped.values())
+        self.writers.write(step, values)
+        if jax.process_index() == 0:
+            show(progress_line(step, self.trainer.steps, values), last=step == self.trainer.steps)
+        if values["skipped_in_row"] >= self.config.max_bad_steps:
+            raise RunError(
+                f"step {step}: {values['skipped_in_row']:.0f} steps in a row had a loss or gradient that is not finite "
+                f"(max_bad_steps={self.config.max_bad_steps}); the weights are those of the last good step"
+            )
+
+    def _due(self, every: int) -> bool:
+        return every > 0 and self.step % every == 0 and self.step > self.start
+
+    def _evaluate_when_due(self) -> None:
+        if self._due(self.config.eval_every):
+            self._evaluate()
+
+    def _evaluate(self) -> None:
+        if not self.trainer.evaluators:
+            return
+        paused = self.meter.pause()
+        fns = self.trainer.embedder.bind(eval_params(self.state), self.state["extra"])
+        self.results = run_evaluators(self.trainer.evaluators, fns)
+        values = scalars(self.results)
+        if self.loss is not None:  # a finished run that is started again trains nothing and logs nothing
+            self.writers.write(self.step, {"loss": float(self.loss), **values})
+        log.info("step %d: %s", self.step, {name: round(value, 4) for name, value in values.items()})
+        self.meter.resume(paused)
+
+    def _save_when_due(self) -> None:
+        minutes = self.config.checkpoint_minutes
+        late = minutes > 0 and time.monotonic() - self._last_save > 60 * minutes
+        if self._due(self.config.checkpoint_every) or (late and jax.process_count() == 1):
+            self._save()
+
+    def _save(self) -> None:
+        if self._saved == self.step:
+            return
+        paused = self.meter.pause()
+        self.checkpoints.save(self.step, self.state)
+        self._saved, self._last_save = self.step, time.monotonic()
+        self.meter.resume(paused)
+
+    def _stop(self) -> None:
+        self._log_pending()
+        self._save()
+        self.checkpoints.wait()
+        raise Preempted(f"stopped at step {self.step} of {self.trainer.steps}, state saved; run the same command again")

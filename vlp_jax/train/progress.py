@@ -1,0 +1,99 @@
+"""What a person sees while a run goes on: one line with step, loss, speed, waiting for data, ETA and MFU.
+
+The file exists so that the loop measures and this prints.
+"""
+
+import sys
+import time
+
+import jax
+
+# Dense peak FLOP/s per device in the compute type of pods and GPUs (bfloat16), from the vendors' data sheets.
+PEAK_FLOPS = {
+    "TPU v4": 275e12,
+    "TPU v5 lite": 197e12,
+    "TPU v5e": 197e12,
+    "TPU v5p": 459e12,
+    "TPU v5": 459e12,
+    "TPU v6 lite": 918e12,
+    "TPU v6e": 918e12,
+    "NVIDIA A100": 312e12,
+    "NVIDIA H100": 989e12,
+    "NVIDIA H200": 989e12,
+}
+
+
+def peak_flops(kind: str) -> float:
+    """bfloat16 peak of one device of that `device_kind`; 0 where unknown. The longest matching name counts."""
+    names = [name for name in PEAK_FLOPS if kind.startswith(name)]
+    return PEAK_FLOPS[max(names, key=len)] if names else 0.0
+
+
+def duration_text(seconds: float) -> str:
+    """3725 -> '1:02:05', 65 -> '1:05'."""
+    minutes, rest = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+class Meter:
+    """Speed between two reports, from wall time.
+
+    Args:
+      batch_size: examples per step.
+      flops: forward model FLOPs of one example; training counts three times that (0 hides MFU).
+    """
+
+    def __init__(self, batch_size: int, flops: float):
+        self._batch, self._flops = batch_size, 3 * flops
+        self._peak = peak_flops(jax.devices()[0].device_kind) * jax.device_count()
+        self.restart()
+
+    def restart(self) -> None:
+        """Forgets what was counted."""
+        self._since, self._steps, self._waited = time.perf_counter(), 0, 0.0
+
+    def step(self, waited: float) -> None:
+        """Counts one step that waited so many seconds for its batch."""
+        self._steps += 1
+        self._waited += waited
+
+    def report(self) -> dict[str, float]:
+        """Speed since the last report: examples_per_s, step_seconds, data_wait (share), mfu where known; resets."""
+        now = time.perf_counter()
+        seconds, steps = max(now - self._since, 1e-9), max(self._steps, 1)
+        rate = self._steps * self._batch / seconds
+        found = dict(examples_per_s=rate, step_seconds=seconds / steps, data_wait=self._waited / seconds)
+        if self._flops and self._peak:
+            found["mfu"] = rate * self._flops / self._peak
+        self.restart()
+        return found
+
+    def pause(self) -> float:
+        """Time stamp to hand to `resume` after work that is no training (evaluation, a save)."""
+        return time.perf_counter()
+
+    def resume(self, paused: float) -> None:
+        """Leaves the time since `paused` out of the speed."""
+        self._since += time.perf_counter() - paused
+
+
+def progress_line(step: int, total: int, scalars: dict[str, float]) -> str:
+    """One status line, e.g. `step 120/2000  loss 3.214  1.2e+03 ex/s  wait 2%  ETA 5:12`."""
+    left = (total - step) * scalars["step_seconds"]
+    parts = [f"step {step}/{total}", f"loss {scalars['loss']:.4f}", f"lr {scalars['lr']:.2e}"]
+    parts += [f"{scalars['examples_per_s']:.0f} ex/s", f"wait {scalars['data_wait']:.0%}"]
+    if "mfu" in scalars:
+        parts.append(f"MFU {scalars['mfu']:.1%}")
+    if scalars.get("skipped"):
+        parts.append(f"skipped {scalars['skipped']:.0f}")
+    return "  ".join([*parts, f"ETA {duration_text(left)}"])
+
+
+def show(line: str, last: bool = False) -> None:
+    """Prints a status line to stderr; on a terminal it replaces the one before."""
+    if sys.stderr.isatty():
+        sys.stderr.write("\r\x1b[K" + line + ("\n" if last else ""))
+    else:
+        sys.stderr.write(line + "\n")
+    sys.stderr.flush()

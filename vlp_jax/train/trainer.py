@@ -1,0 +1,177 @@
+"""Everything a run needs, built from its config and checked before anything is compiled.
+
+The file exists so that `train`, `eval` and tests assemble a run in one way, and a mistake in the config costs a second.
+"""
+
+import dataclasses
+import inspect
+from functools import cached_property
+from typing import Any
+
+import jax
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from vlp_jax.core.errors import UserError
+from vlp_jax.core.schema import plain
+from vlp_jax.data.pipeline import TrainPipeline
+from vlp_jax.data.text import load_tokenizer
+from vlp_jax.evals.base import EvalContext, Evaluator
+from vlp_jax.methods.base import Method, make_method
+from vlp_jax.optim.optimizer import OptimConfig, lr_factors, make_optimizer
+from vlp_jax.optim.schedules import Schedule, duration, make_schedule
+from vlp_jax.parallel.mesh import batch_sharding, check_batch, make_mesh, replicated
+from vlp_jax.train.evaluate import Embedder, eval_batch_size, make_evaluators
+from vlp_jax.train.state import Recipe, State, init_state, state_sharding
+from vlp_jax.train.step import make_step
+
+
+def check_tokenizer(tokenizer: Any, spec: dict[str, jax.ShapeDtypeStruct], method: Method) -> None:
+    """Refuses a tokenizer whose ids or length exceed the model's; JAX would turn such a gather into NaN.
+
+    Raises:
+      UserError: names data.tokenizer or data.context_length and the model's limit.
+    """
+    vocab = getattr(getattr(method, "text_tower", None), "vocab_size", None)
+    if vocab is not None and tokenizer.vocab_size > vocab:
+        raise UserError(
+            f"data.tokenizer={tokenizer.name}: has {tokenizer.vocab_size} ids but method.text.vocab_size={vocab}"
+        )
+    length = spec["text"].shape[1]
+    if tokenizer.context_length != length:
+        raise UserError(
+            f"data.context_length={tokenizer.context_length} but method.text.context_length={length}; make them equal"
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Trainer:
+    """A run's parts; building one opens the data and checks every key, compiling nothing.
+
+    Attributes:
+      config: the resolved config (configs/common.py).
+    """
+
+    config: ConfigDict
+
+    def __post_init__(self) -> None:
+        c = self.config
+        check_batch(c.batch_size, c.accumulate, self.mesh)
+        if c.image_size < 1:
+            raise UserError(f"image_size={c.image_size} must be positive")
+        spec = self.method.batch_spec(c.batch_size)
+        if self.tokenizer is not None:
+            check_tokenizer(self.tokenizer, spec, self.method)
+        _ = self.tx, self.pipeline, self.schedule, self.evaluators
+
+    @cached_property
+    def mesh(self) -> Mesh:
+        """The device mesh of `config.mesh`."""
+        return make_mesh(self.config.mesh.to_dict())
+
+    @cached_property
+    def method(self) -> Method:
+        """The method of `config.method`."""
+        return make_method(self.config.method)
+
+    @cached_property
+    def tokenizer(self) -> Any:
+        """The tokenizer of `config.data`, or None for a method without text."""
+        if "text" not in self.method.batch_spec(1):
+            return None
+        return load_tokenizer(self.config.data.tokenizer, self.config.data.context_length)
+
+    @cached_property
+    def pipeline(self) -> TrainPipeline:
+        """The training data of `config.data`."""
+        c = self.config
+        return TrainPipeline(
+            c.data,
+            tokenizer=self.tokenizer,
+            batch_size=c.batch_size,
+            image_size=c.image_size,
+            seed=c.seed,
+            process_index=jax.process_index(),
+            process_count=jax.process_count(),
+        )
+
+    @cached_property
+    def steps(self) -> int:
+        """Length of the run in steps, from `steps`, `examples` or `epochs`."""
+        c = self.config
+        total = duration(c, "", c.batch_size, self.pipeline.num_examples)
+        if total < 1:
+            raise UserError(f"steps={total}: set steps, examples or epochs to a positive number")
+        return total
+
+    @cached_property
+    def schedule(self) -> Schedule:
+        """Learning rate of a step."""
+        optim = OptimConfig(**plain(self.config.optim))
+        warmup = duration(self.config.optim, "warmup_", self.config.batch_size, self.pipeline.num_examples)
+        return make_schedule(optim.schedule, optim.lr, self.steps, warmup, optim.lr_final)
+
+    @cached_property
+    def tx(self) -> Any:
+        """The optimiser."""
+        return make_optimizer(self.config.optim)
+
+    @cached_property
+    def recipe(self) -> Recipe:
+        """What the state and the step need to know."""
+        names = inspect.signature(Recipe).parameters
+        return Recipe(**{name: plain(self.config[name]) for name in names})
+
+    @cached_property
+    def abstract_state(self) -> State:
+        """Shapes, dtypes and shardings of the state."""
+        shapes = jax.eval_shape(lambda: init_state(self.method, self.tx, self.recipe))
+        sharding = state_sharding(shapes, self.mesh, self.config.sharding)
+        return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, sharding)
+
+    @property
+    def sharding(self) -> State:
+        """Sharding of every leaf of the state."""
+        return jax.tree.map(lambda leaf: leaf.sharding, self.abstract_state)
+
+    def fresh_state(self) -> State:
+        """Initialises the state, every leaf born on its devices."""
+        init = jax.jit(lambda: init_state(self.method, self.tx, self.recipe), out_shardings=self.sharding)
+        with jax.set_mesh(self.mesh):
+            return init()
+
+    @cached_property
+    def jit_step(self) -> Any:
+        """The jitted step: (state, batch) -> (state, metrics), the state donated."""
+        factors = lr_factors(self.config.optim, self.abstract_state["params"])
+        step = make_step(self.method, self.tx, self.schedule, factors, self.recipe)
+        return jax.jit(
+            step,
+            in_shardings=(self.sharding, batch_sharding(self.mesh)),
+            out_shardings=(self.sharding, replicated(self.mesh)),
+            donate_argnums=0,
+        )
+
+    @cached_property
+    def step(self) -> Any:
+        """The step compiled ahead of time; its first call costs no more than the others."""
+        batch = self.method.batch_spec(self.config.batch_size)
+        with jax.set_mesh(self.mesh):
+            return self.jit_step.lower(self.abstract_state, batch).compile()
+
+    @cached_property
+    def context(self) -> EvalContext:
+        """What evaluators know of the run."""
+        batch = eval_batch_size(self.config.eval_batch_size, self.mesh)
+        hosts = dict(process_index=jax.process_index(), process_count=jax.process_count())
+        return EvalContext(self.tokenizer, self.config.image_size, batch, **hosts)
+
+    @cached_property
+    def evaluators(self) -> dict[str, Evaluator]:
+        """The evaluators of `config.evals`."""
+        return make_evaluators(self.config.evals.to_dict(), self.context, self.method)
+
+    @cached_property
+    def embedder(self) -> Embedder:
+        """The method's functions, compiled for evaluation."""
+        return Embedder(self.method, self.mesh)
