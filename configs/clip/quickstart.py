@@ -27,6 +27,11 @@ def get_config(path: str = "") -> ConfigDict:
     c.optim.lr = 1e-3
     c.optim.weight_decay = 0.1
     c.optim.warmup_steps = 100
+    for name, data in (("cross_style", "twemoji"), ("heldout_concepts", "twemoji-test")):
+        c.evals[name] = {"type": "retrieval", "path": f"builtin:emoji/{data}", "share_duplicates": True}
+    for label in ("category", "subcategory"):
+        templates = "single"
+        c.evals[label] = {"type": "zeroshot", "path": "builtin:emoji/twemoji", "label": label, "templates": templates}
     c.log_every = 50
     c.checkpoint_every = 500
     return c

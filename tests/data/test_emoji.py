@@ -1,4 +1,4 @@
-"""The embedded emoji set: what is in it, that splits share no concept, and that it is rebuilt byte for byte."""
+"""The embedded emoji set: what is in it, disjoint concepts, the same bytes when rebuilt."""
 
 import collections
 import io
@@ -18,8 +18,9 @@ from vlp_jax.data.source import open_source
 COUNTS = {"train": 3033, "val": 367, "test": 386}
 STYLES = ("noto", "twemoji")
 FIELDS = {
-    "label": str, "label_es": str, "keywords": list, "keywords_es": list, "category": str, "subcategory": str,
-    "emoji": str, "hexcode": str, "base": str, "skin_tone": str, "captions": list, "concept": str, "split": str, "style": str,
+    "label": str, "label_es": str, "keywords": list, "keywords_es": list, "category": str,
+    "subcategory": str, "emoji": str, "hexcode": str, "base": str, "skin_tone": str,
+    "captions": list, "concept": str, "split": str, "style": str,
 }  # fmt: skip
 FOLDER = pathlib.Path(prepare_emoji.FOLDER)
 
@@ -236,10 +237,12 @@ def tarballs(tmp_path):
         "1f44b.png": _png("gold"),
         "1f44b-1f3ff.png": _png("brown"),
     }
+    noto = {f"img/google/64/{n}": d for n, d in files.items()}
+    noto["img/google/64/1faea.png"] = _png("red")
     return [
-        _tarball(tmp_path / "g.tgz", {f"img/google/64/{n}": d for n, d in files.items()} | {"img/google/64/1faea.png": _png("red")}),
+        _tarball(tmp_path / "g.tgz", noto),
         _tarball(tmp_path / "t.tgz", {f"img/twitter/64/{n}": d for n, d in files.items()}),
-        _tarball(tmp_path / "b.tgz", {name: json.dumps(value).encode() for name, value in names.items()}),
+        _tarball(tmp_path / "b.tgz", {n: json.dumps(value).encode() for n, value in names.items()}),
     ]  # fmt: skip
 
 
@@ -275,7 +278,7 @@ def test_download_errors_are_one_line(tmp_path, monkeypatch):
         prepare_emoji.fetch(package, str(tmp_path))
     (tmp_path / f"{package.name}-{package.version}.tgz").write_bytes(b"other")
     with pytest.raises(
-        RunError, match="emoji-datasource-google@16.0.0: sha256 .* instead of fb5fd131"
+        RunError, match=r"emoji-datasource-google@16.0.0: sha256 .* instead of fb5fd131"
     ):
         prepare_emoji.fetch(package, str(tmp_path))
 
@@ -286,6 +289,6 @@ def test_failing_npm_is_named(tmp_path, monkeypatch):
     script.chmod(0o755)
     monkeypatch.setattr(prepare_emoji.shutil, "which", lambda name: str(script))
     with pytest.raises(
-        RunError, match="npm pack emoji-datasource-google@16.0.0 failed: npm error network"
+        RunError, match=r"npm pack emoji-datasource-google@16.0.0 failed: npm error network"
     ):
         prepare_emoji.fetch(prepare_emoji.PACKAGES[0], str(tmp_path))

@@ -41,10 +41,21 @@ def test_colour_type_follows_the_content():
     assert modes["grey"] == "L" and modes["flat"] == "P" and modes["shade"] == "RGB"
 
 
-def test_filters_are_those_of_the_standard():
-    rows = _filtered(np.array([[[10], [13]], [[20], [5]]], np.uint8))[..., 0::1]
-    # by hand, second row, second pixel: left 20, up 13, corner 10; Paeth predicts 20 (distance 3 = least)
-    assert rows[:, 1, 1].tolist() == [5, 5 - 20 + 256, 5 - 13 + 256, 5 - 16 + 256, 5 - 20 + 256]
+@pytest.mark.parametrize(
+    ("left", "up", "corner", "paeth"),
+    [(20, 13, 10, 20), (13, 20, 10, 20), (30, 10, 19, 19), (9, 9, 9, 9)],
+)
+def test_filters_are_those_of_the_standard(left, up, corner, paeth):
+    rows = _filtered(np.array([[[corner], [up]], [[left], [5]]], np.uint8))
+    predicted = [0, left, up, (left + up) // 2, paeth]
+    assert rows[:, 1, 1].tolist() == [(5 - p) % 256 for p in predicted]
+    assert rows[:, 0, 0].tolist() == [
+        corner,
+        corner,
+        corner,
+        corner,
+        corner,
+    ]  # nothing to predict from
 
 
 @pytest.mark.parametrize(

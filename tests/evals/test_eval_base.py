@@ -59,6 +59,11 @@ def test_two_hosts_share_every_text_once(context):
     assert real == [(i, str(i)) for i in range(5)]
 
 
+def test_a_batch_that_the_hosts_cannot_share_is_refused(context):
+    with pytest.raises(UserError, match="batch_size=5 cannot be shared by 2 processes"):
+        context(batch_size=5, process_count=2)
+
+
 def test_equal_texts_are_embedded_once_and_returned_each(context):
     rows_seen = []
 
@@ -102,5 +107,5 @@ def test_config_values_reach_the_evaluator(context):
 
 
 def test_a_method_without_the_function_is_refused(context):
-    with pytest.raises(UserError, match="needs 'embed_image'; the method offers .'features'."):
+    with pytest.raises(UserError, match=r"needs 'embed_image'; the method offers .'features'."):
         make_evaluator("retrieval", {"path": "x"}, context())({"features": identity})

@@ -46,8 +46,7 @@ def test_evaluator_matches_brute_force(memory_source, context):
         for q in queries:
             near = sorted(bank, key=lambda b: -unit[q] @ unit[b])[:k]
             votes = [
-                sum(np.exp(unit[q] @ unit[b] / 1) for b in near if label[b] == c)
-                for c in range(3)
+                sum(np.exp(unit[q] @ unit[b]) for b in near if label[b] == c) for c in range(3)
             ]
             hits.append(int(np.argmax(votes) == label[q]))
         assert result.metrics[f"top1_k{k}"] == pytest.approx(np.mean(hits))

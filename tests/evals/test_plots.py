@@ -53,7 +53,7 @@ def test_smoothing_is_a_centred_mean():
 def test_training_curve_draws_the_loss_and_survives_gaps(tmp_path):
     path, out = tmp_path / "m.jsonl", str(tmp_path / "c.png")
     rows = [{"step": s, "loss": float("nan") if s == 3 else 9.0 - s} for s in range(1, 9)]
-    path.write_text("\n".join(map(json.dumps, rows + [{"step": 9, "e/top1": 0.5}])))
+    path.write_text("\n".join(map(json.dumps, [*rows, {"step": 9, "e/top1": 0.5}])))
     with_evals = picture(training_curve(str(path), out, ["e/top1", "absent"]))
     without = picture(training_curve(str(path), out))
     assert len(with_evals) > len(without)  # a second panel

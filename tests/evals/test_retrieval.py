@@ -119,7 +119,9 @@ def gathered(source, hosts, fns):
                     place = {"process_index": 1, "process_count": 2}
                     twins[name] = eval_batches(source, **size, **place)
                 else:
-                    texts = np.unique(np.asarray(sum(source.texts, []), dtype=object))
+                    texts = np.unique(
+                        np.asarray([t for texts in source.texts for t in texts], dtype=object)
+                    )
                     twins[name] = text_batches(list(texts), other)
             parts = [fns[name](batch), fns[name](next(twins[name]))]
             return [np.concatenate(arrays) for arrays in zip(*parts, strict=True)]

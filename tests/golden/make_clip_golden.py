@@ -1,8 +1,10 @@
-"""Makes tests/golden/clip/: tiny models of open_clip and transformers with weights, inputs and embeddings.
+"""Makes tests/golden/clip/: tiny models of open_clip and transformers with weights, inputs and
+embeddings.
 
-Run with an environment that has the `peers` extra: python tests/golden/make_clip_golden.py
-Weights are random, rounded to float16 (so the files are small and the numbers exact) and used in float32. The file
-exists so that the ordinary suite proves parity with the references without installing them.
+Run with an environment that has the `peers` extra: python tests/golden/make_clip_golden.py Weights
+are random, rounded to float16 (so the files are small and the numbers exact) and used in float32.
+The file exists so that the ordinary suite proves parity with the references without installing
+them.
 """
 
 import json
@@ -30,7 +32,9 @@ ARCHS = {
         text=TEXT | dict(activation="quick_gelu"),
     ),
     "hf_clip": dict(
-        embed_dim=24, image=VIT | dict(activation="quick_gelu"), text=TEXT | dict(activation="quick_gelu")
+        embed_dim=24,
+        image=VIT | dict(activation="quick_gelu"),
+        text=TEXT | dict(activation="quick_gelu"),
     ),
     "hf_siglip": dict(
         embed_dim=64,
@@ -42,7 +46,6 @@ ARCHS = {
 
 def randomise(model: torch.nn.Module) -> None:
     """Every weight and statistic becomes random, so that no bias or scale is trivially right."""
-    torch.manual_seed(0)
     with torch.no_grad():
         for name, tensor in model.state_dict().items():
             if not tensor.is_floating_point():
@@ -59,13 +62,18 @@ def make_open_clip(arch: dict, quick_gelu: bool) -> torch.nn.Module:
     image, text = arch["image"], arch["text"]
     vision = {"image_size": image["image_size"], "width": image["width"]}
     if image["name"] == "vit":
-        vision |= {"layers": 2, "head_width": image["head_width"], "patch_size": image["patch_size"]}
+        vision |= {
+            "layers": 2,
+            "head_width": image["head_width"],
+            "patch_size": image["patch_size"],
+        }
     else:
         vision |= {"layers": list(image["layers"])}
     words = {
-        "context_length": text["context_length"], "vocab_size": text["vocab_size"], "width": text["width"],
-        "heads": text["num_heads"], "layers": text["num_layers"],
-    }  # fmt: skip
+        **{key: text[key] for key in ("context_length", "vocab_size", "width")},
+        "heads": text["num_heads"],
+        "layers": text["num_layers"],
+    }
     return open_clip.CLIP(arch["embed_dim"], vision, words, quick_gelu=quick_gelu)
 
 
@@ -73,7 +81,8 @@ def hf_towers(arch: dict) -> dict:
     image, text = arch["image"], arch["text"]
     size = "projection_size" if "pool" in image else "projection_dim"
     vision = {
-        "image_size": 32, "patch_size": 8, "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2,
+        "image_size": 32, "patch_size": 8,
+        "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2,
         "intermediate_size": 256, size: arch["embed_dim"],
     }  # fmt: skip
     words = {
@@ -87,7 +96,9 @@ def hf_towers(arch: dict) -> dict:
 def make_hf(name: str, arch: dict) -> torch.nn.Module:
     towers = hf_towers(arch)
     if name == "hf_clip":
-        return transformers.CLIPModel(transformers.CLIPConfig(**towers, projection_dim=arch["embed_dim"]))
+        return transformers.CLIPModel(
+            transformers.CLIPConfig(**towers, projection_dim=arch["embed_dim"])
+        )
     return transformers.SiglipModel(transformers.SiglipConfig(**towers))
 
 
@@ -100,7 +111,9 @@ def inputs(size: int) -> tuple[np.ndarray, np.ndarray]:
     return rng.integers(0, 256, (3, size, size, 3), np.uint8), text.astype(np.int32)
 
 
-def embed(model: torch.nn.Module, pixels: torch.Tensor, text: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def embed(
+    model: torch.nn.Module, pixels: torch.Tensor, text: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
     if hasattr(model, "encode_image"):
         return model.encode_image(pixels, normalize=True), model.encode_text(text, normalize=True)
     found = model.get_image_features(pixel_values=pixels), model.get_text_features(input_ids=text)
@@ -108,10 +121,30 @@ def embed(model: torch.nn.Module, pixels: torch.Tensor, text: torch.Tensor) -> t
     return tuple(torch.nn.functional.normalize(row, dim=-1) for row in rows)
 
 
+def make_positions() -> dict[str, np.ndarray]:
+    """Square grids of position embeddings and what PyTorch's bicubic interpolation makes of
+    them."""
+    torch.manual_seed(0)
+    arrays = {}
+    for old, new in ((7, 12), (7, 5), (12, 4), (3, 7)):
+        rows = torch.randn(1 + old * old, 3)
+        grid = rows[1:].reshape(1, old, old, 3).permute(0, 3, 1, 2)
+        arrays[f"{old} {new}"] = rows.numpy()
+        for antialias in (False, True):
+            resized = torch.nn.functional.interpolate(
+                grid, (new, new), mode="bicubic", antialias=antialias, align_corners=False
+            )
+            resized = torch.cat([rows[:1], resized.permute(0, 2, 3, 1).reshape(-1, 3)])
+            arrays[f"{old} {new} {int(antialias)}"] = resized.numpy()
+    return arrays
+
+
 def main() -> None:
     out = HERE / "clip"
     out.mkdir(exist_ok=True)
+    np.savez(out / "positions.npz", **make_positions())
     for name, arch in ARCHS.items():
+        torch.manual_seed(0)
         is_hf = name.startswith("hf")
         model = make_hf(name, arch) if is_hf else make_open_clip(arch, name == "open_clip_resnet")
         randomise(model)

@@ -1,6 +1,7 @@
 """Tiny models of open_clip and transformers: their weights in our models give their embeddings.
 
-tests/golden/make_clip_golden.py made the files; the live peers (tests/peers) repeat this at full size.
+tests/golden/make_clip_golden.py made the files; the live peers (tests/peers) repeat this at full
+size.
 """
 
 import json

@@ -1,17 +1,27 @@
-"""Lets torchvision import beside a PyTorch that lacks its compiled operators (CPU wheels on some machines).
+"""Pictures and texts for live parity, and an import of torchvision that works everywhere.
 
-open_clip and transformers import torchvision for picture transforms alone, which need no operator; declaring the
-operators' names is enough. Also keeps PyTorch to two threads.
+Beside some CPU builds of PyTorch torchvision misses its compiled operators and fails to import.
+open_clip and transformers import torchvision for picture transforms alone, which need no operator;
+declaring the operators' names is enough. Also keeps PyTorch to two threads.
 """
 
+import io
+import pathlib
+import tarfile
+
+import numpy as np
+import pytest
+from PIL import Image
+
 OPERATORS = (
-    "nms qnms roi_align _roi_align_backward qroi_align ps_roi_align _ps_roi_align_backward roi_pool "
-    "_roi_pool_backward ps_roi_pool _ps_roi_pool_backward deform_conv2d _deform_conv2d_backward"
+    "nms qnms roi_align _roi_align_backward qroi_align ps_roi_align _ps_roi_align_backward "
+    "roi_pool _roi_pool_backward ps_roi_pool _ps_roi_pool_backward "
+    "deform_conv2d _deform_conv2d_backward"
 )
 
 
 def declare_torchvision_operators() -> object | None:
-    """Declares the operators where they are missing; returns the library, which must be kept alive."""
+    """Declares the operators where they are missing; keep the returned library alive."""
     try:
         import torch
     except ImportError:
@@ -32,3 +42,57 @@ def declare_torchvision_operators() -> object | None:
 
 
 LIBRARY = declare_torchvision_operators()
+
+SIZES = (
+    (300, 200, "PNG"),
+    (224, 224, "PNG"),
+    (101, 397, "PNG"),
+    (640, 427, "JPEG"),
+    (1200, 803, "JPEG"),
+)
+
+
+@pytest.fixture(scope="session")
+def picture_files():
+    """Encoded pictures: opaque, of odd sizes, PNG and JPEG, and two emoji of the embedded set."""
+    rng = np.random.default_rng(0)
+    found = []
+    for width, height, kind in SIZES:
+        coarse = Image.fromarray(rng.integers(0, 256, (9, 9, 3), np.uint8)).resize(
+            (width, height), 3
+        )
+        noise = rng.normal(0, 12, (height, width, 3))
+        picture = Image.fromarray(np.clip(np.asarray(coarse) + noise, 0, 255).astype(np.uint8))
+        file = io.BytesIO()
+        picture.save(file, kind, quality=90)
+        found.append(file.getvalue())
+    return found + emoji(2)
+
+
+def emoji(count):
+    """Emoji as RGB PNG files: open_clip resizes palette pictures by nearest neighbour, which is not
+    compared here."""
+    folder = pathlib.Path(__file__).parents[2] / "vlp_jax" / "data" / "emoji"
+    shards = sorted(folder.glob("*.tar"))
+    found = []
+    for shard in shards[:1]:
+        with tarfile.open(shard) as tar:
+            for member in tar:
+                if member.name.endswith(".png") and len(found) < count:
+                    file = io.BytesIO()
+                    Image.open(io.BytesIO(tar.extractfile(member).read())).convert("RGB").save(
+                        file, "PNG"
+                    )
+                    found.append(file.getvalue())
+    return found
+
+
+@pytest.fixture(scope="session")
+def texts():
+    """Captions of the odd kinds, one of them too long."""
+    return [
+        "a photo of a cat",
+        "A man, riding a wave on top of a surfboard!",
+        "naïve café — 100% 🙂",
+        "word " * 120,
+    ]

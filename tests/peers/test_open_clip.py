@@ -1,4 +1,5 @@
-"""Live parity with open_clip: random weights, real pictures, each side's own preprocessing and tokenizer."""
+"""Live parity with open_clip: random weights, real pictures, each side's own preprocessing and
+tokenizer."""
 
 import gc
 import io
@@ -12,7 +13,6 @@ pytest.importorskip("torch", reason="live parity needs the `peers` extra")
 open_clip = pytest.importorskip("open_clip", reason="live parity needs the `peers` extra")
 
 import torch  # noqa: E402
-from pictures import TEXTS, encoded_pictures  # noqa: E402
 
 from vlp_jax.cli import convert, embed  # noqa: E402
 from vlp_jax.cli.checkpoint import embedders, expected_shapes, split_extra  # noqa: E402
@@ -26,18 +26,34 @@ from vlp_jax.interop.rules import to_ours, to_theirs  # noqa: E402
 from vlp_jax.interop.tensors import from_arrays  # noqa: E402
 from vlp_jax.methods.base import make_method  # noqa: E402
 
-NAMES = ("ViT-B-32", "ViT-B-32-quickgelu", "ViT-B-16", "ViT-L-14", "RN50", "RN50x4", "ViT-B-16-SigLIP")
-SQUASH = dict(image_mean=(0.5,) * 3, image_std=(0.5,) * 3, image_interpolation="bicubic", image_resize_mode="squash")
+NAMES = (
+    "ViT-B-32",
+    "ViT-B-32-quickgelu",
+    "ViT-B-16",
+    "ViT-L-14",
+    "RN50",
+    "RN50x4",
+    "ViT-B-16-SigLIP",
+)
+SQUASH = dict(
+    image_mean=(0.5,) * 3,
+    image_std=(0.5,) * 3,
+    image_interpolation="bicubic",
+    image_resize_mode="squash",
+)
 
 
 def make(name):
-    """A random model in which no bias, scale or statistic is trivially right, and its eval transform."""
+    """A random model in which no bias, scale or statistic is trivially right, and its eval
+    transform."""
     torch.manual_seed(0)
     how = SQUASH if "SigLIP" in name else {}
     model, _, transform = open_clip.create_model_and_transforms(name, **how)
     with torch.no_grad():
         for key, tensor in model.state_dict().items():
-            if key.endswith(("running_var", "bn1.weight", "bn2.weight", "bn3.weight", "downsample.1.weight")):
+            if key.endswith(
+                ("running_var", "bn1.weight", "bn2.weight", "bn3.weight", "downsample.1.weight")
+            ):
                 tensor.uniform_(0.5, 1.5)
             elif tensor.is_floating_point() and tensor.ndim == 1:
                 tensor.add_(0.05 * torch.randn_like(tensor))
@@ -48,44 +64,56 @@ def their_embeddings(model, transform, files, ids):
     pixels = torch.stack([transform(Image.open(io.BytesIO(file))) for file in files])
     with torch.no_grad():
         image = model.encode_image(pixels, normalize=True)
-        return image.numpy(), model.encode_text(torch.from_numpy(ids).long(), normalize=True).numpy()
+        return image.numpy(), model.encode_text(
+            torch.from_numpy(ids).long(), normalize=True
+        ).numpy()
 
 
 def numpy_state(model):
     return {key: tensor.numpy() for key, tensor in model.state_dict().items()}
 
 
-def token_ids(name):
+def token_ids(name, texts):
     if "SigLIP" in name:  # its vocabulary is not in the package
         return np.random.default_rng(0).integers(0, 32000, (4, 64)).astype(np.int32)
-    theirs = open_clip.get_tokenizer(name)(list(TEXTS)).numpy()
-    np.testing.assert_array_equal(theirs, load_tokenizer("clip", context_length=77)(TEXTS))
+    theirs = open_clip.get_tokenizer(name)(texts).numpy()
+    np.testing.assert_array_equal(theirs, load_tokenizer("clip", context_length=77)(texts))
     return theirs.astype(np.int32)
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_embeddings_and_the_way_back(name):
+def test_embeddings_and_the_way_back(name, picture_files, texts):
     model, transform = make(name)
-    files, ids = encoded_pictures(), token_ids(name)
+    files, ids = picture_files, token_ids(name, texts)
     image, text = their_embeddings(model, transform, files, ids)
     siglip = "SigLIP" in name
     state = numpy_state(model)
-    checkpoint = Checkpoint(name, "open_clip_siglip" if siglip else "open_clip", from_arrays(state), {}, {})
+    checkpoint = Checkpoint(
+        name, "open_clip_siglip" if siglip else "open_clip", from_arrays(state), {}, {}
+    )
     config, _ = method_config(checkpoint, name)
     method = make_method(config)
     arrays = to_ours(checkpoint.family, checkpoint.state, expected_shapes(method), name)
     fns = embedders(method, *jax.device_put(split_extra(arrays)))
     how = default_preprocessing(siglip)
-    pictures = [decode_image(file, method.image_tower.image_size, how["crop"], None) for file in files]
+    pictures = [
+        decode_image(file, method.image_tower.image_size, how["crop"], None) for file in files
+    ]
     np.testing.assert_allclose(fns["image"]({"image": np.stack(pictures)}), image, atol=1e-5)
     np.testing.assert_allclose(fns["text"]({"text": ids}), text, atol=1e-5)
 
     back = to_theirs(checkpoint.family, arrays)
-    assert {key: value.shape for key, value in back.items()} == {key: value.shape for key, value in state.items()}
+    assert {key: value.shape for key, value in back.items()} == {
+        key: value.shape for key, value in state.items()
+    }
     del state, arrays, fns, checkpoint
     gc.collect()
-    model.load_state_dict({key: torch.zeros_like(tensor) for key, tensor in model.state_dict().items()})
-    model.load_state_dict({key: torch.from_numpy(value) for key, value in back.items()}, strict=True)
+    model.load_state_dict(
+        {key: torch.zeros_like(tensor) for key, tensor in model.state_dict().items()}
+    )
+    model.load_state_dict(
+        {key: torch.from_numpy(value) for key, value in back.items()}, strict=True
+    )
     again = their_embeddings(model, transform, files, ids)
     np.testing.assert_array_equal(again[0], image)
     np.testing.assert_array_equal(again[1], text)
@@ -98,11 +126,19 @@ def test_the_config_that_we_write_builds_the_same_model(name):
     hollow = Checkpoint(name, "open_clip_siglip" if siglip else "open_clip", {}, {}, {})
     config, _ = method_config(hollow, name)
     config["name"] = "siglip" if siglip else "clip"
-    written, _ = open_clip_config(full_arch(config), {"preprocessing": default_preprocessing(siglip)})
+    written, _ = open_clip_config(
+        full_arch(config), {"preprocessing": default_preprocessing(siglip)}
+    )
     theirs = open_clip.get_model_config(name)
-    cls = open_clip.CustomTextCLIP if written["model_cfg"].pop("custom_text", False) else open_clip.CLIP
+    cls = (
+        open_clip.CustomTextCLIP
+        if written["model_cfg"].pop("custom_text", False)
+        else open_clip.CLIP
+    )
     theirs.pop("custom_text", None)
-    theirs["text_cfg"] = {k: v for k, v in theirs["text_cfg"].items() if not k.startswith(("hf_", "tokenizer"))}
+    theirs["text_cfg"] = {
+        k: v for k, v in theirs["text_cfg"].items() if not k.startswith(("hf_", "tokenizer"))
+    }
     with torch.device("meta"):
         ours, reference = cls(**written["model_cfg"]), cls(**theirs)
     assert str(ours) == str(reference)
@@ -111,25 +147,33 @@ def test_the_config_that_we_write_builds_the_same_model(name):
     assert set(to_open_clip(default_preprocessing(siglip))) == set(written["preprocess_cfg"])
 
 
-def test_commands_from_a_file_and_back(tmp_path, capsys):
+def test_commands_from_a_file_and_back(tmp_path, picture_files, texts):
     model, transform = make("ViT-B-32-quickgelu")
-    torch.save({"state_dict": {f"module.{k}": v for k, v in model.state_dict().items()}}, tmp_path / "in.pt")
+    ids = token_ids("ViT-B-32-quickgelu", texts)
+    torch.save(
+        {"state_dict": {f"module.{k}": v for k, v in model.state_dict().items()}},
+        tmp_path / "in.pt",
+    )
     folder = tmp_path / "pictures"
     folder.mkdir()
-    for index, file in enumerate(encoded_pictures()):
+    for index, file in enumerate(picture_files):
         (folder / f"{index}.{'jpg' if file.startswith(bytes([255])) else 'png'}").write_bytes(file)
-    (tmp_path / "texts.txt").write_text("\n".join(TEXTS), encoding="utf-8")
+    (tmp_path / "texts.txt").write_text("\n".join(texts), encoding="utf-8")
     args = [str(tmp_path / "in.pt"), str(tmp_path / "ours"), "--arch=ViT-B-32-quickgelu"]
     assert convert.main(args) == 0
-    args = [f"--checkpoint={tmp_path / 'ours'}", f"--images={folder}", f"--texts={tmp_path / 'texts.txt'}"]
+    args = [
+        f"--checkpoint={tmp_path / 'ours'}",
+        f"--images={folder}",
+        f"--texts={tmp_path / 'texts.txt'}",
+    ]
     assert embed.main([*args, f"--out={tmp_path / 'e.npz'}", "--json"]) == 0
     found = np.load(tmp_path / "e.npz")
     files = [(folder / path).read_bytes() for path in found["image_paths"]]
-    image, text = their_embeddings(model, transform, files, token_ids("ViT-B-32-quickgelu"))
+    image, text = their_embeddings(model, transform, files, ids)
     np.testing.assert_allclose(found["image"], image, atol=1e-5)
     np.testing.assert_allclose(found["text"], text, atol=1e-5)
     assert found["logit_scale"] == pytest.approx(float(model.logit_scale.detach().exp()), rel=1e-6)
     assert convert.main([str(tmp_path / "ours"), str(tmp_path / "back"), "--to=open_clip"]) == 0
     again = open_clip.create_model(f"local-dir:{tmp_path / 'back'}").eval()
-    again_image, _ = their_embeddings(again, transform, files, token_ids("ViT-B-32-quickgelu"))
+    again_image, _ = their_embeddings(again, transform, files, ids)
     np.testing.assert_array_equal(again_image, image)

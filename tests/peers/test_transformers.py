@@ -1,4 +1,5 @@
-"""Live parity with transformers' CLIPModel and SiglipModel: random weights, real pictures, own preprocessing."""
+"""Live parity with transformers' CLIPModel and SiglipModel: random weights, real pictures, own
+preprocessing."""
 
 import io
 
@@ -12,7 +13,6 @@ transformers = pytest.importorskip("transformers", reason="live parity needs the
 import torch  # noqa: E402
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil  # noqa: E402
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil  # noqa: E402
-from pictures import TEXTS, encoded_pictures  # noqa: E402
 
 from vlp_jax.cli import convert, embed  # noqa: E402
 from vlp_jax.cli.checkpoint import load_model  # noqa: E402
@@ -36,9 +36,9 @@ def their_embeddings(model, processor, files, ids):
     return [torch.nn.functional.normalize(rows, dim=-1).numpy() for rows in (image, text)]
 
 
-def write_pictures(folder):
+def write_pictures(folder, files):
     folder.mkdir()
-    for index, file in enumerate(encoded_pictures()):
+    for index, file in enumerate(files):
         (folder / f"{index}.{'jpg' if file.startswith(bytes([255])) else 'png'}").write_bytes(file)
     return folder
 
@@ -50,17 +50,21 @@ CASES = {
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_a_folder_through_the_commands_and_back(name, tmp_path):
+def test_a_folder_through_the_commands_and_back(name, tmp_path, picture_files, texts):
     siglip = "SigLIP" in name
     model = randomise(CASES[name]())
     processor = SiglipImageProcessorPil() if siglip else CLIPImageProcessorPil()
     model.save_pretrained(tmp_path / "hf")
     processor.save_pretrained(tmp_path / "hf")
-    pictures = write_pictures(tmp_path / "pictures")
+    pictures = write_pictures(tmp_path / "pictures", picture_files)
     assert convert.main([str(tmp_path / "hf"), str(tmp_path / "ours"), f"--arch={name}"]) == 0
 
-    args = [f"--checkpoint={tmp_path / 'ours'}", f"--images={pictures}", f"--out={tmp_path / 'e.npz'}"]
-    (tmp_path / "texts.txt").write_text("\n".join(TEXTS), encoding="utf-8")
+    args = [
+        f"--checkpoint={tmp_path / 'ours'}",
+        f"--images={pictures}",
+        f"--out={tmp_path / 'e.npz'}",
+    ]
+    (tmp_path / "texts.txt").write_text("\n".join(texts), encoding="utf-8")
     assert embed.main(args if siglip else [*args, f"--texts={tmp_path / 'texts.txt'}"]) == 0
     found = np.load(tmp_path / "e.npz")
     files = [(pictures / path).read_bytes() for path in found["image_paths"]]
@@ -69,34 +73,46 @@ def test_a_folder_through_the_commands_and_back(name, tmp_path):
         ids = np.random.default_rng(0).integers(0, 32000, (4, 64)).astype(np.int32)
         our_text = loaded.embedders()["text"]({"text": ids})
     else:
-        ids, our_text = loaded.tokenizer()(TEXTS), found["text"]
+        ids, our_text = loaded.tokenizer()(texts), found["text"]
     image, text = their_embeddings(model, processor, files, ids)
     np.testing.assert_allclose(found["image"], image, atol=1e-5)
     np.testing.assert_allclose(our_text, text, atol=1e-5)
     fast = (transformers.SiglipImageProcessor if siglip else transformers.CLIPImageProcessor)()
-    nearly, _ = their_embeddings(model, fast, files, ids)  # its resize rounds 0.5 % of the pixels by one level
-    print("with the torchvision processor", np.abs(nearly - image).max(axis=1))
-    assert found["logit_scale"] == pytest.approx(float(model.logit_scale.detach().exp().squeeze()), rel=1e-6)
+    nearly, _ = their_embeddings(
+        model, fast, files, ids
+    )  # its resize rounds 0.5 % of the pixels by one level
+    np.testing.assert_allclose(nearly, image, atol=1e-3 if siglip else 1e-4)
+    assert found["logit_scale"] == pytest.approx(
+        float(model.logit_scale.detach().exp().squeeze()), rel=1e-6
+    )
 
     assert convert.main([str(tmp_path / "ours"), str(tmp_path / "back"), "--to=hf"]) == 0
     again, report = type(model).from_pretrained(tmp_path / "back", output_loading_info=True)
     assert not any(report[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys"))
     own = type(processor).from_pretrained(tmp_path / "back")
-    for ours, theirs in zip(their_embeddings(again.eval(), own, files, ids), (image, text), strict=True):
+    for ours, theirs in zip(
+        their_embeddings(again.eval(), own, files, ids), (image, text), strict=True
+    ):
         np.testing.assert_array_equal(ours, theirs)
 
 
-def test_exact_gelu_and_heads_come_from_config_json(tmp_path):
-    """A LAION-style CLIP in Hugging Face form has exact GELU; the same folder may say another number of heads."""
-    towers = [dict(num_hidden_layers=12, hidden_act="gelu"), dict(num_hidden_layers=12, hidden_act="gelu")]
+def test_exact_gelu_and_heads_come_from_config_json(tmp_path, picture_files, texts):
+    """A LAION-style CLIP in Hugging Face form has exact GELU; the same folder may say another
+    number of heads."""
+    towers = [
+        dict(num_hidden_layers=12, hidden_act="gelu"),
+        dict(num_hidden_layers=12, hidden_act="gelu"),
+    ]
     towers[0]["num_attention_heads"] = 6
     model = randomise(
-        transformers.CLIPModel(transformers.CLIPConfig(vision_config=towers[0], text_config=towers[1]))
+        transformers.CLIPModel(
+            transformers.CLIPConfig(vision_config=towers[0], text_config=towers[1])
+        )
     )
     model.save_pretrained(tmp_path / "hf")
     assert convert.main([str(tmp_path / "hf"), str(tmp_path / "ours"), "--arch=ViT-B-32"]) == 0
     loaded = load_model(str(tmp_path / "ours"))
-    files, ids = encoded_pictures()[:2], loaded.tokenizer()(TEXTS)
+    files, ids = picture_files[:2], loaded.tokenizer()(texts)
     image, text = their_embeddings(model, CLIPImageProcessorPil(), files, ids)
     fns = loaded.embedders()
     pictures = np.stack([loaded.decode(file) for file in files])

@@ -1,7 +1,8 @@
-"""Opens a converted checkpoint or a training workdir for commands that use a model: embed, eval, search, serve.
+"""Opens a converted checkpoint or a training workdir for commands that use a model: embed, eval,
+search, serve.
 
-A converted folder is proven on every load: the digest of its weights and the golden embeddings that it carries. The
-file exists so that every command opens a model in the same way.
+A converted folder is proven on every load: the digest of its weights and the golden embeddings that
+it carries. The file exists so that every command opens a model in the same way.
 """
 
 import dataclasses
@@ -12,7 +13,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from vlp_jax.core.errors import RunError, UserError
+from vlp_jax.core.errors import UserError
 from vlp_jax.core.pytree import flatten, unflatten
 from vlp_jax.core.types import Extra, HostBatch, Params
 from vlp_jax.interop.folder import MANIFEST, is_folder, read_folder
@@ -27,8 +28,10 @@ class LoadedModel:
     Attributes:
       path: where it came from.
       method, params, extra: the model and its weights on the device.
-      preprocessing: {image_size, mean, std, crop, resample}; crop and resample as data/decode.py names them.
-      tokenizer_spec: {name, context_length, options}; name is "" when the checkpoint came without a tokenizer.
+      preprocessing: {image_size, mean, std, crop, resample}; crop and resample as data/decode.py
+        names them.
+      tokenizer_spec: {name, context_length, options}; name is "" when the checkpoint came without a
+        tokenizer.
       config: the whole vlp_jax.json, or the resolved config of a workdir.
     """
 
@@ -54,21 +57,27 @@ class LoadedModel:
 
         spec = self.tokenizer_spec
         if not spec["name"]:
-            raise UserError(f"{self.path}: carries no tokenizer; convert it again with --tokenizer=FILE")
+            raise UserError(
+                f"{self.path}: carries no tokenizer; convert it again with --tokenizer=FILE"
+            )
         options = dict(spec.get("options", {}))
-        tokenizer = load_tokenizer(spec["name"], context_length=int(spec["context_length"]), **options)
+        tokenizer = load_tokenizer(
+            spec["name"], context_length=int(spec["context_length"]), **options
+        )
         check_vocab(tokenizer, self.method.text_tower.vocab_size)
         return tokenizer
 
     def decode(self, data: bytes) -> np.ndarray:
-        """Encoded picture -> uint8[S, S, 3] by this model's own preprocessing. Raises DamagedSample."""
+        """Encoded picture -> uint8[S, S, 3] by this model's own preprocessing. Raises
+        DamagedSample."""
         from vlp_jax.data.decode import decode_image
 
         how = self.preprocessing
         return decode_image(data, self.image_size, crop=how["crop"], resample=how["resample"])
 
     def embedders(self) -> dict[str, Callable[[HostBatch], np.ndarray]]:
-        """{'image', 'text'} -> f(batch) -> float32[B, E] of unit norm, compiled once per batch shape."""
+        """{'image', 'text'} -> f(batch) -> float32[B, E] of unit norm, compiled once per batch
+        shape."""
         return embedders(self.method, self.params, self.extra)
 
 
@@ -76,19 +85,25 @@ def load_model(path: str) -> LoadedModel:
     """Opens a converted folder or a training workdir.
 
     Raises:
-      UserError: neither, or a converted folder that does not prove itself (the message names the difference).
+      UserError: neither, or a converted folder that does not prove itself (the message names the
+        difference).
     """
     if is_folder(path):
         return load_converted(path)
     if not os.path.isdir(path):
         raise UserError(f"--checkpoint: {path}: no such folder")
-    if os.path.exists(os.path.join(path, "config.json")) and os.path.isdir(os.path.join(path, "checkpoints")):
+    if os.path.exists(os.path.join(path, "config.json")) and os.path.isdir(
+        os.path.join(path, "checkpoints")
+    ):
         return load_workdir(path)
-    raise UserError(f"--checkpoint: {path}: neither a converted checkpoint ({MANIFEST}) nor a training workdir")
+    raise UserError(
+        f"--checkpoint: {path}: neither a converted checkpoint ({MANIFEST}) nor a training workdir"
+    )
 
 
 def load_workdir(path: str) -> LoadedModel:
-    """Opens the newest checkpoint of a training workdir; its moving average where the run keeps one."""
+    """Opens the newest checkpoint of a training workdir; its moving average where the run keeps
+    one."""
     from vlp_jax.core.pytree import merge
     from vlp_jax.train.checkpoint import Checkpoints
     from vlp_jax.train.workdir import read_config
@@ -106,7 +121,9 @@ def load_workdir(path: str) -> LoadedModel:
         resample=config["data"]["image"]["resample"],
     )
     spec = dict(name=config["data"]["tokenizer"], context_length=config["data"]["context_length"])
-    return LoadedModel(path, method, params, state["extra"], preprocessing, spec, {**config, "step": step})
+    return LoadedModel(
+        path, method, params, state["extra"], preprocessing, spec, {**config, "step": step}
+    )
 
 
 def load_converted(path: str) -> LoadedModel:
@@ -130,8 +147,11 @@ def _tokenizer_name(folder: str, name: str) -> str:
     return f"spm:{file}" if name.startswith("spm:") else file
 
 
-def embedders(method: Method, params: Params, extra: Extra) -> dict[str, Callable[[HostBatch], np.ndarray]]:
-    """See LoadedModel.embedders. Products run in full float32, so that numbers agree between kinds of device."""
+def embedders(
+    method: Method, params: Params, extra: Extra
+) -> dict[str, Callable[[HostBatch], np.ndarray]]:
+    """See LoadedModel.embedders. Products run in full float32, so that numbers agree between kinds
+    of device."""
     compiled = {side: jax.jit(method.eval_fns()[f"embed_{side}"]) for side in ("image", "text")}
 
     def make(side: str) -> Callable[[HostBatch], np.ndarray]:
@@ -152,7 +172,8 @@ def golden_embeddings(method: Method, fns: Mapping[str, Callable]) -> dict[str, 
 
 
 def expected_shapes(method: Method) -> dict[str, tuple[int, ...]]:
-    """{path: shape} of everything a checkpoint holds: parameters, and batch statistics under `batch_stats/`."""
+    """{path: shape} of everything a checkpoint holds: parameters, and batch statistics under
+    `batch_stats/`."""
     params, extra = jax.eval_shape(method.init, jax.random.key(0), method.batch_spec(1))
     return {path: leaf.shape for path, leaf in flatten({**params, **extra}).items()}
 
@@ -160,15 +181,25 @@ def expected_shapes(method: Method) -> dict[str, tuple[int, ...]]:
 def check_shapes(method: Method, arrays: Mapping[str, np.ndarray], where: str) -> None:
     """Raises UserError listing every path that the method and the arrays do not share."""
     expected = expected_shapes(method)
-    lines = [f"  missing      {path} {list(shape)}" for path, shape in expected.items() if path not in arrays]
-    lines += [f"  not known    {path} {list(arrays[path].shape)}" for path in arrays if path not in expected]
+    lines = [
+        f"  missing      {path} {list(shape)}"
+        for path, shape in expected.items()
+        if path not in arrays
+    ]
+    lines += [
+        f"  not known    {path} {list(arrays[path].shape)}"
+        for path in arrays
+        if path not in expected
+    ]
     lines += [
         f"  wrong shape  {path} {list(arrays[path].shape)}, expected {list(shape)}"
         for path, shape in expected.items()
         if path in arrays and arrays[path].shape != tuple(shape)
     ]
     if lines:
-        raise UserError("\n".join([f"{where}: {len(lines)} weights do not fit; nothing was loaded", *lines]))
+        raise UserError(
+            "\n".join([f"{where}: {len(lines)} weights do not fit; nothing was loaded", *lines])
+        )
 
 
 def split_extra(arrays: Mapping[str, np.ndarray]) -> tuple[Params, Extra]:

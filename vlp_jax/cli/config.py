@@ -48,7 +48,7 @@ def load_config(spec: str, overrides: dict[str, str]) -> ConfigDict:
         raise UserError(f"--config={name}: no such file{hint}")
     config = _run_file(path, args)
     for key, value in overrides.items():
-        _override(config, key, value)
+        override(config, key, value)
     config.config_file = spec
     return config.lock()
 
@@ -78,7 +78,12 @@ def _leaves(config: ConfigDict, prefix: str = "") -> list[str]:
     return names
 
 
-def _override(config: ConfigDict, key: str, text: str) -> None:
+def override(config: ConfigDict, key: str, text: str) -> None:
+    """Sets `key` (dotted) from text, parsed as the type that is there.
+
+    Raises:
+      UserError: an unknown key, a section, or a value of another type.
+    """
     *parents, last = key.split(".")
     node: Any = config
     for part in parents:

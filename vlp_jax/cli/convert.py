@@ -1,16 +1,17 @@
-"""`convert IN OUT --arch=NAME [--to=open_clip|hf]`: released checkpoints in and out, offline, without PyTorch.
+"""`convert IN OUT --arch=NAME [--to=open_clip|hf]`: released checkpoints in and out, offline,
+without PyTorch.
 
-IN is an open_clip or Hugging Face file or folder, OpenAI's TorchScript archive, or (with --to) one of our folders. The
-file exists to join the name maps of interop/ with the models.
+IN is an open_clip or Hugging Face file or folder, OpenAI's TorchScript archive, or (with --to) one
+of our folders. The file exists to join the name maps of interop/ with the models.
 """
 
 import argparse
-import json
-import os
 import sys
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
+
+from vlp_jax.cli.output import add_json, print_json, start_jax
 
 FORMATS = ("vlp_jax", "open_clip", "hf")
 
@@ -18,18 +19,33 @@ FORMATS = ("vlp_jax", "open_clip", "hf")
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     cli = argparse.ArgumentParser(
-        prog="python -m vlp_jax convert", description="Converts checkpoints between open_clip, Hugging Face and vlp_jax."
+        prog="python -m vlp_jax convert",
+        description="Converts checkpoints between open_clip, Hugging Face and vlp_jax.",
     )
-    cli.add_argument("input", metavar="IN", help="open_clip, Hugging Face or OpenAI file or folder, or a vlp_jax folder")
-    cli.add_argument("output", metavar="OUT", help="folder to write (or a .safetensors file with --to=open_clip)")
-    cli.add_argument("--arch", default="", help="architecture under open_clip's name, e.g. ViT-B-32")
-    cli.add_argument("--to", default="vlp_jax", help="format of OUT: vlp_jax (default), open_clip or hf")
+    cli.add_argument(
+        "input",
+        metavar="IN",
+        help="open_clip, Hugging Face or OpenAI file or folder, or a vlp_jax folder",
+    )
+    cli.add_argument(
+        "output", metavar="OUT", help="folder to write (or a .safetensors file with --to=open_clip)"
+    )
+    cli.add_argument(
+        "--arch", default="", help="architecture under open_clip's name, e.g. ViT-B-32"
+    )
+    cli.add_argument(
+        "--to", default="vlp_jax", help="format of OUT: vlp_jax (default), open_clip or hf"
+    )
     cli.add_argument(
         "--image-size", type=int, default=0, metavar="N",
-        help="resize a ViT's position embeddings to pictures of N pixels (as the checkpoint's own library does)",
+        help="resize a ViT's position embeddings to pictures of N pixels, as its library does",
     )  # fmt: skip
-    cli.add_argument("--tokenizer", default="", help="tokenizer.json, spm:FILE, clip or bytes; default: found beside IN")
-    cli.add_argument("--json", action="store_true", help="print one JSON object on the last line")
+    cli.add_argument(
+        "--tokenizer",
+        default="",
+        help="tokenizer.json, spm:FILE, clip or bytes; default: found beside IN",
+    )
+    add_json(cli)
     return cli
 
 
@@ -37,7 +53,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command.
 
     Raises:
-      UserError: unknown --arch or --to, an input that is refused or does not fit (every mismatch is listed), an
+      UserError: unknown --arch or --to, an input that is refused or does not fit (every mismatch is
+        listed), an
         output that is in the way.
     """
     args = parser().parse_args(argv)
@@ -46,14 +63,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.to not in FORMATS:
         raise UserError(f"--to: unknown format {args.to!r}{nearest(args.to, FORMATS)}")
     start = time.perf_counter()
+    start_jax()
     report = _import(args) if args.to == "vlp_jax" else _export(args)
     report["seconds"] = round(time.perf_counter() - start, 2)
     for note in report["notes"]:
         print(f"note: {note}", file=sys.stderr)
-    print(f"{report['arch']}: {report['tensors']} tensors, {report['parameters']:,} parameters -> {args.output}")
+    print(
+        f"{report['arch']}: {report['tensors']} tensors, {report['parameters']:,} parameters"
+        f" -> {args.output}"
+    )
     print(f"proven: {report['proof']}")
     if args.json:
-        print(json.dumps(report))
+        print_json(report)
     return 0
 
 
@@ -71,7 +92,9 @@ def _import(args: argparse.Namespace) -> dict[str, Any]:
     except Exception:
         folder.remove(args.output)
         raise
-    proof = "names mapped back give the input bit for bit; the written folder gives the same golden embeddings"
+    proof = (
+        "mapped back it is the input bit for bit; the written folder gives the golden embeddings"
+    )
     return _report(args, arrays, manifest, notes, proof)
 
 
@@ -82,10 +105,14 @@ def _export(args: argparse.Namespace) -> dict[str, Any]:
     export.check_writable(args.output, args.to)
     arrays, manifest, notes, _ = _read_any(args)
     notes += export.write(args.output, args.to, arrays, manifest)
-    return _report(args, arrays, manifest, notes, "the written weights, read back, give ours bit for bit")
+    return _report(
+        args, arrays, manifest, notes, "the written weights, read back, give ours bit for bit"
+    )
 
 
-def _report(args: argparse.Namespace, arrays: Mapping, manifest: Mapping, notes: list[str], proof: str) -> dict[str, Any]:
+def _report(
+    args: argparse.Namespace, arrays: Mapping, manifest: Mapping, notes: list[str], proof: str
+) -> dict[str, Any]:
     return {
         "input": args.input,
         "output": args.output,
@@ -93,7 +120,9 @@ def _report(args: argparse.Namespace, arrays: Mapping, manifest: Mapping, notes:
         "arch": manifest["arch"],
         "source": manifest["source"],
         "tensors": len(arrays),
-        "parameters": sum(array.size for path, array in arrays.items() if not path.startswith("batch_stats/")),
+        "parameters": sum(
+            array.size for path, array in arrays.items() if not path.startswith("batch_stats/")
+        ),
         "notes": notes,
         "proof": proof,
     }

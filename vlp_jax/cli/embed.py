@@ -1,12 +1,12 @@
-"""`embed --checkpoint=OUT --images=DIR --texts=FILE --out=E.npz`: pictures and lines of text to unit vectors.
+"""`embed --checkpoint=OUT --images=DIR --texts=FILE --out=E.npz`: pictures and lines of text to
+unit vectors.
 
-E.npz holds image float32[N, E], text float32[M, E], image_paths [N] (relative to DIR, sorted), texts [M] (one per line of
-FILE) and logit_scale (the factor of the dot product, exponential taken). The file exists so that anything outside
-this package can use a model's space.
+E.npz holds image float32[N, E], text float32[M, E], image_paths [N] (relative to DIR, sorted),
+texts [M] (one per line of FILE) and logit_scale (the factor of the dot product, exponential taken).
+The file exists so that anything outside this package can use a model's space.
 """
 
 import argparse
-import json
 import os
 import sys
 import tempfile
@@ -15,20 +15,37 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+from vlp_jax.cli.output import add_json, print_json, start_jax
+
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm")
 
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    cli = argparse.ArgumentParser(prog="python -m vlp_jax embed", description="Embeds pictures and texts.")
-    cli.add_argument("--checkpoint", required=True, metavar="DIR", help="a converted checkpoint or a training workdir")
+    cli = argparse.ArgumentParser(
+        prog="python -m vlp_jax embed", description="Embeds pictures and texts."
+    )
+    cli.add_argument(
+        "--checkpoint",
+        required=True,
+        metavar="DIR",
+        help="a converted checkpoint or a training workdir",
+    )
     cli.add_argument("--images", metavar="DIR", help="folder of pictures, searched recursively")
     cli.add_argument("--texts", metavar="FILE", help="UTF-8 file, one text per line")
     cli.add_argument("--out", required=True, metavar="FILE.npz", help="file to write")
-    cli.add_argument("--batch-size", type=int, default=32, metavar="N", help="rows per call (default 32)")
-    cli.add_argument("--threads", type=int, default=os.cpu_count() or 1, metavar="N", help="picture decoders")
-    cli.add_argument("--skip-damaged", action="store_true", help="leave unreadable pictures out instead of stopping")
-    cli.add_argument("--json", action="store_true", help="print one JSON object on the last line")
+    cli.add_argument(
+        "--batch-size", type=int, default=32, metavar="N", help="rows per call (default 32)"
+    )
+    cli.add_argument(
+        "--threads", type=int, default=os.cpu_count() or 1, metavar="N", help="picture decoders"
+    )
+    cli.add_argument(
+        "--skip-damaged",
+        action="store_true",
+        help="leave unreadable pictures out instead of stopping",
+    )
+    add_json(cli)
     return cli
 
 
@@ -36,7 +53,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command.
 
     Raises:
-      UserError: nothing to embed, a missing folder or file, an unreadable picture (named), a checkpoint that does not
+      UserError: nothing to embed, a missing folder or file, an unreadable picture (named), a
+        checkpoint that does not
         prove itself, a tokenizer that does not fit.
     """
     args = parser().parse_args(argv)
@@ -48,6 +66,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     from vlp_jax.cli.checkpoint import load_model
 
+    start_jax()
     model = load_model(args.checkpoint)
     fns = model.embedders()
     progress = Progress(len(paths) + len(texts))
@@ -71,9 +90,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         "dim": int(image.shape[1]),
         "seconds": round(time.perf_counter() - start, 2),
     }
-    print(f"{report['images']} pictures and {report['texts']} texts, {report['dim']} numbers each -> {args.out}")
+    print(
+        f"{report['images']} pictures and {report['texts']} texts,"
+        f" {report['dim']} numbers each -> {args.out}"
+    )
     if args.json:
-        print(json.dumps(report))
+        print_json(report)
     return 0
 
 
@@ -91,7 +113,8 @@ def _check(args: argparse.Namespace) -> None:
 
 
 def list_images(folder: str | None) -> list[str]:
-    """Sorted paths of pictures below a folder, relative to it. Raises UserError when there are none."""
+    """Sorted paths of pictures below a folder, relative to it. Raises UserError when there are
+    none."""
     from vlp_jax.core.errors import UserError
 
     if folder is None:
@@ -110,7 +133,8 @@ def list_images(folder: str | None) -> list[str]:
 
 
 def read_texts(path: str | None) -> list[str]:
-    """Lines of a UTF-8 file; row i of the result belongs to line i. Raises UserError when there are none."""
+    """Lines of a UTF-8 file; row i of the result belongs to line i. Raises UserError when there are
+    none."""
     from vlp_jax.core.errors import UserError
 
     if path is None:
@@ -127,7 +151,9 @@ def read_texts(path: str | None) -> list[str]:
     return [line.rstrip("\r") for line in lines]
 
 
-def embed_images(model: Any, fn: Callable, args: argparse.Namespace, paths: list[str], progress: "Progress") -> tuple:
+def embed_images(
+    model: Any, fn: Callable, args: argparse.Namespace, paths: list[str], progress: "Progress"
+) -> tuple:
     """Returns (float32[N, E], the paths that were readable)."""
     import numpy as np
 
@@ -146,35 +172,47 @@ def embed_images(model: Any, fn: Callable, args: argparse.Namespace, paths: list
             raise UserError(f"--images: {path}: cannot be read ({error.strerror})") from error
 
     rows, kept = [np.zeros((0, model.method.embed_dim), np.float32)], []
+    size = max(1, min(args.batch_size, len(paths)))
     with ThreadPoolExecutor(args.threads) as pool:
-        for names, pictures in _ahead(pool, decode, paths, args.batch_size):
-            good = [(name, picture) for name, picture in zip(names, pictures, strict=True) if picture is not None]
+        for names, pictures in _ahead(pool, decode, paths, size):
+            good = [
+                (name, picture)
+                for name, picture in zip(names, pictures, strict=True)
+                if picture is not None
+            ]
             if good:
                 kept += [name for name, _ in good]
-                rows.append(_padded(fn, "image", np.stack([picture for _, picture in good]), args.batch_size))
+                rows.append(_padded(fn, "image", np.stack([picture for _, picture in good]), size))
             progress.add(len(names))
     return np.concatenate(rows), kept
 
 
-def embed_texts(model: Any, fn: Callable, batch_size: int, texts: list[str], progress: "Progress") -> Any:
+def embed_texts(
+    model: Any, fn: Callable, batch_size: int, texts: list[str], progress: "Progress"
+) -> Any:
     """Returns float32[M, E]."""
     import numpy as np
 
     rows = [np.zeros((0, model.method.embed_dim), np.float32)]
-    tokenizer = model.tokenizer() if texts else None
-    for start in range(0, len(texts), batch_size):
-        ids = tokenizer(texts[start : start + batch_size])
-        rows.append(_padded(fn, "text", np.asarray(ids, np.int32), batch_size))
+    tokenizer, size = model.tokenizer() if texts else None, max(1, min(batch_size, len(texts)))
+    for start in range(0, len(texts), size):
+        ids = tokenizer(texts[start : start + size])
+        rows.append(_padded(fn, "text", np.asarray(ids, np.int32), size))
         progress.add(len(ids))
     return np.concatenate(rows)
 
 
-def _ahead(pool: ThreadPoolExecutor, decode: Callable, paths: list[str], size: int) -> Iterator[tuple[list, list]]:
+def _ahead(
+    pool: ThreadPoolExecutor, decode: Callable, paths: list[str], size: int
+) -> Iterator[tuple[list, list]]:
     """Yields (names, pictures) per batch while the next batch is being decoded."""
     batches = [paths[start : start + size] for start in range(0, len(paths), size)]
     pending: list = []
     for names in [*batches, None]:
-        waiting, pending = pending, [] if names is None else [(names, [pool.submit(decode, name) for name in names])]
+        waiting, pending = (
+            pending,
+            [] if names is None else [(names, [pool.submit(decode, name) for name in names])],
+        )
         for earlier, futures in waiting:
             yield earlier, [future.result() for future in futures]
 
@@ -203,7 +241,12 @@ class Progress:
         rate = self.done / (now - self.start)
         left = (self.total - self.done) / rate
         end = "\r" if sys.stderr.isatty() else "\n"
-        print(f"embed {self.done}/{self.total}  {rate:.1f}/s  {left:.0f} s left  ", end=end, file=sys.stderr, flush=True)
+        print(
+            f"embed {self.done}/{self.total}  {rate:.1f}/s  {left:.0f} s left  ",
+            end=end,
+            file=sys.stderr,
+            flush=True,
+        )
 
     def end(self) -> None:
         if sys.stderr.isatty():
@@ -218,7 +261,9 @@ def write_npz(path: str, arrays: dict[str, Any]) -> None:
 
     temporary = ""
     try:
-        with tempfile.NamedTemporaryFile(dir=os.path.dirname(os.path.abspath(path)), delete=False) as file:
+        with tempfile.NamedTemporaryFile(
+            dir=os.path.dirname(os.path.abspath(path)), delete=False
+        ) as file:
             temporary = file.name
             np.savez(file, **arrays)
             file.flush()

@@ -1,4 +1,5 @@
-"""Writes our tree as files that open_clip or transformers load: weights and their config beside them.
+"""Writes our tree as files that open_clip or transformers load: weights and their config beside
+them.
 
 The file exists to hold what `convert --to` decides about its output.
 """
@@ -23,15 +24,20 @@ _TIMM = {768: "base", 1024: "large", 1152: "so400m"}
 def check_writable(out: str, to: str) -> None:
     """Raises UserError if `out` is in the way."""
     if out.endswith((".pt", ".pth", ".bin")):
-        raise UserError(f"{out}: pickled files are not written; give a folder or a .safetensors file")
+        raise UserError(
+            f"{out}: pickled files are not written; give a folder or a .safetensors file"
+        )
     if out.endswith(".safetensors") and to == "hf":
         raise UserError(f"{out}: --to=hf writes a folder (weights and config.json)")
     if os.path.exists(out) and (not os.path.isdir(out) or os.listdir(out)):
         raise UserError(f"{out}: exists; nothing was written")
 
 
-def write(out: str, to: str, arrays: Mapping[str, np.ndarray], manifest: Mapping[str, Any]) -> list[str]:
-    """Writes a folder (or one .safetensors file for open_clip), whole or not at all, and reads it back.
+def write(
+    out: str, to: str, arrays: Mapping[str, np.ndarray], manifest: Mapping[str, Any]
+) -> list[str]:
+    """Writes a folder (or one .safetensors file for open_clip), whole or not at all, and reads it
+    back.
 
     Returns:
       Notes for the user.
@@ -75,12 +81,18 @@ def full_arch(config: Mapping[str, Any]) -> dict[str, Any]:
     method = make_method(config)
     arch: dict[str, Any] = {"embed_dim": method.embed_dim}
     for side, tower in (("image", method.image_tower), ("text", method.text_tower)):
-        fields = {key: getattr(tower, key) for key in tower.__dataclass_fields__ if key not in ("parent", "name")}
+        fields = {
+            key: getattr(tower, key)
+            for key in tower.__dataclass_fields__
+            if key not in ("parent", "name")
+        }
         arch[side] = {**fields, "name": config[side]["name"]}
     return arch
 
 
-def open_clip_config(arch: Mapping[str, Any], manifest: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
+def open_clip_config(
+    arch: Mapping[str, Any], manifest: Mapping[str, Any]
+) -> tuple[dict[str, Any], list[str]]:
     """open_clip_config.json, and notes about what it cannot say."""
     image, text, notes = arch["image"], arch["text"], []
     words = {
@@ -96,20 +108,37 @@ def open_clip_config(arch: Mapping[str, Any], manifest: Mapping[str, Any]) -> tu
     if image.get("pool") == "map":
         model["vision_cfg"], model["custom_text"] = _timm_config(image), True
         model["init_logit_bias"] = -10
-        words |= {"no_causal_mask": True, "proj_bias": True, "pool_type": "last", "norm_kwargs": {"eps": 1e-6}}
+        words |= {
+            "no_causal_mask": True,
+            "proj_bias": True,
+            "pool_type": "last",
+            "norm_kwargs": {"eps": 1e-6},
+        }
         if text["activation"] == "gelu_tanh":
             words["act_kwargs"] = {"approximate": "tanh"}
         if image["activation"] != "gelu":
-            notes.append("open_clip runs this image tower with exact GELU, the weights were made with its tanh form")
+            notes.append(
+                "open_clip runs this image tower with exact GELU, the weights want its tanh form"
+            )
     elif image["name"] == "vit":
         model["vision_cfg"] = {
-            "image_size": image["image_size"], "layers": image["num_layers"], "width": image["width"],
-            "head_width": image["head_width"], "mlp_ratio": image["mlp_ratio"], "patch_size": image["patch_size"],
-        }  # fmt: skip
+            "layers": image["num_layers"],
+            **{
+                key: image[key]
+                for key in ("image_size", "width", "head_width", "mlp_ratio", "patch_size")
+            },
+        }
     else:
-        sizes = {"image_size": image["image_size"], "layers": list(image["layers"]), "width": image["width"]}
+        sizes = {
+            "image_size": image["image_size"],
+            "layers": list(image["layers"]),
+            "width": image["width"],
+        }
         model["vision_cfg"] = {**sizes, "patch_size": None}
-    return {"model_cfg": model, "preprocess_cfg": preprocess.to_open_clip(manifest["preprocessing"])}, notes
+    return {
+        "model_cfg": model,
+        "preprocess_cfg": preprocess.to_open_clip(manifest["preprocessing"]),
+    }, notes
 
 
 def _timm_config(image: Mapping[str, Any]) -> dict[str, Any]:
@@ -117,11 +146,17 @@ def _timm_config(image: Mapping[str, Any]) -> dict[str, Any]:
     if size is None:
         raise UserError(f"--to=open_clip: timm has no SigLIP trunk of width {image['width']}")
     name = f"vit_{size}_patch{image['patch_size']}_siglip_{image['image_size']}"
-    config = {"image_size": image["image_size"], "timm_model_name": name, "timm_model_pretrained": False}
+    config = {
+        "image_size": image["image_size"],
+        "timm_model_name": name,
+        "timm_model_pretrained": False,
+    }
     return {**config, "timm_pool": "map", "timm_proj": "none"}
 
 
-def _prove(path: str, family: Family, arrays: Mapping[str, np.ndarray], expected: Mapping[str, Any]) -> None:
+def _prove(
+    path: str, family: Family, arrays: Mapping[str, np.ndarray], expected: Mapping[str, Any]
+) -> None:
     back = to_ours(family, read_safetensors(path), expected, path)
     for name, array in arrays.items():
         if not np.array_equal(back[name], array, equal_nan=True):

@@ -1,6 +1,8 @@
-"""Reads a released checkpoint into our tree: architecture, weights, preprocessing, tokenizer, golden embeddings.
+"""Reads a released checkpoint into our tree: architecture, weights, preprocessing, tokenizer,
+golden embeddings.
 
-The file exists to hold what `convert` decides about its input: which switches the files set, and what is refused.
+The file exists to hold what `convert` decides about its input: which switches the files set, and
+what is refused.
 """
 
 import os
@@ -14,7 +16,7 @@ from vlp_jax.interop.detect import Checkpoint, open_checkpoint
 from vlp_jax.interop.position import resize_state
 from vlp_jax.interop.preprocess import default_preprocessing
 from vlp_jax.interop.rules import check, their_shapes, to_ours, to_theirs
-from vlp_jax.methods.base import make_method
+from vlp_jax.methods.base import Method, make_method
 from vlp_jax.models.clip_archs import ARCHS, clip_arch
 
 
@@ -30,7 +32,8 @@ def read_released(
       tokenizer: see data/text; "" takes the one beside the weights, or CLIP's.
 
     Returns:
-      (flat arrays, manifest for interop/folder.py, notes for the user, {name: tokenizer file to copy}).
+      (flat arrays, manifest for interop/folder.py, notes for the user, {name: tokenizer file to
+      copy}).
 
     Raises:
       UserError: everything that does not fit, in one message, before a weight is read.
@@ -42,8 +45,27 @@ def read_released(
         raise UserError(f"--arch: missing{_looks_like(checkpoint) or ', e.g. --arch=ViT-B-32'}")
     config, notes = method_config(checkpoint, arch_name, image_size)
     method = make_method(config)
-    expected = expected_shapes(method)
-    state = checkpoint.state
+    spec, files = _tokenizer(checkpoint, tokenizer, method)
+    if not spec["name"]:
+        notes.append("no tokenizer beside the weights; texts will need one (--tokenizer=FILE)")
+    arrays = _arrays(checkpoint, method, arch_name, image_size)
+    size = method.image_tower.image_size
+    manifest = {
+        "arch": arch_name,
+        "method": config,
+        "preprocessing": {"image_size": size, **_preprocessing(checkpoint)},
+        "tokenizer": spec,
+        "source": {"file": os.path.basename(checkpoint.path), "kind": checkpoint.kind},
+        "golden": _golden(checkpoint, method, arrays),
+    }
+    return arrays, manifest, notes, files
+
+
+def _arrays(
+    checkpoint: Checkpoint, method: Method, arch_name: str, image_size: int
+) -> dict[str, np.ndarray]:
+    """Checks every name and shape, then reads; the result mapped back is the input, bit for bit."""
+    expected, state = expected_shapes(method), checkpoint.state
     if image_size:
         state = resize_state(state, checkpoint.family, expected, antialias=not checkpoint.is_hf)
     try:
@@ -51,28 +73,27 @@ def read_released(
     except UserError as error:
         first, *rest = str(error).split("\n")
         raise UserError("\n".join([first + _looks_like(checkpoint), *rest])) from None
-    arrays = to_ours(checkpoint.family, state, expected, path)
+    arrays = to_ours(checkpoint.family, state, expected, checkpoint.path)
     _prove_names(checkpoint, state, arrays)
-    golden = golden_embeddings(method, embedders(method, *split_extra(arrays)))
-    for side, row in golden.items():
+    return arrays
+
+
+def _golden(
+    checkpoint: Checkpoint, method: Method, arrays: dict[str, np.ndarray]
+) -> dict[str, list[float]]:
+    rows = golden_embeddings(method, embedders(method, *split_extra(arrays)))
+    for side, row in rows.items():
         if not np.isfinite(row).all():
-            raise UserError(f"{checkpoint.path}: its weights give a {side} embedding that is not finite")
-    spec, files = _tokenizer(checkpoint, tokenizer, method)
-    if not spec["name"]:
-        notes.append("no tokenizer was found beside the weights; `embed --texts` will need one (--tokenizer=FILE)")
-    manifest = {
-        "arch": arch_name,
-        "method": config,
-        "preprocessing": {"image_size": method.image_tower.image_size, **_preprocessing(checkpoint)},
-        "tokenizer": spec,
-        "source": {"file": os.path.basename(checkpoint.path), "kind": checkpoint.kind},
-        "golden": {side: [float(value) for value in row] for side, row in golden.items()},
-    }
-    return arrays, manifest, notes, files
+            where = f"{checkpoint.path}: its weights"
+            raise UserError(f"{where} give a {side} embedding that is not finite")
+    return {side: [float(value) for value in row] for side, row in rows.items()}
 
 
-def method_config(checkpoint: Checkpoint, arch_name: str, image_size: int = 0) -> tuple[dict[str, Any], list[str]]:
-    """The method's config for this checkpoint: the named architecture with the switches that its files set.
+def method_config(
+    checkpoint: Checkpoint, arch_name: str, image_size: int = 0
+) -> tuple[dict[str, Any], list[str]]:
+    """The method's config for this checkpoint: the named architecture with the switches that its
+    files set.
 
     Returns:
       (config, notes about switches that differ from the name's).
@@ -83,20 +104,37 @@ def method_config(checkpoint: Checkpoint, arch_name: str, image_size: int = 0) -
             if key == "head_width" and arch[tower]["name"] != "vit":
                 continue
             if key in arch[tower] and arch[tower][key] != value:
-                notes.append(f"{tower}.{key} is {value!r} as the checkpoint says, {arch_name} has {arch[tower][key]!r}")
+                notes.append(
+                    f"{tower}.{key} is {value!r} as the files say, not {arch[tower][key]!r}"
+                )
             arch[tower][key] = value
+    if checkpoint.is_hf and not checkpoint.config:
+        activation = arch["image"].get("activation")
+        notes.append(f"no config.json beside the weights; activation {activation!r} is the name's")
     if image_size:
+        _check_image_size(arch["image"], image_size)
         arch["image"]["image_size"] = image_size
     how = _preprocessing(checkpoint)
     name = "siglip" if "logit_bias" in checkpoint.state else "clip"
     return {"name": name, **arch, "image_mean": how["mean"], "image_std": how["std"]}, notes
 
 
+def _check_image_size(image: dict[str, Any], image_size: int) -> None:
+    if image["name"] != "vit":
+        raise UserError("--image-size: only a ViT's position embeddings can be resized")
+    if image_size < 1 or image_size % image["patch_size"]:
+        raise UserError(f"--image-size: {image_size} is no multiple of {image['patch_size']}")
+
+
 def _preprocessing(checkpoint: Checkpoint) -> dict[str, Any]:
-    return default_preprocessing(checkpoint.is_siglip, checkpoint.is_hf) | dict(checkpoint.preprocessing)
+    return default_preprocessing(checkpoint.is_siglip, checkpoint.is_hf) | dict(
+        checkpoint.preprocessing
+    )
 
 
-def _tokenizer(checkpoint: Checkpoint, asked: str, method: Any) -> tuple[dict[str, Any], dict[str, str]]:
+def _tokenizer(
+    checkpoint: Checkpoint, asked: str, method: Method
+) -> tuple[dict[str, Any], dict[str, str]]:
     """Returns ({name, context_length, options}, {name in the folder: file to copy})."""
     tower = method.text_tower
     file = asked.removeprefix("spm:") if asked not in ("", "clip", "bytes") else ""
@@ -111,8 +149,12 @@ def _tokenizer(checkpoint: Checkpoint, asked: str, method: Any) -> tuple[dict[st
         return spec, {}
     is_json = file.endswith(".json")
     name = "tokenizer.json" if is_json else "tokenizer.model"
-    if checkpoint.is_siglip:  # open_clip and transformers: punctuation dropped, padded with </s> (T5's id 1)
-        spec["options"] = {"clean": "canonicalize"} | ({"pad_id": 1} if tower.vocab_size == 32000 else {})
+    if (
+        checkpoint.is_siglip
+    ):  # open_clip and transformers: punctuation dropped, padded with </s> (T5's id 1)
+        spec["options"] = {"clean": "canonicalize"} | (
+            {"pad_id": 1} if tower.vocab_size == 32000 else {}
+        )
     return spec | {"name": name if is_json else f"spm:{name}"}, {name: file}
 
 
@@ -146,8 +188,16 @@ def _fits(checkpoint: Checkpoint, arch: dict[str, Any]) -> bool:
         telling["image/patch_embed/kernel"] = (image["patch_size"], image["patch_size"], 3, width)
         telling["image/blocks/norm1/scale"] = (image["num_layers"], width)
     else:
-        telling["image/attnpool/pos_embed"] = ((image["image_size"] // 32) ** 2 + 1, 32 * image["width"])
+        telling["image/attnpool/pos_embed"] = (
+            (image["image_size"] // 32) ** 2 + 1,
+            32 * image["width"],
+        )
         for stage, count in enumerate(image["layers"], start=1):
-            telling[f"image/stage{stage}_block{count - 1}/conv1/bn/scale"] = (image["width"] * 2 ** (stage - 1),)
+            telling[f"image/stage{stage}_block{count - 1}/conv1/bn/scale"] = (
+                image["width"] * 2 ** (stage - 1),
+            )
     shapes = their_shapes(checkpoint.family, telling)
-    return all(name in checkpoint.state and checkpoint.state[name].shape == shape for name, shape in shapes.items())
+    return all(
+        name in checkpoint.state and checkpoint.state[name].shape == shape
+        for name, shape in shapes.items()
+    )

@@ -4,6 +4,7 @@ The file exists to turn flags into a Trainer, a workdir and a Loop, in the order
 """
 
 import argparse
+import dataclasses
 import sys
 import time
 from pathlib import Path
@@ -41,22 +42,46 @@ def main(argv: list[str]) -> int:
     from vlp_jax.cli.output import print_json, start_jax
 
     start_jax()
-    report = train(config, Path(args.workdir), force=args.force, step=args.step)
+    outcome = train(config, Path(args.workdir), force=args.force, step=args.step)
+    if outcome.results:
+        from vlp_jax.evals.report import print_results
+
+        print_results(outcome.results)
     if args.json:
-        print_json(report)
+        print_json(outcome.summary())
     return 0
 
 
-def train(config: Any, workdir: Path, force: bool = False, step: int | None = None) -> dict[str, Any]:
-    """Trains to the end and returns {workdir, step, seconds, loss, parameters, eval}.
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """A finished run: its numbers, the final evaluation's results, and exp(logit_scale) where there is one."""
+
+    workdir: str
+    step: int
+    seconds: float
+    loss: float | None
+    parameters: int
+    results: dict[str, Any]
+    scale: float
+
+    def summary(self) -> dict[str, Any]:
+        """{workdir, step, seconds, loss, parameters, eval} as plain values."""
+        names = ("workdir", "step", "seconds", "loss", "parameters")
+        metrics = {name: result.metrics for name, result in self.results.items()}
+        return {**{name: getattr(self, name) for name in names}, "eval": metrics}
+
+
+def train(config: Any, workdir: Path, force: bool = False, step: int | None = None) -> Outcome:
+    """Trains to the end.
 
     Raises:
       UserError: a mistake in config, data or workdir, before anything is compiled.
       RunError: a failure on the way. Preempted: stopped by a signal.
     """
+    import numpy as np
+
     from vlp_jax.cli.start import start_state
     from vlp_jax.core.pytree import size
-    from vlp_jax.evals.report import print_results
     from vlp_jax.train.loop import Loop
     from vlp_jax.train.trainer import Trainer
     from vlp_jax.train.workdir import open_workdir
@@ -69,13 +94,10 @@ def train(config: Any, workdir: Path, force: bool = False, step: int | None = No
     count = size(abstract["params"]) + size(abstract["frozen"])
     print(
         f"{type(trainer.method).__name__}: {count:,} parameters, {trainer.pipeline.num_examples:,} examples, "
-        f"steps {loop.start} -> {trainer.steps}, {len(trainer.mesh.devices.flat)} device(s), compiling ...",
+        f"steps {loop.start} -> {trainer.steps}, {trainer.mesh.size} device(s), compiling ...",
         file=sys.stderr,
     )
     results = loop.run()
-    if results:
-        print_results(results)
-    metrics = {name: result.metrics for name, result in results.items()}
-    seconds = round(time.monotonic() - start, 1)
     loss = None if loop.loss is None else float(loop.loss)
-    return dict(workdir=str(workdir), step=loop.step, seconds=seconds, loss=loss, parameters=count, eval=metrics)
+    scale = float(np.exp(loop.state["params"].get("logit_scale", 0.0)))
+    return Outcome(str(workdir), loop.step, round(time.monotonic() - start, 1), loss, count, results, scale)

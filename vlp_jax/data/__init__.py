@@ -1,1 +1,2 @@
-"""Data: sources, order, decoding and the input pipeline. Imports nothing heavy, so commands start at once."""
+"""Data: sources, order, decoding and the input pipeline. Imports nothing heavy, so commands start
+at once."""

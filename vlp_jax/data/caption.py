@@ -1,7 +1,7 @@
 """Which words an example shows this time: caption choice, templates, word dropout.
 
-The file exists so that text augmentation is a pure function of the example and its random generator, which
-itself comes from (seed, epoch, position).
+The file exists so that text augmentation is a pure function of the example and its random
+generator, which itself comes from (seed, epoch, position).
 """
 
 from collections import Counter
@@ -18,10 +18,11 @@ MAX_CHARACTERS = 10_000
 
 @dataclass(frozen=True)
 class CaptionSpec:
-    """choice: 'random', 'first', 'all' (joined by a space) or the name of a JSON key holding text(s).
+    """choice: 'random', 'first', 'all' (joined by a space) or the name of a JSON key holding
+    text(s).
 
-    templates: strings with '{c}' for the caption, one is drawn per example; word_dropout: probability in
-    [0, 1) that a word is left out (one word always stays).
+    templates: strings with '{c}' for the caption, one is drawn per example; word_dropout:
+    probability in [0, 1) that a word is left out (one word always stays).
     """
 
     choice: str = "random"
@@ -57,7 +58,9 @@ def choose_caption(
             clipped["long_caption"] += 1
     if spec.word_dropout > 0:
         words = text.split()
-        kept = [w for w, u in zip(words, rng.random(len(words)), strict=True) if u >= spec.word_dropout]
+        kept = [
+            w for w, u in zip(words, rng.random(len(words)), strict=True) if u >= spec.word_dropout
+        ]
         text = " ".join(kept or words[:1])
     if spec.templates:
         text = spec.templates[int(rng.integers(len(spec.templates)))].replace("{c}", text)

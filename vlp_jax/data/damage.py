@@ -1,7 +1,7 @@
 """Damaged input as data: what was lost, where, and when there is too much of it to go on.
 
-A web-scale run meets truncated pictures and torn shards every day. The file exists so that every reader
-reports them in one shape (a reason and a place) and one rule decides when a run must stop.
+A web-scale run meets truncated pictures and torn shards every day. The file exists so that every
+reader reports them in one shape (a reason and a place) and one rule decides when a run must stop.
 """
 
 from collections import Counter
@@ -14,7 +14,8 @@ MIN_COUNT = 10  # so that one bad picture in a folder of fifty does not stop a r
 
 
 class Damage(NamedTuple):
-    """One loss: `reason` is a short word to count by, `where` names the shard (or file) and the key."""
+    """One loss: `reason` is a short word to count by, `where` names the shard (or file) and the
+    key."""
 
     reason: str
     where: str
@@ -34,8 +35,8 @@ class DamagedSample(Exception):
 class DamageLog:
     """Counts each damaged place once, by reason, and stops the run above a budget.
 
-    The limit is `budget * num_examples`, but not below min(10, a quarter of the examples), so that small
-    folders survive a bad picture or two. A budget of 0 allows nothing.
+    The limit is `budget * num_examples`, but not below min(10, a quarter of the examples), so that
+    small folders survive a bad picture or two. A budget of 0 allows nothing.
     """
 
     def __init__(self, num_examples: int, budget: float, first: Iterable[Damage] = ()):
@@ -61,7 +62,8 @@ class DamageLog:
         return len(self._seen)
 
     def check(self) -> None:
-        """Raises RunError, naming shard and key of the last loss, when the count is above the budget."""
+        """Raises RunError, naming shard and key of the last loss, when the count is above the
+        budget."""
         if self.total > self.limit:
             reasons = ", ".join(f"{reason} {count}" for reason, count in self.counts.most_common())
             raise RunError(

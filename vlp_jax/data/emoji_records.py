@@ -12,7 +12,7 @@ TONES = ("light", "medium-light", "medium", "medium-dark", "dark")
 KEYWORDS_IN_CAPTION = 6
 _SKIN = {"1F3FB", "1F3FC", "1F3FD", "1F3FE", "1F3FF"}
 _FAMILY = {"1F466", "1F467", "1F468", "1F469", "1F9D1", "1F9D2"}
-# Signs that turn a person into a man or a woman, or make one face right: the same concept without them.
+# Signs that make a person a man or a woman, or face right: the same concept without them.
 _SUFFIXES = ("-200D-27A1", "-200D-2640", "-200D-2642")
 # Gendered code points and sequences with no shared sequence in Unicode -> the neutral one.
 _NEUTRAL = {
@@ -25,7 +25,7 @@ _NEUTRAL = {
 
 
 def plain(hexcode: str) -> str:
-    """The code points without the emoji presentation selector: what names a picture in every source.
+    """The code points without the presentation selector: names a picture in every source.
 
     >>> plain("002A-fe0f-20e3")
     '002A-20E3'
@@ -40,7 +40,7 @@ def concept_of(base: str) -> str:
     ('1F3C3', '1F9D1-200D-1F680')
     """
     code = plain(base)
-    for suffix in _SUFFIXES * 2:
+    for suffix in _SUFFIXES:  # direction stands after gender
         code = code.removesuffix(suffix)
     parts = [part for part in code.split("-") if len(code) == 5 or part not in _SKIN]
     people = [part for part in parts if part != "200D"]
@@ -90,7 +90,7 @@ def skin_tone(tone: int | list[int] | None) -> str:
 
 
 def _captions(label: str, keywords: list[str], tone: str) -> list[str]:
-    """The label, then up to six keywords (with the skin tone, without which variants look the same)."""
+    """The label, then up to six keywords (and the skin tone, which tells variants apart)."""
     listed = keywords[:KEYWORDS_IN_CAPTION] + ([] if tone == "none" else [f"{tone} skin tone"])
     return [label] if len(keywords) < 2 else [label, ", ".join(listed)]
 

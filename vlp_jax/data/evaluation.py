@@ -1,7 +1,7 @@
 """Evaluation batches: in order, padded to one shape, masked by index.
 
-The file exists so that an evaluator sees every example exactly once on any number of processes, while the
-compiled step sees one shape only.
+The file exists so that an evaluator sees every example exactly once on any number of processes,
+while the compiled step sees one shape only.
 """
 
 import itertools
@@ -27,7 +27,9 @@ _log = logging.getLogger(__name__)
 class EvalReader:
     """Reads one example for evaluation: centre crop (or `crop`), first caption (or `caption`)."""
 
-    def __init__(self, source: Any, fields: Sequence[str], image_size: int, tokenizer: Any, options: dict):
+    def __init__(
+        self, source: Any, fields: Sequence[str], image_size: int, tokenizer: Any, options: dict
+    ):
         for field in fields:
             if field not in FIELDS:
                 raise UserError(f"evaluation field {field!r} is unknown" + nearest(field, FIELDS))
@@ -46,7 +48,9 @@ class EvalReader:
             if "image" in self.fields:
                 if "image" not in example:
                     raise DamagedSample("no_image")
-                row["image"] = decode_image(example["image"], self.size, self.crop, None, resample=self.resample)
+                row["image"] = decode_image(
+                    example["image"], self.size, self.crop, None, resample=self.resample
+                )
             if "text" in self.fields:
                 row["text"] = choose_caption(example, self.captions, example_rng(0, 0, i))
             if "label" in self.fields:
@@ -72,12 +76,12 @@ def eval_batches(
     """Every example of `source` once, in order.
 
     Args:
-        fields: of 'image' uint8[b, S, S, 3], 'text' int32[b, L], 'label' int32[b]. batch_size: global; each
-        process yields b = batch_size / process_count rows of every global batch. options: crop ('center'),
-        resample, caption ('first'), templates, label ('label').
+        fields: of 'image' uint8[b, S, S, 3], 'text' int32[b, L], 'label' int32[b]. batch_size:
+        global; each process yields b = batch_size / process_count rows of every global batch.
+        options: crop ('center'), resample, caption ('first'), templates, label ('label').
 
-    Yields the fields and 'index' int32[b], the row's number in the source, -1 for padding (zeros) and for
-    damaged examples, which are logged and counted by reason in `dropped`. Raises UserError.
+    Yields the fields and 'index' int32[b], the row's number in the source, -1 for padding (zeros)
+    and for damaged examples, which are logged and counted by reason in `dropped`. Raises UserError.
     """
     if batch_size < 1 or batch_size % process_count:
         raise UserError(f"batch_size={batch_size} cannot be shared by {process_count} processes")
@@ -85,7 +89,13 @@ def eval_batches(
     return _batches(reader, batch_size, (process_index, process_count), threads, dropped)
 
 
-def _batches(reader: EvalReader, batch_size: int, process: tuple[int, int], threads: int, dropped: Counter | None):
+def _batches(
+    reader: EvalReader,
+    batch_size: int,
+    process: tuple[int, int],
+    threads: int,
+    dropped: Counter | None,
+):
     local = batch_size // process[1]
     starts = [s + process[0] * local for s in range(0, len(reader.source), batch_size)]
     with ThreadPoolExecutor(max(1, threads)) as pool:
@@ -99,7 +109,9 @@ def _batches(reader: EvalReader, batch_size: int, process: tuple[int, int], thre
                 yield _pad(reader, first, [f.result() for f in futures], local, dropped)
 
 
-def _pad(reader: EvalReader, start: int, rows: list, local: int, dropped: Counter | None) -> dict[str, np.ndarray]:
+def _pad(
+    reader: EvalReader, start: int, rows: list, local: int, dropped: Counter | None
+) -> dict[str, np.ndarray]:
     index = np.full(local, -1, np.int32)
     batch: dict[str, np.ndarray] = {}
     if "image" in reader.fields:

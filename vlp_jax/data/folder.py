@@ -1,6 +1,7 @@
 """A folder of pictures: `NAME.png` with `NAME.txt` beside it, or one sub-folder per class.
 
-The file exists because this is how people keep their own pictures, and how most data sets are unpacked.
+The file exists because this is how people keep their own pictures, and how most data sets are
+unpacked.
 """
 
 import json
@@ -15,7 +16,8 @@ MAX_BYTES = 64 * 2**20
 
 
 def read_bounded(path: str, where: str) -> bytes:
-    """The content of `path`; raises DamagedSample when missing, not a plain file or above 64 MiB."""
+    """The content of `path`; raises DamagedSample when missing, not a plain file or above 64
+    MiB."""
     try:
         if not os.path.isfile(path):
             raise DamagedSample("missing_file", where)
@@ -53,22 +55,31 @@ def _scan(root: str) -> dict[str, str]:
 class FolderSource:
     """Pictures below `root`, recursively, in the order of their names.
 
-    With any `.txt` or `.json` beside a picture the folder is a captioned one and pictures without either are
-    counted as damage. Without any, the first sub-folder's name is the class: `meta['label']` is its rank among
-    the sorted class names, `meta['class']` the name, and the caption is the name with '_' and '-' as spaces.
+    With any `.txt` or `.json` beside a picture the folder is a captioned one and pictures without
+    either are counted as damage. Without any, the first sub-folder's name is the class:
+    `meta['label']` is its rank among the sorted class names, `meta['class']` the name, and the
+    caption is the name with '_' and '-' as spaces.
     """
 
     def __init__(self, root: str):
         self.root = root
         files = _scan(root)
-        images = [name for name in files if name.rsplit(".", 1)[-1].lower() in IMAGE_SUFFIXES and "." in name]
+        images = [
+            name
+            for name in files
+            if name.rsplit(".", 1)[-1].lower() in IMAGE_SUFFIXES and "." in name
+        ]
         if not images:
-            raise UserError(f"no pictures in {root!r} (looked for .png, .jpg, .jpeg, .webp below it)")
+            raise UserError(
+                f"no pictures in {root!r} (looked for .png, .jpg, .jpeg, .webp below it)"
+            )
         stems = {name: name.rsplit(".", 1)[0] for name in images}
         self.captioned = any(s + ".txt" in files or s + ".json" in files for s in stems.values())
         self.damage: list[Damage] = []
         if self.captioned:
-            self._names = [n for n in images if stems[n] + ".txt" in files or stems[n] + ".json" in files]
+            self._names = [
+                n for n in images if stems[n] + ".txt" in files or stems[n] + ".json" in files
+            ]
             left = sorted(set(images) - set(self._names))
             self.damage += [Damage("no_caption", os.path.join(root, name)) for name in left]
         else:
@@ -79,11 +90,13 @@ class FolderSource:
         names = [name for name in images if "/" in name]
         if not names:
             raise UserError(
-                f"no captions in {self.root!r}: put NAME.txt beside each picture, or the pictures into one "
-                "sub-folder per class"
+                f"no captions in {self.root!r}: put NAME.txt beside each picture, "
+                "or the pictures into one sub-folder per class"
             )
         self.classes = sorted({name.split("/", 1)[0] for name in names})
-        self.damage += [Damage("no_class", os.path.join(self.root, n)) for n in images if "/" not in n]
+        self.damage += [
+            Damage("no_class", os.path.join(self.root, n)) for n in images if "/" not in n
+        ]
         return names
 
     def __len__(self) -> int:
@@ -101,7 +114,11 @@ class FolderSource:
             meta = {"class": folder, "label": self.classes.index(folder)}
             return {"key": stem, "text": [folder.replace("_", " ").replace("-", " ")], "meta": meta}
         base = os.path.join(self.root, stem)
-        meta = parse_meta(read_bounded(base + ".json", where), where) if os.path.exists(base + ".json") else {}
+        meta = (
+            parse_meta(read_bounded(base + ".json", where), where)
+            if os.path.exists(base + ".json")
+            else {}
+        )
         text = None
         if os.path.exists(base + ".txt"):
             text = read_bounded(base + ".txt", where).decode("utf-8", "replace")

@@ -1,8 +1,8 @@
 """`SHARD.index`: what one pass over a tar learns, so that every later read is one `pread`.
 
-A zip of plain NumPy arrays (no pickle) with key, member offsets, lengths and CRC-32, caption token count, the
-damage met and a digest of it all. The file exists because random access makes shuffling, resuming and counting
-losses exact, which streaming a tar cannot do.
+A zip of plain NumPy arrays (no pickle) with key, member offsets, lengths and CRC-32, caption token
+count, the damage met and a digest of it all. The file exists because random access makes shuffling,
+resuming and counting losses exact, which streaming a tar cannot do.
 """
 
 import hashlib
@@ -24,7 +24,9 @@ from vlp_jax.data.tar_walk import Member, Walk
 
 VERSION = 1
 ROLES = ("image", "txt", "json", "cls")
-MAX_MEMBER = 64 * 2**20  # larger members are damage ('too_large'), so that a hostile tar cannot fill memory
+MAX_MEMBER = (
+    64 * 2**20
+)  # larger members are damage ('too_large'), so that a hostile tar cannot fill memory
 _ROLE = {**dict.fromkeys(IMAGE_SUFFIXES, 0), "txt": 1, "json": 2, "cls": 3}
 _NAME = re.compile(r"((?:.*/)?[^/.]+)\.([^/]*)", re.DOTALL)  # key and suffix as in WebDataset
 _TOKEN = re.compile(r"\w+|[^\w\s]")
@@ -33,7 +35,8 @@ _ARRAYS = {"offset": np.int64, "length": np.uint32, "crc": np.uint32}
 
 @dataclass
 class ShardIndex:
-    """The listing of one tar; row i is sample i, columns are ROLES, a length of 0 and offset 0 is absent.
+    """The listing of one tar; row i is sample i, columns are ROLES, a length of 0 and offset 0 is
+    absent.
 
     keys: list[str]; offset: int64[N, 4]; length, crc: uint32[N, 4]; tokens: int32[N], words and
     punctuation of the caption; damage: what the pass met; size, probe: the file it was made from.
@@ -54,7 +57,9 @@ class ShardIndex:
     @property
     def digest(self) -> str:
         """32 hex digits over keys, offsets, lengths and checksums: the content, not the place."""
-        state = hashlib.blake2b("\0".join(self.keys).encode("utf-8", "surrogateescape"), digest_size=16)
+        state = hashlib.blake2b(
+            "\0".join(self.keys).encode("utf-8", "surrogateescape"), digest_size=16
+        )
         for name in _ARRAYS:
             state.update(np.ascontiguousarray(getattr(self, name)).tobytes())
         return state.hexdigest()
@@ -66,10 +71,14 @@ def count_tokens(text: str) -> int:
 
 
 def probe(file: ShardFile) -> int:
-    """CRC-32 of three small pieces of a file, to notice that it was replaced by one of equal size."""
-    crc = 0
-    for offset in (0, file.size // 2, max(0, file.size - 4096)):
-        crc = zlib.crc32(file.read(offset, 4096), crc)
+    """CRC-32 of the end and 16 spread pieces of a file, to notice a replacement of equal size.
+
+    The end covers tar's padding of 10 KiB, into which members can be appended. Other changes inside
+    members are found when they are read, by their own CRC.
+    """
+    crc = zlib.crc32(file.read(max(0, file.size - 16384), 16384))
+    for i in range(16):
+        crc = zlib.crc32(file.read(file.size * i // 16, 512), crc)
     return crc
 
 
@@ -118,14 +127,24 @@ class _Builder:
         for need, reason in (((0,), "no_image"), ((1, 2, 3), "no_caption")):
             lacking = {key for key, row in rows.items() if not any(role in row for role in need)}
             if len(lacking) < len(rows):
-                self.damage += [Damage(reason, f"{self.file.path}: {k!r}") for k in rows if k in lacking]
+                self.damage += [
+                    Damage(reason, f"{self.file.path}: {k!r}") for k in rows if k in lacking
+                ]
                 rows = {key: row for key, row in rows.items() if key not in lacking}
         table = [[row.get(role, (0, 0, 0)) for role in range(len(ROLES))] for row in rows.values()]
         table = np.asarray(table, np.int64).reshape(-1, len(ROLES), 3)
-        columns = {n: np.ascontiguousarray(table[..., i].astype(t)) for i, (n, t) in enumerate(_ARRAYS.items())}
+        columns = {
+            n: np.ascontiguousarray(table[..., i].astype(t))
+            for i, (n, t) in enumerate(_ARRAYS.items())
+        }
         tokens = np.asarray([row["tokens"] for row in rows.values()], np.int32)
         return ShardIndex(
-            list(rows), **columns, tokens=tokens, damage=self.damage, size=self.file.size, probe=probe(self.file)
+            list(rows),
+            **columns,
+            tokens=tokens,
+            damage=self.damage,
+            size=self.file.size,
+            probe=probe(self.file),
         )
 
 
@@ -158,11 +177,16 @@ def save(index: ShardIndex, path: str, shard: str) -> None:
     arrays["meta"] = np.frombuffer(json.dumps(meta).encode("utf-8", "surrogateescape"), np.uint8)
     handle, temporary = tempfile.mkstemp(dir=os.path.dirname(path) or ".", prefix=".index-")
     try:
-        with os.fdopen(handle, "wb") as out, zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as archive:
+        with (
+            os.fdopen(handle, "wb") as out,
+            zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as archive,
+        ):
             for name, array in arrays.items():
                 data = io.BytesIO()
                 np.lib.format.write_array(data, array, allow_pickle=False)
-                entry = zipfile.ZipInfo(f"{name}.npy")  # its fixed date keeps the bytes reproducible
+                entry = zipfile.ZipInfo(
+                    f"{name}.npy"
+                )  # its fixed date keeps the bytes reproducible
                 entry.compress_type = zipfile.ZIP_DEFLATED
                 archive.writestr(entry, data.getvalue())
         os.chmod(temporary, 0o644)
@@ -189,7 +213,16 @@ def load(path: str, shard: str) -> ShardIndex | None:
             keys, **columns, tokens=tokens, damage=damage, size=meta["size"], probe=meta["probe"]
         )
         return index if index.digest == meta["digest"] else None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, zipfile.BadZipFile, zlib.error):
+    except (
+        OSError,
+        ValueError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        zipfile.BadZipFile,
+        EOFError,
+        zlib.error,
+    ):
         return None
 
 
@@ -216,8 +249,9 @@ def _lost(old: ShardIndex, new: ShardIndex, shard: str) -> list[Damage]:
 def open_index(shard: str, rebuild: bool = False) -> tuple[ShardIndex, str | None]:
     """The index of a shard, built now when missing or stale, and the path it is stored at.
 
-    It is stored beside the shard, else in the cache folder, else nowhere (None). Where an older index listed
-    samples that the damaged shard has lost, they are counted as 'missing'. Raises OSError for the shard itself.
+    It is stored beside the shard, else in the cache folder, else nowhere (None). Where an older
+    index listed samples that the damaged shard has lost, they are counted as 'missing'. Raises
+    OSError for the shard itself.
     """
     file = ShardFile(shard)
     places = [_cache_path(shard)] if is_remote(shard) else [index_path(shard), _cache_path(shard)]

@@ -1,7 +1,7 @@
 """Several sources as one: their concatenation, and orders that mix them by weight.
 
-The file exists so that a mixture is only an order over indices: nothing is copied, and a position still tells
-everything about a resume.
+The file exists so that a mixture is only an order over indices: nothing is copied, and a position
+still tells everything about a resume.
 """
 
 import bisect
@@ -65,14 +65,17 @@ class PlainOrder:
     def index(self, positions: np.ndarray) -> np.ndarray:
         """Stream positions int[k] -> indices int64[k]."""
         positions = np.asarray(positions)
-        return position_to_index(self.seed, positions // self.n, positions % self.n, self.n, self.mode)
+        return position_to_index(
+            self.seed, positions // self.n, positions % self.n, self.n, self.mode
+        )
 
 
 class WeightedOrder:
-    """Draws source s with share weights[s]; each source runs through its own epochs without repeats.
+    """Draws source s with share weights[s]; each source runs through its own epochs without
+    repeats.
 
-    A shuffled table of 4,096 entries says whose turn it is; how often each source was drawn before any
-    position follows in closed form, so this order is as stateless as the plain one.
+    A shuffled table of 4,096 entries says whose turn it is; how often each source was drawn before
+    any position follows in closed form, so this order is as stateless as the plain one.
     """
 
     def __init__(self, sizes: Sequence[int], weights: Sequence[float], seed: int, mode: str):
@@ -118,21 +121,23 @@ def split_paths(path: str) -> list[str]:
 def _weights(weights: Sequence[float], paths: list[str]) -> Sequence[float]:
     good = len(weights) == len(paths) and all(w >= 0 for w in weights) and sum(weights) > 0
     if not good:
-        raise UserError(f"data.weights={tuple(weights)} does not fit the {len(paths)} sources of data.path")
+        raise UserError(
+            f"data.weights={tuple(weights)} does not fit the {len(paths)} sources of data.path"
+        )
     if any(0 < w / sum(weights) < 1 / _TABLE for w in weights):
         raise UserError(f"data.weights={tuple(weights)}: shares below 1/{_TABLE} are not supported")
     return weights
 
 
 def open_mixture(path: str, weights: Sequence[float], seed: int, mode: str):
-    """Opens `data.path` -> (source, order): one source, or several separated by commas with weights.
+    """Opens `data.path` -> (source, order): one source, or several separated by commas with
+    weights.
 
-    Without weights the sources are one pool and every example comes once per epoch. Raises UserError.
+    Without weights the sources are one pool and every example comes once per epoch. Raises
+    UserError.
     """
-    if os.path.exists(os.path.expanduser(path)):
-        paths = [path]
-    else:
-        paths = split_paths(path) or [path]
+    exists = os.path.exists(os.path.expanduser(path))  # a comma in a folder's own name
+    paths = [path] if exists else split_paths(path) or [path]
     if weights:
         _weights(weights, paths)
     sources = [open_source(p) for p in paths]

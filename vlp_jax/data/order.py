@@ -1,9 +1,9 @@
 """The order of training examples as a pure function f(seed, epoch, position).
 
-Keyed permutations by a Feistel network with cycle walking (Black and Rogaway 2002, "Ciphers with arbitrary
-finite domains"), vectorised over positions. The file exists so that the order needs no state: a resume at
-any step, on any number of hosts, costs microseconds and repeats or skips nothing, and no library upgrade
-can change it.
+Keyed permutations by a Feistel network with cycle walking (Black and Rogaway 2002, "Ciphers with
+arbitrary finite domains"), vectorised over positions. The file exists so that the order needs no
+state: a resume at any step, on any number of hosts, costs microseconds and repeats or skips
+nothing, and no library upgrade can change it.
 """
 
 import numpy as np
@@ -18,7 +18,8 @@ _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
 
 def mix64(*words) -> np.ndarray:
-    """Hashes integers (scalars or arrays, broadcast) to uint64[...] (splitmix64 finaliser, chained)."""
+    """Hashes integers (scalars or arrays, broadcast) to uint64[...] (splitmix64 finaliser,
+    chained)."""
     state = np.zeros(np.broadcast_shapes(*(np.shape(w) for w in words)) or (1,), np.uint64)
     for word in words:
         state = state ^ np.asarray(word).astype(np.uint64)
@@ -59,7 +60,8 @@ def permute(x: np.ndarray, n: np.ndarray | int, key: np.ndarray | int) -> np.nda
 
 
 def _block_order(seed: int, epoch, position: np.ndarray, n: int) -> np.ndarray:
-    """Blocks in random order, then examples shuffled inside windows of blocks; cut points move by epoch."""
+    """Blocks in random order, then examples shuffled inside windows of blocks; cut points move by
+    epoch."""
     full = n // BLOCK * BLOCK
     span = np.uint64(BLOCK * WINDOW)
     window = position // span
@@ -80,8 +82,8 @@ def position_to_index(seed: int, epoch, position, n: int, mode: str = "global"):
     """Which example stands at `position` of `epoch`: every index of [0, n) once per epoch.
 
     Args:
-        seed: any integer. epoch, position: ints or int arrays (broadcast), 0 <= position < n.
-        n: number of examples. mode: 'global' (every example anywhere), 'block' (BLOCK neighbours move
+        seed: any integer. epoch, position: ints or int arrays (broadcast), 0 <= position < n. n:
+        number of examples. mode: 'global' (every example anywhere), 'block' (BLOCK neighbours move
         together and are shuffled inside windows of WINDOW blocks, for object stores) or 'none'.
 
     Returns an int for scalar input, else int64[...]. Raises UserError for an unknown mode.
@@ -103,11 +105,13 @@ def position_to_index(seed: int, epoch, position, n: int, mode: str = "global"):
 
 
 def replacement(seed: int, epoch: int, position: int, attempt: int, n: int) -> int:
-    """The example that stands in for a damaged one: a pure function, another draw for every attempt."""
+    """The example that stands in for a damaged one: a pure function, another draw for every
+    attempt."""
     return int(mix64(seed, epoch, position, attempt, 5)[0] % np.uint64(n))
 
 
 def example_rng(seed: int, epoch: int, position: int) -> np.random.Generator:
-    """Host randomness (crop, caption choice, word dropout) of one example: pure in its arguments."""
+    """Host randomness (crop, caption choice, word dropout) of one example: pure in its
+    arguments."""
     key = [seed & (2**64 - 1), 6]
     return np.random.Generator(np.random.Philox(key=key, counter=[position, epoch, 0, 0]))

@@ -1,8 +1,8 @@
 """Batches for training and evaluation.
 
-Grain runs the reading threads or processes; the order and all host randomness are pure functions of (seed,
-epoch, position) from `order`. The file exists so that the step alone restores the data position, exactly, on
-any number of processes.
+Grain runs the reading threads or processes; the order and all host randomness are pure functions of
+(seed, epoch, position) from `order`. The file exists so that the step alone restores the data
+position, exactly, on any number of processes.
 """
 
 import functools
@@ -17,7 +17,7 @@ from absl import flags
 from vlp_jax.core.errors import RunError, UserError
 from vlp_jax.data.caption import CaptionSpec, choose_caption
 from vlp_jax.data.damage import Damage, DamagedSample, DamageLog
-from vlp_jax.data.decode import decode_image
+from vlp_jax.data.decode import decode_image, tune_pillow
 from vlp_jax.data.evaluation import eval_batches as eval_batches
 from vlp_jax.data.mixture import open_mixture
 from vlp_jax.data.order import example_rng, replacement
@@ -49,9 +49,12 @@ class DataSpec:
 
     @classmethod
     def from_config(cls, data: Mapping[str, Any]) -> "DataSpec":
-        """Reads a ConfigDict or dict; `image.crop`, `image.scale` and `image.resample` are nested."""
+        """Reads a ConfigDict or dict; `image.crop`, `image.scale` and `image.resample` are
+        nested."""
         flat = {**dict(data), **dict(data.get("image") or {})}
-        found = {name: flat[name] for name in cls.__dataclass_fields__ if flat.get(name) is not None}
+        found = {
+            name: flat[name] for name in cls.__dataclass_fields__ if flat.get(name) is not None
+        }
         for name in ("weights", "scale", "templates"):
             found[name] = tuple(found.get(name, getattr(cls, name)))
         return cls(**found)
@@ -69,7 +72,8 @@ class RowReader:
     seed: int
 
     def fill(self, position: int, index: int, events: list) -> dict[str, Any]:
-        """The row of example `index` at a stream position; damage is reported in `events` and replaced."""
+        """The row of example `index` at a stream position; damage is reported in `events` and
+        replaced."""
         epoch, place = self.order.epoch(position)
         for attempt in range(MAX_ATTEMPTS):
             try:
@@ -77,7 +81,9 @@ class RowReader:
             except DamagedSample as damage:
                 events.append(("damage", damage.reason, damage.where or self.source.where(index)))
                 index = replacement(self.seed, epoch, place, attempt, len(self.source))
-        raise RunError(f"{MAX_ATTEMPTS} examples in a row are damaged; last: {events[-1][2]}: {events[-1][1]}")
+        raise RunError(
+            f"{MAX_ATTEMPTS} examples in a row are damaged; last: {events[-1][2]}: {events[-1][1]}"
+        )
 
     def _row(self, index: int, rng: np.random.Generator, events: list) -> dict[str, Any]:
         spec, row = self.spec, {}
@@ -120,9 +126,9 @@ def stack(rows: list[dict[str, Any]], tokenizer: Any) -> dict[str, np.ndarray]:
 class TrainPipeline:
     """Endless training batches of the examples that `data.path` names.
 
-    Position p of the stream is row p % batch_size of step p // batch_size; every example comes once per epoch
-    (batches run across epoch borders). Raises UserError before any work for a bad path, an unknown setting,
-    a batch above the data or a batch that the processes cannot share.
+    Position p of the stream is row p % batch_size of step p // batch_size; every example comes once
+    per epoch (batches run across epoch borders). Raises UserError before any work for a bad path,
+    an unknown setting, a batch above the data or a batch that the processes cannot share.
     """
 
     def __init__(
@@ -139,12 +145,17 @@ class TrainPipeline:
         self.spec = spec = DataSpec.from_config(data)
         self.batch_size, self.process_index = batch_size, process_index
         if batch_size < 1 or batch_size % process_count:
-            raise UserError(f"batch_size={batch_size} cannot be shared by {process_count} processes")
+            raise UserError(
+                f"batch_size={batch_size} cannot be shared by {process_count} processes"
+            )
         self.local_size = batch_size // process_count
         self.source, self.order = open_mixture(spec.path, spec.weights, seed, spec.shuffle)
         self.num_examples = len(self.source)
         if batch_size > self.num_examples:
-            raise UserError(f"batch_size={batch_size} is above the {self.num_examples} examples of {spec.path!r}")
+            raise UserError(
+                f"batch_size={batch_size} is above the {self.num_examples} examples "
+                f"of data.path={spec.path!r}"
+            )
         self.steps_per_epoch = self.num_examples / batch_size
         self.fingerprint = self.source.fingerprint
         self.log = DamageLog(self.num_examples, spec.damage_budget, self.source.damage)
@@ -166,8 +177,9 @@ class TrainPipeline:
     def batches(self, start_step: int = 0) -> Iterator[dict[str, np.ndarray]]:
         """Host-local batches from `start_step` on, without end.
 
-        Yields image uint8[b, S, S, 3], text int32[b, L] (with a tokenizer) and label int32[b] (with data.label);
-        b = batch_size / process_count. Raises RunError when damage exceeds data.damage_budget.
+        Yields image uint8[b, S, S, 3], text int32[b, L] (with a tokenizer) and label int32[b] (with
+        data.label); b = batch_size / process_count. Raises RunError when damage exceeds
+        data.damage_budget.
         """
         size = self._chunk_size()
         per_batch = self.local_size // size
@@ -175,7 +187,10 @@ class TrainPipeline:
         for chunk in pieces:
             chunks = [chunk, *(next(pieces) for _ in range(per_batch - 1))]
             self._account([event for c in chunks for event in c.pop("events")])
-            yield {k: np.concatenate([c[k] for c in chunks]) if per_batch > 1 else chunk[k] for k in chunk}
+            yield {
+                k: np.concatenate([c[k] for c in chunks]) if per_batch > 1 else chunk[k]
+                for k in chunk
+            }
 
     def _account(self, events: list) -> None:
         for kind, reason, where in events:
@@ -186,15 +201,23 @@ class TrainPipeline:
         self.log.check()
 
     def _chunk_size(self) -> int:
-        """The largest divisor of the local batch that is at most 32 and leaves every thread some work."""
-        most = max(1, min(_CHUNK, self.local_size // max(1, self.spec.workers or self.spec.threads)))
+        """The largest divisor of the local batch that is at most 32 and leaves every thread some
+        work."""
+        most = max(
+            1, min(_CHUNK, self.local_size // max(1, self.spec.workers or self.spec.threads))
+        )
         return next(size for size in range(most, 0, -1) if self.local_size % size == 0)
 
     def _chunks(self, start_step: int, size: int, per_batch: int) -> Iterator[dict[str, Any]]:
         import grain  # imports jax, which data tools without training do not need
 
         load = functools.partial(
-            _load, self._reader, self.batch_size, self.process_index * self.local_size, size, per_batch
+            _load,
+            self._reader,
+            self.batch_size,
+            self.process_index * self.local_size,
+            size,
+            per_batch,
         )
         chunks = grain.MapDataset.range(start_step * per_batch, _END).map(load)
         ahead = max(self.spec.prefetch * per_batch, self.spec.threads)
@@ -210,7 +233,10 @@ class TrainPipeline:
         return iter(dataset)
 
 
-def _load(reader: RowReader, batch_size: int, offset: int, size: int, per_batch: int, number: int) -> dict:
+def _load(
+    reader: RowReader, batch_size: int, offset: int, size: int, per_batch: int, number: int
+) -> dict:
     """Chunk `number` of this process: a contiguous piece of its slice of the global batch."""
+    tune_pillow()
     step, piece = divmod(int(number), per_batch)
     return reader.chunk(step * batch_size + offset + piece * size, size)

@@ -16,7 +16,7 @@ _GREY, _RGB, _PALETTE = 0, 2, 3  # colour types
 
 
 def _filtered(pixels: np.ndarray) -> np.ndarray:
-    """All five filters of every row: uint8[5, H, W*C] (none, sub, up, average, Paeth; section 9.2)."""
+    """All filters of every row: uint8[5, H, W*C] (none, sub, up, average, Paeth; section 9.2)."""
     padded = np.pad(pixels.astype(np.int32), ((1, 0), (1, 0), (0, 0)))
     here, left, up, corner = padded[1:, 1:], padded[1:, :-1], padded[:-1, 1:], padded[:-1, :-1]
     to_left, to_up, to_corner = abs(up - corner), abs(left - corner), abs(left + up - 2 * corner)
@@ -31,7 +31,7 @@ def _distinct_pairs(row: np.ndarray) -> int:
 
 
 def _choices(rows: np.ndarray) -> list[np.ndarray]:
-    """Filter per row, int[H]: each filter throughout, least sum of magnitudes, fewest distinct byte pairs."""
+    """Filter per row, int[H]: each throughout, least sum of magnitudes, fewest byte pairs."""
     height = rows.shape[1]
     fixed = [np.full(height, k) for k in range(5)]
     least = np.abs(rows.view(np.int8).astype(np.int32)).sum(-1).argmin(0)

@@ -70,12 +70,13 @@ def fetch(package: Package, folder: str) -> str:
         npm = shutil.which("npm")
         if npm is None:
             raise UserError(
-                "data prepare emoji needs the npm client (Node.js) on PATH; the built set is in the package"
+                "data prepare emoji needs the npm client (Node.js) on PATH; "
+                "the built set is already in the package"
             )
         done = subprocess.run(
             [npm, "pack", "--silent", spec], cwd=folder, capture_output=True, text=True
         )
-        if done.returncode or not os.path.exists(path):
+        if not os.path.exists(path):
             last = (done.stderr.strip() or "no tarball written").splitlines()[-1]
             raise RunError(f"npm pack {spec} failed: {last}")
     with open(path, "rb") as file:
@@ -118,7 +119,7 @@ def _names(path: str) -> dict[str, dict]:
         if k.startswith(wanted)
     }
     groups = {str(group["order"]): group["message"] for group in data["en/messages.json"]["groups"]}
-    # Sub-group keys ("animal-mammal") say more than their messages ("mammals", "asian", "with tongue"), whose
+    # Sub-group keys ("animal-mammal") say more than their messages ("mammals", "asian"), whose
     # numbers moreover repeat (food-marine and food-sweet are both 46).
     subgroups = {k: v.replace("-", " ") for k, v in data["meta/groups.json"]["subgroups"].items()}
     return records(data["en/data.json"], data["es/data.json"], groups, subgroups)
@@ -156,7 +157,7 @@ def _add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
 
 
 def write_shard(path: str, metas: dict[str, dict], pictures: dict[str, np.ndarray]) -> None:
-    """Writes KEY.json, KEY.png and KEY.txt (the English label) of every key of `metas`, sorted by key."""
+    """Writes KEY.json, KEY.png and KEY.txt (English label) of every key of `metas`, sorted."""
     keys = sorted(metas)
     with (
         ThreadPoolExecutor(os.cpu_count()) as pool,

@@ -1,7 +1,7 @@
 """Shard names and positioned reads, local or remote.
 
-The file exists so that no shard name ever reaches a shell, a brace range cannot expand without bound, and
-every read is a `pread` at an offset, safe from many threads at once.
+The file exists so that no shard name ever reaches a shell, a brace range cannot expand without
+bound, and every read is a `pread` at an offset, safe from many threads at once.
 """
 
 import glob
@@ -22,7 +22,9 @@ def _choices(body: str, pattern: str) -> list[str]:
     found = _RANGE.fullmatch(body)
     if not found:
         if ".." in body:
-            raise UserError(f"{pattern!r}: '{{{body}}}' is no range of whole numbers like {{0000..0012}}")
+            raise UserError(
+                f"{pattern!r}: '{{{body}}}' is no range of whole numbers like {{0000..0012}}"
+            )
         return body.split(",")
     first, last = found.groups()
     count = int(last) - int(first) + 1 if len(first) <= 18 and len(last) <= 18 else MAX_SHARDS + 1
@@ -47,7 +49,9 @@ def expand_braces(pattern: str) -> list[str]:
             raise UserError(f"{pattern!r}: expands to more than {MAX_SHARDS:,} shards")
     names = []
     for chosen in itertools.product(*bodies):
-        names.append("".join(itertools.chain.from_iterable(zip(parts[::2], [*chosen, ""], strict=True))))
+        names.append(
+            "".join(itertools.chain.from_iterable(zip(parts[::2], [*chosen, ""], strict=True)))
+        )
     return names
 
 
@@ -57,12 +61,15 @@ def is_remote(path: str) -> bool:
         raise UserError(f"{path!r}: chained and pipe: shard names are not supported")
     found = re.match(r"([A-Za-z][A-Za-z0-9+.-]*)://", path)
     if found and found[1] not in PROTOCOLS:
-        raise UserError(f"{path!r}: protocol {found[1]!r} is not supported" + nearest(found[1], PROTOCOLS))
+        raise UserError(
+            f"{path!r}: protocol {found[1]!r} is not supported" + nearest(found[1], PROTOCOLS)
+        )
     return bool(found)
 
 
 def expand_shards(pattern: str) -> list[str]:
-    """Shard paths of a tar pattern (braces, then globs, sorted). Raises UserError when none exists."""
+    """Shard paths of a tar pattern (braces, then globs, sorted). Raises UserError when none
+    exists."""
     shards = []
     for name in expand_braces(pattern):
         if is_remote(name) or os.path.isfile(name):
@@ -70,7 +77,9 @@ def expand_shards(pattern: str) -> list[str]:
         else:
             matches = sorted(m for m in glob.glob(name) if m.endswith(".tar"))
             if not matches:
-                raise UserError(f"no such shard: {name!r}" + (f" (from {pattern!r})" if name != pattern else ""))
+                raise UserError(
+                    f"no such shard: {name!r}" + (f" (from {pattern!r})" if name != pattern else "")
+                )
             shards += matches
     return list(dict.fromkeys(shards))
 
@@ -83,7 +92,8 @@ def _pread(handle: int, offset: int, length: int) -> bytes:
 
 
 class ShardFile:
-    """One file opened for positioned reads from any thread; picklable, reopened where it is unpickled."""
+    """One file opened for positioned reads from any thread; picklable, reopened where it is
+    unpickled."""
 
     def __init__(self, path: str):
         self.path = path
@@ -114,11 +124,14 @@ class ShardFile:
         """Bytes in the file. Raises OSError when it cannot be opened."""
         if self._size is None:
             handle = self._open()
-            self._size = int(handle[0].size(handle[1])) if self._remote else os.fstat(handle).st_size
+            self._size = (
+                int(handle[0].size(handle[1])) if self._remote else os.fstat(handle).st_size
+            )
         return self._size
 
     def read(self, offset: int, length: int) -> bytes:
-        """Up to `length` bytes from `offset` (fewer only at the end of the file). Raises OSError."""
+        """Up to `length` bytes from `offset` (fewer only at the end of the file). Raises
+        OSError."""
         if self.transient and not self._remote:
             with open(self.path, "rb") as file:
                 return _pread(file.fileno(), offset, length)

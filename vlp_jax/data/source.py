@@ -1,7 +1,7 @@
 """What a data source is, and how one is found from a path.
 
-A source is a random-access list of examples. The file exists so that tars, folders, tables, ArrayRecord
-files and TFDS sets look the same to the pipeline, the evaluators and the command line.
+A source is a random-access list of examples. The file exists so that tars, folders, tables,
+ArrayRecord files and TFDS sets look the same to the pipeline, the evaluators and the command line.
 """
 
 import hashlib
@@ -12,8 +12,12 @@ from typing import Any, Protocol, runtime_checkable
 from vlp_jax.core.errors import UserError
 from vlp_jax.data.damage import Damage, DamagedSample
 
-Example = dict[str, Any]  # 'key': str, 'image': bytes (may be absent), 'text': list[str], 'meta': dict
-IMAGE_SUFFIXES = frozenset({"jpg", "jpeg", "jfif", "png", "webp", "gif", "bmp", "tif", "tiff", "ppm"})
+Example = dict[
+    str, Any
+]  # 'key': str, 'image': bytes (may be absent), 'text': list[str], 'meta': dict
+IMAGE_SUFFIXES = frozenset(
+    {"jpg", "jpeg", "jfif", "png", "webp", "gif", "bmp", "tif", "tiff", "ppm"}
+)
 TABLE_SUFFIXES = (".csv", ".tsv", ".jsonl")
 
 
@@ -21,8 +25,8 @@ TABLE_SUFFIXES = (".csv", ".tsv", ".jsonl")
 class Source(Protocol):
     """Random access to examples; picklable, opens files lazily in every process.
 
-    `fingerprint` digests the listing (keys, offsets, lengths), `damage` lists what the listing already
-    knows to be lost. `source[i]` raises DamagedSample; `metadata(i)` reads no picture.
+    `fingerprint` digests the listing (keys, offsets, lengths), `damage` lists what the listing
+    already knows to be lost. `source[i]` raises DamagedSample; `metadata(i)` reads no picture.
     """
 
     fingerprint: str
@@ -38,7 +42,8 @@ class Source(Protocol):
 
 
 def captions_of(text: str | None, meta: dict[str, Any]) -> list[str]:
-    """All captions of one sample: its `.txt` first, then the JSON list 'captions', else JSON 'caption'.
+    """All captions of one sample: its `.txt` first, then the JSON list 'captions', else JSON
+    'caption'.
 
     >>> captions_of("a dog", {"captions": ["a dog", "a puppy"]})
     ['a dog', 'a puppy']
@@ -78,7 +83,9 @@ def _builtin(name: str) -> str:
     names = sorted(os.listdir(folder)) if os.path.isdir(folder) else []
     if ".." in name or not any(n.startswith(stem) and n.endswith(".tar") for n in names):
         known = sorted({n.rsplit("-", 1)[0] for n in names if n.endswith(".tar")})
-        raise UserError(f"no embedded data set 'builtin:{name}'; known: {', '.join(known) or 'none'}")
+        raise UserError(
+            f"no embedded data set 'builtin:{name}'; known: {', '.join(known) or 'none'}"
+        )
     return os.path.join(folder, stem + "*.tar")
 
 
@@ -100,15 +107,20 @@ def _open_folder(path: str, options: dict) -> Source:
 def open_source(path: str, **options: Any) -> Source:
     """Opens what `path` names, by its form.
 
-    Tar file, glob of tars, folder of tars, bounded brace range `x-{0000..0012}.tar`, remote tar URL; folder
-    of pictures; `.csv`, `.tsv`, `.jsonl`; `*.array_record`; `tfds:NAME[:SPLIT]`; `builtin:emoji/NAME`.
-    Raises UserError, naming the path, where it is missing, empty or of no known form.
+    Tar file, glob of tars, folder of tars, bounded brace range `x-{0000..0012}.tar`, remote tar
+    URL; folder of pictures; `.csv`, `.tsv`, `.jsonl`; `*.array_record`; `tfds:NAME[:SPLIT]`;
+    `builtin:emoji/NAME`. Raises UserError, naming the path, where it is missing, empty or of no
+    known form.
     """
     if not isinstance(path, str) or not path.strip():
-        raise UserError("data.path is empty; give a tar pattern, a folder, a table or builtin:emoji/noto-train")
+        raise UserError(
+            "data.path is empty; give a tar pattern, a folder, a table or builtin:emoji/noto-train"
+        )
     path = path.strip()
     if path.startswith("pipe:"):
-        raise UserError(f"{path!r}: pipe: sources run shell commands and are not supported; give a path or URL")
+        raise UserError(
+            f"{path!r}: pipe: sources run shell commands and are not supported; give a path or URL"
+        )
     if path.startswith("tfds:"):
         from vlp_jax.data.tfds import TfdsSource
 
@@ -131,5 +143,7 @@ def open_source(path: str, **options: Any) -> Source:
 
         return TarSource(path, **options)
     if os.path.exists(path):
-        raise UserError(f"{path!r} is no data set: expected .tar, .csv, .tsv, .jsonl, .array_record or a folder")
+        raise UserError(
+            f"{path!r} is no data set: expected .tar, .csv, .tsv, .jsonl, .array_record or a folder"
+        )
     raise UserError(f"no such file or folder: {path!r}")

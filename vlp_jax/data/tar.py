@@ -1,7 +1,8 @@
 """WebDataset tars as a random-access source.
 
-Format: files named KEY.SUFFIX, as img2dataset, DataComp and CC12M-wds write them. The file exists so that the
-field's native format can be shuffled globally and resumed exactly, without unpacking or streaming it.
+Format: files named KEY.SUFFIX, as img2dataset, DataComp and CC12M-wds write them. The file exists
+so that the field's native format can be shuffled globally and resumed exactly, without unpacking or
+streaming it.
 """
 
 import bisect
@@ -54,7 +55,9 @@ class _Shard:
         try:
             if end - start <= sum(length[r] for r in roles) + _GAP:
                 span = memoryview(self.file.read(start, end - start))
-                found = {r: bytes(span[offset[r] - start : offset[r] - start + length[r]]) for r in roles}
+                found = {
+                    r: bytes(span[offset[r] - start : offset[r] - start + length[r]]) for r in roles
+                }
             else:
                 found = {r: self.file.read(offset[r], length[r]) for r in roles}
         except OSError as error:
@@ -70,8 +73,9 @@ class _Shard:
 class TarSource:
     """Samples of all tars that `pattern` names, in shard order, then in the order of each tar.
 
-    Example: {'key', 'image' bytes, 'text' captions, 'meta' the sample's JSON; 'cls' and 'shard' are added}.
-    Raises UserError where no shard or no sample is found, RunError where damage left no sample.
+    Example: {'key', 'image' bytes, 'text' captions, 'meta' the sample's JSON; 'cls' and 'shard' are
+    added}. Raises UserError where no shard or no sample is found, RunError where damage left no
+    sample.
     """
 
     def __init__(self, pattern: str, rebuild: bool = False):
@@ -79,7 +83,9 @@ class TarSource:
         paths = expand_shards(pattern)
         with ThreadPoolExecutor(min(8, len(paths))) as pool:
             indices = list(pool.map(lambda path: self._open(path, rebuild), paths))
-        self._shards = [_Shard(p, index, stored) for p, (index, stored) in zip(paths, indices, strict=True)]
+        self._shards = [
+            _Shard(p, index, stored) for p, (index, stored) in zip(paths, indices, strict=True)
+        ]
         for shard in self._shards:
             shard.file.transient = len(paths) > MAX_OPEN
         self._ends = list(itertools.accumulate(shard.count for shard in self._shards))
@@ -96,15 +102,26 @@ class TarSource:
     def _check(self, indices: list) -> None:
         if not len(self):
             if self.damage:
-                raise RunError(f"no sample left in {self.pattern!r}: {self.damage[0].where}: {self.damage[0].reason}")
-            raise UserError(f"no samples in {self.pattern!r} (expected members KEY.jpg with KEY.txt or KEY.json)")
+                first = self.damage[0]
+                raise RunError(f"no sample left in {self.pattern!r}: {first.where}: {first.reason}")
+            raise UserError(
+                f"no samples in {self.pattern!r} (expected KEY.jpg with KEY.txt or KEY.json)"
+            )
         if not any(index.offset[:, 1:].any() for index, _ in indices):
-            raise UserError(f"no captions in {self.pattern!r} (expected KEY.txt, KEY.json or KEY.cls by each picture)")
+            raise UserError(
+                f"no captions in {self.pattern!r} (expected KEY.txt, KEY.json or KEY.cls)"
+            )
 
     @property
     def shards(self) -> list[tuple[str, ShardIndex]]:
         """Path and index of every shard."""
         return [(shard.path, shard.index) for shard in self._shards]
+
+    @property
+    def stored(self) -> list[tuple[str, str | None, ShardIndex]]:
+        """Path, path of the stored index (None where no place was writable) and index of every
+        shard."""
+        return [(shard.path, shard.stored, shard.index) for shard in self._shards]
 
     def __len__(self) -> int:
         return self._ends[-1] if self._ends else 0

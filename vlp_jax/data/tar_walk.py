@@ -1,8 +1,9 @@
 """Walks the headers of a tar so that no damage is silent.
 
-POSIX.1-2001 ustar and pax formats and GNU long names. The file exists because Python's streaming tarfile ends
-quietly at the first bad or zeroed header and can lose most of a shard without an error; here every such
-place is reported and the walk goes on at the next header whose checksum holds.
+POSIX.1-2001 ustar and pax formats and GNU long names. The file exists because Python's streaming
+tarfile ends quietly at the first bad or zeroed header and can lose most of a shard without an
+error; here every such place is reported and the walk goes on at the next header whose checksum
+holds.
 """
 
 from collections.abc import Iterator
@@ -76,7 +77,10 @@ def _pax(data: bytes) -> dict[str, str]:
     while data.strip(b"\0"):
         count, _, rest = data.partition(b" ")
         length = int(count)
-        record, end = rest[: length - len(count) - 2], rest[length - len(count) - 2 : length - len(count) - 1]
+        record, end = (
+            rest[: length - len(count) - 2],
+            rest[length - len(count) - 2 : length - len(count) - 1],
+        )
         if length <= len(count) + 2 or end != b"\n" or b"=" not in record:
             raise ValueError("pax record")
         key, _, value = record.partition(b"=")
@@ -86,9 +90,15 @@ def _pax(data: bytes) -> dict[str, str]:
 
 
 def refused(name: str, kind: bytes) -> bool:
-    """Whether a member is refused: not a plain file, or a name that is absolute or climbs with '..'."""
+    """Whether a member is refused: not a plain file, or a name that is absolute or climbs with
+    '..'."""
     parts = name.replace("\\", "/").split("/")
-    return kind not in (b"0", b"\0", b"7") or name.startswith(("/", "\\")) or ".." in parts or "\0" in name
+    return (
+        kind not in (b"0", b"\0", b"7")
+        or name.startswith(("/", "\\"))
+        or ".." in parts
+        or "\0" in name
+    )
 
 
 def find_header(window: _Window, offset: int) -> int | None:
@@ -98,7 +108,11 @@ def find_header(window: _Window, offset: int) -> int | None:
         at = data.find(b"ustar", 257)
         while at >= 0:
             start = at - 257
-            if start % BLOCK == 0 and start + BLOCK <= len(data) and _valid(data[start : start + BLOCK]):
+            if (
+                start % BLOCK == 0
+                and start + BLOCK <= len(data)
+                and _valid(data[start : start + BLOCK])
+            ):
                 return offset + start
             at = data.find(b"ustar", at + 1)
         offset += max(BLOCK, len(data) // BLOCK * BLOCK)
@@ -122,7 +136,9 @@ class Walk:
         offset, extra, window = 0, {}, self._window
         while True:
             if offset + BLOCK > window.size:
-                yield self._damage("cut_header" if offset < window.size else "no_end_blocks", offset)
+                yield self._damage(
+                    "cut_header" if offset < window.size else "no_end_blocks", offset
+                )
                 return
             header = window.read(offset, BLOCK)
             if header == ZERO:
@@ -149,7 +165,8 @@ class Walk:
                 return
 
     def _after_zeros(self, offset: int) -> tuple[int | None, Damage | None]:
-        """What follows a zero block: the end of the archive (None) or, after damage, another header."""
+        """What follows a zero block: the end of the archive (None) or, after damage, another
+        header."""
         following = find_header(self._window, offset + BLOCK)
         if following is not None:
             return following, self._damage("zeroed_header", offset)
@@ -164,7 +181,8 @@ class Walk:
         return None, None
 
     def _member(self, header: bytes, offset: int, extra: dict):
-        """One valid header -> (event, offset of the next header, pax values for the next header)."""
+        """One valid header -> (event, offset of the next header, pax values for the next
+        header)."""
         kind, length = header[156:157], _number(header[124:136])
         if kind not in (b"x", b"g", b"L", b"K") and "size" in extra:
             length = int(extra["size"])

@@ -43,6 +43,11 @@ class EvalContext:
     crop: str = "center"
     resample: str = "bicubic"
 
+    def __post_init__(self) -> None:
+        if self.batch_size < 1 or self.batch_size % self.process_count:
+            share = f"shared by {self.process_count} processes"
+            raise UserError(f"evaluation batch_size={self.batch_size} cannot be {share}")
+
 
 @dataclasses.dataclass(frozen=True)
 class Result:

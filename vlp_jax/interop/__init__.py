@@ -1,1 +1,1 @@
-"""Released checkpoints in and out: file readers that run no code, name maps both ways, the folder format."""
+"""Released checkpoints in and out: safe file readers, name maps both ways, the folder format."""

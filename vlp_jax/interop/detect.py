@@ -1,4 +1,4 @@
-"""Finds out what a checkpoint is: a file or folder of open_clip, Hugging Face or OpenAI, by its names.
+"""Finds out what a checkpoint is, of open_clip, Hugging Face or OpenAI, by its tensors' names.
 
 The file exists so that `convert IN OUT` needs no flag for the input's format.
 """
@@ -72,16 +72,21 @@ class Checkpoint:
         return self.kind.endswith("siglip")
 
     def arch_changes(self) -> dict[str, dict[str, Any]]:
-        """What these files say about the towers that weights' shapes cannot: {'image': {...}, 'text': {...}}."""
+        """Switches of the towers that shapes cannot tell: {'image': {...}, 'text': {...}}."""
         if self.is_hf and self.config:
             return hf.arch_changes(self.config, self.path)
         if self.kind == "openai" or _get(self.config, "model_cfg", "quick_gelu"):
             quick = {"activation": "quick_gelu"}
             is_vit = "visual.class_embedding" in self.state
             return {"image": dict(quick) if is_vit else {}, "text": dict(quick)}
-        if self.kind == "open_clip_siglip":  # open_clip runs the first SigLIP with exact GELU, big_vision with tanh
+        if (
+            self.kind == "open_clip_siglip"
+        ):  # open_clip runs the first SigLIP with exact GELU, big_vision with tanh
             act = _get(self.config, "model_cfg", "text_cfg", "act_kwargs", "approximate")
-            return {"image": {"activation": "gelu"}, "text": {"activation": "gelu_tanh" if act == "tanh" else "gelu"}}
+            return {
+                "image": {"activation": "gelu"},
+                "text": {"activation": "gelu_tanh" if act == "tanh" else "gelu"},
+            }
         return {"image": {}, "text": {}}
 
 
@@ -97,14 +102,25 @@ def open_checkpoint(path: str) -> Checkpoint:
     kind = next((kind for sign, kind in _SIGNS if sign in state), None)
     if kind is None:
         first = ", ".join(list(state)[:3])
-        raise UserError(f"{weights}: neither an open_clip nor a Hugging Face CLIP or SigLIP (its tensors: {first}, ...)")
+        raise UserError(
+            f"{weights}: neither an open_clip nor a Hugging Face CLIP or SigLIP (holds {first})"
+        )
     if kind == "open_clip" and weights.endswith(".pt") and is_torchscript(weights):
         kind = "openai"
     folder = os.path.dirname(os.path.abspath(weights))
     config, preprocessing = _configs(folder, kind, os.path.basename(weights))
-    tokenizer = next((name for name in _TOKENIZERS if os.path.isfile(os.path.join(folder, name))), "")
+    tokenizer = next(
+        (name for name in _TOKENIZERS if os.path.isfile(os.path.join(folder, name))), ""
+    )
     in_folder = os.path.isdir(path) and tokenizer
-    return Checkpoint(weights, kind, state, config, preprocessing, os.path.join(folder, tokenizer) if in_folder else "")
+    return Checkpoint(
+        weights,
+        kind,
+        state,
+        config,
+        preprocessing,
+        os.path.join(folder, tokenizer) if in_folder else "",
+    )
 
 
 def _find_weights(path: str) -> str:
@@ -115,10 +131,16 @@ def _find_weights(path: str) -> str:
     for name in WEIGHTS:
         if os.path.isfile(os.path.join(path, name)):
             return os.path.join(path, name)
-    found = [name for name in sorted(os.listdir(path)) if re.search(r"\.(safetensors|pt|pth|bin)$", name)]
+    found = [
+        name for name in sorted(os.listdir(path)) if re.search(r"\.(safetensors|pt|pth|bin)$", name)
+    ]
     if len(found) == 1:
         return os.path.join(path, found[0])
-    what = f"several weights files ({', '.join(found)}), name one" if found else f"no weights file ({', '.join(WEIGHTS)})"
+    what = (
+        f"several weights files ({', '.join(found)}), name one"
+        if found
+        else f"no weights file ({', '.join(WEIGHTS)})"
+    )
     raise UserError(f"{path}: {what}")
 
 
@@ -128,7 +150,9 @@ def _read(path: str) -> State:
     if path.endswith(".index.json"):
         return read_sharded(path)
     if path.endswith((".npz", ".npy")):
-        raise UserError(f"{path}: numpy archives are not read (they may hold pickled objects); give .safetensors or .pt")
+        raise UserError(
+            f"{path}: numpy archives are not read (they may hold pickles); give .safetensors"
+        )
     return read_torch_file(path)
 
 
@@ -140,7 +164,7 @@ def _native_names(state: State) -> State:
 
 
 def _configs(folder: str, kind: str, weights: str) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
-    """The model's and the preprocessing's config beside the weights, where the release puts them."""
+    """Configs of model and preprocessing beside the weights, where the release puts them."""
     name = "config.json" if kind.startswith("hf_") else "open_clip_config.json"
     path = os.path.join(folder, name)
     if weights not in WEIGHTS or not os.path.isfile(path):

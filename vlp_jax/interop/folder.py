@@ -1,7 +1,8 @@
-"""The folder of a converted checkpoint: weights.safetensors under our path names and vlp_jax.json beside it.
+"""The folder of a converted checkpoint: weights.safetensors and vlp_jax.json.
 
-vlp_jax.json holds the architecture's name, the method's config, preprocessing, tokenizer, source, a digest of the
-weights and golden embeddings. The file exists so that a checkpoint is complete: nothing about it lives elsewhere.
+Weights go under our path names; vlp_jax.json holds the architecture's name, the method's config,
+preprocessing, tokenizer, source, a digest of the weights and golden embeddings. The file exists so
+that a checkpoint is complete: nothing about it lives elsewhere.
 """
 
 import hashlib
@@ -32,11 +33,16 @@ def check_writable(out: str) -> None:
     if os.path.exists(out) and not os.path.isdir(out):
         raise UserError(f"{out}: exists and is not a folder")
     if os.path.isdir(out) and os.listdir(out) and not is_folder(out):
-        raise UserError(f"{out}: exists, is not empty and is not a converted checkpoint; nothing was written")
+        raise UserError(
+            f"{out}: exists, is not empty and is not a converted checkpoint; nothing was written"
+        )
 
 
 def write_folder(
-    out: str, arrays: Mapping[str, np.ndarray], manifest: Mapping[str, Any], files: Mapping[str, str] | None = None
+    out: str,
+    arrays: Mapping[str, np.ndarray],
+    manifest: Mapping[str, Any],
+    files: Mapping[str, str] | None = None,
 ) -> None:
     """Writes a checkpoint folder whole or not at all.
 
@@ -63,12 +69,14 @@ def write_folder(
 
 
 def replace_folder(out: str, fill: Any) -> None:
-    """Calls `fill(temporary folder)` beside `out`, then renames it to `out`; on failure nothing is left behind."""
+    """Calls `fill(temporary folder)`, then renames it to `out`; a failure leaves nothing behind."""
     parent = os.path.dirname(os.path.abspath(out))
     temporary = ""
     try:
         os.makedirs(parent, exist_ok=True)
-        temporary = tempfile.mkdtemp(prefix=f".{os.path.basename(os.path.normpath(out))}-", dir=parent)
+        temporary = tempfile.mkdtemp(
+            prefix=f".{os.path.basename(os.path.normpath(out))}-", dir=parent
+        )
         os.chmod(temporary, 0o755)
         fill(temporary)
         if os.path.isdir(out):
@@ -92,18 +100,23 @@ def read_folder(path: str) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
       ({path: float32[...]}, manifest).
 
     Raises:
-      UserError: no such folder, a manifest that lacks a key, another format version, or weights that were changed.
+      UserError: no such folder, a manifest that lacks a key, another format version, or weights
+        that were changed.
     """
     manifest = read_json(os.path.join(path, MANIFEST))
     missing = [key for key in _REQUIRED if key not in manifest]
     if missing:
         raise UserError(f"{os.path.join(path, MANIFEST)}: lacks {', '.join(missing)}")
     if manifest["format"] != FORMAT:
-        raise UserError(f"{os.path.join(path, MANIFEST)}: format {manifest['format']}, this version reads {FORMAT}")
+        raise UserError(
+            f"{os.path.join(path, MANIFEST)}: format {manifest['format']}, we read {FORMAT}"
+        )
     weights = os.path.join(path, WEIGHTS)
     tensors = read_safetensors(weights)
     if digest(weights) != manifest["weights_sha256"]:
-        raise UserError(f"{weights}: damaged, its digest is not the one in {MANIFEST}; convert it again")
+        raise UserError(
+            f"{weights}: damaged, its digest is not the one in {MANIFEST}; convert it again"
+        )
     return {name: tensor.read() for name, tensor in tensors.items()}, manifest
 
 

@@ -1,7 +1,7 @@
-"""A picture and a text made by arithmetic, whose embeddings a converted checkpoint carries and proves on load.
+"""A picture and a text made by arithmetic; a converted checkpoint carries their embeddings.
 
-The file exists so that a checkpoint that was damaged, or a model whose numerics have changed since, is found when it
-is opened and not when its results are read.
+The file exists so that a checkpoint that was damaged, or a model whose numerics have changed since,
+is found when it is opened and not when its results are read.
 """
 
 from collections.abc import Mapping
@@ -14,10 +14,10 @@ TOLERANCE = 1e-4  # per component of a unit vector, float32
 
 
 def golden_inputs(image_size: int, context_length: int, vocab_size: int) -> dict[str, np.ndarray]:
-    """Returns {'image': uint8[1, S, S, 3], 'text': int32[1, T]}; the same on every machine and version.
+    """Returns {'image': uint8[1, S, S, 3], 'text': int32[1, T]}, the same on every machine.
 
-    The text counts through the vocabulary for half its length, ends with the largest id (where CLIP pools) and is
-    padded with 0.
+    The text counts through the vocabulary for half its length, ends with the largest id (where CLIP
+    pools) and is padded with 0.
     """
     y, x, c = np.ogrid[:image_size, :image_size, :3]
     image = (7 * x + 13 * y + 29 * c + (x * y) // 5) % 256
@@ -37,10 +37,12 @@ def compare(expected: Mapping[str, np.ndarray], got: Mapping[str, np.ndarray], w
     for name, want in expected.items():
         want = np.asarray(want, np.float32)
         if np.shape(got[name]) != want.shape:
-            raise UserError(f"{where}: its golden {name} embedding has {want.shape}, this model's {np.shape(got[name])}")
+            raise UserError(
+                f"{where}: its golden {name} embedding is {want.shape}, ours {np.shape(got[name])}"
+            )
         difference = float(np.max(np.abs(want - got[name])))
         if not difference <= TOLERANCE:  # NaN counts as different
             raise UserError(
-                f"{where}: the golden {name} embedding differs by {difference:.3g} (allowed {TOLERANCE:g}): "
-                "the weights are damaged or the model has changed"
+                f"{where}: the golden {name} embedding differs by {difference:.3g} "
+                f"(allowed {TOLERANCE:g}): the weights are damaged or the model has changed"
             )

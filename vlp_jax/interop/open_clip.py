@@ -1,13 +1,14 @@
 """Name tables of open_clip: its own ViT and ModifiedResNet towers, and SigLIP on a timm trunk.
 
-OpenAI's release uses the first table too. Names as in open_clip 3.3.0 (model.py, transformer.py, modified_resnet.py)
-and timm 1.0 (vision_transformer.py, attention_pool.py). The file exists to hold these tables and nothing else.
+OpenAI's release uses the first table too. Names as in open_clip 3.3.0 (model.py, transformer.py,
+modified_resnet.py) and timm 1.0 (vision_transformer.py, attention_pool.py). The file exists to hold
+these tables and nothing else.
 """
 
 from vlp_jax.interop.rules import Family, Rule
 
-_FUSED_KERNEL = "l (three h k) i -> l i three h k"
-_FUSED_BIAS = "l (three h k) -> l three h k"
+_FUSED_KERNEL = "l (three h k) i -> l i h three k"
+_FUSED_BIAS = "l (three h k) -> l h three k"
 _LINEAR = "l o i -> l i o"
 
 
@@ -70,16 +71,30 @@ _NORMS = (
 _CONV = "o i p q -> p q i o"
 _RESNET = (
     Rule("image/stem{n}/conv/kernel", "visual.conv{n}.weight", _CONV),
-    Rule("image/stage{s}_block{b}/conv{n}/conv/kernel", "visual.layer{s}.{b}.conv{n}.weight", _CONV),
-    Rule("image/stage{s}_block{b}/downsample/conv/kernel", "visual.layer{s}.{b}.downsample.0.weight", _CONV),
+    Rule(
+        "image/stage{s}_block{b}/conv{n}/conv/kernel", "visual.layer{s}.{b}.conv{n}.weight", _CONV
+    ),
+    Rule(
+        "image/stage{s}_block{b}/downsample/conv/kernel",
+        "visual.layer{s}.{b}.downsample.0.weight",
+        _CONV,
+    ),
     *(rule for pair in _NORMS for rule in _batch_norm(*pair)),
     Rule("image/attnpool/pos_embed", "visual.attnpool.positional_embedding"),
     *(
         rule
         for name in ("query", "key", "value")
         for rule in (
-            Rule(f"image/attnpool/{name}/kernel", f"visual.attnpool.{name[0]}_proj.weight", "(h k) i -> i h k"),
-            Rule(f"image/attnpool/{name}/bias", f"visual.attnpool.{name[0]}_proj.bias", "(h k) -> h k"),
+            Rule(
+                f"image/attnpool/{name}/kernel",
+                f"visual.attnpool.{name[0]}_proj.weight",
+                "(h k) i -> i h k",
+            ),
+            Rule(
+                f"image/attnpool/{name}/bias",
+                f"visual.attnpool.{name[0]}_proj.bias",
+                "(h k) -> h k",
+            ),
         )
     ),
     Rule("image/attnpool/out/kernel", "visual.attnpool.c_proj.weight", "o (h k) -> h k o"),
@@ -93,7 +108,8 @@ OPEN_CLIP = Family(
     (*_VIT, *_RESNET, *text_tower("", (Rule("text/head/kernel", "text_projection"),)), *_SCALARS),
     ignored=(r".*num_batches_tracked", "attn_mask"),
     counters=tuple(
-        Rule(f"batch_stats/image/{ours}/mean", f"visual.{theirs}.num_batches_tracked") for ours, theirs in _NORMS
+        Rule(f"batch_stats/image/{ours}/mean", f"visual.{theirs}.num_batches_tracked")
+        for ours, theirs in _NORMS
     ),
 )
 
@@ -117,8 +133,8 @@ _TIMM_VIT = (
     Rule("image/pool/probe", f"{_POOL}.latent", "1 1 d -> d"),
     Rule("image/pool/attn/query/kernel", f"{_POOL}.q.weight", "(h k) i -> i h k"),
     Rule("image/pool/attn/query/bias", f"{_POOL}.q.bias", "(h k) -> h k"),
-    Rule("image/pool/attn/key_value/kernel", f"{_POOL}.kv.weight", "(two h k) i -> i two h k"),
-    Rule("image/pool/attn/key_value/bias", f"{_POOL}.kv.bias", "(two h k) -> two h k"),
+    Rule("image/pool/attn/key_value/kernel", f"{_POOL}.kv.weight", "(two h k) i -> i h two k"),
+    Rule("image/pool/attn/key_value/bias", f"{_POOL}.kv.bias", "(two h k) -> h two k"),
     Rule("image/pool/attn/out/kernel", f"{_POOL}.proj.weight", "o (h k) -> h k o"),
     Rule("image/pool/attn/out/bias", f"{_POOL}.proj.bias"),
     Rule("image/pool/norm/scale", f"{_POOL}.norm.weight"),
@@ -131,4 +147,6 @@ _LINEAR_HEAD = (
     Rule("text/head/kernel", "text.text_projection.weight", "o i -> i o"),
     Rule("text/head/bias", "text.text_projection.bias"),
 )
-OPEN_CLIP_SIGLIP = Family("open_clip SigLIP", (*_TIMM_VIT, *text_tower("text.", _LINEAR_HEAD), *_SCALARS))
+OPEN_CLIP_SIGLIP = Family(
+    "open_clip SigLIP", (*_TIMM_VIT, *text_tower("text.", _LINEAR_HEAD), *_SCALARS)
+)

@@ -1,9 +1,10 @@
-"""Reads the pickle inside a PyTorch archive without the pickle module's machine: nothing can be called.
+"""Reads the pickle inside a PyTorch archive without the pickle module: nothing can be called.
 
-A pickle is a program; this file interprets the few instructions that build containers, numbers, strings and
-tensors and refuses every other instruction or name before anything is built from it. References: the opcode table
-of the standard library's `pickletools`; `torch._utils._rebuild_tensor_v2` for the arguments of a tensor. The file
-exists because `.pt` files come from strangers.
+A pickle is a program; this file interprets the few instructions that build containers, numbers,
+strings and tensors and refuses every other instruction or name before anything is built from it.
+References: the opcode table of the standard library's `pickletools`;
+`torch._utils._rebuild_tensor_v2` for the arguments of a tensor. The file exists because `.pt` files
+come from strangers.
 """
 
 import dataclasses
@@ -13,7 +14,9 @@ from typing import Any
 
 from vlp_jax.core.errors import UserError
 
-MAX_BYTES = 64 << 20  # of the pickle itself; weights lie beside it (a ViT-bigG state dict needs 0.3 MB)
+MAX_BYTES = (
+    64 << 20
+)  # of the pickle itself; weights lie beside it (a ViT-bigG state dict needs 0.3 MB)
 
 STORAGES = {
     "DoubleStorage": "F64", "FloatStorage": "F32", "HalfStorage": "F16", "BFloat16Storage": "BF16",
@@ -57,11 +60,25 @@ class _Name:
 
 
 _MARK = object()
-_CONTAINERS = {"collections.OrderedDict": dict, "builtins.dict": dict, "builtins.list": list, "builtins.set": list,
-               "__builtin__.dict": dict, "__builtin__.list": list, "__builtin__.set": list}  # fmt: skip
+_CONTAINERS = {"collections.OrderedDict": dict} | {
+    f"{module}.{kind.__name__}": dict if kind is dict else list
+    for module in ("builtins", "__builtin__")
+    for kind in (dict, list, set)
+}
 _JIT_LISTS = {f"torch.jit._pickle.build_{kind}list" for kind in ("int", "double", "bool", "tensor")}
-_DTYPE_NAMES = {f"torch.{name}" for name in ("float16", "bfloat16", "float32", "float64", "int32", "int64")}
-_PUSHES = {"BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8"}
+_DTYPE_NAMES = {
+    f"torch.{name}" for name in ("float16", "bfloat16", "float32", "float64", "int32", "int64")
+}
+_PUSHES = {
+    "BININT",
+    "BININT1",
+    "BININT2",
+    "LONG1",
+    "BINFLOAT",
+    "BINUNICODE",
+    "SHORT_BINUNICODE",
+    "BINUNICODE8",
+}
 
 
 def read_pickle(data: bytes, where: str, allow_modules: bool = False) -> Any:
@@ -79,7 +96,9 @@ def read_pickle(data: bytes, where: str, allow_modules: bool = False) -> Any:
       UserError: any other instruction or class (named), or a damaged pickle.
     """
     if len(data) > MAX_BYTES:
-        raise UserError(f"{where}: its pickle has {len(data)} bytes, more than any state dict needs ({MAX_BYTES})")
+        raise UserError(
+            f"{where}: its pickle has {len(data)} bytes, more than any state dict needs"
+        )
     reader = _Reader(where, allow_modules)
     try:
         for opcode, argument, _ in pickletools.genops(data):
@@ -102,23 +121,38 @@ class _Reader:
         self.stack: list[Any] = []
         self.memo: dict[int, Any] = {}
         self.actions: dict[str, Callable[[Any], None]] = {
-            "PROTO": lambda _: None, "FRAME": lambda _: None,
-            "NONE": lambda _: self.push(None), "NEWTRUE": lambda _: self.push(True),
-            "NEWFALSE": lambda _: self.push(False), "MARK": lambda _: self.push(_MARK),
-            "EMPTY_DICT": lambda _: self.push({}), "EMPTY_LIST": lambda _: self.push([]),
-            "EMPTY_SET": lambda _: self.push([]), "EMPTY_TUPLE": lambda _: self.push(()),
-            "TUPLE": lambda _: self.push(tuple(self.pop_mark())), "LIST": lambda _: self.push(self.pop_mark()),
-            "TUPLE1": lambda _: self.tuple_of(1), "TUPLE2": lambda _: self.tuple_of(2),
+            "PROTO": lambda _: None,
+            "FRAME": lambda _: None,
+            "NONE": lambda _: self.push(None),
+            "NEWTRUE": lambda _: self.push(True),
+            "NEWFALSE": lambda _: self.push(False),
+            "MARK": lambda _: self.push(_MARK),
+            "EMPTY_DICT": lambda _: self.push({}),
+            "EMPTY_LIST": lambda _: self.push([]),
+            "EMPTY_SET": lambda _: self.push([]),
+            "EMPTY_TUPLE": lambda _: self.push(()),
+            "TUPLE": lambda _: self.push(tuple(self.pop_mark())),
+            "LIST": lambda _: self.push(self.pop_mark()),
+            "TUPLE1": lambda _: self.tuple_of(1),
+            "TUPLE2": lambda _: self.tuple_of(2),
             "TUPLE3": lambda _: self.tuple_of(3),
-            "BINPUT": self.put, "LONG_BINPUT": self.put, "MEMOIZE": lambda _: self.put(len(self.memo)),
-            "BINGET": self.get, "LONG_BINGET": self.get,
-            "GLOBAL": lambda name: self.push(self.admit(name.replace(" ", "."))), "STACK_GLOBAL": self.stack_global,
-            "BINPERSID": self.persistent, "REDUCE": self.reduce, "NEWOBJ": self.new_object, "BUILD": self.build,
+            "BINPUT": self.put,
+            "LONG_BINPUT": self.put,
+            "MEMOIZE": lambda _: self.put(len(self.memo)),
+            "BINGET": self.get,
+            "LONG_BINGET": self.get,
+            "GLOBAL": lambda name: self.push(self.admit(name.replace(" ", "."))),
+            "STACK_GLOBAL": self.stack_global,
+            "BINPERSID": self.persistent,
+            "REDUCE": self.reduce,
+            "NEWOBJ": self.new_object,
+            "BUILD": self.build,
             "SETITEM": lambda _: self.set_items([self.pop(), self.pop()][::-1]),
             "SETITEMS": lambda _: self.set_items(self.pop_mark()),
-            "APPEND": lambda _: self.append([self.pop()]), "APPENDS": lambda _: self.append(self.pop_mark()),
+            "APPEND": lambda _: self.append([self.pop()]),
+            "APPENDS": lambda _: self.append(self.pop_mark()),
             "ADDITEMS": lambda _: self.append(self.pop_mark()),
-        }  # fmt: skip
+        }
 
     def step(self, name: str, argument: Any) -> None:
         if name in _PUSHES:
@@ -159,14 +193,21 @@ class _Reader:
     def admit(self, name: str) -> _Name:
         """Returns a label for a name on the list, refuses the rest."""
         known = name in _CONTAINERS or name in _JIT_LISTS or name in _DTYPE_NAMES
-        known = known or name in ("torch._utils._rebuild_tensor_v2", "torch._utils._rebuild_parameter")
-        known = known or name in ("torch.jit._pickle.restore_type_tag", "torch.Size", "torch.device")
+        known = known or name in (
+            "torch._utils._rebuild_tensor_v2",
+            "torch._utils._rebuild_parameter",
+        )
+        known = known or name in (
+            "torch.jit._pickle.restore_type_tag",
+            "torch.Size",
+            "torch.device",
+        )
         known = known or (name.startswith("torch.") and name.removeprefix("torch.") in STORAGES)
         known = known or (self.allow_modules and name.startswith("__torch__."))
         if not known:
             raise UserError(
-                f"{self.where}: refused, its pickle asks for {name!r}; only tensors and plain containers are admitted"
-                " (resave the weights as .safetensors)"
+                f"{self.where}: refused, its pickle asks for {name!r}; only tensors and plain"
+                " containers are admitted (resave the weights as .safetensors)"
             )
         return _Name(name)
 
@@ -178,7 +219,12 @@ class _Reader:
 
     def persistent(self, _: Any) -> None:
         kind, storage, key, _, numel = self.pop()
-        if kind != "storage" or not isinstance(storage, _Name) or type(key) is not str or type(numel) is not int:
+        if (
+            kind != "storage"
+            or not isinstance(storage, _Name)
+            or type(key) is not str
+            or type(numel) is not int
+        ):
             raise ValueError("an unknown persistent id")
         self.push(Storage(key, STORAGES[storage.name.removeprefix("torch.")], numel))
 
@@ -191,7 +237,10 @@ class _Reader:
     def call(self, name: str, arguments: tuple) -> Any:
         if name == "torch._utils._rebuild_tensor_v2":
             return _tensor(*arguments[:4])
-        if name == "torch._utils._rebuild_parameter" or name == "torch.jit._pickle.restore_type_tag":
+        if (
+            name == "torch._utils._rebuild_parameter"
+            or name == "torch.jit._pickle.restore_type_tag"
+        ):
             return arguments[0]
         if name in _JIT_LISTS or name == "torch.Size":
             return list(arguments[0])
@@ -205,7 +254,9 @@ class _Reader:
     def new_object(self, _: Any) -> None:
         arguments, cls = self.pop(), self.pop()
         if not isinstance(cls, _Name) or not cls.name.startswith("__torch__.") or arguments != ():
-            raise UserError(f"{self.where}: refused, its pickle makes an object of {getattr(cls, 'name', cls)!r}")
+            raise UserError(
+                f"{self.where}: refused, its pickle makes a {getattr(cls, 'name', cls)!r}"
+            )
         self.push(Module(cls.name))
 
     def build(self, _: Any) -> None:

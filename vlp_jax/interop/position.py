@@ -1,8 +1,9 @@
-"""Resizes learned position embeddings to another picture size, equal to the two reference resamplings.
+"""Resizes learned position embeddings to another picture size, exactly as the references do.
 
-`antialias=True` is what open_clip does on load (cubic a = -0.5, kernel widened when shrinking); `antialias=False` is
-PyTorch's plain bicubic `interpolate(align_corners=False)` (a = -0.75, never widened) as in BLIP, GroupViT and Hugging
-Face. PIL and jax.image use the former kernel only. The file exists because the two differ by more than rounding.
+`antialias=True` is what open_clip does on load (cubic a = -0.5, kernel widened when shrinking);
+`antialias=False` is PyTorch's plain bicubic `interpolate(align_corners=False)` (a = -0.75, never
+widened) as in BLIP, GroupViT and Hugging Face. PIL and jax.image use the former kernel only. The
+file exists because the two differ by more than rounding.
 """
 
 import math
@@ -17,7 +18,9 @@ from vlp_jax.interop.tensors import State, Tensor
 PATH = "image/pos_embed"
 
 
-def resize_pos_embed(pos_embed: np.ndarray, num_tokens: int, prefix: int = 1, antialias: bool = True) -> np.ndarray:
+def resize_pos_embed(
+    pos_embed: np.ndarray, num_tokens: int, prefix: int = 1, antialias: bool = True
+) -> np.ndarray:
     """Resizes a square grid of position embeddings.
 
     Args:
@@ -41,7 +44,7 @@ def resize_pos_embed(pos_embed: np.ndarray, num_tokens: int, prefix: int = 1, an
 
 
 def resize_state(state: State, family: Family, expected: Shapes, antialias: bool) -> State:
-    """Replaces the picture's position embeddings in a checkpoint by resized ones; the rest is untouched.
+    """Replaces a checkpoint's picture position embeddings by resized ones, and nothing else.
 
     Raises:
       UserError: a model whose image tower is no ViT.
@@ -63,8 +66,9 @@ def resize_state(state: State, family: Family, expected: Shapes, antialias: bool
 def cubic_weights(old: int, new: int, antialias: bool) -> np.ndarray:
     """Rows of resampling weights, float64[new, old]; each sums to one.
 
-    Sample positions are pixel centres, (i + 0.5) * old / new - 0.5. Without antialiasing an index beyond the border
-    repeats the border pixel; with it the kernel is cut at the border and renormalised.
+    Sample positions are pixel centres, (i + 0.5) * old / new - 0.5. Without antialiasing an index
+    beyond the border repeats the border pixel; with it the kernel is cut at the border and
+    renormalised.
     """
     scale = old / new
     centre = (np.arange(new)[:, None] + 0.5) * scale - 0.5

@@ -1,8 +1,8 @@
 """How pictures enter a released model: size, crop, mean and std, read from the files that say so.
 
-Sources: `preprocess_cfg` of open_clip_config.json, Hugging Face preprocessor_config.json, and the defaults of the two
-releases (openai/CLIP; open_clip's SigLIP entries). The file exists because a converted checkpoint must carry its own
-preprocessing: wrong constants cost points without an error.
+Sources: `preprocess_cfg` of open_clip_config.json, Hugging Face preprocessor_config.json, and the
+defaults of the two releases (openai/CLIP; open_clip's SigLIP entries). The file exists because a
+converted checkpoint must carry its own preprocessing: wrong constants cost points without an error.
 """
 
 from collections.abc import Mapping
@@ -13,7 +13,11 @@ from vlp_jax.core.errors import UserError, nearest
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 HALF = (0.5, 0.5, 0.5)  # SigLIP
 
-_CROPS = {"shortest": "center", "squash": "squash", "longest": "pad"}  # open_clip resize_mode -> data/decode.py
+_CROPS = {
+    "shortest": "center",
+    "squash": "squash",
+    "longest": "pad",
+}  # open_clip resize_mode -> data/decode.py
 _PIL_FILTERS = {2: "bilinear", 3: "bicubic"}
 
 
@@ -37,22 +41,28 @@ def from_open_clip(config: Mapping[str, Any], where: str) -> dict[str, Any]:
     if config.get("resize_mode"):
         mode = config["resize_mode"]
         if mode not in _CROPS:
-            raise UserError(f"{where}: resize_mode {mode!r} is not known{nearest(str(mode), _CROPS)}")
+            raise UserError(
+                f"{where}: resize_mode {mode!r} is not known{nearest(str(mode), _CROPS)}"
+            )
         found["crop"] = _CROPS[mode]
     return found
 
 
 def from_hf(config: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """Reads preprocessor_config.json; `size: {shortest_edge}` crops, `size: {height, width}` squashes."""
+    """Reads preprocessor_config.json; a `shortest_edge` crops, `height` and `width` squash."""
     found = {}
     for key, theirs in (("mean", "image_mean"), ("std", "image_std")):
         if config.get(theirs):
             found[key] = tuple(config[theirs])
     if config.get("resample") is not None:
-        found["resample"] = _resample(_PIL_FILTERS.get(config["resample"], config["resample"]), where)
+        found["resample"] = _resample(
+            _PIL_FILTERS.get(config["resample"], config["resample"]), where
+        )
     size = config.get("size")
     if isinstance(size, int) or (isinstance(size, Mapping) and "shortest_edge" in size):
-        found["crop"] = "center_floor"  # where the free width is odd, half a pixel from open_clip's crop
+        found["crop"] = (
+            "center_floor"  # where the free width is odd, half a pixel from open_clip's crop
+        )
     elif isinstance(size, Mapping) and {"height", "width"} <= set(size):
         found["crop"] = "squash"
     return found

@@ -1,11 +1,12 @@
-"""One table per checkpoint family, read in both directions: our parameter path <-> their tensor name.
+"""One table per checkpoint family, read both ways: our parameter path <-> their tensor name.
 
-A rule pairs a path with a name (or names) and gives the layout change as an einops pattern, which turns around by
-swapping its sides. Axis sizes come from the shapes that the model expects, so a table knows no architecture. The
-file exists so that a new family is a table and nothing else.
+A rule pairs a path with a name (or names) and gives the layout change as an einops pattern, which
+turns around by swapping its sides. Axis sizes come from the shapes that the model expects, so a
+table knows no architecture. The file exists so that a new family is a table and nothing else.
 
-Reading `Rule("{t}/blocks/attn/qkv/bias", "{t}.h.{i}.qkv.bias", "l (three h k) -> l three h k")`: `{t}` may stand for any
-word, `{i}` runs over the stacked layers (the leading axis l); several names are stacked on an axis after l.
+Reading `Rule("{t}/blocks/attn/qkv/bias", "{t}.h.{i}.qkv.bias", "l (three h k) -> l h three k")`:
+`{t}` may stand for any word, `{i}` runs over the stacked layers (the leading axis l); several names
+are stacked on an axis after l.
 """
 
 import dataclasses
@@ -18,7 +19,9 @@ from einops import rearrange
 from vlp_jax.core.errors import UserError
 from vlp_jax.interop.tensors import State
 
-Shapes = Mapping[str, tuple[int, ...]]  # our flat path -> shape; batch statistics under `batch_stats/`
+Shapes = Mapping[
+    str, tuple[int, ...]
+]  # our flat path -> shape; batch statistics under `batch_stats/`
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,7 +31,8 @@ class Rule:
     Attributes:
       ours: path pattern; `{word}` matches one run of letters or digits.
       theirs: name pattern(s) with the same words; `{i}` runs over stacked layers.
-      layout: einops pattern from their array (layers and names stacked in front) to ours; "" for equal layouts.
+      layout: einops pattern from their array (layers and names stacked in front) to ours; "" for
+        equal layouts.
       part: (start, stop, of): our array is this share of the first axis of theirs.
     """
 
@@ -46,7 +50,8 @@ class Family:
       name: for messages.
       rules: the table; the first rule that matches a path counts.
       ignored: regexes of names that hold no weights.
-      counters: names written as int64 zero beside the path that they match, for loaders that insist on them.
+      counters: names written as int64 zero beside the path that they match, for loaders that insist
+        on them.
     """
 
     name: str
@@ -78,7 +83,9 @@ class _Bound:
 
     def to_ours(self, arrays: Sequence[Sequence[np.ndarray]]) -> np.ndarray:
         layers = [self._join([self._cut(array) for array in names]) for names in arrays]
-        return rearrange(np.stack(layers) if self.stacked else layers[0], self.layout, **self.sizes())
+        return rearrange(
+            np.stack(layers) if self.stacked else layers[0], self.layout, **self.sizes()
+        )
 
     def to_theirs(self, array: np.ndarray) -> list[list[np.ndarray]]:
         left, right = self.layout.split("->")
@@ -106,13 +113,15 @@ def to_ours(family: Family, state: State, expected: Shapes, what: str) -> dict[s
       what: names file and architecture in messages.
 
     Raises:
-      UserError: every missing, extra and wrong-shaped tensor, in one message; nothing has been read then.
+      UserError: every missing, extra and wrong-shaped tensor, in one message; nothing has been read
+        then.
     """
     bound = _bind(family, expected)
     check(family, state, expected, what)
     return {
         b.path: np.ascontiguousarray(
-            b.to_ours([[_numbers(state, name, b) for name in names] for names in b.names]), dtype=np.float32
+            b.to_ours([[_numbers(state, name, b) for name in names] for names in b.names]),
+            dtype=np.float32,
         ).reshape(b.shape)
         for b in bound
     }
@@ -133,7 +142,9 @@ def to_theirs(family: Family, tree: Mapping[str, np.ndarray]) -> dict[str, np.nd
     state = {}
     for name, pieces in parts.items():
         pieces = [array for _, array in sorted(pieces, key=lambda piece: piece[0])]
-        state[name] = np.ascontiguousarray(np.concatenate(pieces)) if len(pieces) > 1 else pieces[0].copy()
+        state[name] = (
+            np.ascontiguousarray(np.concatenate(pieces)) if len(pieces) > 1 else pieces[0].copy()
+        )
     for path in tree:
         for counter in family.counters:
             if (words := _match(counter.ours, path)) is not None:
@@ -148,29 +159,39 @@ def check(family: Family, state: State, expected: Shapes, what: str) -> None:
       UserError: one line per missing, extra or wrong-shaped tensor.
     """
     wanted = their_shapes(family, expected)
-    ignored = [name for name in state if any(re.fullmatch(pattern, name) for pattern in family.ignored)]
+    ignored = [
+        name for name in state if any(re.fullmatch(pattern, name) for pattern in family.ignored)
+    ]
     present = set(state) - set(ignored)
-    lines = [f"  missing      {name} {list(wanted[name])}" for name in wanted if name not in present]
+    lines = [
+        f"  missing      {name} {list(wanted[name])}" for name in wanted if name not in present
+    ]
     lines += [
         f"  wrong shape  {name} {list(state[name].shape)}, expected {list(shape)}"
         for name, shape in wanted.items()
         if name in present and _squeeze(state[name].shape) != _squeeze(shape)
     ]
-    lines += [f"  not known    {name} {list(state[name].shape)}" for name in state if name in present - set(wanted)]
+    lines += [
+        f"  not known    {name} {list(state[name].shape)}"
+        for name in state
+        if name in present - set(wanted)
+    ]
     if lines:
         counts = f"{len(lines)} of {len(wanted)} tensors do not fit; nothing was loaded"
         raise UserError("\n".join([f"{what}: {counts}", *lines]))
 
 
 def their_shapes(family: Family, expected: Shapes) -> dict[str, tuple[int, ...]]:
-    """The names and shapes that a checkpoint of this family has for a model with our `expected` shapes."""
+    """Names and shapes that this family's checkpoint has for a model of `expected` shapes."""
     hollow = {path: np.broadcast_to(np.float32(0), shape) for path, shape in expected.items()}
     shapes: dict[str, tuple[int, ...]] = {}
     for b in _bind(family, expected):
         for names, layer in zip(b.names, b.to_theirs(hollow[b.path]), strict=True):
             for name, array in zip(names, layer, strict=True):
                 first = shapes[name][0] if name in shapes else 0
-                shapes[name] = (first + array.shape[0], *array.shape[1:]) if b.rule.part else array.shape
+                shapes[name] = (
+                    (first + array.shape[0], *array.shape[1:]) if b.rule.part else array.shape
+                )
     return shapes
 
 
@@ -198,7 +219,9 @@ def _bound(rule: Rule, path: str, shape: tuple[int, ...], words: dict[str, str])
 
 def _match(pattern: str, path: str) -> dict[str, str] | None:
     parts = re.split(r"\{(\w+)\}", pattern)
-    regex = "".join(f"(?P<{part}>[A-Za-z0-9]+?)" if i % 2 else re.escape(part) for i, part in enumerate(parts))
+    regex = "".join(
+        f"(?P<{part}>[A-Za-z0-9]+?)" if i % 2 else re.escape(part) for i, part in enumerate(parts)
+    )
     found = re.fullmatch(regex, path)
     return None if found is None else found.groupdict()
 
@@ -210,4 +233,6 @@ def _squeeze(shape: Sequence[int]) -> tuple[int, ...]:
 
 def _numbers(state: State, name: str, bound: _Bound) -> np.ndarray:
     array = state[name].read().astype(np.float32)
-    return array.reshape([1] * len(bound.layout.split("->")[0].split())) if not bound.shape else array
+    return (
+        array.reshape([1] * len(bound.layout.split("->")[0].split())) if not bound.shape else array
+    )

@@ -1,7 +1,7 @@
-"""Reads PyTorch checkpoints (`.pt`, `.pth`, `.bin`) and OpenAI's TorchScript archives without PyTorch.
+"""Reads PyTorch checkpoints (`.pt`, `.pth`, `.bin`) and TorchScript archives without PyTorch.
 
-Both are zip archives: a pickle (see pickle_reader.py) beside raw little-endian storages in data/KEY. The file
-exists because half of the released CLIP weights come in this form.
+Both are zip archives: a pickle (see pickle_reader.py) beside raw little-endian storages in
+data/KEY. The file exists because half of the released CLIP weights come in this form.
 """
 
 import math
@@ -12,11 +12,15 @@ from typing import Any
 import numpy as np
 
 from vlp_jax.core.errors import UserError
-from vlp_jax.interop.pickle_reader import Module, RawTensor, read_pickle
+from vlp_jax.interop.pickle_reader import MAX_BYTES, Module, RawTensor, read_pickle
 from vlp_jax.interop.tensors import DTYPES, Tensor, decode
 
 _WRAPPERS = ("state_dict", "model", "model_state_dict")  # where training scripts put the weights
-_SCALARS = ("input_resolution", "context_length", "vocab_size")  # stored beside the weights by OpenAI
+_SCALARS = (
+    "input_resolution",
+    "context_length",
+    "vocab_size",
+)  # stored beside the weights by OpenAI
 
 
 def read_torch_file(path: str) -> dict[str, Tensor]:
@@ -25,11 +29,12 @@ def read_torch_file(path: str) -> dict[str, Tensor]:
     A nested `{'state_dict': ...}` is opened and a DataParallel `module.` prefix dropped.
 
     Raises:
-      UserError: not a zip archive (the format before PyTorch 1.6), damaged, or a pickle that asks for anything but
-        tensors and plain containers; the message names the class.
+      UserError: not a zip archive (the format before PyTorch 1.6), damaged, or a pickle that asks
+        for anything but tensors and plain containers; the message names the class.
     """
     archive = _Archive(path)
-    content = read_pickle(archive.member("data.pkl"), path, allow_modules=archive.is_torchscript)
+    pickled = archive.member("data.pkl", MAX_BYTES)
+    content = read_pickle(pickled, path, allow_modules=archive.is_torchscript)
     state = _flatten_module(content) if isinstance(content, Module) else _state_dict(content, path)
     tensors = {name: archive.tensor(name, raw) for name, raw in state.items()}
     return {name: tensor for name, tensor in tensors.items() if name not in _SCALARS}
@@ -51,22 +56,44 @@ class _Archive:
             raise UserError(f"{path}: {_what_else(path)}") from error
         except OSError as error:
             raise UserError(f"{path}: cannot be read ({error.strerror})") from error
-        pickles = [name for name in self.zip.namelist() if name.endswith("/data.pkl") and name.count("/") == 1]
+        pickles = [
+            name
+            for name in self.zip.namelist()
+            if name.endswith("/data.pkl") and name.count("/") == 1
+        ]
         if len(pickles) != 1:
             raise UserError(f"{path}: a zip archive, but not a PyTorch checkpoint (no data.pkl)")
         self.prefix = pickles[0].removesuffix("data.pkl")
         self.is_torchscript = self.prefix + "constants.pkl" in self.zip.namelist()
-        if self.prefix + "byteorder" in self.zip.namelist() and self.member("byteorder") != b"little":
+        if (
+            self.prefix + "byteorder" in self.zip.namelist()
+            and self.member("byteorder") != b"little"
+        ):
             raise UserError(f"{path}: big-endian checkpoints are not read")
 
-    def member(self, name: str) -> bytes:
+    def member(self, name: str, limit: int = 1 << 62) -> bytes:
         try:
             info = self.zip.getinfo(self.prefix + name)
-            if info.compress_type != zipfile.ZIP_STORED or info.file_size > os.path.getsize(self.path):
-                raise UserError(f"{self.path}: member {name} is compressed, which PyTorch never writes")
+            if info.file_size > limit:
+                raise UserError(f"{self.path}: member {name} has {info.file_size} bytes")
+            if info.compress_type != zipfile.ZIP_STORED or info.file_size > os.path.getsize(
+                self.path
+            ):
+                raise UserError(
+                    f"{self.path}: member {name} is compressed, which PyTorch never writes"
+                )
             return self.zip.read(info)
-        except (KeyError, OSError, EOFError, zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:
-            raise UserError(f"{self.path}: member {name} is missing or damaged ({error})") from error
+        except (
+            KeyError,
+            OSError,
+            EOFError,
+            zipfile.BadZipFile,
+            NotImplementedError,
+            RuntimeError,
+        ) as error:
+            raise UserError(
+                f"{self.path}: member {name} is missing or damaged ({error})"
+            ) from error
 
     def tensor(self, name: str, raw: RawTensor) -> Tensor:
         """Checks the view against its storage and returns it unread."""
@@ -85,7 +112,9 @@ class _Archive:
         items = np.frombuffer(data, np.dtype(code))[raw.offset :]
         if not math.prod(raw.shape):
             return decode(np.zeros(raw.shape, code), storage.dtype)
-        view = np.lib.stride_tricks.as_strided(items, raw.shape, [s * size for s in raw.stride], writeable=False)
+        view = np.lib.stride_tricks.as_strided(
+            items, raw.shape, [s * size for s in raw.stride], writeable=False
+        )
         return decode(np.ascontiguousarray(view).reshape(raw.shape), storage.dtype)
 
 
@@ -94,7 +123,7 @@ def _what_else(path: str) -> str:
         start = file.read(16)
     if start.startswith(b"\x80"):
         return (
-            "a bare pickle (PyTorch before 1.6 or a plain .pkl), which is not read because it can run code;"
+            "a bare pickle (PyTorch before 1.6 or a plain .pkl), not read because it can run code;"
             " resave it with a current PyTorch or as .safetensors"
         )
     return "not a PyTorch checkpoint (no zip archive)"
@@ -106,7 +135,11 @@ def _state_dict(content: Any, path: str) -> dict[str, RawTensor]:
             content = content[wrapper]
     if not isinstance(content, dict):
         raise UserError(f"{path}: holds a {type(content).__name__}, not a state dict")
-    state = {key: value for key, value in content.items() if isinstance(value, RawTensor) and isinstance(key, str)}
+    state = {
+        key: value
+        for key, value in content.items()
+        if isinstance(value, RawTensor) and isinstance(key, str)
+    }
     if not state:
         raise UserError(f"{path}: holds no tensors")
     if all(key.startswith("module.") for key in state):
@@ -115,7 +148,7 @@ def _state_dict(content: Any, path: str) -> dict[str, RawTensor]:
 
 
 def _flatten_module(root: Module) -> dict[str, RawTensor]:
-    """Joins attribute names of nested modules by dots, like PyTorch's own state_dict; iterative and cycle-proof."""
+    """Joins attribute names of nested modules by dots, like state_dict(); cycles are harmless."""
     state: dict[str, RawTensor] = {}
     pending, seen = [("", root)], set()
     while pending:

@@ -1,10 +1,12 @@
 """Reads and writes safetensors, one file or shards behind an index, trusting no byte of the header.
 
-Format: 8 bytes little-endian length, a JSON header {name: {dtype, shape, data_offsets}}, then the data
-(https://github.com/huggingface/safetensors). The file exists because headers come from strangers: lengths, offsets
-and shapes are checked against the file before anything is allocated, and tensors are read only when asked.
+Format: 8 bytes little-endian length, a JSON header {name: {dtype, shape, data_offsets}}, then the
+data (https://github.com/huggingface/safetensors). The file exists because headers come from
+strangers: lengths, offsets and shapes are checked against the file before anything is allocated,
+and tensors are read only when asked.
 """
 
+import itertools
 import json
 import math
 import os
@@ -22,7 +24,8 @@ def read_safetensors(path: str) -> dict[str, Tensor]:
     """Returns {name: Tensor}; only the header is read.
 
     Raises:
-      UserError: the file cannot be read or its header is malformed; one line that names the file and the tensor.
+      UserError: the file cannot be read or its header is malformed; one line that names the file
+        and the tensor.
     """
     header, start, size = _header(path)
     tensors, spans = {}, []
@@ -32,7 +35,7 @@ def read_safetensors(path: str) -> dict[str, Tensor]:
         tensors[name], span = _entry(path, name, entry, start, size)
         spans.append(span)
     spans = sorted(span for span in spans if span[0] != span[1])
-    for (_, end), (begin, _) in zip(spans, spans[1:], strict=False):
+    for (_, end), (begin, _) in itertools.pairwise(spans):
         if begin < end:
             raise UserError(f"{path}: malformed safetensors header (tensors overlap)")
     return tensors
@@ -42,7 +45,8 @@ def read_sharded(index_path: str) -> dict[str, Tensor]:
     """Returns the tensors of all shards named by a `*.safetensors.index.json`.
 
     Raises:
-      UserError: a malformed index, a shard outside the index's folder, a shard or tensor that is missing.
+      UserError: a malformed index, a shard outside the index's folder, a shard or tensor that is
+        missing.
     """
     weight_map = read_json(index_path).get("weight_map")
     if not isinstance(weight_map, dict) or not all(isinstance(v, str) for v in weight_map.values()):
@@ -50,11 +54,15 @@ def read_sharded(index_path: str) -> dict[str, Tensor]:
     folder, tensors = os.path.dirname(index_path), {}
     for shard in sorted(set(weight_map.values())):
         if os.path.basename(shard) != shard or not shard.endswith(".safetensors"):
-            raise UserError(f"{index_path}: {shard!r} is not the name of a safetensors file beside the index")
+            raise UserError(
+                f"{index_path}: {shard!r} is not the name of a safetensors file beside the index"
+            )
         tensors.update(read_safetensors(os.path.join(folder, shard)))
     missing = sorted(set(weight_map) - set(tensors))
     if missing:
-        raise UserError(f"{index_path}: the shards lack {len(missing)} tensors that it names, first {missing[0]!r}")
+        raise UserError(
+            f"{index_path}: the shards lack {len(missing)} tensors it lists, first {missing[0]!r}"
+        )
     return tensors
 
 
@@ -76,7 +84,9 @@ def read_json(path: str) -> dict[str, Any]:
     return content
 
 
-def write_safetensors(path: str, arrays: dict[str, np.ndarray], metadata: dict[str, str] | None = None) -> None:
+def write_safetensors(
+    path: str, arrays: dict[str, np.ndarray], metadata: dict[str, str] | None = None
+) -> None:
     """Writes arrays to one file and flushes it to disk."""
     from safetensors.numpy import save_file
 
@@ -94,7 +104,9 @@ def _header(path: str) -> tuple[dict[str, Any], int, int]:
         with open(path, "rb") as file:
             length = int.from_bytes(file.read(8), "little")
             if size < 8 or length > min(MAX_HEADER, size - 8):
-                raise UserError(f"{path}: malformed safetensors header (length {length} in a file of {size} bytes)")
+                raise UserError(
+                    f"{path}: malformed safetensors header (of {length} bytes, the file has {size})"
+                )
             header = json.loads(file.read(length).decode("utf-8"))
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from error
@@ -105,7 +117,9 @@ def _header(path: str) -> tuple[dict[str, Any], int, int]:
     return header, 8 + length, size
 
 
-def _entry(path: str, name: str, entry: Any, start: int, size: int) -> tuple[Tensor, tuple[int, int]]:
+def _entry(
+    path: str, name: str, entry: Any, start: int, size: int
+) -> tuple[Tensor, tuple[int, int]]:
     """Checks one tensor's entry; returns it unread with its span in bytes."""
 
     def wrong(reason: str) -> UserError:
@@ -117,14 +131,19 @@ def _entry(path: str, name: str, entry: Any, start: int, size: int) -> tuple[Ten
     if not isinstance(dtype, str) or dtype not in DTYPES:
         raise wrong(f"dtype {dtype!r} is not read; valid: {', '.join(DTYPES)}")
     for numbers in (shape, offsets):
-        if not isinstance(numbers, list) or any(type(n) is not int or not 0 <= n < 1 << 48 for n in numbers):
+        if not isinstance(numbers, list) or any(
+            type(n) is not int or not 0 <= n < 1 << 48 for n in numbers
+        ):
             raise wrong("shape and data_offsets must be lists of whole numbers")
     if len(offsets) != 2 or len(shape) > 32:
         raise wrong("two data_offsets and at most 32 axes")
     begin, end = offsets
     if end - begin != math.prod(shape) * DTYPES[dtype][1] or start + end > size:
         raise wrong(f"{end - begin} bytes at {begin} do not fit shape {shape} {dtype} or the file")
-    return Tensor(tuple(shape), dtype, lambda: _read(path, start + begin, tuple(shape), dtype)), (begin, end)
+    return Tensor(tuple(shape), dtype, lambda: _read(path, start + begin, tuple(shape), dtype)), (
+        begin,
+        end,
+    )
 
 
 def _read(path: str, offset: int, shape: tuple[int, ...], dtype: str) -> np.ndarray:

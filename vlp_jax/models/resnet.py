@@ -9,7 +9,7 @@ from einops import rearrange
 
 from vlp_jax.core.errors import UserError
 from vlp_jax.core.types import Array
-from vlp_jax.nn.attention import attend
+from vlp_jax.nn.attention import Project, attend
 from vlp_jax.nn.precision import DTYPES
 
 
@@ -80,11 +80,10 @@ class QueryPool(nn.Module):
 
         def project(name: str, tokens: Array) -> Array:
             heads = (self.num_heads, width // self.num_heads)
-            return nn.DenseGeneral(heads, dtype=self.dtype, kernel_init=init, name=name)(tokens)
+            return Project(heads, 1, init, self.dtype, name=name)(tokens)
 
         pooled = attend(project("query", x[:, :1]), project("key", x), project("value", x))  # [B, 1, H, K]
-        out = nn.DenseGeneral(self.embed_dim, axis=(-2, -1), dtype=self.dtype, kernel_init=init, name="out")
-        return out(pooled)[:, 0]
+        return Project((self.embed_dim,), 2, init, self.dtype, name="out")(pooled)[:, 0]
 
 
 class ModifiedResNet(nn.Module):

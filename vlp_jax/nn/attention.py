@@ -4,6 +4,8 @@ The softmax runs in float32 whatever the compute dtype. The file exists as the o
 is chosen.
 """
 
+import math
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -33,6 +35,37 @@ def attend(query: Array, key: Array, value: Array, mask: Array | None = None) ->
     return jnp.einsum("bhts,bshk->bthk", weights, value)
 
 
+class Project(nn.Module):
+    """A linear map from or to an axis of heads, computed as one plain matrix product.
+
+    Attributes:
+      into: shape of the output axes, e.g. (H, 3, K); the kernel is [inputs..., *into].
+      axes: how many trailing axes of the input are inputs: 1 for [..., D], 2 for [..., H, K].
+    """
+
+    into: tuple[int, ...]
+    axes: int = 1
+    kernel_init: Init = nn.initializers.lecun_normal()
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        rows, inputs = x.shape[: -self.axes], x.shape[-self.axes :]
+        kernel = self.param("kernel", self._flat_init(inputs), (*inputs, *self.into))
+        bias = self.param("bias", nn.initializers.zeros, self.into)
+        flat = kernel.astype(self.dtype).reshape(math.prod(inputs), math.prod(self.into))
+        out = x.astype(self.dtype).reshape(*rows, -1) @ flat + bias.astype(self.dtype).reshape(-1)
+        return out.reshape(*rows, *self.into)
+
+    def _flat_init(self, inputs: tuple[int, ...]) -> Init:
+        """Draws [fan_in, fan_out], so that every initialiser sees the true fans."""
+
+        def init(key: Array, shape: tuple[int, ...]) -> Array:
+            return self.kernel_init(key, (math.prod(inputs), math.prod(self.into))).reshape(shape)
+
+        return init
+
+
 class SelfAttention(nn.Module):
     """Self-attention over [B, T, D] with one fused query-key-value product.
 
@@ -49,18 +82,14 @@ class SelfAttention(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array, mask: Array | None = None) -> Array:
-        heads = (3, self.num_heads, self.head_dim)
-        qkv = nn.DenseGeneral(heads, dtype=self.dtype, kernel_init=self.qkv_init, name="qkv")(x)  # [B, T, 3, H, K]
-        query, key, value = qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2]
-        out = attend(query, key, value, mask)  # [B, T, H, K]
-        project = nn.DenseGeneral(
-            x.shape[-1], axis=(-2, -1), dtype=self.dtype, kernel_init=self.out_init, name="out"
-        )
-        return project(out)
+        heads = (self.num_heads, 3, self.head_dim)
+        qkv = Project(heads, 1, self.qkv_init, self.dtype, name="qkv")(x)  # [B, T, H, 3, K]
+        out = attend(qkv[..., 0, :], qkv[..., 1, :], qkv[..., 2, :], mask)  # [B, T, H, K]
+        return Project(x.shape[-1:], 2, self.out_init, self.dtype, name="out")(out)
 
 
 class CrossAttention(nn.Module):
-    """Attention of [B, T, D] queries over [B, S, D'] context; key and value share one fused product.
+    """Attention of [B, T, D] queries over [B, S, D'] context; key and value share one product.
 
     Attributes:
       num_heads, head_dim: H and K.
@@ -74,8 +103,8 @@ class CrossAttention(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array, context: Array, mask: Array | None = None) -> Array:
-        heads = (self.num_heads, self.head_dim)
-        query = nn.DenseGeneral(heads, dtype=self.dtype, name="query")(x)  # [B, T, H, K]
-        key_value = nn.DenseGeneral((2, *heads), dtype=self.dtype, name="key_value")(context)  # [B, S, 2, H, K]
-        out = attend(query, key_value[:, :, 0], key_value[:, :, 1], mask)
-        return nn.DenseGeneral(self.features, axis=(-2, -1), dtype=self.dtype, name="out")(out)
+        heads, head_dim = self.num_heads, self.head_dim
+        query = Project((heads, head_dim), dtype=self.dtype, name="query")(x)  # [B, T, H, K]
+        key_value = Project((heads, 2, head_dim), dtype=self.dtype, name="key_value")(context)
+        out = attend(query, key_value[..., 0, :], key_value[..., 1, :], mask)
+        return Project((self.features,), 2, dtype=self.dtype, name="out")(out)

@@ -4,6 +4,7 @@ Parameters, softmax, norm statistics and losses are always float32; `dtype` is w
 exists to refuse a misspelt name before anything is compiled.
 """
 
+import math
 from collections.abc import Callable
 
 import flax.linen as nn
@@ -19,9 +20,28 @@ def quick_gelu(x: Array) -> Array:
     return x * jax.nn.sigmoid(1.702 * x)
 
 
+def _phi(x: Array) -> Array:
+    """Cumulative standard normal."""
+    return 0.5 + 0.5 * jax.lax.erf(x * 0.5**0.5)
+
+
+@jax.custom_vjp
 def gelu(x: Array) -> Array:
-    """Exact GELU, x * Phi(x), as torch.nn.GELU() (arXiv:1606.08415)."""
-    return jax.nn.gelu(x, approximate=False)
+    """Exact GELU, x * Phi(x), as torch.nn.GELU() (arXiv:1606.08415).
+
+    The derivative is recomputed from x in one pass; XLA would keep erf in memory and pass over it twice more.
+    """
+    wide = x.astype(jnp.float32)
+    return (wide * _phi(wide)).astype(x.dtype)
+
+
+def _gelu_backward(x: Array, gradient: Array) -> tuple[Array]:
+    wide = x.astype(jnp.float32)
+    density = jnp.exp(-0.5 * jnp.square(wide)) * (2 * math.pi) ** -0.5
+    return ((gradient * (_phi(wide) + wide * density)).astype(x.dtype),)
+
+
+gelu.defvjp(lambda x: (gelu(x), x), _gelu_backward)
 
 
 def gelu_tanh(x: Array) -> Array:

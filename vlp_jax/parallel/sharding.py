@@ -47,7 +47,8 @@ def _tensor(axis: int) -> Tactic:
 
 # Megatron's split: heads and MLP hidden units over the tensor axis (arXiv:1909.08053, section 3).
 _MEGATRON: tuple[tuple[str, Tactic], ...] = (
-    (r".*/attn/(qkv|query|key_value)/(kernel|bias)", _tensor(-2)),
+    (r".*/attn/(qkv|key_value)/(kernel|bias)", _tensor(-3)),  # [..., H, 3 or 2, K]
+    (r".*/attn/query/(kernel|bias)", _tensor(-2)),
     (r".*/attn/out/kernel", _tensor(-3)),
     (r".*/mlp/fc1/(kernel|bias)", _tensor(-1)),
     (r".*/mlp/fc2/kernel", _tensor(-2)),

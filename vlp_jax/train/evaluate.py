@@ -4,6 +4,7 @@ The same jitted, sharded functions serve both. The file exists because evaluator
 evaluators.
 """
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -70,10 +71,19 @@ class Embedder:
         return {name: bound(fn) for name, fn in self._fns.items()}
 
 
-def eval_batch_size(wanted: int, mesh: Mesh) -> int:
-    """The smallest multiple of the batch devices that is at least `wanted`."""
-    ways = int(np.prod([mesh.shape[axis] for axis in BATCH_AXES]))
-    return -(-wanted // ways) * ways
+def eval_context(tokenizer: Any, pictures: Mapping[str, Any], batch_size: int, mesh: Mesh) -> EvalContext:
+    """What evaluators know of a run.
+
+    Args:
+      tokenizer: or None for a method without text.
+      pictures: image_size, crop, resample.
+      batch_size: wanted rows per call; rounded up to a multiple of the devices that split the batch.
+      mesh: the device mesh.
+    """
+    ways = math.prod(mesh.shape[axis] for axis in BATCH_AXES)
+    rows = -(-batch_size // ways) * ways
+    hosts = dict(process_index=jax.process_index(), process_count=jax.process_count())
+    return EvalContext(tokenizer, batch_size=rows, **pictures, **hosts)
 
 
 def run_evaluators(evaluators: Mapping[str, Evaluator], fns: Mapping[str, EvalFn]) -> dict[str, Result]:

@@ -21,7 +21,7 @@ from vlp_jax.methods.base import Method, make_method
 from vlp_jax.optim.optimizer import OptimConfig, lr_factors, make_optimizer
 from vlp_jax.optim.schedules import Schedule, duration, make_schedule
 from vlp_jax.parallel.mesh import batch_sharding, check_batch, make_mesh, replicated
-from vlp_jax.train.evaluate import Embedder, eval_batch_size, make_evaluators
+from vlp_jax.train.evaluate import Embedder, eval_context, make_evaluators
 from vlp_jax.train.state import Recipe, State, init_state, state_sharding
 from vlp_jax.train.step import make_step
 
@@ -162,9 +162,9 @@ class Trainer:
     @cached_property
     def context(self) -> EvalContext:
         """What evaluators know of the run."""
-        batch = eval_batch_size(self.config.eval_batch_size, self.mesh)
-        hosts = dict(process_index=jax.process_index(), process_count=jax.process_count())
-        return EvalContext(self.tokenizer, self.config.image_size, batch, **hosts)
+        how = self.config.data.image
+        pictures = dict(image_size=self.config.image_size, crop=how.eval_crop, resample=how.resample)
+        return eval_context(self.tokenizer, pictures, self.config.eval_batch_size, self.mesh)
 
     @cached_property
     def evaluators(self) -> dict[str, Evaluator]:

@@ -56,5 +56,5 @@ def test_unknown_tokenizers_are_one_line(name, message):
 
 @pytest.mark.parametrize("length", [0, -1, 2.5, True, "77"])
 def test_context_length_is_checked(length):
-    with pytest.raises(UserError, match="data.context_length="):
+    with pytest.raises(UserError, match=r"data\.context_length="):
         load_tokenizer("bytes", length)

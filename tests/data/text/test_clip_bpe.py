@@ -57,7 +57,7 @@ def test_golden_file_is_odd_enough(golden):
 
 
 def test_vocabulary_follows_from_the_merges_by_rule(clip):
-    pairs, pieces, _ = load_merges()
+    pairs, _, _ = load_merges()
     assert len(pairs) == MERGES and sorted(pairs.values()) == list(range(512, 512 + MERGES))
     assert sorted(byte_ids()) == list(range(256)) and byte_ids()[ord("!")] == 0
     assert (clip.vocab_size, clip.sot_id, clip.eot_id, clip.pad_id) == (49_408, 49_406, 49_407, 0)
@@ -103,15 +103,21 @@ def test_decode_gives_the_words_back(clip):
 def test_short_context_cuts_with_the_end_last():
     short = load_tokenizer("clip", 5)
     assert short(["one two three four five"]).tolist() == [[49_406, 637, 1_237, 2_097, 49_407]]
-    with pytest.raises(UserError, match="data.context_length=2"):
+    with pytest.raises(UserError, match=r"data\.context_length=2"):
         load_tokenizer("clip", 2)
+
+
+def test_encode_stops_at_the_limit(clip):
+    whole = clip.encode("five little ducks went swimming " * 50)
+    some = clip.encode("five little ducks went swimming " * 50, limit=7)
+    assert len(whole) == 250 and some == whole[:7]
 
 
 def test_clean_options_change_the_ids_and_the_fingerprint(clip):
     kept = load_tokenizer("clip", clean="canonicalize")
     assert kept.encode("A dog's_life!") == clip.encode("a dogs life")
     assert kept.fingerprint != clip.fingerprint
-    with pytest.raises(UserError, match="clean='lowre'.*did you mean 'lower'"):
+    with pytest.raises(UserError, match=r"clean='lowre'.*did you mean 'lower'"):
         load_tokenizer("clip", clean="lowre")
 
 

@@ -46,6 +46,17 @@ def test_hf_edges_come_from_the_post_processor(bert_like):
     assert tokenizer.decode(tokenizer(["a dog"])[0]) == "a dog"
 
 
+def test_hf_end_may_be_a_token_of_any_name(tmp_path):
+    built = _word_level()
+    built.post_processor = processors.TemplateProcessing(
+        "$A cat b", special_tokens=[("cat", 6), ("b", 7)]
+    )
+    built.save(str(tmp_path / "tokenizer.json"))
+    tokenizer = load_tokenizer(str(tmp_path), 5)
+    assert tokenizer(["dog", "a a a a"]).tolist() == [[5, 6, 7, 0, 0], [4, 4, 4, 6, 7]]
+    assert tokenizer.eot_id == 7 and tokenizer.sot_id == -1
+
+
 def test_hf_folder_is_the_same_and_pickles(bert_like):
     one, other = (
         load_tokenizer(str(bert_like), 6),
@@ -104,8 +115,9 @@ def spm_file(tmp_path_factory):
     ] * 4
     (folder / "corpus.txt").write_text("\n".join(lines))
     sentencepiece.SentencePieceTrainer.train(
-        input=str(folder / "corpus.txt"), model_prefix=str(folder / "tiny"), vocab_size=40, pad_id=0, eos_id=1, unk_id=2,
-        bos_id=-1, hard_vocab_limit=False, num_threads=1, minloglevel=2,
+        input=str(folder / "corpus.txt"), model_prefix=str(folder / "tiny"), vocab_size=40,
+        pad_id=0, eos_id=1, unk_id=2, bos_id=-1,
+        hard_vocab_limit=False, num_threads=1, minloglevel=2,
     )  # fmt: skip
     return folder / "tiny.model"
 

@@ -41,7 +41,7 @@ def _find(name: str) -> type[Tokenizer]:
 
 
 def load_tokenizer(name: str, context_length: int = 77, **options) -> Tokenizer:
-    """The tokenizer called `clip`, `bytes`, `spm:FILE` or by the path of a tokenizer.json (or its folder).
+    """The tokenizer `clip`, `bytes`, `spm:FILE` or that of a tokenizer.json (or its folder).
 
     options: clean ('lower', 'whitespace', 'canonicalize', 'none'; each tokenizer has its own
     default) and, for files, pad_id. Raises UserError, in one line, for an unknown name, a missing
@@ -61,12 +61,13 @@ def load_tokenizer(name: str, context_length: int = 77, **options) -> Tokenizer:
 
 
 def check_vocab(tokenizer: Tokenizer, vocab_size: int) -> None:
-    """Raises UserError when the tokenizer has ids that a model's embedding of `vocab_size` rows lacks.
+    """Raises UserError when the tokenizer has ids that an embedding of `vocab_size` rows lacks.
 
     JAX's gather turns such an id into NaN or the last row without a word.
     """
     if tokenizer.vocab_size > vocab_size:
+        need = tokenizer.vocab_size
         raise UserError(
-            f"data.tokenizer={tokenizer.name!r} has ids up to {tokenizer.vocab_size - 1:,}, but the model's "
-            f"vocab_size is {vocab_size:,}; set the text tower's vocab_size to at least {tokenizer.vocab_size:,}"
+            f"data.tokenizer={tokenizer.name!r} has ids up to {need - 1:,}, but the model's "
+            f"vocab_size is {vocab_size:,}; set the text tower's vocab_size to at least {need:,}"
         )

@@ -12,7 +12,7 @@ from vlp_jax.data.text.tokenizer import Tokenizer
 
 
 class ByteTokenizer(Tokenizer):
-    """`bytes`: white space is collapsed, case is kept. A cut may split a character: it decodes to U+FFFD."""
+    """`bytes`: white space is collapsed, case kept. A character that is cut decodes to U+FFFD."""
 
     def __init__(self, name: str = "bytes", context_length: int = 77, clean: str = "whitespace"):
         super().__init__(name, context_length, clean=clean)

@@ -16,7 +16,7 @@ _NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 
 def repair(text: str) -> str:
-    """Mojibake repaired (ftfy), HTML entities resolved twice ('&amp;lt;' is common in alt texts), stripped."""
+    """Mojibake repaired (ftfy), HTML entities resolved twice ('&amp;lt;' is common), stripped."""
     if text.isascii() and text.isprintable() and "&" not in text:  # nothing to repair: 10x faster
         return text.strip()
     return html.unescape(html.unescape(ftfy.fix_text(text))).strip()
@@ -37,7 +37,7 @@ def lower(text: str) -> str:
 
 
 def canonicalize(text: str) -> str:
-    """`repair`, then underscores to spaces, ASCII punctuation dropped, lower case: what SigLIP reads.
+    """`repair`, underscores to spaces, no ASCII punctuation, lower case: what SigLIP reads.
 
     >>> canonicalize("A dog's_life!")
     'a dogs life'

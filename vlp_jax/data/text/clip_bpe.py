@@ -98,7 +98,7 @@ def merge(ids: list[int], pairs: dict[tuple[int, int], int]) -> list[int]:
 
 
 class ClipTokenizer(Tokenizer):
-    """`clip`: padding 0, start 49,406, end 49,407 (the largest id, so argmax over ids finds the first end)."""
+    """`clip`: padding 0, start 49,406, end 49,407 (the largest id: argmax finds the first end)."""
 
     def __init__(self, name: str = "clip", context_length: int = 77, clean: str = "lower"):
         super().__init__(name, context_length, clean=clean)

@@ -36,7 +36,7 @@ def _read(path: str, name: str):
 
 
 def _named_tokens(path: str) -> dict[str, str]:
-    """eos_token and pad_token of the `tokenizer_config.json` beside the file, where there is one."""
+    """eos_token and pad_token of the `tokenizer_config.json` beside the file, if any."""
     beside = os.path.join(os.path.dirname(path), "tokenizer_config.json")
     if not os.path.isfile(beside):
         return {}
@@ -95,8 +95,9 @@ class HfTokenizer(Tokenizer):
         if not self.suffix:
             known = [i for t in (end, *_ENDS) if t and (i := self._id(t)) is not None]
             if not known:
+                tried = ", ".join(_ENDS)
                 raise UserError(
-                    f"tokenizer {self.name!r} has no end token (tried eos_token, {', '.join(_ENDS)})"
+                    f"tokenizer {self.name!r} has no end token (tried eos_token, {tried})"
                 )
             self.suffix = (known[0],)
 

@@ -32,7 +32,7 @@ def _load(path: str, name: str):
 
 
 class SpmTokenizer(Tokenizer):
-    """`spm:FILE`. clean: see text.clean. pad_id: overrides the model's own padding id (or 0 without one).
+    """`spm:FILE`. clean: see text.clean. pad_id: overrides the model's own padding id (else 0).
 
     SigLIP pads with the end: pad_id=1. Raises UserError naming the file.
     """

@@ -14,7 +14,7 @@ from vlp_jax.core.errors import UserError
 
 
 class Tokenizer:
-    """Base of all tokenizers. Sub-classes set the ids in `__init__` and define `encode` and `decode`.
+    """Base of all tokenizers. Sub-classes set the ids and define `encode` and `decode`.
 
     vocab_size: ids lie in [0, vocab_size). pad_id: fills the row after the end. sot_id: -1 where a
     row has no start. eot_id: the end. prefix, suffix: ids around the text (usually sot and eot).
@@ -30,18 +30,21 @@ class Tokenizer:
 
     @property
     def sot_id(self) -> int:
+        """Id of the start, -1 without one."""
         return self.prefix[0] if self.prefix else -1
 
     @property
     def eot_id(self) -> int:
+        """Id of the end."""
         return self.suffix[-1]
 
     def _seal(self, content: bytes) -> None:
-        """Checks the finished ids and sets `fingerprint`: 32 hex digits of content, ids and options."""
+        """Checks the ids and sets `fingerprint`: 32 hex digits of content, ids and options."""
         edges = len(self.prefix) + len(self.suffix)
         if self.context_length <= edges:
             raise UserError(
-                f"data.context_length={self.context_length}: tokenizer {self.name!r} needs at least {edges + 1}"
+                f"data.context_length={self.context_length}: tokenizer {self.name!r} "
+                f"needs at least {edges + 1}"
             )
         ids = (self.context_length, self.vocab_size, self.pad_id, self.prefix, self.suffix)
         shown = f"{type(self).__name__} {ids} {sorted(self.options.items())} ".encode()
@@ -63,7 +66,7 @@ class Tokenizer:
         return found[: found.index(self.eot_id)] if self.eot_id in found else found
 
     def __call__(self, texts: Sequence[str] | str) -> np.ndarray:
-        """Rows of ids: int32[N, context_length]; a row that is too long is cut, its last id is the end."""
+        """Rows of ids: int32[N, context_length]; too long a row is cut, its last id is the end."""
         texts = [texts] if isinstance(texts, str) else texts
         rows = np.full((len(texts), self.context_length), self.pad_id, np.int32)
         room = self.context_length - len(self.prefix) - len(self.suffix)

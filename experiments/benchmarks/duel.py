@@ -1,0 +1,74 @@
+"""Two worker processes timed in turn, A B A B ..., so that a drifting machine cannot favour one.
+
+A worker is a script called as `PYTHON SCRIPT --worker=NAME ...`; it reads one word a line from stdin and answers one JSON
+object a line on stdout: `step` -> {"seconds": ...}, anything else as the script likes. Only one works at a time. The file
+exists so that every benchmark row pairs, takes medians and reports in the same way.
+"""
+
+import json
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+
+class Worker:
+    """A child process that answers commands."""
+
+    def __init__(self, python: str, script: str, arguments: list[str]):
+        command = [python, script, *arguments]
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+    def ask(self, word: str) -> dict[str, Any]:
+        """Sends a word, waits for the answer; lines that are no JSON are passed on to stderr."""
+        self._process.stdin.write(word + "\n")
+        self._process.stdin.flush()
+        for line in self._process.stdout:
+            if line.startswith("{"):
+                return json.loads(line)
+            sys.stderr.write(line)
+        raise RuntimeError(f"a worker ended with code {self._process.wait()}")
+
+    def close(self) -> None:
+        """Ends the child."""
+        self._process.stdin.close()
+        self._process.wait(timeout=30)
+
+
+def serve(answers: dict[str, Callable[[], dict[str, Any]]]) -> None:
+    """The worker's side: answers words from stdin until it closes."""
+    for line in sys.stdin:
+        print(json.dumps(answers[line.strip()]()), flush=True)
+
+
+def timed(run: Callable[[], Any]) -> Callable[[], dict[str, Any]]:
+    """Wraps a blocking function as the answer to `step`."""
+
+    def step() -> dict[str, Any]:
+        start = time.perf_counter()
+        run()
+        return {"seconds": time.perf_counter() - start}
+
+    return step
+
+
+def alternate(ours: Worker, peer: Worker, pairs: int, warmup: int = 2) -> dict[str, Any]:
+    """Runs the pairs. Returns seconds of both sides and the ratio peer / ours (above 1: ours is faster).
+
+    The ratio's median is over the pairs, with its 10 % and 90 % quantiles.
+    """
+    for _ in range(warmup):
+        ours.ask("step"), peer.ask("step")
+    rows = [(ours.ask("step")["seconds"], peer.ask("step")["seconds"]) for _ in range(pairs)]
+    ratios = sorted(theirs / mine for mine, theirs in rows)
+    low, high = ratios[round(0.1 * (pairs - 1))], ratios[round(0.9 * (pairs - 1))]
+    return {
+        "pairs": pairs,
+        "seconds_ours": statistics.median(mine for mine, _ in rows),
+        "seconds_peer": statistics.median(theirs for _, theirs in rows),
+        "ratio_p10": low,
+        "ratio_p90": high,
+        "ratio": statistics.median(ratios),
+    }

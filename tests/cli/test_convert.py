@@ -1,0 +1,157 @@
+"""`convert`: in, proven, and out again; everything that is refused is refused in one message, with
+nothing written."""
+
+import json
+import os
+
+import jax
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from vlp_jax.cli import convert
+from vlp_jax.cli.checkpoint import load_model
+from vlp_jax.core.errors import UserError
+
+
+def last_json(capsys):
+    return json.loads(capsys.readouterr().out.strip().split("\n")[-1])
+
+
+def test_in_and_back_gives_the_same_file(tiny_weights, tmp_path, capsys):
+    assert convert.main([str(tiny_weights), str(tmp_path / "ours"), "--arch=tiny", "--json"]) == 0
+    report = last_json(capsys)
+    assert (
+        report["arch"] == "tiny"
+        and report["to"] == "vlp_jax"
+        and report["source"]["kind"] == "open_clip"
+    )
+    original = load_file(tiny_weights)
+    assert report["parameters"] == sum(array.size for array in original.values())
+    assert sorted(os.listdir(tmp_path / "ours")) == ["vlp_jax.json", "weights.safetensors"]
+    assert convert.main([str(tmp_path / "ours"), str(tmp_path / "back"), "--to=open_clip"]) == 0
+    back = load_file(tmp_path / "back" / "open_clip_model.safetensors")
+    assert set(back) == set(original)
+    for name, array in original.items():
+        np.testing.assert_array_equal(back[name], array)
+    config = json.loads((tmp_path / "back" / "open_clip_config.json").read_text())
+    assert config["model_cfg"]["vision_cfg"]["patch_size"] == 8
+    assert config["preprocess_cfg"]["mean"][0] == pytest.approx(0.48145466)
+
+
+def test_through_hugging_face_and_back_gives_the_same_embeddings(tiny_weights, tmp_path):
+    ours, theirs, again = (str(tmp_path / name) for name in ("ours", "hf", "again"))
+    convert.main([str(tiny_weights), ours, "--arch=tiny"])
+    convert.main([ours, theirs, "--to=hf"])
+    assert sorted(os.listdir(theirs)) == [
+        "config.json",
+        "model.safetensors",
+        "preprocessor_config.json",
+    ]
+    convert.main([theirs, again, "--arch=tiny"])
+    first, second = load_model(ours), load_model(again)
+    assert first.config["golden"] == second.config["golden"]
+    assert {**first.preprocessing, "crop": "center_floor"} == second.preprocessing
+    same = jax.tree.map(np.array_equal, first.params, second.params)
+    assert all(jax.tree.leaves(same))
+
+
+def test_straight_from_one_library_to_the_other(tiny_weights, tmp_path):
+    assert convert.main([str(tiny_weights), str(tmp_path / "hf"), "--arch=tiny", "--to=hf"]) == 0
+    config = json.loads((tmp_path / "hf" / "config.json").read_text())
+    assert (
+        config["vision_config"]["num_attention_heads"] == 2
+        and config["vision_config"]["hidden_act"] == "gelu"
+    )
+    single = tmp_path / "single.safetensors"
+    assert convert.main([str(tmp_path / "hf"), str(single), "--arch=tiny", "--to=open_clip"]) == 0
+    assert set(load_file(single)) == set(load_file(tiny_weights))
+
+
+def test_wrong_architecture_lists_every_mismatch_and_writes_nothing(tiny_weights, tmp_path):
+    with pytest.raises(UserError) as error:
+        convert.main([str(tiny_weights), str(tmp_path / "out"), "--arch=tiny-24"])
+    first, *lines = str(error.value).split("\n")
+    assert "does not hold tiny-24" in first and first.endswith("; its shapes are those of tiny")
+    assert lines == ["  wrong shape  visual.positional_embedding [5, 16], expected [10, 16]"]
+    assert not (tmp_path / "out").exists()
+
+
+def test_positions_are_resized_only_when_asked(tiny_weights, tmp_path):
+    out = str(tmp_path / "out")
+    assert convert.main([str(tiny_weights), out, "--arch=tiny", "--image-size=24"]) == 0
+    model = load_model(out)
+    assert model.image_size == 24 and model.params["image"]["pos_embed"].shape == (10, 16)
+    np.testing.assert_array_equal(
+        model.params["image"]["pos_embed"][0],
+        load_file(tiny_weights)["visual.positional_embedding"][0],
+    )
+
+
+@pytest.mark.parametrize(
+    "arguments,message",
+    [
+        (["IN", "OUT", "--arch=tinny"], r"--arch: unknown 'tinny'; did you mean 'tiny'\?"),
+        (["IN", "OUT"], "--arch: missing; its shapes are those of tiny"),
+        (
+            ["IN", "OUT", "--arch=tiny", "--to=hff"],
+            r"--to: unknown format 'hff'; did you mean 'hf'\?",
+        ),
+        (["NONE", "OUT", "--arch=tiny"], "no such file or folder"),
+        (["IN", "OUT", "--arch=tiny", "--image-size=25"], "--image-size: 25 is no multiple of 8"),
+        (["IN", "OUT", "--arch=RN50", "--image-size=256"], "--image-size: only a ViT"),
+        (["IN", "FULL", "--arch=tiny"], "is not a converted checkpoint"),
+        (["IN", "FULL", "--arch=tiny", "--to=hf"], "exists; nothing was written"),
+        (["IN", "OUT.pt", "--arch=tiny", "--to=open_clip"], "pickled files are not written"),
+        (
+            ["IN", "OUT", "--arch=tiny", "--tokenizer=spm:none.model"],
+            r"--tokenizer: none\.model: no such file",
+        ),
+    ],
+)
+def test_mistakes(tiny_weights, tmp_path, arguments, message):
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "x").write_text("x")
+    before = sorted(os.listdir(tmp_path))
+    places = {
+        "IN": tiny_weights,
+        "OUT": tmp_path / "out",
+        "OUT.pt": tmp_path / "out.pt",
+        "FULL": tmp_path / "full",
+    }
+    with pytest.raises(UserError, match=message):
+        convert.main([str(places.get(argument, argument)) for argument in arguments])
+    assert sorted(os.listdir(tmp_path)) == before
+
+
+def test_nan_weights_are_refused(tiny_weights, tmp_path):
+    weights = load_file(tiny_weights)
+    weights["visual.proj"][0, 0] = np.nan
+    save_file(weights, tmp_path / "nan.safetensors")
+    with pytest.raises(UserError, match="image embedding that is not finite"):
+        convert.main([str(tmp_path / "nan.safetensors"), str(tmp_path / "out"), "--arch=tiny"])
+    assert not (tmp_path / "out").exists()
+
+
+def test_converted_folders_prove_themselves(tiny_model, tmp_path):
+    out = tiny_model
+    manifest = json.loads((out / "vlp_jax.json").read_text())
+    manifest["method"]["image"]["activation"] = (
+        "quick_gelu"  # as if the model's numerics had changed
+    )
+    (out / "vlp_jax.json").write_text(json.dumps(manifest))
+    with pytest.raises(
+        UserError, match=r"golden image embedding differs by 0\.\d+ \(allowed 0\.0001\)"
+    ):
+        load_model(str(out))
+    with pytest.raises(UserError, match="is converted already"):
+        convert.main([str(out), str(tmp_path / "again")])
+    with pytest.raises(UserError, match="holds tiny, not RN50"):
+        convert.main([str(out), str(tmp_path / "again"), "--to=hf", "--arch=RN50"])
+
+
+def test_what_is_no_checkpoint(tmp_path):
+    with pytest.raises(UserError, match="no such folder"):
+        load_model(str(tmp_path / "none"))
+    with pytest.raises(UserError, match="neither a converted checkpoint"):
+        load_model(str(tmp_path))

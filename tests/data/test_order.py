@@ -1,0 +1,91 @@
+"""The order is a permutation in every epoch, a pure function, and well mixed."""
+
+import numpy as np
+import pytest
+
+from vlp_jax.core.errors import UserError
+from vlp_jax.data.order import BLOCK, example_rng, permute, position_to_index, replacement
+
+
+@pytest.mark.parametrize("mode", ["global", "block", "none"])
+@pytest.mark.parametrize("n", [1, 2, 3, 10, 255, 256, 257, 1000, 17000, 40003])
+def test_every_index_once_per_epoch(n, mode):
+    for epoch in (0, 3):
+        index = position_to_index(5, epoch, np.arange(n), n, mode)
+        assert np.array_equal(np.sort(index), np.arange(n))
+
+
+@pytest.mark.parametrize("mode", ["global", "block"])
+def test_scalar_and_array_calls_agree(mode):
+    n = 20000
+    places = np.random.default_rng(0).integers(0, n, 50)
+    whole = position_to_index(1, 2, places, n, mode)
+    assert [position_to_index(1, 2, int(p), n, mode) for p in places] == whole.tolist()
+    epochs = np.arange(50)
+    mixed = position_to_index(1, epochs, places, n, mode)
+    singly = [
+        position_to_index(1, int(e), int(p), n, mode) for e, p in zip(epochs, places, strict=True)
+    ]
+    assert mixed.tolist() == singly
+
+
+def test_the_order_is_frozen():
+    """A change of these numbers would break the resume of every run in flight."""
+    assert position_to_index(0, 0, np.arange(8), 100).tolist() == FROZEN_GLOBAL
+    assert position_to_index(0, 1, np.arange(8), 100).tolist() == FROZEN_EPOCH_1
+    assert replacement(0, 0, 5, 1, 1000) == FROZEN_REPLACEMENT
+
+
+FROZEN_GLOBAL = [71, 4, 87, 62, 59, 7, 17, 22]
+FROZEN_EPOCH_1 = [28, 24, 71, 80, 89, 4, 44, 72]
+FROZEN_REPLACEMENT = 373
+
+
+@pytest.mark.parametrize("n", [7, 100, 4096])
+def test_seeds_and_epochs_give_different_orders(n):
+    orders = {tuple(position_to_index(s, e, np.arange(n), n)) for s in range(4) for e in range(4)}
+    assert len(orders) == 16
+
+
+def test_global_order_is_well_mixed():
+    """Every (position, index) pair of a small set is about as frequent as chance says."""
+    n, rounds = 12, 6000
+    counts = np.zeros((n, n))
+    for seed in range(rounds // 100):
+        epochs = np.repeat(np.arange(100), n)
+        places = np.tile(np.arange(n), 100)
+        np.add.at(counts, (places, position_to_index(seed, epochs, places, n)), 1)
+    chi2 = ((counts - rounds / n) ** 2 / (rounds / n)).sum()
+    assert chi2 < 121 + 6 * np.sqrt(2 * 121)  # (n - 1)^2 degrees of freedom
+
+
+def test_neighbours_in_a_shard_part_ways():
+    index = position_to_index(0, 0, np.arange(100_000), 100_000)
+    assert abs(np.corrcoef(np.arange(100_000), index)[0, 1]) < 0.02
+    assert (np.abs(np.diff(index)) < 50).mean() < 0.005
+
+
+def test_block_order_reads_few_blocks_at_a_time():
+    """A window of positions touches few blocks of neighbours, yet is shuffled inside."""
+    n = 64 * BLOCK * 8
+    index = position_to_index(0, 0, np.arange(64 * BLOCK), n, "block")
+    assert len(np.unique(index // BLOCK)) <= 2 * 64
+    assert (np.abs(np.diff(index)) <= 1).mean() < 0.01
+
+
+def test_permute_is_keyed():
+    x = np.arange(1000)
+    assert not np.array_equal(permute(x, 1000, 1), permute(x, 1000, 2))
+
+
+def test_unknown_mode_is_refused():
+    with pytest.raises(UserError, match=r"data.shuffle='globl'.*did you mean 'global'"):
+        position_to_index(0, 0, 0, 5, "globl")
+
+
+def test_example_rng_depends_on_all_three():
+    draws = {
+        example_rng(s, e, p).random() for s in range(3) for e in range(3) for p in (0, 1, 2**40)
+    }
+    assert len(draws) == 27
+    assert example_rng(1, 2, 3).random() == example_rng(1, 2, 3).random()

@@ -1,0 +1,286 @@
+"""Sources agree with each other, keep what they are given, and refuse bad paths in one line."""
+
+import csv
+import json
+import pathlib
+import pickle
+import subprocess
+import sys
+from collections import Counter
+
+import numpy as np
+import pytest
+from generated import encode, sample, write_shards
+
+from vlp_jax.core.errors import UserError
+from vlp_jax.data.array_record import write_array_record
+from vlp_jax.data.caption import MAX_CHARACTERS, CaptionSpec, choose_caption
+from vlp_jax.data.damage import DamagedSample
+from vlp_jax.data.export import export
+from vlp_jax.data.mixture import Concat, WeightedOrder, open_mixture, split_paths
+from vlp_jax.data.source import Source, captions_of, open_source
+
+
+@pytest.fixture
+def forms(tmp_path):
+    """The same six samples as tar, folder, CSV, TSV, JSONL and ArrayRecord."""
+    (tmp_path / "tar").mkdir()
+    write_shards(tmp_path / "tar", shards=2, per_shard=3)
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    for i in range(6):
+        for name, data in sample(i):
+            (folder / name).write_bytes(data)
+    rows = [{"filepath": f"folder/s{i:04d}.png", "title": f"number {i}", "n": i} for i in range(6)]
+    for name, delimiter in (("t.csv", ","), ("t.tsv", "\t")):
+        with open(tmp_path / name, "w", newline="") as file:
+            writer = csv.DictWriter(file, rows[0], delimiter=delimiter)
+            writer.writeheader()
+            writer.writerows(rows)
+    lines = [json.dumps({**row, "caption": [row["title"], f"also {row['n']}"]}) for row in rows]
+    (tmp_path / "t.jsonl").write_text("\n".join(lines) + "\n")
+    source = open_source(str(folder))
+    write_array_record(str(tmp_path / "t.array_record"), (source[i] for i in range(6)))
+    names = ("tar", "folder", "t.csv", "t.tsv", "t.jsonl", "t.array_record")
+    return {name: str(tmp_path / name) for name in names}
+
+
+def test_sources_agree(forms):
+    for path in forms.values():
+        source = open_source(path)
+        assert isinstance(source, Source) and len(source) == 6 and not source.damage
+        for i in range(6):
+            example = source[i]
+            members = dict(sample(i))
+            assert example["image"] == members[f"s{i:04d}.png"]
+            assert example["key"].endswith(f"s{i:04d}")
+            assert example["text"][0] == f"number {i}"
+            plain = source.metadata(i)
+            assert "image" not in plain and plain == {
+                k: v for k, v in example.items() if k != "image"
+            }
+        twin = pickle.loads(pickle.dumps(source))
+        assert twin[4] == source[4] and twin.fingerprint == source.fingerprint
+        with pytest.raises(IndexError):
+            source[6]
+
+
+def test_json_is_kept_whole(forms):
+    for name in ("tar", "folder", "t.array_record"):
+        example = open_source(forms[name])[2]
+        assert example["text"] == ["number 2", "also 2"]
+        assert example["meta"]["label"] == 2 and example["meta"]["captions"] == example["text"]
+    assert open_source(forms["t.jsonl"])[2]["text"] == ["number 2", "also 2"]
+
+
+def test_class_folders_give_label_and_caption(tmp_path):
+    for name in ("tabby_cat", "golden-retriever", "tabby_cat/deep"):
+        (tmp_path / name).mkdir(parents=True, exist_ok=True)
+        (tmp_path / name / "a.png").write_bytes(encode(np.zeros((4, 4, 3), np.uint8)))
+    source = open_source(str(tmp_path))
+    found = [(e["key"], e["text"], e["meta"]["label"]) for e in map(source.metadata, range(3))]
+    assert found == [
+        ("golden-retriever/a", ["golden retriever"], 0),
+        ("tabby_cat/a", ["tabby cat"], 1),
+        ("tabby_cat/deep/a", ["tabby cat"], 1),
+    ]
+
+
+def test_upper_case_suffixes_and_text_left_out(tmp_path):
+    picture = encode(np.zeros((4, 4, 3), np.uint8))
+    (tmp_path / "A.PNG").write_bytes(picture)
+    (tmp_path / "A.txt").write_text("a")
+    (tmp_path / "lonely.png").write_bytes(picture)
+    source = open_source(str(tmp_path))
+    assert len(source) == 1 and [d.reason for d in source.damage] == ["no_caption"]
+
+
+TFDS = """
+import io, sys, numpy as np, PIL.Image, tensorflow_datasets as tfds
+
+class Tiny(tfds.core.GeneratorBasedBuilder):
+    VERSION = tfds.core.Version("1.0.0")
+    def _info(self):
+        features = {"image": tfds.features.Image(shape=(None, None, 3)),
+                    "label": tfds.features.ClassLabel(names=["cat", "big_dog"])}
+        return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(features))
+    def _split_generators(self, manager):
+        return {"train": self._generate_examples()}
+    def _generate_examples(self):
+        for i in range(6):
+            out = io.BytesIO()
+            PIL.Image.fromarray(np.full((8, 9, 3), i, np.uint8)).save(out, "PNG")
+            out.seek(0)
+            yield i, {"image": out, "label": i % 2}
+
+Tiny(data_dir=sys.argv[1], file_format="array_record").download_and_prepare()
+
+from vlp_jax.data.pipeline import TrainPipeline
+from vlp_jax.data.source import open_source
+source = open_source("tfds:" + sys.argv[1] + "/tiny/1.0.0:train")
+names = [(e["text"][0], e["meta"]["label"]) for e in map(source.__getitem__, range(len(source)))]
+print(sorted(set(names)), len(source))
+config = {"path": "tfds:" + sys.argv[1] + "/tiny/1.0.0", "label": "label", "threads": 1}
+pipeline = TrainPipeline(config, tokenizer=None, batch_size=3, image_size=8, seed=0)
+print(next(pipeline.batches(0))["image"].shape)
+print("tensorflow" in sys.modules)
+"""
+
+
+def test_tfds_is_read_without_tensorflow(tmp_path):
+    command = [sys.executable, "-c", TFDS, str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout.splitlines()[-3:] == [
+        "[('big dog', 1), ('cat', 0)] 6",
+        "(3, 8, 8, 3)",
+        "False",
+    ]
+
+
+BAD_PATHS = {
+    "": "data.path is empty",
+    "nowhere": "no such file or folder: 'nowhere'",
+    "nowhere.tar": "no such shard: 'nowhere.tar'",
+    "nowhere-*.tar": "no such shard",
+    "nowhere.csv": "no such file: 'nowhere.csv'",
+    "nowhere.array_record": "no such ArrayRecord file",
+    "builtin:emoji/nothing": "no embedded data set 'builtin:emoji/nothing'; known: noto-test",
+    "tfds:no_such_set": "TFDS cannot open 'no_such_set'",
+    "notes.md": "is no data set",
+    "empty": "no pictures in 'empty'",
+    "flat": "no captions in 'flat'",
+    "bare.csv": "has no picture column .* it has: a, b",
+    "rows.csv": "no rows in",
+}
+
+
+@pytest.mark.parametrize("path", BAD_PATHS)
+def test_bad_paths_are_one_line_errors(path, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "flat").mkdir()
+    (tmp_path / "flat" / "a.png").write_bytes(b"x")
+    (tmp_path / "notes.md").write_text("x")
+    (tmp_path / "bare.csv").write_text("a,b\n1,2\n")
+    (tmp_path / "rows.csv").write_text("image,caption\n")
+    with pytest.raises(UserError, match=BAD_PATHS[path]) as caught:
+        open_source(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_damaged_rows_are_counted(tmp_path):
+    (tmp_path / "a.png").write_bytes(encode(np.zeros((4, 4, 3), np.uint8)))
+    (tmp_path / "t.jsonl").write_text('{"image": "a.png", "caption": "a"}\n{"image": \n[1]\n')
+    source = open_source(str(tmp_path / "t.jsonl"))
+    assert [d.where.rsplit(": ")[-1] for d in source.damage] == ["line 2", "line 3"]
+    (tmp_path / "t.csv").write_text("image,caption\na.png,a\nb.png\ngone.png,b\n")
+    source = open_source(str(tmp_path / "t.csv"))
+    assert [d.reason for d in source.damage] == ["bad_row"] and len(source) == 2
+    with pytest.raises(DamagedSample, match=r"gone.png.*missing_file"):
+        source[1]
+
+
+def test_a_flipped_array_record_is_damage(forms):
+    path = pathlib.Path(forms["t.array_record"])
+    data = bytearray(path.read_bytes())
+    data[200] ^= 0xFF  # inside the first record
+    path.write_bytes(bytes(data))
+    source = open_source(str(path))
+    with pytest.raises(DamagedSample, match=r"t.array_record: record 0: unreadable_record"):
+        source[0]
+    assert [source[i]["key"] for i in range(1, 6)] == [f"s{i:04d}" for i in range(1, 6)]
+
+
+def test_captions_of():
+    assert captions_of("a ", {"captions": ["a", "b", 3, " "]}) == ["a", "b"]
+    assert captions_of(None, {"caption": "c"}) == ["c"]
+    assert captions_of("t", {"caption": "c"}) == ["t"]
+    assert captions_of(" ", {}) == []
+
+
+EXAMPLE = {"key": "k", "text": ["one two three", "four"], "meta": {"tags": ["x", "y"], "n": 5}}
+
+
+def test_caption_choice():
+    def pick(spec, seed=0):
+        return choose_caption(EXAMPLE, spec, np.random.default_rng(seed))
+
+    assert pick(CaptionSpec("first")) == "one two three"
+    assert pick(CaptionSpec("all")) == "one two three four"
+    drawn = Counter(pick(CaptionSpec("random"), s) for s in range(400))
+    assert 150 < drawn["four"] < 250
+    assert {pick(CaptionSpec("tags"), s) for s in range(20)} == {"x", "y"}
+    assert pick(CaptionSpec("n", ("{c}!", "{c}!"))) == "5!"
+    with pytest.raises(DamagedSample, match="no_caption"):
+        pick(CaptionSpec("nothing"))
+
+
+def test_word_dropout_drops_its_share_and_never_all():
+    spec = CaptionSpec("first", word_dropout=0.4)
+    words = [choose_caption(EXAMPLE, spec, np.random.default_rng(s)).split() for s in range(500)]
+    assert min(map(len, words)) == 1
+    assert abs(np.mean([len(w) for w in words]) - (1.8 + 0.4**3)) < 0.12
+
+
+def test_very_long_captions_are_clipped_and_counted():
+    clipped: Counter = Counter()
+    example = {"key": "k", "text": ["x" * 50_000], "meta": {}}
+    text = choose_caption(example, CaptionSpec("first"), np.random.default_rng(0), clipped)
+    assert len(text) == MAX_CHARACTERS and clipped == {"long_caption": 1}
+
+
+def test_mixture_without_weights_is_one_pool(forms):
+    source, order = open_mixture(f"{forms['tar']},{forms['folder']}", (), 0, "global")
+    assert len(source) == 12 and sorted(order.index(np.arange(12, 24))) == list(range(12))
+    assert source.metadata(7)["meta"]["source"] == 1 and source[7]["key"] == "s0001"
+
+
+def test_mixture_weights_are_exact_shares_of_fresh_epochs():
+    order = WeightedOrder([100, 37], (3, 1), seed=4, mode="global")
+    index = order.index(np.arange(4096 * 3))
+    assert abs((index >= 100).mean() - 0.25) < 1e-3
+    first, second = index[index < 100], index[index >= 100] - 100
+    for part, size in ((first, 100), (second, 37)):
+        for epoch in range(len(part) // size):
+            assert sorted(part[epoch * size : (epoch + 1) * size]) == list(range(size))
+    assert np.array_equal(order.index(np.arange(9000, 9100)), index[9000:9100])
+    window = (index >= 100)[:512]
+    assert 80 < window.sum() < 176
+
+
+def test_mixture_mistakes_are_refused(forms):
+    paths = f"{forms['tar']},{forms['folder']}"
+    for weights in ((1,), (1, 2, 3), (-1, 2), (0, 0), (1, 1e-6)):
+        with pytest.raises(UserError, match=r"data\.weights"):
+            open_mixture(paths, weights, 0, "global")
+    assert split_paths("a-{0,1}.tar, b ,c") == ["a-{0,1}.tar", "b", "c"]
+
+
+def test_concat_finds_its_parts(forms):
+    both = Concat([open_source(forms["tar"]), open_source(forms["t.csv"])])
+    assert [both[i]["key"][-5:] for i in (0, 5, 6, 11)] == ["s0000", "s0005", "s0000", "s0005"]
+    assert "t.csv" in both.where(6)
+    with pytest.raises(IndexError):
+        both[12]
+
+
+@pytest.mark.parametrize("form", ["tar", "array_record"])
+def test_export_keeps_everything(forms, tmp_path, form):
+    source = open_source(forms["folder"])
+    report = export(source, str(tmp_path / "out"), form, per_shard=4)
+    assert report["samples"] == 6 and len(report["shards"]) == 2
+    again = open_source(str(tmp_path / "out"))
+    for i in range(6):
+        assert again[i]["image"] == source[i]["image"] and again[i]["text"] == source[i]["text"]
+        assert again[i]["meta"]["key"] == source[i]["key"] and again[i]["meta"]["label"] == i
+    with pytest.raises(UserError, match="not an empty folder"):
+        export(source, str(tmp_path / "out"))
+
+
+def test_export_leaves_damage_out(forms, tmp_path):
+    (tmp_path / "folder" / "s0002.png").write_bytes(b"<html>")
+    (tmp_path / "folder" / "s0003.json").write_bytes(b"[")
+    report = export(open_source(forms["folder"]), str(tmp_path / "out"))
+    assert report["samples"] == 4
+    assert report["damaged"] == {"unknown_format": 1, "bad_json": 1}

@@ -1,0 +1,142 @@
+"""safetensors headers from strangers (fault row R18), shards, and what is written."""
+
+import json
+import struct
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from vlp_jax.core.errors import UserError
+from vlp_jax.interop.weights_file import (
+    read_json,
+    read_safetensors,
+    read_sharded,
+    write_safetensors,
+)
+
+
+def write(path, header, data=b"", length=None):
+    raw = header if isinstance(header, bytes) else json.dumps(header).encode()
+    path.write_bytes(struct.pack("<Q", len(raw) if length is None else length) + raw + data)
+    return str(path)
+
+
+def entry(dtype="F32", shape=(2,), offsets=(0, 8)):
+    return {"dtype": dtype, "shape": list(shape), "data_offsets": list(offsets)}
+
+
+def test_reads_what_the_library_writes_and_back(tmp_path):
+    arrays = {
+        "a": np.arange(6, dtype=np.float32).reshape(2, 3),
+        "h": np.float16([1, 2]),
+        "i": np.arange(3),
+        "s": np.float32(2.5),
+        "e": np.zeros((0, 3), np.float32),
+    }
+    save_file(
+        {k: np.asarray(v) for k, v in arrays.items()}, tmp_path / "x.safetensors", {"format": "pt"}
+    )
+    found = read_safetensors(str(tmp_path / "x.safetensors"))
+    assert {k: t.shape for k, t in found.items()} == {k: np.shape(v) for k, v in arrays.items()}
+    for key, array in arrays.items():
+        np.testing.assert_array_equal(found[key].read(), array)
+    write_safetensors(str(tmp_path / "y.safetensors"), {"t": arrays["a"].T})
+    np.testing.assert_array_equal(load_file(tmp_path / "y.safetensors")["t"], arrays["a"].T)
+
+
+def test_bfloat16_becomes_float32(tmp_path):
+    path = write(
+        tmp_path / "b.safetensors",
+        {"b": entry("BF16", (2,), (0, 4))},
+        bytes([0x80, 0x3F, 0x00, 0xC0]),
+    )
+    np.testing.assert_array_equal(read_safetensors(path)["b"].read(), np.float32([1, -2]))
+
+
+@pytest.mark.parametrize(
+    "header,length",
+    [
+        ({"a": entry()}, 1 << 60),
+        ({"a": entry()}, 0),
+        (b"", None),
+        (b"[]", None),
+        (b"{", None),
+        (b"\xff\xfe", None),
+        (b"[" * 100_000, None),
+        ({"a": 3}, None),
+        ({"a": {"dtype": "F32"}}, None),
+        ({"a": entry("F99")}, None),
+        ({"a": entry(dtype=["F32"])}, None),
+        ({"a": entry(shape=(-2,))}, None),
+        ({"a": entry(shape=(2.0,))}, None),
+        ({"a": entry(shape=(True, 2))}, None),
+        ({"a": entry(shape=(1 << 62, 1 << 62))}, None),
+        ({"a": entry(shape=(1,) * 40)}, None),
+        ({"a": entry(offsets=(0, 4))}, None),
+        ({"a": entry(offsets=(8, 0))}, None),
+        ({"a": entry(offsets=(4, 12))}, None),
+        ({"a": entry(offsets=(1 << 40, (1 << 40) + 8))}, None),
+        ({"a": entry(offsets=(0, 8, 9))}, None),
+        ({"a": entry(offsets=(-8, 0))}, None),
+        ({"a": entry(), "b": entry()}, None),  # two tensors on the same bytes
+    ],
+)
+def test_malformed_headers_give_one_line(tmp_path, header, length):
+    path = write(tmp_path / "x.safetensors", header, bytes(8), length)
+    with pytest.raises(UserError, match=r"x\.safetensors: malformed safetensors header") as error:
+        read_safetensors(path)
+    assert "\n" not in str(error.value)
+
+
+def test_seeded_mutations_never_escape(tmp_path):
+    valid = {
+        "w": entry("F32", (2, 2), (0, 16)),
+        "b": entry("I64", (1,), (16, 24)),
+        "__metadata__": {"a": "b"},
+    }
+    write(tmp_path / "v.safetensors", valid, bytes(24))
+    whole = (tmp_path / "v.safetensors").read_bytes()
+    rng = np.random.default_rng(0)
+    refused = 0
+    for _ in range(1500):
+        data = bytearray(whole)
+        for _ in range(rng.integers(1, 4)):
+            data[rng.integers(len(data) - 24)] = rng.integers(256)
+        (tmp_path / "m.safetensors").write_bytes(
+            data[: rng.integers(len(data)) if rng.random() < 0.2 else None]
+        )
+        try:
+            for tensor in read_safetensors(str(tmp_path / "m.safetensors")).values():
+                assert tensor.read().shape == tensor.shape
+        except UserError:
+            refused += 1
+    assert 300 < refused < 1500
+
+
+def test_shards(tmp_path):
+    save_file({"a": np.ones(2, np.float32)}, tmp_path / "m-1.safetensors")
+    save_file({"b": np.zeros(3, np.float32)}, tmp_path / "m-2.safetensors")
+    index = tmp_path / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": {"a": "m-1.safetensors", "b": "m-2.safetensors"}}))
+    assert {name: t.shape for name, t in read_sharded(str(index)).items()} == {"a": (2,), "b": (3,)}
+    for bad, message in (
+        ({"weight_map": {"a": "../m-1.safetensors"}}, "not the name of a safetensors file"),
+        ({"weight_map": {"a": "/etc/passwd"}}, "not the name of a safetensors file"),
+        ({"weight_map": {"a": "m-3.safetensors"}}, "cannot be read"),
+        ({"weight_map": {"c": "m-1.safetensors"}}, "first 'c'"),
+        ({"weight_map": [1]}, "no weight_map"),
+        ({}, "no weight_map"),
+    ):
+        index.write_text(json.dumps(bad))
+        with pytest.raises(UserError, match=message):
+            read_sharded(str(index))
+
+
+def test_json_that_is_none(tmp_path):
+    for content in (b"", b"[1]", b"{", b"\xff", b"[" * 100_000):
+        (tmp_path / "c.json").write_bytes(content)
+        with pytest.raises(UserError, match=r"c\.json: not"):
+            read_json(str(tmp_path / "c.json"))
+    with pytest.raises(UserError, match="cannot be read"):
+        read_json(str(tmp_path / "none.json"))

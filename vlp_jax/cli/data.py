@@ -1,0 +1,230 @@
+"""`data index | check | stats | bench | convert | prepare`: looks after data sets.
+
+The file exists so that a set is indexed, proven sound, measured and converted without writing code.
+Every sub-command takes --json: one JSON object on the last line of stdout.
+"""
+
+import argparse
+import os
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from vlp_jax.cli.output import add_json, print_json
+
+PATH_HELP = (
+    "tar pattern (x-{0000..0012}.tar), folder, .csv/.tsv/.jsonl, *.array_record, tfds:NAME[:SPLIT] "
+    "or builtin:emoji/noto-train"
+)
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line with its sub-commands."""
+    cli = argparse.ArgumentParser(prog="python -m vlp_jax data", description=__doc__.split("\n")[0])
+    commands = cli.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    def add(name: str, text: str, path: str | None = "PATH") -> argparse.ArgumentParser:
+        sub = commands.add_parser(name, help=text, description=text)
+        if path:
+            sub.add_argument("path", metavar=path, help=PATH_HELP)
+        add_json(sub)
+        return sub
+
+    sub = add("index", "write SHARD.index beside each tar")
+    sub.add_argument("--rebuild", action="store_true", help="walk the tars even where indices fit")
+    sub = add("check", "read and decode everything; names shard, key and reason of all damage")
+    sub.add_argument("--budget", type=float, default=1e-3, help="share allowed (default 1e-3)")
+    sub.add_argument("--limit", type=int, help="decode only the first N samples")
+    sub.add_argument("--threads", type=int, default=os.cpu_count() or 1)
+    sub = add("stats", "captions, lengths, picture sizes, metadata keys")
+    sub.add_argument("--limit", type=int, default=1000, help="samples to look at (default 1000)")
+    sub = add("bench", "images per second of the training pipeline")
+    sub.add_argument("--batch-size", type=int, default=64)
+    sub.add_argument("--image-size", type=int, default=224)
+    sub.add_argument("--tokenizer", default="bytes", help="as data.tokenizer (default bytes)")
+    sub.add_argument("--workers", type=int, default=0, help="processes; 0 reads in threads")
+    sub.add_argument("--threads", type=int, default=os.cpu_count() or 1)
+    sub.add_argument("--seconds", type=float, default=10.0)
+    sub = add("convert", "any source to tar shards with indices, or to ArrayRecord", "IN")
+    sub.add_argument("out", metavar="OUT", help="an empty or new folder")
+    sub.add_argument("--to", choices=("tar", "array_record"), default="tar")
+    sub.add_argument("--per-shard", type=int, default=10_000, help="samples (default 10000)")
+    sub = add("prepare", "build a known data set", None)
+    sub.add_argument("name", choices=("emoji",))
+    sub.add_argument("--out", metavar="DIR", help="default: the package's own folder")
+    return cli
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs a sub-command; returns its exit code. Raises UserError and RunError."""
+    args = parser().parse_args(argv)
+    run = {
+        "index": run_index,
+        "check": run_check,
+        "stats": run_stats,
+        "bench": run_bench,
+        "convert": run_convert,
+        "prepare": run_prepare,
+    }
+    code, report = run[args.command](args)
+    if args.json:
+        print_json({"command": f"data {args.command}", **report})
+    return code
+
+
+def show(args: argparse.Namespace, title: str, columns: Sequence[str], rows: Sequence) -> None:
+    """Prints a table for people, unless --json was given."""
+    if args.json:
+        return
+    from rich.console import Console
+    from rich.table import Column, Table
+
+    console = Console(markup=False, highlight=False)
+    table = Table(*(Column(name, overflow="fold") for name in columns))
+    for row in rows:
+        table.add_row(*(str(cell) for cell in row))
+    console.print(title)
+    console.print(table)
+
+
+def _reasons(damage: Sequence) -> dict[str, int]:
+    from collections import Counter
+
+    return dict(Counter(found.reason for found in damage).most_common())
+
+
+def run_index(args: argparse.Namespace) -> tuple[int, dict[str, Any]]:
+    """Builds missing and stale indices (all with --rebuild)."""
+    from vlp_jax.core.errors import UserError
+    from vlp_jax.data.source import open_source
+    from vlp_jax.data.tar import TarSource
+
+    start = time.perf_counter()
+    source = open_source(args.path)
+    if not isinstance(source, TarSource):
+        raise UserError(f"{args.path!r} is no tar source; only tars have an index")
+    if args.rebuild:
+        source = open_source(args.path, rebuild=True)
+    rows = [
+        {
+            "shard": path,
+            "index": stored,
+            "samples": len(index),
+            "tokens": int(index.tokens.sum()),
+            "bytes": index.size,
+            "digest": index.digest,
+            "damaged": _reasons(index.damage),
+        }
+        for path, stored, index in source.stored
+    ]
+    cells = [[r["shard"], r["samples"], r["tokens"], r["bytes"], r["damaged"] or ""] for r in rows]
+    show(args, "index", ("shard", "samples", "caption tokens", "bytes", "damaged"), cells)
+    report = {"path": args.path, "samples": len(source), "damaged": _reasons(source.damage)}
+    seconds = round(time.perf_counter() - start, 3)
+    return 0, {**report, "fingerprint": source.fingerprint, "seconds": seconds, "shards": rows}
+
+
+def run_check(args: argparse.Namespace) -> tuple[int, dict[str, Any]]:
+    """Reads everything; exit code 1 when more is damaged than the budget allows."""
+    from vlp_jax.data.check import check
+    from vlp_jax.data.damage import DamageLog
+    from vlp_jax.data.source import open_source
+
+    source = open_source(args.path)
+    log = DamageLog(len(source), args.budget)
+    found = []
+    for damage in check(source, args.threads, args.limit):
+        log.add(damage)
+        found.append(damage)
+    passed = log.total <= log.limit
+    title = f"{len(source)} samples, {log.total} damaged: {'passed' if passed else 'FAILED'}"
+    for damage in [] if args.json else found:
+        print(f"{damage.reason}\t{damage.where}")
+    show(args, title, ("reason", "places"), log.counts.most_common())
+    return int(not passed), {
+        "path": args.path,
+        "samples": len(source),
+        "damaged": log.total,
+        "allowed": log.limit,
+        "passed": passed,
+        "reasons": dict(log.counts),
+        "damage": [{"where": d.where, "reason": d.reason} for d in found[:1000]],
+    }
+
+
+def run_stats(args: argparse.Namespace) -> tuple[int, dict[str, Any]]:
+    """Counts and quantiles."""
+    from vlp_jax.data.source import open_source
+    from vlp_jax.data.stats import stats
+
+    report = stats(open_source(args.path), args.limit)
+
+    def text(value: Any) -> str:
+        if isinstance(value, Mapping):
+            return "  ".join(
+                f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in value.items()
+            )
+        return str(value)
+
+    show(args, args.path, ("what", "value"), [[k, text(v)] for k, v in report.items()])
+    return 0, {"path": args.path, **report}
+
+
+def run_bench(args: argparse.Namespace) -> tuple[int, dict[str, Any]]:
+    """Times training batches for `--seconds`, after one batch of warm-up."""
+    from vlp_jax.data.pipeline import TrainPipeline
+    from vlp_jax.data.text import load_tokenizer
+
+    config = {"path": args.path, "workers": args.workers, "threads": args.threads}
+    pipeline = TrainPipeline(
+        config,
+        tokenizer=load_tokenizer(args.tokenizer),
+        batch_size=args.batch_size,
+        image_size=args.image_size,
+        seed=0,
+    )
+    batches = pipeline.batches(0)
+    next(batches)
+    steps, start = 0, time.perf_counter()
+    while time.perf_counter() - start < args.seconds:
+        next(batches)
+        steps += 1
+    seconds = time.perf_counter() - start
+    rate = steps * args.batch_size / seconds
+    cores = min(args.workers or args.threads, os.cpu_count() or 1)
+    report = {
+        "path": args.path,
+        "images": steps * args.batch_size,
+        "seconds": round(seconds, 3),
+        "dropped": dict(pipeline.dropped),
+        "images_per_second_per_core": round(rate / cores, 1),
+        "images_per_second": round(rate, 1),
+    }
+    show(args, "bench", ("what", "value"), list(report.items()))
+    return 0, report
+
+
+def run_convert(args: argparse.Namespace) -> tuple[int, dict[str, Any]]:
+    """Rewrites a source as shards."""
+    from vlp_jax.core.errors import UserError
+    from vlp_jax.data.export import export
+    from vlp_jax.data.source import open_source
+
+    if args.per_shard < 1:
+        raise UserError(f"--per-shard={args.per_shard} must be at least 1")
+    report = export(open_source(args.path), args.out, args.to, args.per_shard)
+    cells = [[path] for path in report["shards"]]
+    title = (
+        f"{report['samples']} samples written, damaged and left out: {report['damaged'] or 'none'}"
+    )
+    show(args, title, ("shard",), cells)
+    return 0, {"path": args.path, "out": args.out, **report}
+
+
+def run_prepare(args: argparse.Namespace) -> tuple[int, dict[str, Any]]:
+    """Builds the embedded emoji set from its npm packages."""
+    from vlp_jax.data import prepare_emoji
+
+    report = prepare_emoji.main(args.out) if args.out else prepare_emoji.main()
+    show(args, f"prepare {args.name}", ("what", "value"), list(report.items()))
+    return 0, {"name": args.name, **report}

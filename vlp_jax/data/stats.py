@@ -1,0 +1,73 @@
+"""What a data set holds: captions, their lengths, picture sizes and formats, metadata keys.
+
+The file exists so that a context length, an image size and a label key are chosen from facts.
+"""
+
+import io
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from vlp_jax.data.damage import DamagedSample
+from vlp_jax.data.decode import FORMATS
+from vlp_jax.data.index import count_tokens
+
+QUANTILES = (0, 5, 50, 95, 100)
+
+
+def _quantiles(values: Sequence[float]) -> dict[str, float]:
+    if not values:
+        return {}
+    found = np.percentile(np.asarray(values, np.float64), QUANTILES)
+    named = zip(("min", "p5", "median", "p95", "max"), found, strict=True)
+    return {**{name: round(float(v), 1) for name, v in named}, "mean": float(np.mean(values))}
+
+
+def _picks(count: int, limit: int) -> list[int]:
+    """Up to `limit` sample numbers, evenly spread."""
+    return sorted(set(np.linspace(0, count - 1, min(count, limit)).astype(int).tolist()))
+
+
+def stats(source: Any, limit: int = 1000) -> dict[str, Any]:
+    """Counts and quantiles over up to `limit` evenly spread samples.
+
+    Keys: samples, looked_at, damage (listed), captions_per_sample, words, characters, width,
+    height, kilobytes, formats, meta_keys, unreadable.
+    """
+    numbers: dict[str, list] = {k: [] for k in ("words", "characters", "width", "height", "kb")}
+    captions, formats, keys, unreadable = [], Counter(), Counter(), 0
+    picks = _picks(len(source), limit)
+    for i in picks:
+        try:
+            example = source[i]
+            with Image.open(io.BytesIO(example.get("image", b"")), formats=FORMATS) as image:
+                (width, height), form = image.size, image.format
+        except (DamagedSample, OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+            unreadable += 1
+            continue
+        captions.append(len(example["text"]))
+        formats[form] += 1
+        keys.update(str(key) for key in example["meta"])
+        numbers["width"].append(width)
+        numbers["height"].append(height)
+        numbers["kb"].append(len(example["image"]) / 1024)
+        numbers["words"] += [count_tokens(text) for text in example["text"]]
+        numbers["characters"] += [len(text) for text in example["text"]]
+    return {
+        "samples": len(source),
+        "looked_at": len(picks),
+        "unreadable": unreadable,
+        "damage": dict(Counter(d.reason for d in source.damage)),
+        "fingerprint": source.fingerprint,
+        "captions_per_sample": _quantiles(captions),
+        "words": _quantiles(numbers["words"]),
+        "characters": _quantiles(numbers["characters"]),
+        "width": _quantiles(numbers["width"]),
+        "height": _quantiles(numbers["height"]),
+        "kilobytes": _quantiles(numbers["kb"]),
+        "formats": dict(formats.most_common()),
+        "meta_keys": dict(keys.most_common(40)),
+    }
