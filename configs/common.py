@@ -65,7 +65,12 @@ def data() -> ConfigDict:
         {
             "path": "",
             "weights": (),
-            "image": {"crop": "random", "scale": (0.9, 1.0), "resample": "bicubic", "eval_crop": "center"},
+            "image": {
+                "crop": "random",
+                "scale": (0.9, 1.0),
+                "resample": "bicubic",
+                "eval_crop": "center",
+            },
             "tokenizer": "clip",
             "context_length": 77,
             "caption": "random",
@@ -88,10 +93,9 @@ def clip_method(name: str, arch: dict) -> ConfigDict:
     method.dtype = "float32"
     method.remat = "none"
     method.unroll = False
-    method.augment = ConfigDict(
-        dict(crop_scale=(1.0, 1.0), crop_ratio=(0.75, 4 / 3), flip=0.0, brightness=0.0, contrast=0.0, saturation=0.0,
-             grey=0.0)
-    )  # fmt: skip
+    method.augment = ConfigDict({"crop_scale": (1.0, 1.0), "crop_ratio": (0.75, 4 / 3)})
+    for name in ("flip", "brightness", "contrast", "saturation", "grey"):
+        method.augment[name] = 0.0
     for side in ("image", "text"):
         method[side].unlock()
     return method

@@ -1,7 +1,9 @@
-"""`python -m vlp_jax COMMAND`: finds the command's file, calls it, turns errors into one line and an exit code.
+"""`python -m vlp_jax COMMAND`: finds the command's file, calls it, turns errors into one line and
+an exit code.
 
-Exit codes: 0 done, 1 failure, 2 a mistake in the command or its input, 75 stopped by a signal with the state saved.
-The file exists so that `--help` is instant: nothing heavy is imported before a command asks for it.
+Exit codes: 0 done, 1 failure, 2 a mistake in the command or its input, 75 stopped by a signal with
+the state saved. The file exists so that `--help` is instant: nothing heavy is imported before a
+command asks for it.
 """
 
 import importlib

@@ -1,21 +1,26 @@
-"""CLIP on a folder of your own pictures: `x.png` beside `x.txt`, class sub-folders, tars, CSV or JSONL.
+"""CLIP on a folder of your own pictures: `x.png` beside `x.txt`, class sub-folders, tars, CSV or
+JSONL.
 
 python -m vlp_jax train --config=configs/clip/folder.py --config.data.path=DIR --workdir=runs/mine
 
-A small ViT (argument: any name of vlp_jax/models/clip_archs.py for a released size). The file exists as the recipe for a
-laptop or one GPU and a few thousand to a few million pairs.
+A small ViT (argument: any name of vlp_jax/models/clip_archs.py for a released size). The file
+exists as the recipe for a laptop or one GPU and a few thousand to a few million pairs.
 """
 
-from configs import common
 from ml_collections import ConfigDict
 
+from configs import common
 from vlp_jax.models.clip_archs import clip_arch, small_arch
 
 
 def get_config(arch: str = "") -> ConfigDict:
     """Args: name of a released size, or empty for the small one at 128 pixels."""
     c = common.base()
-    sizes = clip_arch(arch) if arch else small_arch(image_size=128, patch_size=16, width=256, num_layers=6)
+    sizes = (
+        clip_arch(arch)
+        if arch
+        else small_arch(image_size=128, patch_size=16, width=256, num_layers=6)
+    )
     c.method = common.clip_method("clip", sizes)
     c.image_size = sizes["image"]["image_size"]
     c.method.image.image_size = c.get_ref("image_size")

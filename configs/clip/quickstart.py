@@ -1,11 +1,13 @@
-"""CLIP in minutes on two cores: trains on one emoji style, is tested on the style and the concepts it has never seen.
+"""CLIP in minutes on two cores: trains on one emoji style, is tested on the style and the concepts
+it has never seen.
 
-The file exists as the recipe of `make quickstart`; argument: any image-text data set instead of the embedded one.
+The file exists as the recipe of `make quickstart`; argument: any image-text data set instead of the
+embedded one.
 """
 
-from configs import common
 from ml_collections import ConfigDict
 
+from configs import common
 from vlp_jax.models.clip_archs import small_arch
 
 
@@ -28,10 +30,19 @@ def get_config(path: str = "") -> ConfigDict:
     c.optim.weight_decay = 0.1
     c.optim.warmup_steps = 100
     for name, data in (("cross_style", "twemoji"), ("heldout_concepts", "twemoji-test")):
-        c.evals[name] = {"type": "retrieval", "path": f"builtin:emoji/{data}", "share_duplicates": True}
+        c.evals[name] = {
+            "type": "retrieval",
+            "path": f"builtin:emoji/{data}",
+            "share_duplicates": True,
+        }
     for label in ("category", "subcategory"):
         templates = "single"
-        c.evals[label] = {"type": "zeroshot", "path": "builtin:emoji/twemoji", "label": label, "templates": templates}
+        c.evals[label] = {
+            "type": "zeroshot",
+            "path": "builtin:emoji/twemoji",
+            "label": label,
+            "templates": templates,
+        }
     c.log_every = 50
     c.checkpoint_every = 500
     return c

@@ -1,8 +1,9 @@
 """Two worker processes timed in turn, A B A B ..., so that a drifting machine cannot favour one.
 
-A worker is a script called as `PYTHON SCRIPT --worker=NAME ...`; it reads one word a line from stdin and answers one JSON
-object a line on stdout: `step` -> {"seconds": ...}, anything else as the script likes. Only one works at a time. The file
-exists so that every benchmark row pairs, takes medians and reports in the same way.
+A worker is a script called as `PYTHON SCRIPT --worker=NAME ...`; it reads one word a line from
+stdin and answers one JSON object a line on stdout: `step` -> {"seconds": ...}, anything else as the
+script likes. Only one works at a time. The file exists so that every benchmark row pairs, takes
+medians and reports in the same way.
 """
 
 import json
@@ -19,7 +20,9 @@ class Worker:
 
     def __init__(self, python: str, script: str, arguments: list[str]):
         command = [python, script, *arguments]
-        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self._process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
 
     def ask(self, word: str) -> dict[str, Any]:
         """Sends a word, waits for the answer; lines that are no JSON are passed on to stderr."""
@@ -55,7 +58,8 @@ def timed(run: Callable[[], Any]) -> Callable[[], dict[str, Any]]:
 
 
 def alternate(ours: Worker, peer: Worker, pairs: int, warmup: int = 2) -> dict[str, Any]:
-    """Runs the pairs. Returns seconds of both sides and the ratio peer / ours (above 1: ours is faster).
+    """Runs the pairs. Returns seconds of both sides and the ratio peer / ours (above 1: ours is
+    faster).
 
     The ratio's median is over the pairs, with its 10 % and 90 % quantiles.
     """

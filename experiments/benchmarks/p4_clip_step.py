@@ -1,12 +1,15 @@
 """P4: a whole CLIP training step (forward, backward, AdamW), examples/s of ours over open_clip's.
 
-python experiments/benchmarks/p4_clip_step.py --peer-python=PYTHON [--arch=ViT-B-32] [--batch=32] [--json]
+python experiments/benchmarks/p4_clip_step.py --peer-python=PYTHON [--arch=ViT-B-32] [--batch=32]
+[--json]
 
-Same weights (converted), same random pictures and full-length captions; the losses must agree to 1e-4 before anything is
-timed. The peer runs eager or compiled, whichever its --peer-mode says (report the faster).
+Same weights (converted), same random pictures and full-length captions; the losses must agree to
+1e-4 before anything is timed. The peer runs eager or compiled, whichever its --peer-mode says
+(report the faster).
 """
 
 import argparse
+import dataclasses
 import json
 import sys
 import tempfile
@@ -26,7 +29,9 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--pairs", type=int, default=10)
     p.add_argument("--dtype", default="float32", help="bfloat16 on a GPU")
     p.add_argument("--python", default=sys.executable, help="interpreter of our side")
-    p.add_argument("--peer-python", default=sys.executable, help="interpreter with torch and open_clip")
+    p.add_argument(
+        "--peer-python", default=sys.executable, help="interpreter with torch and open_clip"
+    )
     p.add_argument("--peer-mode", default="eager", choices=("eager", "compile"))
     p.add_argument("--worker", choices=("ours", "peer"), help=argparse.SUPPRESS)
     p.add_argument("--folder", help=argparse.SUPPRESS)
@@ -54,15 +59,18 @@ def ours(args: argparse.Namespace) -> None:
     from vlp_jax.train.step import make_step
 
     model = load_model(f"{args.folder}/ours")
-    import dataclasses
-
-    method = dataclasses.replace(model.method, unroll=jax.default_backend() == "cpu", dtype=args.dtype)
+    method = dataclasses.replace(
+        model.method, unroll=jax.default_backend() == "cpu", dtype=args.dtype
+    )
     optim = dict(name="adamw", lr=1e-5, weight_decay=0.2, b2=0.98, eps=1e-6, clip_norm=0.0)
     tx, recipe = make_optimizer(optim), Recipe(seed=0, batch_size=args.batch)
     state = jax.jit(lambda: init_state(method, tx, recipe))()
     state["params"] = jax.tree.map(jax.numpy.array, model.params)
     factors = lr_factors(optim, state["params"])
-    step = jax.jit(make_step(method, tx, make_schedule("constant", 1e-5, 10, 0), factors, recipe), donate_argnums=0)
+    step = jax.jit(
+        make_step(method, tx, make_schedule("constant", 1e-5, 10, 0), factors, recipe),
+        donate_argnums=0,
+    )
     images, ids = inputs(args.batch, model.image_size, method.text_tower.context_length)
     batch = jax.device_put({"image": images, "text": ids.astype(np.int32)})
     box = [state]
@@ -72,7 +80,12 @@ def ours(args: argparse.Namespace) -> None:
         jax.block_until_ready(box[0])
         return float(metrics["loss"])
 
-    serve({"loss": lambda: {"loss": run(), "flops": 3 * method.flops() * args.batch}, "step": timed(run)})
+    serve(
+        {
+            "loss": lambda: {"loss": run(), "flops": 3 * method.flops() * args.batch},
+            "step": timed(run),
+        }
+    )
 
 
 def peer(args: argparse.Namespace) -> None:
@@ -80,7 +93,7 @@ def peer(args: argparse.Namespace) -> None:
     sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tests" / "peers"))
     from conftest import declare_torchvision_operators as declare
 
-    keep = declare()
+    library = declare()  # must stay alive
     import open_clip
     import torch
 
@@ -95,8 +108,14 @@ def peer(args: argparse.Namespace) -> None:
     opt = torch.optim.AdamW(groups, lr=1e-5, betas=(0.9, 0.98), eps=1e-6, fused=True)
     size = model.visual.image_size[0]
     images, ids = inputs(args.batch, size, model.context_length)
-    mean, std = (torch.tensor(x).view(1, 3, 1, 1).to(device) for x in (model.visual.image_mean, model.visual.image_std))
-    pixels, ids = torch.from_numpy(images).permute(0, 3, 1, 2).contiguous().to(device), torch.from_numpy(ids).to(device)
+    mean, std = (
+        torch.tensor(x).view(1, 3, 1, 1).to(device)
+        for x in (model.visual.image_mean, model.visual.image_std)
+    )
+    pixels, ids = (
+        torch.from_numpy(images).permute(0, 3, 1, 2).contiguous().to(device),
+        torch.from_numpy(ids).to(device),
+    )
     half = torch.autocast(device, torch.bfloat16, enabled=args.dtype == "bfloat16")
 
     def forward() -> torch.Tensor:
@@ -115,20 +134,30 @@ def peer(args: argparse.Namespace) -> None:
             model.logit_scale.clamp_(0, 4.6052)
         return loss.item()
 
-    serve({"loss": lambda: {"loss": run()}, "step": timed(run)})
+    serve({"loss": lambda: {"loss": run(), "library": str(library)}, "step": timed(run)})
 
 
 def make_weights(args: argparse.Namespace, folder: str) -> None:
     """Random open_clip weights, and their conversion."""
     import subprocess
 
-    code = (
-        "import sys; sys.path.insert(0, 'tests/peers'); from conftest import declare_torchvision_operators as declare; keep = declare();"
-        "import torch, open_clip; torch.manual_seed(0);"
-        f"torch.save(open_clip.create_model('{args.arch}').state_dict(), '{folder}/peer.pt')"
-    )
+    code = f"""
+import sys; sys.path.insert(0, 'tests/peers')
+from conftest import declare_torchvision_operators
+library = declare_torchvision_operators()
+import torch, open_clip
+torch.manual_seed(0)
+torch.save(open_clip.create_model('{args.arch}').state_dict(), '{folder}/peer.pt')
+"""
     subprocess.run([args.peer_python, "-c", code], check=True)
-    convert = ["-m", "vlp_jax", "convert", f"{folder}/peer.pt", f"{folder}/ours", f"--arch={args.arch}"]
+    convert = [
+        "-m",
+        "vlp_jax",
+        "convert",
+        f"{folder}/peer.pt",
+        f"{folder}/ours",
+        f"--arch={args.arch}",
+    ]
     subprocess.run([args.python, *convert], check=True, stdout=sys.stderr)
 
 
@@ -140,14 +169,25 @@ def main() -> int:
         return 0
     with tempfile.TemporaryDirectory() as folder:
         make_weights(args, folder)
-        shared = [f"--{key}={getattr(args, key.replace('-', '_'))}" for key in ("arch", "batch", "dtype", "peer-mode")]
+        shared = [
+            f"--{key}={getattr(args, key.replace('-', '_'))}"
+            for key in ("arch", "batch", "dtype", "peer-mode")
+        ]
         start = [f"--folder={folder}", *shared]
         a = Worker(args.python, __file__, ["--worker=ours", *start])
         b = Worker(args.peer_python, __file__, ["--worker=peer", *start])
         first, theirs = a.ask("loss"), b.ask("loss")
         if abs(first["loss"] - theirs["loss"]) > 1e-4 and args.dtype == "float32":
-            raise SystemExit(f"losses differ: ours {first['loss']:.6f}, open_clip {theirs['loss']:.6f}")
-        report = {"row": "P4", "arch": args.arch, "batch": args.batch, "dtype": args.dtype, "peer": args.peer_mode}
+            raise SystemExit(
+                f"losses differ: ours {first['loss']:.6f}, open_clip {theirs['loss']:.6f}"
+            )
+        report = {
+            "row": "P4",
+            "arch": args.arch,
+            "batch": args.batch,
+            "dtype": args.dtype,
+            "peer": args.peer_mode,
+        }
         report |= {"loss_ours": first["loss"], "loss_peer": theirs["loss"]}
         timing = alternate(a, b, args.pairs)
         report["gflops_per_s_ours"] = first["flops"] / timing["seconds_ours"] / 1e9

@@ -1,7 +1,8 @@
-"""`make quickstart`: trains a small CLIP on one emoji style and measures it on what it has never seen.
+"""`make quickstart`: trains a small CLIP on one emoji style and measures it on what it has never
+seen.
 
-Writes runs/quickstart/report.json, report.md and pictures. The file exists as the shortest whole use of the package: a
-config, `train`, the evaluators, the report.
+Writes runs/quickstart/report.json, report.md and pictures. The file exists as the shortest whole
+use of the package: a config, `train`, the evaluators, the report.
 """
 
 import argparse
@@ -19,7 +20,9 @@ def parser() -> argparse.ArgumentParser:
     """The flags."""
     p = argparse.ArgumentParser(description=__doc__, epilog="config keys: --config.KEY=VALUE")
     p.add_argument("--workdir", default="runs/quickstart", help="folder of the run and its report")
-    p.add_argument("--keep", action="store_true", help="resume an earlier run instead of starting over")
+    p.add_argument(
+        "--keep", action="store_true", help="resume an earlier run instead of starting over"
+    )
     p.add_argument("--json", action="store_true", help="print the report as the last line")
     return p
 
@@ -67,7 +70,8 @@ def main(argv: list[str]) -> int:
     report = summary(results, time.monotonic() - start)
     write_json(str(workdir / "report.json"), report)
     intro = (
-        "Trained on one drawing style of emoji (Noto, training concepts only), tested on another style (Twemoji). "
+        "Trained on one drawing style of emoji (Noto, training concepts only), tested on another "
+        "style (Twemoji). "
         f"Cross-style image-to-text R@1 is {report['cross_style_times_chance']:.0f} times chance."
     )
     write_markdown(str(workdir / "report.md"), "Quickstart", results, pictures, intro)

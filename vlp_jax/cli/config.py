@@ -1,7 +1,8 @@
 """Config files and their overrides: `--config=FILE.py[:ARGS]` and `--config.KEY=VALUE`.
 
-A config file is Python: `get_config(args: str) -> ConfigDict`. Only the file that the user typed is run. The file exists
-so that every command reads configs alike and a misspelt key is refused before anything heavy is imported.
+A config file is Python: `get_config(args: str) -> ConfigDict`. Only the file that the user typed is
+run. The file exists so that every command reads configs alike and a misspelt key is refused before
+anything heavy is imported.
 """
 
 import ast
@@ -16,7 +17,9 @@ from vlp_jax.core.errors import UserError, nearest
 
 
 def split_overrides(argv: list[str]) -> tuple[list[str], dict[str, str]]:
-    """Takes `--config.KEY=VALUE` and `--config.KEY VALUE` out of argv. Returns (the rest, {KEY: VALUE})."""
+    """Takes `--config.KEY=VALUE` and `--config.KEY VALUE` out of argv. Returns (the rest, {KEY:
+    VALUE}).
+    """
     rest, overrides, words = [], {}, iter(argv)
     for word in words:
         if not word.startswith("--config."):
@@ -38,7 +41,8 @@ def load_config(spec: str, overrides: dict[str, str]) -> ConfigDict:
       the locked config, with `config_file` set to `spec`.
 
     Raises:
-      UserError: no such file, no get_config, an unknown key (with the nearest) or a value of another type.
+      UserError: no such file, no get_config, an unknown key (with the nearest) or a value of
+        another type.
     """
     name, _, args = spec.partition(":")
     path = Path(name)
@@ -92,7 +96,9 @@ def override(config: ConfigDict, key: str, text: str) -> None:
         raise UserError(f"--config.{key}: unknown key{nearest(key, _leaves(config))}")
     old = node[last]
     if isinstance(old, ConfigDict):
-        raise UserError(f"--config.{key}: is a section; set one of {', '.join(_leaves(old, key + '.')[:8])}")
+        raise UserError(
+            f"--config.{key}: is a section; set one of {', '.join(_leaves(old, key + '.')[:8])}"
+        )
     node[last] = _parse(key, text, old)
 
 

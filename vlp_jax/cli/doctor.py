@@ -1,4 +1,5 @@
-"""`doctor`: versions, devices, disk speed and whether the data can be seen; the first thing to run on a new machine.
+"""`doctor`: versions, devices, disk speed and whether the data can be seen; the first thing to run
+on a new machine.
 
 The file exists so that "it does not work on the pod" starts from facts.
 """
@@ -19,7 +20,9 @@ def parser() -> argparse.ArgumentParser:
 
     p = argparse.ArgumentParser("vlp_jax doctor", description=__doc__)
     p.add_argument("--data", metavar="PATH", help="a data set that must be readable from here")
-    p.add_argument("--workdir", default=".", metavar="DIR", help="where runs will be written (default: here)")
+    p.add_argument(
+        "--workdir", default=".", metavar="DIR", help="where runs will be written (default: here)"
+    )
     p.add_argument("--debug", action="store_true", help="show tracebacks")
     add_json(p)
     return p
@@ -91,7 +94,10 @@ def _disk(folder: str) -> dict[str, Any]:
             speed = 4 * len(block) / (time.perf_counter() - start) / 1e6
     except OSError as error:
         raise UserError(f"--workdir={folder}: cannot be written: {error.strerror}") from error
-    return {"disk_write_mb_per_s": round(speed), "disk_free_gb": round(shutil.disk_usage(folder).free / 1e9, 1)}
+    return {
+        "disk_write_mb_per_s": round(speed),
+        "disk_free_gb": round(shutil.disk_usage(folder).free / 1e9, 1),
+    }
 
 
 def _data(path: str) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """`eval`: a training workdir or a converted checkpoint on the evaluators of a config.
 
-The same compiled, sharded functions as during training. The file exists so that a released model and one's own are measured
-by one command.
+The same compiled, sharded functions as during training. The file exists so that a released model
+and one's own are measured by one command.
 """
 
 import argparse
@@ -10,8 +10,10 @@ from typing import Any
 
 EPILOG = """examples:
   python -m vlp_jax eval --checkpoint=runs/mine --config=configs/clip/folder.py --json
-  python -m vlp_jax eval --checkpoint=OUT --config=configs/eval/imagenet.py --config.evals.imagenet.path=DIR --out=report
-only the config's `evals`, `eval_batch_size` and `mesh` are used; without --config a workdir's own are."""
+  python -m vlp_jax eval --checkpoint=OUT --config=configs/eval/imagenet.py
+  --config.evals.imagenet.path=DIR --out=report
+only the config's `evals`, `eval_batch_size` and `mesh` are used; without --config a workdir's own
+are."""
 
 
 def parser() -> argparse.ArgumentParser:
@@ -19,9 +21,17 @@ def parser() -> argparse.ArgumentParser:
     from vlp_jax.cli.output import add_json
 
     p = argparse.ArgumentParser(
-        "vlp_jax eval", description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
+        "vlp_jax eval",
+        description=__doc__,
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    p.add_argument("--checkpoint", required=True, metavar="DIR", help="a converted checkpoint or a training workdir")
+    p.add_argument(
+        "--checkpoint",
+        required=True,
+        metavar="DIR",
+        help="a converted checkpoint or a training workdir",
+    )
     p.add_argument("--config", metavar="FILE.py[:ARGS]", help="config whose `evals` are run")
     p.add_argument("--only", default="", help="comma-separated names of evaluators to run")
     p.add_argument("--out", metavar="DIR", help="write report.json, report.md and pictures here")
@@ -55,7 +65,8 @@ def main(argv: list[str]) -> int:
 
 
 def eval_config(checkpoint: str, spec: str | None, overrides: dict[str, str], only: str) -> Any:
-    """The config to evaluate by: the given one, else the workdir's own; `only` picks evaluators by name.
+    """The config to evaluate by: the given one, else the workdir's own; `only` picks evaluators by
+    name.
 
     Raises:
       UserError: no config to be had, or it names no evaluator.
@@ -73,7 +84,9 @@ def eval_config(checkpoint: str, spec: str | None, overrides: dict[str, str], on
         for key, value in overrides.items():
             override(config, key, value)
     else:
-        raise UserError(f"--config: needed, since --checkpoint={checkpoint} is not a training workdir")
+        raise UserError(
+            f"--config: needed, since --checkpoint={checkpoint} is not a training workdir"
+        )
     names = [name for name in only.split(",") if name] or list(config.evals)
     for name in names:
         if name not in config.evals:
@@ -104,7 +117,9 @@ def evaluate(checkpoint: str, config: Any) -> tuple[dict[str, Any], float]:
     return results, float(np.exp(model.params["logit_scale"]))
 
 
-def write_report(results: dict[str, Any], folder: Path, title: str, scale: float, metrics: str = "") -> None:
+def write_report(
+    results: dict[str, Any], folder: Path, title: str, scale: float, metrics: str = ""
+) -> None:
     """Writes report.json, report.md and the pictures that the results can be drawn as.
 
     Args:

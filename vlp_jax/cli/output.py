@@ -1,4 +1,5 @@
-"""What every command prints: one JSON object on the last line of stdout with --json, and start-up of JAX.
+"""What every command prints: one JSON object on the last line of stdout with --json, and start-up
+of JAX.
 
 The file exists so that scripts can rely on one rule.
 """
@@ -14,7 +15,9 @@ from typing import Any
 
 def add_json(parser: argparse.ArgumentParser) -> None:
     """Adds --json."""
-    parser.add_argument("--json", action="store_true", help="print one JSON object on the last line of stdout")
+    parser.add_argument(
+        "--json", action="store_true", help="print one JSON object on the last line of stdout"
+    )
 
 
 def print_json(value: Mapping[str, Any]) -> None:
@@ -24,7 +27,9 @@ def print_json(value: Mapping[str, Any]) -> None:
 
 
 def start_jax() -> None:
-    """Turns on the persistent compilation cache (unless JAX_COMPILATION_CACHE_DIR chooses another) and the log."""
+    """Turns on the persistent compilation cache (unless JAX_COMPILATION_CACHE_DIR chooses another)
+    and the log.
+    """
     import jax
 
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)

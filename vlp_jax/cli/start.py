@@ -1,6 +1,8 @@
-"""Where a run's first weights come from: its newest checkpoint, other weights (`init_from`), or fresh.
+"""Where a run's first weights come from: its newest checkpoint, other weights (`init_from`), or
+fresh.
 
-The file exists so that resuming and fine-tuning are decided in one place, before anything is compiled.
+The file exists so that resuming and fine-tuning are decided in one place, before anything is
+compiled.
 """
 
 import os
@@ -17,7 +19,9 @@ from vlp_jax.train.trainer import Trainer
 
 
 def start_state(trainer: Trainer, workdir: Path, step: int | None) -> tuple[State, Checkpoints]:
-    """(state, checkpoints): restored from `step` or the newest complete checkpoint, else initialised."""
+    """(state, checkpoints): restored from `step` or the newest complete checkpoint, else
+    initialised.
+    """
     config = trainer.config
     checkpoints = Checkpoints(workdir / "checkpoints", config.keep_checkpoints, config.keep_every)
     if step is not None or checkpoints.steps():
@@ -29,17 +33,23 @@ def start_state(trainer: Trainer, workdir: Path, step: int | None) -> tuple[Stat
 
 
 def loaded_weights(init_from: str, trainer: Trainer) -> dict[str, jax.Array]:
-    """Flat {path: array} of `FOLDER` or `FOLDER:REGEX` (only the paths that match, e.g. OUT:image/.*), checked.
+    """Flat {path: array} of `FOLDER` or `FOLDER:REGEX` (only the paths that match, e.g.
+    OUT:image/.*), checked.
 
     Raises:
-      UserError: a path the run's model lacks or holds in another shape, or, without a regex, one that is missing.
+      UserError: a path the run's model lacks or holds in another shape, or, without a regex, one
+        that is missing.
     """
     from vlp_jax.cli.checkpoint import load_model
 
-    folder, _, pattern = (init_from, "", "") if os.path.isdir(init_from) else init_from.rpartition(":")
+    folder, _, pattern = (
+        (init_from, "", "") if os.path.isdir(init_from) else init_from.rpartition(":")
+    )
     model = load_model(folder)
     loaded = flatten({**model.params, **model.extra})
-    loaded = {path: leaf for path, leaf in loaded.items() if not pattern or matches(path, (pattern,))}
+    loaded = {
+        path: leaf for path, leaf in loaded.items() if not pattern or matches(path, (pattern,))
+    }
     state = trainer.abstract_state
     ours = flatten({**merge(state["params"], state["frozen"]), **state["extra"]})
     lines = [f"unexpected {path}" for path in loaded if path not in ours]
@@ -50,7 +60,9 @@ def loaded_weights(init_from: str, trainer: Trainer) -> dict[str, jax.Array]:
     ]
     lines += [f"missing {path}" for path in ours if not pattern and path not in loaded]
     if lines or not loaded:
-        raise UserError(f"init_from={init_from}: does not fit: {'; '.join(lines) or 'no path matches'}")
+        raise UserError(
+            f"init_from={init_from}: does not fit: {'; '.join(lines) or 'no path matches'}"
+        )
     return loaded
 
 

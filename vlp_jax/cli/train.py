@@ -1,6 +1,7 @@
 """`train`: trains a run from a config, or resumes it; the same command line does both.
 
-The file exists to turn flags into a Trainer, a workdir and a Loop, in the order that refuses mistakes first.
+The file exists to turn flags into a Trainer, a workdir and a Loop, in the order that refuses
+mistakes first.
 """
 
 import argparse
@@ -12,8 +13,10 @@ from typing import Any
 
 EPILOG = """examples:
   python -m vlp_jax train --config=configs/clip/folder.py --config.data.path=DIR --workdir=runs/mine
-  python -m vlp_jax train --config=configs/clip/openai.py:ViT-B-32 --config.data.path='shards/{0000..0099}.tar' --workdir=W
-any config key: --config.KEY=VALUE, e.g. --config.steps=1000 --config.optim.lr=1e-3 --config.mesh.fsdp=4"""
+  python -m vlp_jax train --config=configs/clip/openai.py:ViT-B-32
+  --config.data.path='shards/{0000..0099}.tar' --workdir=W
+any config key: --config.KEY=VALUE, e.g. --config.steps=1000 --config.optim.lr=1e-3
+  --config.mesh.fsdp=4"""
 
 
 def parser() -> argparse.ArgumentParser:
@@ -21,11 +24,20 @@ def parser() -> argparse.ArgumentParser:
     from vlp_jax.cli.output import add_json
 
     p = argparse.ArgumentParser(
-        "vlp_jax train", description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
+        "vlp_jax train",
+        description=__doc__,
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    p.add_argument("--config", required=True, metavar="FILE.py[:ARGS]", help="config file, see configs/")
-    p.add_argument("--workdir", required=True, help="folder of the run: checkpoints, metrics, config")
-    p.add_argument("--force", action="store_true", help="go on although the workdir's config differs")
+    p.add_argument(
+        "--config", required=True, metavar="FILE.py[:ARGS]", help="config file, see configs/"
+    )
+    p.add_argument(
+        "--workdir", required=True, help="folder of the run: checkpoints, metrics, config"
+    )
+    p.add_argument(
+        "--force", action="store_true", help="go on although the workdir's config differs"
+    )
     p.add_argument("--step", type=int, help="resume from this checkpoint instead of the newest")
     p.add_argument("--debug", action="store_true", help="show tracebacks")
     add_json(p)
@@ -54,7 +66,9 @@ def main(argv: list[str]) -> int:
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """A finished run: its numbers, the final evaluation's results, and exp(logit_scale) where there is one."""
+    """A finished run: its numbers, the final evaluation's results, and exp(logit_scale) where there
+    is one.
+    """
 
     workdir: str
     step: int
@@ -93,11 +107,14 @@ def train(config: Any, workdir: Path, force: bool = False, step: int | None = No
     loop = Loop(trainer, workdir, *start_state(trainer, workdir, step))
     count = size(abstract["params"]) + size(abstract["frozen"])
     print(
-        f"{type(trainer.method).__name__}: {count:,} parameters, {trainer.pipeline.num_examples:,} examples, "
+        f"{type(trainer.method).__name__}: {count:,} parameters, "
+        f"{trainer.pipeline.num_examples:,} examples, "
         f"steps {loop.start} -> {trainer.steps}, {trainer.mesh.size} device(s), compiling ...",
         file=sys.stderr,
     )
     results = loop.run()
     loss = None if loop.loss is None else float(loop.loss)
     scale = float(np.exp(loop.state["params"].get("logit_scale", 0.0)))
-    return Outcome(str(workdir), loop.step, round(time.monotonic() - start, 1), loss, count, results, scale)
+    return Outcome(
+        str(workdir), loop.step, round(time.monotonic() - start, 1), loss, count, results, scale
+    )

@@ -1,1 +1,3 @@
-"""Foundations without a device: errors, path-named pytrees, random keys, loading modules by name."""
+"""Foundations without a device: errors, path-named pytrees, random keys, loading modules by
+name.
+"""

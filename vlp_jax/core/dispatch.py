@@ -1,7 +1,8 @@
-"""Loads a module of the package by its short name: `load('methods', 'clip')` -> vlp_jax.methods.clip.
+"""Loads a module of the package by its short name: `load('methods', 'clip')` ->
+vlp_jax.methods.clip.
 
-The file exists so that adding a method, an optimiser or an evaluator is adding a file, with no registry to edit
-and no import paid for what is not used.
+The file exists so that adding a method, an optimiser or an evaluator is adding a file, with no
+registry to edit and no import paid for what is not used.
 """
 
 import importlib

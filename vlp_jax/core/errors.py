@@ -1,7 +1,8 @@
 """Errors a person can act on: one line that names the file, key or flag and the nearest valid name.
 
-The file exists so that every layer, from a tar reader to a config, refuses bad input in the same voice
-and the command line can tell a user's mistake (exit code 2) from a failure of ours (exit code 1).
+The file exists so that every layer, from a tar reader to a config, refuses bad input in the same
+voice and the command line can tell a user's mistake (exit code 2) from a failure of ours (exit code
+1).
 """
 
 import difflib
@@ -9,11 +10,15 @@ from collections.abc import Iterable
 
 
 class UserError(Exception):
-    """A mistake in what the user gave us. Its message is one line; the command line exits with code 2."""
+    """A mistake in what the user gave us. Its message is one line; the command line exits with code
+    2.
+    """
 
 
 class RunError(Exception):
-    """A run that cannot go on (disk full, damaged checkpoint, too much damaged data); exits with code 1."""
+    """A run that cannot go on (disk full, damaged checkpoint, too much damaged data); exits with
+    code 1.
+    """
 
 
 def nearest(name: str, valid: Iterable[str], limit: int = 8) -> str:

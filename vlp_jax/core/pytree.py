@@ -1,7 +1,7 @@
 """Trees of arrays addressed by path names such as `image/blocks/mlp/fc1/kernel`.
 
-The file exists so that freezing, weight decay, sharding rules and checkpoints speak one language: a regular
-expression over a slash-joined path.
+The file exists so that freezing, weight decay, sharding rules and checkpoints speak one language: a
+regular expression over a slash-joined path.
 """
 
 import re

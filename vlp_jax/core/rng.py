@@ -1,7 +1,9 @@
-"""Random keys: everything random in a step derives from (seed, step, example), nothing from history.
+"""Random keys: everything random in a step derives from (seed, step, example), nothing from
+history.
 
-One key per example makes dropout, patch dropout and augmentation independent of how the batch is split over
-micro-batches and devices, so gradient accumulation repeats the full batch exactly. The file exists to hold that rule.
+One key per example makes dropout, patch dropout and augmentation independent of how the batch is
+split over micro-batches and devices, so gradient accumulation repeats the full batch exactly. The
+file exists to hold that rule.
 """
 
 import zlib

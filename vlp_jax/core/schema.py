@@ -25,7 +25,8 @@ def build(cls: type[T], config: Mapping[str, Any], where: str) -> T:
     """Builds `cls` from a mapping.
 
     Raises:
-      UserError: a key that is no field of `cls`, or a field without default that is missing; names `where.key`.
+      UserError: a key that is no field of `cls`, or a field without default that is missing; names
+        `where.key`.
     """
     valid = {f.name for f in dataclasses.fields(cls) if f.init and f.name not in ("parent",)}
     values = {key: value for key, value in plain(config).items()}

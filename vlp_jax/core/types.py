@@ -2,9 +2,9 @@
 
 One letter means one thing in every shape comment of the package:
 
-  B batch   N image tokens   T text tokens   D model width   F hidden width of an MLP   E embedding width
-  H heads (or image height where W follows)   K width of one head   L stacked layers   P patch side
-  V vocabulary   C channels or classes   M captions or prompts
+  B batch   N image tokens   T text tokens   D model width   F hidden width of an MLP
+  E embedding width   H heads (or image height where W follows)   K width of one head
+  L stacked layers   P patch side   V vocabulary   C channels or classes   M captions or prompts
 
 The file exists so that a shape comment can be read without looking for its legend.
 """
@@ -24,7 +24,9 @@ EvalFn = Callable[[Params, Extra, Batch], Array]
 
 
 class Aux(NamedTuple):
-    """What a method hands back beside its loss: metrics are logged, extra is carried to the next step."""
+    """What a method hands back beside its loss: metrics are logged, extra is carried to the next
+    step.
+    """
 
     metrics: dict[str, Array]
     extra: Extra

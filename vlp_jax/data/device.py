@@ -1,6 +1,7 @@
 """Host batches to global device arrays, one step ahead of the step that uses them.
 
-The file exists as the only place on the data side that touches devices; it is handed a sharding and knows no mesh.
+The file exists as the only place on the data side that touches devices; it is handed a sharding and
+knows no mesh.
 """
 
 import time
@@ -10,9 +11,13 @@ import jax
 import numpy as np
 
 
-def to_device(batch: Mapping[str, np.ndarray], sharding: jax.sharding.Sharding) -> dict[str, jax.Array]:
+def to_device(
+    batch: Mapping[str, np.ndarray], sharding: jax.sharding.Sharding
+) -> dict[str, jax.Array]:
     """This process's rows [b, ...] -> global arrays [B, ...] under `sharding` of axis 0."""
-    return {name: jax.make_array_from_process_local_data(sharding, rows) for name, rows in batch.items()}
+    return {
+        name: jax.make_array_from_process_local_data(sharding, rows) for name, rows in batch.items()
+    }
 
 
 class DeviceFeed:
@@ -21,11 +26,15 @@ class DeviceFeed:
     Args:
       batches: host-local batches; only the entries named in `spec` travel.
       sharding: of axis 0.
-      spec: the method's batch_spec, checked against every batch's dtype and row shape by the compiled step.
+      spec: the method's batch_spec, checked against every batch's dtype and row shape by the
+        compiled step.
     """
 
     def __init__(
-        self, batches: Iterator[dict[str, np.ndarray]], sharding: jax.sharding.Sharding, spec: Mapping[str, object]
+        self,
+        batches: Iterator[dict[str, np.ndarray]],
+        sharding: jax.sharding.Sharding,
+        spec: Mapping[str, object],
     ):
         self._batches, self._sharding, self._names = batches, sharding, tuple(spec)
         self.waited = 0.0

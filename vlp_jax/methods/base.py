@@ -1,7 +1,8 @@
 """The contract of a training method (design section 3).
 
-A method is a frozen dataclass whose fields are its config; everything it does is a pure function of arrays. The
-trainer, the evaluators and the converters know this class and no method. The file exists as that one interface.
+A method is a frozen dataclass whose fields are its config; everything it does is a pure function of
+arrays. The trainer, the evaluators and the converters know this class and no method. The file
+exists as that one interface.
 """
 
 import dataclasses
@@ -21,7 +22,8 @@ class Method:
     """Base class of all methods.
 
     Class attributes:
-      frozen: path regexes of parameters without gradient or optimiser state (config `freeze` adds to them).
+      frozen: path regexes of parameters without gradient or optimiser state (config `freeze` adds
+        to them).
       batch_coupled: True where examples of a batch see each other in the objective (InfoNCE).
     """
 
@@ -39,10 +41,14 @@ class Method:
     def encode(
         self, params: Params, extra: Extra, batch: Batch, *, rng: Array | None, step: Array
     ) -> tuple[Any, Aux]:
-        """Per-example representations. rng: key[B], one per example, or None for a deterministic pass."""
+        """Per-example representations. rng: key[B], one per example, or None for a deterministic
+        pass.
+        """
         raise NotImplementedError(type(self).__name__)
 
-    def objective(self, params: Params, representations: Any, batch: Batch) -> tuple[Array, dict[str, Array]]:
+    def objective(
+        self, params: Params, representations: Any, batch: Batch
+    ) -> tuple[Array, dict[str, Array]]:
         """(float32[] loss, metrics) of a whole batch; may couple its examples."""
         raise NotImplementedError(type(self).__name__)
 
@@ -55,7 +61,9 @@ class Method:
         return value, Aux({**aux.metrics, **metrics}, aux.extra)
 
     def project(self, params: Params) -> Params:
-        """Re-imposes constraints on the trained parameters after an update (a temperature's clamp)."""
+        """Re-imposes constraints on the trained parameters after an update (a temperature's
+        clamp).
+        """
         return params
 
     def after_update(self, params: Params, extra: Extra) -> Extra:
@@ -64,7 +72,9 @@ class Method:
         return extra
 
     def eval_fns(self) -> dict[str, EvalFn]:
-        """Name -> f(params, extra, batch) -> rows; names: embed_image, embed_text, features, ... (design section 3)."""
+        """Name -> f(params, extra, batch) -> rows; names: embed_image, embed_text, features, ...
+        (design section 3).
+        """
         return {}
 
     def flops(self) -> float:
@@ -86,7 +96,9 @@ def make_method(config: Mapping[str, Any]) -> Method:
     own = [
         value
         for value in vars(module).values()
-        if isinstance(value, type) and issubclass(value, Method) and value.__module__ == module.__name__
+        if isinstance(value, type)
+        and issubclass(value, Method)
+        and value.__module__ == module.__name__
     ]
     if len(own) != 1:
         raise UserError(f"method.name: methods/{name}.py must define one Method, found {len(own)}")

@@ -1,4 +1,5 @@
-"""CLIP: symmetric softmax contrastive learning of two towers (arXiv:2103.00020; reference: openai/CLIP, open_clip).
+"""CLIP: symmetric softmax contrastive learning of two towers (arXiv:2103.00020; reference:
+openai/CLIP, open_clip).
 
 The file exists to hold what makes the dual encoder CLIP: its loss.
 """
@@ -23,7 +24,11 @@ class CLIP(DualEncoder, Method):
     def objective(
         self, params: Params, representations: dict[str, Array], batch: Batch
     ) -> tuple[Array, dict[str, Array]]:
-        """Softmax contrastive loss over the global batch of unit vectors {image, text}: float32[B, E]."""
+        """Softmax contrastive loss over the global batch of unit vectors {image, text}: float32[B,
+        E].
+        """
         scale = params["logit_scale"]
-        loss, metrics = softmax_contrastive(representations["image"], representations["text"], scale)
+        loss, metrics = softmax_contrastive(
+            representations["image"], representations["text"], scale
+        )
         return loss, {**metrics, "logit_scale": jnp.exp(scale)}

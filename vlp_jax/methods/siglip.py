@@ -1,4 +1,5 @@
-"""SigLIP: two towers trained with a pairwise sigmoid loss (arXiv:2303.15343; reference: big_vision, open_clip).
+"""SigLIP: two towers trained with a pairwise sigmoid loss (arXiv:2303.15343; reference: big_vision,
+open_clip).
 
 The file exists to hold what makes the dual encoder SigLIP: its loss and bias.
 """
@@ -41,7 +42,11 @@ class SigLIP(DualEncoder, Method):
     def objective(
         self, params: Params, representations: dict[str, Array], batch: Batch
     ) -> tuple[Array, dict[str, Array]]:
-        """Sigmoid contrastive loss over the global batch of unit vectors {image, text}: float32[B, E]."""
+        """Sigmoid contrastive loss over the global batch of unit vectors {image, text}: float32[B,
+        E].
+        """
         scale, bias = params["logit_scale"], params["logit_bias"]
-        loss, metrics = sigmoid_contrastive(representations["image"], representations["text"], scale, bias)
+        loss, metrics = sigmoid_contrastive(
+            representations["image"], representations["text"], scale, bias
+        )
         return loss, {**metrics, "logit_scale": jnp.exp(scale), "logit_bias": bias}

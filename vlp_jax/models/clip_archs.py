@@ -1,6 +1,8 @@
-"""The released dual-encoder sizes under open_clip's names (clip.md 2.1 and 2.2; SigLIP arXiv:2303.15343).
+"""The released dual-encoder sizes under open_clip's names (clip.md 2.1 and 2.2; SigLIP
+arXiv:2303.15343).
 
-`clip_arch(NAME)` is what recipes, `convert` and tests share; the file exists so that a size is written down once.
+`clip_arch(NAME)` is what recipes, `convert` and tests share; the file exists so that a size is
+written down once.
 """
 
 from typing import Any
@@ -10,7 +12,9 @@ from vlp_jax.core.errors import UserError, nearest
 _BASE_TEXT = dict(width=512, num_layers=12, num_heads=8)
 
 
-def _vit(size: int, patch: int, width: int, layers: int, head: int = 64, ratio: float = 4.0) -> dict[str, Any]:
+def _vit(
+    size: int, patch: int, width: int, layers: int, head: int = 64, ratio: float = 4.0
+) -> dict[str, Any]:
     sizes = dict(image_size=size, patch_size=patch, width=width, num_layers=layers)
     return dict(name="vit", head_width=head, mlp_ratio=ratio, **sizes)
 
@@ -25,11 +29,17 @@ def _text(width: int, layers: int, heads: int) -> dict[str, Any]:
 
 def _clip(embed_dim: int, image: dict, text: dict, activation: str = "gelu") -> dict[str, Any]:
     image = image if image["name"] == "resnet" else {**image, "activation": activation}
-    return dict(embed_dim=embed_dim, image=image, text={"name": "text", **text, "activation": activation})
+    return dict(
+        embed_dim=embed_dim, image=image, text={"name": "text", **text, "activation": activation}
+    )
 
 
-def _siglip(size: int, patch: int, width: int, layers: int, heads: int, hidden: int) -> dict[str, Any]:
-    shared = dict(activation="gelu_tanh", norm_eps=1e-6, weight_init="xavier", mlp_ratio=hidden / width)
+def _siglip(
+    size: int, patch: int, width: int, layers: int, heads: int, hidden: int
+) -> dict[str, Any]:
+    shared = dict(
+        activation="gelu_tanh", norm_eps=1e-6, weight_init="xavier", mlp_ratio=hidden / width
+    )
     image = _vit(size, patch, width, layers, width // heads) | shared
     image |= dict(pool="map", pre_norm=False, conv_bias=True, project=False)
     text = dict(name="text", **_text(width, layers, heads), vocab_size=32000, context_length=64)
@@ -74,7 +84,8 @@ ARCHS: dict[str, dict[str, Any]] = {
 
 
 def clip_arch(name: str) -> dict[str, Any]:
-    """Returns {embed_dim, image: {name, ...}, text: {name, ...}}, fresh dicts that the caller may change.
+    """Returns {embed_dim, image: {name, ...}, text: {name, ...}}, fresh dicts that the caller may
+    change.
 
     Raises:
       UserError: an unknown name; the message gives the nearest one.
@@ -86,7 +97,9 @@ def clip_arch(name: str) -> dict[str, Any]:
 
 
 def small_arch(image_size: int, patch_size: int, width: int, num_layers: int) -> dict[str, Any]:
-    """A dual encoder for small runs: both towers of one width and depth, heads of 64, embedding of the same width."""
+    """A dual encoder for small runs: both towers of one width and depth, heads of 64, embedding of
+    the same width.
+    """
     text = _text(width, num_layers, max(1, width // 64))
     return _clip(width, _vit(image_size, patch_size, width, num_layers), text)
 

@@ -38,7 +38,8 @@ class DualEncoder:
       image_mean, image_std: normalisation of pictures in [0, 1], per channel.
       augment: fields of nn/pictures.py Augment, applied in training.
       init_logit_scale: ln(1 / 0.07) in CLIP, ln 10 in SigLIP.
-      max_logit_scale: the log value is clipped to [0, this] after every update; ln 100 in CLIP (clip.md 2.6).
+      max_logit_scale: the log value is clipped to [0, this] after every update; ln 100 in CLIP
+        (clip.md 2.6).
       dtype, remat, unroll: defaults of both towers (nn/transformer.py).
     """
 
@@ -65,7 +66,9 @@ class DualEncoder:
         return self._tower("text")
 
     def _tower(self, side: str) -> nn.Module:
-        shared = dict(embed_dim=self.embed_dim, dtype=self.dtype, remat=self.remat, unroll=self.unroll)
+        shared = dict(
+            embed_dim=self.embed_dim, dtype=self.dtype, remat=self.remat, unroll=self.unroll
+        )
         return make_tower(getattr(self, side), f"method.{side}", **shared)
 
     def batch_spec(self, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
@@ -77,10 +80,14 @@ class DualEncoder:
         }
 
     def init(self, rng: Array, batch: Batch) -> tuple[Params, Extra]:
-        """Fresh parameters {image, text, logit_scale} and batch statistics where a tower has them; rng: key[]."""
+        """Fresh parameters {image, text, logit_scale} and batch statistics where a tower has them;
+        rng: key[].
+        """
         images = jnp.zeros((1, *batch["image"].shape[1:]), jnp.float32)
         image = self.image_tower.init(jax.random.fold_in(rng, 0), images)
-        text = self.text_tower.init(jax.random.fold_in(rng, 1), jnp.zeros((1, batch["text"].shape[1]), jnp.int32))
+        text = self.text_tower.init(
+            jax.random.fold_in(rng, 1), jnp.zeros((1, batch["text"].shape[1]), jnp.int32)
+        )
         extra = {"batch_stats": {"image": image["batch_stats"]}} if "batch_stats" in image else {}
         scale = jnp.float32(self.init_logit_scale)
         return {"image": image["params"], "text": text["params"], "logit_scale": scale}, extra
@@ -105,9 +112,12 @@ class DualEncoder:
         """Runs the image tower on uint8[B, S, S, 3] pictures.
 
         Returns:
-          (float32[B, E] of unit norm, the tower's outputs, the extra state with updated batch statistics).
+          (float32[B, E] of unit norm, the tower's outputs, the extra state with updated batch
+          statistics).
         """
-        images = pictures.augment(images, build(pictures.Augment, self.augment, "method.augment"), rng)
+        images = pictures.augment(
+            images, build(pictures.Augment, self.augment, "method.augment"), rng
+        )
         images = pictures.normalise(images, self.image_mean, self.image_std)
         variables = {"params": params["image"]}
         rng = rngs.fold(rng, "image")
@@ -115,20 +125,34 @@ class DualEncoder:
             embedding, out = self.image_tower.apply(variables, images, rng)
             return unit(embedding), out, extra
         variables["batch_stats"] = extra["batch_stats"]["image"]
-        (embedding, out), state = self.image_tower.apply(variables, images, rng, mutable=["batch_stats"])
+        (embedding, out), state = self.image_tower.apply(
+            variables, images, rng, mutable=["batch_stats"]
+        )
         return unit(embedding), out, {**extra, "batch_stats": {"image": state["batch_stats"]}}
 
-    def encode_text(self, params: Params, ids: Array, rng: Array | None = None) -> tuple[Array, dict[str, Array]]:
-        """Runs the text tower on int32[B, T] ids. Returns (float32[B, E] of unit norm, the tower's outputs)."""
-        embedding, out = self.text_tower.apply({"params": params["text"]}, ids, rngs.fold(rng, "text"))
+    def encode_text(
+        self, params: Params, ids: Array, rng: Array | None = None
+    ) -> tuple[Array, dict[str, Array]]:
+        """Runs the text tower on int32[B, T] ids. Returns (float32[B, E] of unit norm, the tower's
+        outputs).
+        """
+        embedding, out = self.text_tower.apply(
+            {"params": params["text"]}, ids, rngs.fold(rng, "text")
+        )
         return unit(embedding), out
 
     def eval_fns(self) -> dict[str, EvalFn]:
-        """embed_image and embed_text (unit norm) and features (before the joint projection, clip.md 5.3)."""
+        """embed_image and embed_text (unit norm) and features (before the joint projection, clip.md
+        5.3).
+        """
         return {
-            "embed_image": lambda params, extra, batch: self.encode_image(params, extra, batch["image"])[0],
+            "embed_image": lambda params, extra, batch: self.encode_image(
+                params, extra, batch["image"]
+            )[0],
             "embed_text": lambda params, extra, batch: self.encode_text(params, batch["text"])[0],
-            "features": lambda params, extra, batch: self.encode_image(params, extra, batch["image"])[1]["pooled"],
+            "features": lambda params, extra, batch: self.encode_image(
+                params, extra, batch["image"]
+            )[1]["pooled"],
         }
 
     def flops(self) -> float:

@@ -1,7 +1,8 @@
-"""Model FLOPs of a forward pass by formula: 2 x multiply-adds, attention included, recompute never counted.
+"""Model FLOPs of a forward pass by formula: 2 x multiply-adds, attention included, recompute never
+counted.
 
-An encoder of L blocks over N tokens costs L (2 N (4 D H K + 2 D F) + 4 N^2 H K). The file exists because compiler cost
-analyses count a loop body once; MFU and roofline figures need the formula.
+An encoder of L blocks over N tokens costs L (2 N (4 D H K + 2 D F) + 4 N^2 H K). The file exists
+because compiler cost analyses count a loop body once; MFU and roofline figures need the formula.
 """
 
 import flax.linen as nn
@@ -27,7 +28,9 @@ def _resnet_flops(net: ModifiedResNet) -> float:
         planes = net.width * 2**stage
         for index in range(count):
             out_side = side // (2 if stage and not index else 1)
-            total += 2 * side**2 * (channels * planes + 9 * planes**2) + 2 * out_side**2 * 4 * planes**2
+            total += (
+                2 * side**2 * (channels * planes + 9 * planes**2) + 2 * out_side**2 * 4 * planes**2
+            )
             if not index:
                 total += 2 * out_side**2 * channels * 4 * planes
             channels, side = 4 * planes, out_side
@@ -36,7 +39,9 @@ def _resnet_flops(net: ModifiedResNet) -> float:
 
 
 def tower_flops(tower: nn.Module) -> float:
-    """Forward FLOPs of one picture or one text of full length through a tower of models/towers.py."""
+    """Forward FLOPs of one picture or one text of full length through a tower of
+    models/towers.py.
+    """
     if isinstance(tower, ModifiedResNet):
         return _resnet_flops(tower)
     config = tower.stack_config()

@@ -1,6 +1,8 @@
-"""ModifiedResNet of CLIP: three-convolution stem, anti-aliased strides, attention pooling (clip.md 2.4).
+"""ModifiedResNet of CLIP: three-convolution stem, anti-aliased strides, attention pooling (clip.md
+2.4).
 
-The file exists as the convolutional image tower; batch statistics live in flax's `batch_stats` collection.
+The file exists as the convolutional image tower; batch statistics live in flax's `batch_stats`
+collection.
 """
 
 import flax.linen as nn
@@ -19,7 +21,9 @@ def average_pool(x: Array, side: int) -> Array:
 
 
 class ConvNorm(nn.Module):
-    """A bias-free convolution followed by BatchNorm; the pair is named `NAME` and `BN_NAME` in the parent's scope."""
+    """A bias-free convolution followed by BatchNorm; the pair is named `NAME` and `BN_NAME` in the
+    parent's scope.
+    """
 
     features: int
     kernel: int
@@ -33,17 +37,30 @@ class ConvNorm(nn.Module):
         pad = self.kernel // 2
         size, stride = (self.kernel, self.kernel), (self.stride, self.stride)
         x = nn.Conv(
-            self.features, size, stride, padding=[(pad, pad)] * 2, use_bias=False, dtype=self.dtype, name="conv"
+            self.features,
+            size,
+            stride,
+            padding=[(pad, pad)] * 2,
+            use_bias=False,
+            dtype=self.dtype,
+            name="conv",
         )(x)
         scale = nn.initializers.zeros if self.zero_scale else nn.initializers.ones
         norm = nn.BatchNorm(
-            not self.train, momentum=0.9, epsilon=1e-5, dtype=self.dtype, scale_init=scale, name="bn"
+            not self.train,
+            momentum=0.9,
+            epsilon=1e-5,
+            dtype=self.dtype,
+            scale_init=scale,
+            name="bn",
         )
         return norm(x)
 
 
 class Bottleneck(nn.Module):
-    """1x1, 3x3, average pool, 1x1 with a residual; the shortcut pools before its 1x1 convolution."""
+    """1x1, 3x3, average pool, 1x1 with a residual; the shortcut pools before its 1x1
+    convolution.
+    """
 
     planes: int
     stride: int
@@ -82,7 +99,9 @@ class QueryPool(nn.Module):
             heads = (self.num_heads, width // self.num_heads)
             return Project(heads, 1, init, self.dtype, name=name)(tokens)
 
-        pooled = attend(project("query", x[:, :1]), project("key", x), project("value", x))  # [B, 1, H, K]
+        pooled = attend(
+            project("query", x[:, :1]), project("key", x), project("value", x)
+        )  # [B, 1, H, K]
         return Project((self.embed_dim,), 2, init, self.dtype, name="out")(pooled)[:, 0]
 
 
@@ -92,7 +111,8 @@ class ModifiedResNet(nn.Module):
     Attributes:
       image_size: side of the input, a multiple of 32.
       layers: bottlenecks per stage.
-      width: base width of the stem; the last stage has 32 x width channels, the pooling width / 2 heads.
+      width: base width of the stem; the last stage has 32 x width channels, the pooling width / 2
+        heads.
       embed_dim: E.
     """
 
@@ -108,12 +128,12 @@ class ModifiedResNet(nn.Module):
 
         Args:
           images: float[B, H, W, 3], normalised.
-          rng: key[B] in training: normalise by the batch's statistics and update the running ones (`batch_stats`
-            must be mutable); None uses the running ones.
+          rng: key[B] in training: normalise by the batch's statistics and update the running ones
+            (`batch_stats` must be mutable); None uses the running ones.
 
         Returns:
-          (embedding float32[B, E], {"tokens": [B, HW, C], "pooled": float32[B, E]}): this tower has no projection
-          apart from the pooling, so `pooled` is the embedding.
+          (embedding float32[B, E], {"tokens": [B, HW, C], "pooled": float32[B, E]}): this tower has
+          no projection apart from the pooling, so `pooled` is the embedding.
 
         Raises:
           UserError: image_size is no multiple of 32, or pictures of another size.
@@ -121,7 +141,10 @@ class ModifiedResNet(nn.Module):
         train = rng is not None
         if self.image_size % 32 or images.shape[1:3] != (self.image_size,) * 2:
             got = f"{images.shape[1]}x{images.shape[2]}"
-            raise UserError(f"pictures are {got} but the ResNet takes image_size={self.image_size} (a multiple of 32)")
+            raise UserError(
+                f"pictures are {got} but the ResNet takes image_size={self.image_size}, "
+                "a multiple of 32"
+            )
         dtype = DTYPES[self.dtype]
         x = images.astype(dtype)
         for index, features in enumerate((self.width // 2, self.width // 2, self.width), start=1):
@@ -133,5 +156,7 @@ class ModifiedResNet(nn.Module):
                 stride = 2 if stage and not index else 1
                 name = f"stage{stage + 1}_block{index}"
                 x = Bottleneck(self.width * 2**stage, stride, train, dtype, name=name)(x)
-        pooled = QueryPool(self.width // 2, self.embed_dim, dtype, name="attnpool")(x).astype(jnp.float32)
+        pooled = QueryPool(self.width // 2, self.embed_dim, dtype, name="attnpool")(x).astype(
+            jnp.float32
+        )
         return pooled, {"tokens": rearrange(x, "b h w c -> b (h w) c"), "pooled": pooled}

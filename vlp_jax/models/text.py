@@ -66,23 +66,34 @@ class TextTransformer(nn.Module):
         """Runs the tower.
 
         Args:
-          ids: int32[B, T], T <= context_length, 0 <= id < vocab_size (checked where texts are tokenised).
+          ids: int32[B, T], T <= context_length, 0 <= id < vocab_size (checked where texts are
+            tokenised).
           rng: key[B] for dropout; None is deterministic.
 
         Returns:
-          (embedding float32[B, E], {"tokens": [B, T, D] after the last norm, "pooled": float32[B, D]}).
+          (embedding float32[B, E], {"tokens": [B, T, D] after the last norm, "pooled": float32[B,
+          D]}).
 
         Raises:
           UserError: T exceeds context_length.
         """
         length = ids.shape[1]
         if length > self.context_length:
-            raise UserError(f"texts of {length} tokens but the text tower takes context_length={self.context_length}")
+            raise UserError(
+                f"texts of {length} tokens but the text tower takes "
+                f"context_length={self.context_length}"
+            )
         dtype = DTYPES[self.dtype]
         x = nn.Embed(
-            self.vocab_size, self.width, dtype=dtype, embedding_init=nn.initializers.normal(0.02), name="token_embed"
+            self.vocab_size,
+            self.width,
+            dtype=dtype,
+            embedding_init=nn.initializers.normal(0.02),
+            name="token_embed",
         )(ids)  # [B, T, D]
-        pos = self.param("pos_embed", nn.initializers.normal(0.01), (self.context_length, self.width))
+        pos = self.param(
+            "pos_embed", nn.initializers.normal(0.01), (self.context_length, self.width)
+        )
         x = x + pos[:length].astype(dtype)
         mask = jnp.tril(jnp.ones((length, length), bool)) if self.causal else None
         x = run_blocks(self.stack_config(), x, mask, rngs.fold(rng, "blocks"))
@@ -92,4 +103,6 @@ class TextTransformer(nn.Module):
         if not self.embed_dim:
             return pooled, out
         scale = nn.initializers.normal(self.width**-0.5)
-        return nn.Dense(self.embed_dim, use_bias=self.head_bias, kernel_init=scale, name="head")(pooled), out
+        return nn.Dense(self.embed_dim, use_bias=self.head_bias, kernel_init=scale, name="head")(
+            pooled
+        ), out

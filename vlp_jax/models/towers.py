@@ -1,6 +1,7 @@
 """Builds an image or text tower from its config mapping, by name.
 
-The file exists so that methods choose networks by config and a typo in a tower's config is one clear line.
+The file exists so that methods choose networks by config and a typo in a tower's config is one
+clear line.
 """
 
 from collections.abc import Mapping
@@ -21,9 +22,11 @@ def make_tower(config: Mapping[str, Any], where: str, **fields: Any) -> nn.Modul
     """Builds the tower `config["name"]`.
 
     Args:
-      config: `name` and the fields of that module; `project=False` leaves its embedding unprojected.
+      config: `name` and the fields of that module; `project=False` leaves its embedding
+        unprojected.
       where: config path for error messages, e.g. `method.image`.
-      **fields: defaults that the config may override (embed_dim, dtype, ...); those the module lacks are dropped.
+      **fields: defaults that the config may override (embed_dim, dtype, ...); those the module
+        lacks are dropped.
 
     Raises:
       UserError: unknown tower or field.

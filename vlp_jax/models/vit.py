@@ -1,6 +1,7 @@
 """Vision Transformer (arXiv:2010.11929) with the switches of CLIP, SigLIP and big_vision.
 
-The file exists as the one image transformer of the package; the released sizes are in clip_archs.py.
+The file exists as the one image transformer of the package; the released sizes are in
+clip_archs.py.
 """
 
 import flax.linen as nn
@@ -27,7 +28,8 @@ class ViT(nn.Module):
       head_width: K; heads = width / head_width.
       mlp_ratio: MLP hidden width = int(width * mlp_ratio).
       embed_dim: E of the final projection; 0 leaves the pooled D-vector.
-      pool: `cls` (with class token), `gap` (mean over patches), `map` (attention pooling), `none` (all tokens).
+      pool: `cls` (with class token), `gap` (mean over patches), `map` (attention pooling), `none`
+        (all tokens).
       pre_norm: LayerNorm before the blocks (CLIP has it, SigLIP and MAE have not).
       conv_bias, head_bias: biases of patch embedding and projection.
       patch_dropout: fraction of patches dropped in training (FLIP).
@@ -82,14 +84,17 @@ class ViT(nn.Module):
           rng: key[B] for dropout and patch dropout; None is deterministic.
 
         Returns:
-          (embedding float32[B, E], {"tokens": [B, N, D] before the last norm, "pooled": float32[B, D]}).
+          (embedding float32[B, E], {"tokens": [B, N, D] before the last norm, "pooled": float32[B,
+          D]}).
 
         Raises:
           UserError: pictures of another size than the position embeddings, or an unknown pool.
         """
         if images.shape[1] != self.image_size or images.shape[2] != self.image_size:
             got = f"{images.shape[1]}x{images.shape[2]}"
-            raise UserError(f"pictures are {got} but the image tower takes image_size={self.image_size}")
+            raise UserError(
+                f"pictures are {got} but the image tower takes image_size={self.image_size}"
+            )
         if self.pool not in POOLS:
             raise UserError(f"image.pool: unknown {self.pool!r}{nearest(self.pool, POOLS)}")
         x = self._embed(images, rng)  # [B, N, D]
@@ -106,7 +111,9 @@ class ViT(nn.Module):
 
     def _embed(self, images: Array, rng: Array | None) -> Array:
         dtype = DTYPES[self.dtype]
-        x = PatchEmbed(self.width, self.patch_size, self.conv_bias, dtype, name="patch_embed")(images)
+        x = PatchEmbed(self.width, self.patch_size, self.conv_bias, dtype, name="patch_embed")(
+            images
+        )
         scale = nn.initializers.normal(self.width**-0.5)
         has_cls = self.pool == "cls"
         pos = self.param("pos_embed", scale, (x.shape[1] + has_cls, self.width)).astype(dtype)
@@ -125,6 +132,12 @@ class ViT(nn.Module):
             return tokens.mean(1)
         if self.pool == "map":
             config = self.stack_config()
-            sizes = (config.num_heads, config.hidden, self.activation, self.norm_eps, DTYPES[self.dtype])
+            sizes = (
+                config.num_heads,
+                config.hidden,
+                self.activation,
+                self.norm_eps,
+                DTYPES[self.dtype],
+            )
             return AttentionPool(*sizes, name="pool")(tokens)
         return tokens

@@ -1,7 +1,8 @@
-"""Multi-head attention: self-attention with a fused projection and cross-attention from few queries.
+"""Multi-head attention: self-attention with a fused projection and cross-attention from few
+queries.
 
-The softmax runs in float32 whatever the compute dtype. The file exists as the one place where an attention kernel
-is chosen.
+The softmax runs in float32 whatever the compute dtype. The file exists as the one place where an
+attention kernel is chosen.
 """
 
 import math
@@ -21,8 +22,8 @@ def attend(query: Array, key: Array, value: Array, mask: Array | None = None) ->
       query: float[B, T, H, K].
       key: float[B, S, H, K].
       value: float[B, S, H, K].
-      mask: bool broadcastable to [B, H, T, S], True where a query may look. Worked example: the causal mask of
-        three tokens is [[1,0,0],[1,1,0],[1,1,1]].
+      mask: bool broadcastable to [B, H, T, S], True where a query may look. Worked example: the
+        causal mask of three tokens is [[1,0,0],[1,1,0],[1,1,1]].
 
     Returns:
       float[B, T, H, K] in the dtype of `value`.

@@ -1,7 +1,8 @@
 """Dropout, stochastic depth and patch dropout with one random key per example (see core/rng.py).
 
-Because example i's mask depends on its own key only, any split of a batch into micro-batches or over devices draws
-the same masks. The file exists for that property, which flax's own Dropout does not have.
+Because example i's mask depends on its own key only, any split of a batch into micro-batches or
+over devices draws the same masks. The file exists for that property, which flax's own Dropout does
+not have.
 """
 
 import jax
@@ -11,7 +12,9 @@ from vlp_jax.core.types import Array
 
 
 def dropout(x: Array, rate: float, rng: Array | None) -> Array:
-    """Zeroes entries of x: float[B, ...] with probability `rate` and rescales; rng: key[B] or None (identity)."""
+    """Zeroes entries of x: float[B, ...] with probability `rate` and rescales; rng: key[B] or None
+    (identity).
+    """
     if rng is None or rate == 0.0:
         return x
     keep = jax.vmap(lambda key: jax.random.bernoulli(key, 1 - rate, x.shape[1:]))(rng)
@@ -19,7 +22,9 @@ def dropout(x: Array, rate: float, rng: Array | None) -> Array:
 
 
 def drop_path(x: Array, rate: Array | float, rng: Array | None) -> Array:
-    """Stochastic depth: zeroes whole examples of a residual branch (arXiv:1603.09382). x: float[B, ...], rng: key[B]."""
+    """Stochastic depth: zeroes whole examples of a residual branch (arXiv:1603.09382). x: float[B,
+    ...], rng: key[B].
+    """
     if rng is None:
         return x
     keep = jax.vmap(lambda key: jax.random.bernoulli(key, 1 - rate))(rng)
@@ -28,7 +33,8 @@ def drop_path(x: Array, rate: Array | float, rng: Array | None) -> Array:
 
 
 def patch_dropout(tokens: Array, rate: float, rng: Array | None) -> Array:
-    """Keeps a random subset of max(1, int(N (1 - rate))) tokens per example (FLIP, arXiv:2212.00794).
+    """Keeps a random subset of max(1, int(N (1 - rate))) tokens per example (FLIP,
+    arXiv:2212.00794).
 
     Args:
       tokens: float[B, N, D], position embeddings added, class token not among them.
@@ -36,8 +42,8 @@ def patch_dropout(tokens: Array, rate: float, rng: Array | None) -> Array:
       rng: key[B], or None to keep all.
 
     Returns:
-      float[B, N', D] in their original order. One sort and one gather per example, no communication under
-      batch sharding.
+      float[B, N', D] in their original order. One sort and one gather per example, no communication
+      under batch sharding.
     """
     if rng is None or rate == 0.0:
         return tokens

@@ -1,8 +1,8 @@
 """Weight initialisation of transformer blocks, by name.
 
-`clip` is the text tower of openai/CLIP (`initialize_parameters`), `torch` is what its image tower is left at
-(framework defaults), `xavier` is the ViT of big_vision and MAE. The file exists because a tower initialised with
-another tower's rule trains, only worse.
+`clip` is the text tower of openai/CLIP (`initialize_parameters`), `torch` is what its image tower
+is left at (framework defaults), `xavier` is the ViT of big_vision and MAE. The file exists because
+a tower initialised with another tower's rule trains, only worse.
 """
 
 import dataclasses
@@ -38,7 +38,10 @@ def _clip(width: int, hidden: int, layers: int) -> BlockInit:
     del hidden
     residual = jinit.normal(width**-0.5 * (2 * layers) ** -0.5)
     return BlockInit(
-        qkv=jinit.normal(width**-0.5), out=residual, fc1=jinit.normal((2 * width) ** -0.5), fc2=residual
+        qkv=jinit.normal(width**-0.5),
+        out=residual,
+        fc1=jinit.normal((2 * width) ** -0.5),
+        fc2=residual,
     )
 
 
@@ -47,7 +50,12 @@ def _torch(width: int, hidden: int, layers: int) -> BlockInit:
     wide, narrow = uniform(width**-0.5), uniform(hidden**-0.5)
     # Xavier-uniform over the fused [width, 3 width] projection, as torch.nn.MultiheadAttention.
     return BlockInit(
-        qkv=uniform(math.sqrt(6 / (4 * width))), out=wide, fc1=wide, fc2=narrow, fc1_bias=wide, fc2_bias=narrow
+        qkv=uniform(math.sqrt(6 / (4 * width))),
+        out=wide,
+        fc1=wide,
+        fc2=narrow,
+        fc1_bias=wide,
+        fc2_bias=narrow,
     )
 
 

@@ -1,7 +1,8 @@
 """Pictures to patch tokens, by one matrix product.
 
-A convolution whose stride equals its kernel is a product of flattened patches; written so it is as fast in the
-backward pass as in the forward pass on every backend. The file exists for this equivalence.
+A convolution whose stride equals its kernel is a product of flattened patches; written so it is as
+fast in the backward pass as in the forward pass on every backend. The file exists for this
+equivalence.
 """
 
 import math

@@ -1,7 +1,7 @@
 """Pictures on the device: uint8 to normalised float, and augmentation vectorised over the batch.
 
-One key per example (core/rng.py), one fused program, no Python per picture. The file exists so that pictures can
-travel as bytes, a quarter of the bandwidth of float32.
+One key per example (core/rng.py), one fused program, no Python per picture. The file exists so that
+pictures can travel as bytes, a quarter of the bandwidth of float32.
 """
 
 import dataclasses
@@ -38,14 +38,18 @@ class Augment:
 
 
 def normalise(images: Array, mean: tuple[float, ...], std: tuple[float, ...]) -> Array:
-    """uint8[B, H, W, 3] or float in [0, 255] -> float32[B, H, W, 3], (x / 255 - mean) / std per channel."""
+    """uint8[B, H, W, 3] or float in [0, 255] -> float32[B, H, W, 3], (x / 255 - mean) / std per
+    channel.
+    """
     scale = 1 / (255 * jnp.asarray(std, jnp.float32))
     shift = jnp.asarray(mean, jnp.float32) / jnp.asarray(std, jnp.float32)
     return images.astype(jnp.float32) * scale - shift
 
 
 def _random_crop(image: Array, key: Array, config: Augment) -> Array:
-    """Random resized crop of one [H, W, 3] picture back to its own size, bicubic with antialiasing."""
+    """Random resized crop of one [H, W, 3] picture back to its own size, bicubic with
+    antialiasing.
+    """
     height, width = image.shape[:2]
     keys = jax.random.split(key, 4)
     area = jax.random.uniform(keys[0], (), minval=config.crop_scale[0], maxval=config.crop_scale[1])
@@ -54,7 +58,9 @@ def _random_crop(image: Array, key: Array, config: Augment) -> Array:
     share = jnp.minimum(1.0, jnp.sqrt(area * jnp.stack([1 / ratio, ratio])))  # of height, width
     size = jnp.array([height, width], jnp.float32)
     start = jnp.stack([jax.random.uniform(k) for k in keys[2:]]) * (1 - share) * size
-    out = jax.image.scale_and_translate(image, image.shape, (0, 1), 1 / share, -start / share, "cubic")
+    out = jax.image.scale_and_translate(
+        image, image.shape, (0, 1), 1 / share, -start / share, "cubic"
+    )
     return jnp.clip(out, 0, 255)
 
 
@@ -76,7 +82,9 @@ def _augment_one(image: Array, key: Array, config: Augment) -> Array:
     if config.brightness:
         image = image * _factor(keys[2], config.brightness)
     if config.contrast:
-        image = (image - _grey(image).mean()) * _factor(keys[3], config.contrast) + _grey(image).mean()
+        image = (image - _grey(image).mean()) * _factor(keys[3], config.contrast) + _grey(
+            image
+        ).mean()
     if config.saturation:
         grey = _grey(image)
         image = (image - grey) * _factor(keys[4], config.saturation) + grey

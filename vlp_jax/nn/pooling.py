@@ -1,4 +1,5 @@
-"""From tokens to one vector: class token, mean, attention pooling (MAP) and the text towers' positions.
+"""From tokens to one vector: class token, mean, attention pooling (MAP) and the text towers'
+positions.
 
 The file exists because a wrong pooling position trains without an error (clip.md, pitfall 6).
 """
@@ -16,7 +17,8 @@ TEXT_POOLS = ("argmax", "last", "first", "mean")
 
 
 class AttentionPool(nn.Module):
-    """MAP head of SigLIP: one learned query attends to all tokens, then x + mlp(norm(x)) (arXiv:2106.04560).
+    """MAP head of SigLIP: one learned query attends to all tokens, then x + mlp(norm(x))
+    (arXiv:2106.04560).
 
     Attributes:
       num_heads: H; head width is D / H.
@@ -32,9 +34,13 @@ class AttentionPool(nn.Module):
     @nn.compact
     def __call__(self, tokens: Array) -> Array:
         width = tokens.shape[-1]
-        probe = self.param("probe", uniform((6 / (1 + width)) ** 0.5), (width,))  # Xavier over [1, D]
+        probe = self.param(
+            "probe", uniform((6 / (1 + width)) ** 0.5), (width,)
+        )  # Xavier over [1, D]
         query = jnp.broadcast_to(probe.astype(self.dtype), (tokens.shape[0], 1, width))
-        attention = CrossAttention(self.num_heads, width // self.num_heads, width, self.dtype, name="attn")
+        attention = CrossAttention(
+            self.num_heads, width // self.num_heads, width, self.dtype, name="attn"
+        )
         x = attention(query, tokens)[:, 0]  # [B, D]
         init = block_init("xavier", width, self.hidden, 1)
         inits = (init.fc1, init.fc1_bias, init.fc2, init.fc2_bias)
@@ -48,8 +54,8 @@ def pool_text(tokens: Array, ids: Array, pool: str) -> Array:
     Args:
       tokens: float[B, T, D].
       ids: int32[B, T]; 0 is padding.
-      pool: `argmax`: position of the largest id, the first end token in CLIP's vocabulary; `last`, `first`: the
-        position's name; `mean`: over positions that are not padding.
+      pool: `argmax`: position of the largest id, the first end token in CLIP's vocabulary; `last`,
+        `first`: the position's name; `mean`: over positions that are not padding.
 
     Returns:
       float[B, D]. Worked example: ids [49406, 320, 49407, 0] pool position 2 under `argmax`.

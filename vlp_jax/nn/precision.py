@@ -1,7 +1,8 @@
-"""Names for compute precision, rematerialisation and activations, so that a config can hold them as strings.
+"""Names for compute precision, rematerialisation and activations, so that a config can hold them as
+strings.
 
-Parameters, softmax, norm statistics and losses are always float32; `dtype` is what matrix products run in. The file
-exists to refuse a misspelt name before anything is compiled.
+Parameters, softmax, norm statistics and losses are always float32; `dtype` is what matrix products
+run in. The file exists to refuse a misspelt name before anything is compiled.
 """
 
 import math
@@ -29,7 +30,8 @@ def _phi(x: Array) -> Array:
 def gelu(x: Array) -> Array:
     """Exact GELU, x * Phi(x), as torch.nn.GELU() (arXiv:1606.08415).
 
-    The derivative is recomputed from x in one pass; XLA would keep erf in memory and pass over it twice more.
+    The derivative is recomputed from x in one pass; XLA would keep erf in memory and pass over it
+    twice more.
     """
     wide = x.astype(jnp.float32)
     return (wide * _phi(wide)).astype(x.dtype)
@@ -77,7 +79,9 @@ def pick(table: dict, name: str, key: str) -> object:
 
 
 def remat(block: type[nn.Module], policy: str, scanned: bool) -> type[nn.Module]:
-    """Wraps a block class so that its activations are recomputed in the backward pass as the policy says."""
+    """Wraps a block class so that its activations are recomputed in the backward pass as the policy
+    says.
+    """
     chosen = pick(REMAT_POLICIES, policy, "remat")
     if chosen is None:
         return block

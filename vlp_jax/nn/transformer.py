@@ -1,7 +1,8 @@
 """Pre-norm transformer blocks, stacked on a leading axis and run by one scan that may be unrolled.
 
-The stack keeps every weight as [L, ...]: pods compile one block, small runs unroll it (`unroll=True`), checkpoints
-and sharding rules see the same tree either way. The file exists as the only transformer body of the package.
+The stack keeps every weight as [L, ...]: pods compile one block, small runs unroll it
+(`unroll=True`), checkpoints and sharding rules see the same tree either way. The file exists as the
+only transformer body of the package.
 """
 
 import dataclasses
@@ -59,7 +60,8 @@ class StackConfig:
 def layer_norm(x: Array, scale: Array, bias: Array, eps: float) -> Array:
     """(x - mean) / sqrt(var + eps) * scale + bias over the last axis, in float32.
 
-    The backward pass is written out: three sums per row instead of the chain that automatic differentiation leaves.
+    The backward pass is written out: three sums per row instead of the chain that automatic
+      differentiation leaves.
     """
     return _layer_norm_forward(x, scale, bias, eps)[0]
 
@@ -109,8 +111,12 @@ class Mlp(nn.Module):
     def __call__(self, x: Array) -> Array:
         fc1, fc1_bias, fc2, fc2_bias = self.inits
         activate = pick(ACTIVATIONS, self.activation, "activation")
-        hidden = nn.Dense(self.hidden, dtype=self.dtype, kernel_init=fc1, bias_init=fc1_bias, name="fc1")(x)
-        out = nn.Dense(x.shape[-1], dtype=self.dtype, kernel_init=fc2, bias_init=fc2_bias, name="fc2")
+        hidden = nn.Dense(
+            self.hidden, dtype=self.dtype, kernel_init=fc1, bias_init=fc1_bias, name="fc1"
+        )(x)
+        out = nn.Dense(
+            x.shape[-1], dtype=self.dtype, kernel_init=fc2, bias_init=fc2_bias, name="fc2"
+        )
         return out(activate(hidden))  # [B, T, F] -> [B, T, D]
 
 
@@ -120,7 +126,9 @@ class Block(nn.Module):
     config: StackConfig
 
     @nn.compact
-    def __call__(self, x: Array, layer: Array, mask: Array | None, rng: Array | None) -> tuple[Array, None]:
+    def __call__(
+        self, x: Array, layer: Array, mask: Array | None, rng: Array | None
+    ) -> tuple[Array, None]:
         c = self.config
         dtype, init = DTYPES[c.dtype], c.block_init()
         rng = None if rng is None else _fold_layer(rng, layer)
@@ -144,7 +152,9 @@ class Block(nn.Module):
 
 
 def barrier(x: Array) -> Array:
-    """Keeps the residual stream in memory; XLA would otherwise fuse every later reader with all earlier sums."""
+    """Keeps the residual stream in memory; XLA would otherwise fuse every later reader with all
+    earlier sums.
+    """
     return jax.lax.optimization_barrier(x)
 
 
@@ -152,8 +162,11 @@ def _fold_layer(rng: Array, layer: Array) -> Array:
     return jax.vmap(jax.random.fold_in, (0, None))(rng, layer)
 
 
-def run_blocks(config: StackConfig, x: Array, mask: Array | None = None, rng: Array | None = None) -> Array:
-    """Runs L blocks whose weights lie stacked under `blocks` of the calling module (inside its @nn.compact).
+def run_blocks(
+    config: StackConfig, x: Array, mask: Array | None = None, rng: Array | None = None
+) -> Array:
+    """Runs L blocks whose weights lie stacked under `blocks` of the calling module (inside its
+    @nn.compact).
 
     Args:
       config: sizes and switches.

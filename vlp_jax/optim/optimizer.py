@@ -1,8 +1,9 @@
-"""Optimisers from config: an optax direction, decoupled decay by path, then the learning rate of the step.
+"""Optimisers from config: an optax direction, decoupled decay by path, then the learning rate of
+the step.
 
-The learning rate is applied outside optax as a function of the step, so a skipped update cannot shift the schedule.
-Weights are stacked per layer, so masks and multipliers go by path, never by number of axes. The file exists as that one
-place.
+The learning rate is applied outside optax as a function of the step, so a skipped update cannot
+shift the schedule. Weights are stacked per layer, so masks and multipliers go by path, never by
+number of axes. The file exists as that one place.
 """
 
 import dataclasses
@@ -17,7 +18,8 @@ from vlp_jax.core.errors import UserError, nearest
 from vlp_jax.core.pytree import map_with_path, matches
 from vlp_jax.core.schema import build
 
-# Gains, biases, temperature and the class token: everything with at most one axis per layer (clip.md 4.2).
+# Gains, biases, temperature and the class token: everything with at most one axis per layer
+# (clip.md 4.2).
 NO_DECAY = (r"(.*/)?(bias|scale|cls_token|probe|logit_scale|logit_bias)",)
 
 
@@ -57,9 +59,14 @@ class OptimConfig:
 
 
 def _adafactor(c: OptimConfig) -> optax.GradientTransformation:
-    # big_vision's variant (arXiv:2106.04560 3.4): factored second moment, no relative step, bfloat16-able momentum.
+    # big_vision's variant (arXiv:2106.04560 3.4): factored second moment, no relative step,
+    # bfloat16-able momentum.
     second = optax.scale_by_factored_rms(decay_rate=0.8, min_dim_size_to_factor=32)
-    return optax.chain(second, optax.clip_by_block_rms(1.0), optax.ema(c.b1, debias=False, accumulator_dtype=c.mu_dtype))
+    return optax.chain(
+        second,
+        optax.clip_by_block_rms(1.0),
+        optax.ema(c.b1, debias=False, accumulator_dtype=c.mu_dtype),
+    )
 
 
 DIRECTIONS: dict[str, Callable[[OptimConfig], optax.GradientTransformation]] = {
@@ -77,9 +84,11 @@ def _decay_mask(no_decay: tuple[str, ...]) -> Callable[[Any], Any]:
 
 
 def make_optimizer(config: Mapping[str, Any]) -> optax.GradientTransformation:
-    """Returns the transformation from gradients to a direction; the caller multiplies it by -lr(step).
+    """Returns the transformation from gradients to a direction; the caller multiplies it by
+    -lr(step).
 
-    Order: clip, direction, decay, trust ratio (LARS and LAMB: decayed leaves only; the others use ratio 1).
+    Order: clip, direction, decay, trust ratio (LARS and LAMB: decayed leaves only; the others use
+      ratio 1).
 
     Raises:
       UserError: unknown name or key.
@@ -101,7 +110,9 @@ def make_optimizer(config: Mapping[str, Any]) -> optax.GradientTransformation:
 
 
 def _per_layer(ratio: optax.GradientTransformation) -> optax.GradientTransformation:
-    """Applies a per-tensor rule to each layer of a stacked leaf (path .../blocks/...) on its own."""
+    """Applies a per-tensor rule to each layer of a stacked leaf (path .../blocks/...) on its
+    own.
+    """
 
     def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
         def one(path: str, u: jax.Array, p: jax.Array) -> jax.Array:
@@ -121,10 +132,11 @@ def map_with_path_pair(fn: Callable[..., Any], tree: Any, other: Any) -> Any:
 
 
 def lr_factors(config: Mapping[str, Any], params: Any) -> Any:
-    """Per-leaf learning-rate factors from `lr_groups` and `layer_decay`; leaves broadcast against the parameters.
+    """Per-leaf learning-rate factors from `lr_groups` and `layer_decay`; leaves broadcast against
+    the parameters.
 
-    Layer decay d gives block l of L the factor d^(L - l), embeddings d^(L + 1), everything after the blocks 1
-    (BEiT, arXiv:2106.08254; MAE's fine-tuning).
+    Layer decay d gives block l of L the factor d^(L - l), embeddings d^(L + 1), everything after
+    the blocks 1 (BEiT, arXiv:2106.08254; MAE's fine-tuning).
     """
     c = build(OptimConfig, config, "optim")
 
@@ -143,7 +155,9 @@ def _note_depth(depths: dict[str, int], path: str, shape: tuple[int, ...]) -> No
         depths[path.split("blocks/")[0]] = shape[0]
 
 
-def _layer_factor(path: str, shape: tuple[int, ...], decay: float, depths: dict[str, int]) -> np.ndarray | float:
+def _layer_factor(
+    path: str, shape: tuple[int, ...], decay: float, depths: dict[str, int]
+) -> np.ndarray | float:
     tower = next((tower for tower in depths if path.startswith(tower)), None)
     if tower is None:
         return 1.0

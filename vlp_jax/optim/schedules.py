@@ -1,6 +1,7 @@
 """Learning-rate schedules and durations in steps, examples or epochs; the step is the only clock.
 
-The file exists so that one config can say "32 epochs" or "12.8e9 examples" and the run still counts steps.
+The file exists so that one config can say "32 epochs" or "12.8e9 examples" and the run still counts
+steps.
 """
 
 import math
@@ -16,7 +17,8 @@ Schedule = Callable[[Array], Array]
 
 
 def duration(config: Mapping[str, Any], prefix: str, batch_size: int, num_examples: int) -> int:
-    """Steps from whichever of PREFIXsteps, PREFIXexamples, PREFIXepochs is set; the last non-zero one wins.
+    """Steps from whichever of PREFIXsteps, PREFIXexamples, PREFIXepochs is set; the last non-zero
+    one wins.
 
     Args:
       config: mapping with those keys; prefix is "" for the run or "warmup_" for the warm-up.
@@ -43,7 +45,8 @@ SHAPES: dict[str, Callable[[Array], Array]] = {
 
 
 def make_schedule(name: str, peak: float, total: int, warmup: int, final: float = 0.0) -> Schedule:
-    """Linear warm-up, peak (k + 1) / warmup at step k as in open_clip, then a shape from peak to `final` x peak.
+    """Linear warm-up, peak (k + 1) / warmup at step k as in open_clip, then a shape from peak to
+    `final` x peak.
 
     Args:
       name: cosine, linear, constant or rsqrt.

@@ -1,7 +1,7 @@
 """The device mesh: axes ("data", "fsdp", "tensor"), always of Auto type (design section 5).
 
-The file exists so that one config entry, `mesh`, describes a laptop and a pod, and a mesh that does not fit the
-devices is refused before anything is compiled.
+The file exists so that one config entry, `mesh`, describes a laptop and a pod, and a mesh that does
+not fit the devices is refused before anything is compiled.
 """
 
 import math
@@ -32,12 +32,15 @@ def make_mesh(shape: Mapping[str, int], devices: Sequence[jax.Device] | None = N
     free = [axis for axis, count in sizes.items() if count == -1]
     fixed = math.prod(count for count in sizes.values() if count != -1)
     if len(free) > 1 or any(count < 1 and count != -1 for count in sizes.values()):
-        raise UserError(f"mesh: sizes must be positive and at most one may be -1, got {dict(sizes)}")
+        raise UserError(
+            f"mesh: sizes must be positive and at most one may be -1, got {dict(sizes)}"
+        )
     if free and len(devices) % fixed == 0:
         sizes[free[0]] = len(devices) // fixed
     if math.prod(sizes.values()) != len(devices):
         raise UserError(
-            f"mesh: {dict(sizes)} does not cover {len(devices)} devices; set one axis to -1 or fix the product"
+            f"mesh: {dict(sizes)} does not cover {len(devices)} devices; "
+            "set one axis to -1 or fix the product"
         )
     kinds = (AxisType.Auto,) * len(AXES)
     return jax.make_mesh(tuple(sizes.values()), AXES, axis_types=kinds, devices=devices)
@@ -62,5 +65,6 @@ def check_batch(batch_size: int, accumulate: int, mesh: Mesh) -> None:
     ways = math.prod(mesh.shape[axis] for axis in BATCH_AXES)
     if accumulate < 1 or batch_size < 1 or batch_size % (accumulate * ways):
         raise UserError(
-            f"batch_size={batch_size} must be a positive multiple of accumulate={accumulate} x {ways} batch devices"
+            f"batch_size={batch_size} must be a positive multiple of "
+            f"accumulate={accumulate} x {ways} batch devices"
         )

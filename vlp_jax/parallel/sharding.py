@@ -1,8 +1,10 @@
-"""Parameter sharding: ordered (path regex -> tactic) presets over `eval_shape` output (design section 5).
+"""Parameter sharding: ordered (path regex -> tactic) presets over `eval_shape` output (design
+section 5).
 
-Tactics: `whole` keeps a leaf on every device; `fsdp` splits its largest divisible axis over the fsdp axis;
-`heads` and `hidden` put a named dimension on the tensor axis and fsdp on the largest of the rest. The file exists
-so that parameters are born sharded by rules a reader can list, with no metadata boxes in the modules.
+Tactics: `whole` keeps a leaf on every device; `fsdp` splits its largest divisible axis over the
+fsdp axis; `heads` and `hidden` put a named dimension on the tensor axis and fsdp on the largest of
+the rest. The file exists so that parameters are born sharded by rules a reader can list, with no
+metadata boxes in the modules.
 """
 
 import re
@@ -63,9 +65,11 @@ PRESETS: dict[str, tuple[tuple[str, Tactic], ...]] = {
 
 
 def param_sharding(shapes: Any, mesh: Mesh, preset: str) -> Any:
-    """Returns the NamedSharding of every leaf of a tree of shapes (parameters, optimiser state, EMA).
+    """Returns the NamedSharding of every leaf of a tree of shapes (parameters, optimiser state,
+    EMA).
 
-    A leaf of an optimiser state gets the rule of the parameter whose path ends its own; scalars stay whole.
+    A leaf of an optimiser state gets the rule of the parameter whose path ends its own; scalars
+    stay whole.
 
     Raises:
       UserError: an unknown preset.
@@ -76,7 +80,9 @@ def param_sharding(shapes: Any, mesh: Mesh, preset: str) -> Any:
     def rule(path: str, leaf: jax.ShapeDtypeStruct) -> NamedSharding:
         for pattern, tactic in PRESETS[preset]:
             if re.fullmatch(pattern, path):
-                return NamedSharding(mesh, tactic(leaf.shape, mesh) if leaf.shape else PartitionSpec())
+                return NamedSharding(
+                    mesh, tactic(leaf.shape, mesh) if leaf.shape else PartitionSpec()
+                )
         raise ValueError(f"sharding preset {preset!r} covers no rule for {path}")
 
     return map_with_path(rule, shapes)

@@ -1,8 +1,9 @@
 """Checkpoints of the train state: orbax, asynchronous and atomic, with a digest of every file.
 
-A step counts as complete once its files are committed and their digests are written; a torn one is never listed. A
-restore reads the arrays and checks the digests at the same time, so damage is found before the first step and the file is
-named. The file exists as the one thin layer over orbax's v1 interface.
+A step counts as complete once its files are committed and their digests are written; a torn one is
+never listed. A restore reads the arrays and checks the digests at the same time, so damage is found
+before the first step and the file is named. The file exists as the one thin layer over orbax's v1
+interface.
 """
 
 import concurrent.futures
@@ -26,7 +27,9 @@ _CHUNK = 1 << 22
 
 def _context() -> ocp.Context:
     context = ocp.Context()
-    context.array.saving.use_compression = False  # float32 weights hardly compress; zstd would halve the speed
+    context.array.saving.use_compression = (
+        False  # float32 weights hardly compress; zstd would halve the speed
+    )
     return context
 
 
@@ -63,11 +66,19 @@ class Checkpoints:
             (self.folder / "digests").mkdir(parents=True, exist_ok=True)
 
     def steps(self) -> list[int]:
-        """Complete steps, ascending. A committed step without digests was interrupted; it is logged and left out."""
-        found = [int(p.name) for p in self.folder.glob("*") if p.name.isdigit()] if self.folder.is_dir() else []
+        """Complete steps, ascending. A committed step without digests was interrupted; it is logged
+        and left out.
+        """
+        found = (
+            [int(p.name) for p in self.folder.glob("*") if p.name.isdigit()]
+            if self.folder.is_dir()
+            else []
+        )
         complete = [step for step in found if self._digest_file(step).is_file()]
         for step in sorted(set(found) - set(complete)):
-            log.warning("checkpoint %s/%d is incomplete (interrupted save), ignored", self.folder, step)
+            log.warning(
+                "checkpoint %s/%d is incomplete (interrupted save), ignored", self.folder, step
+            )
         return sorted(complete)
 
     def save(self, step: int, state: Any) -> None:
@@ -82,7 +93,9 @@ class Checkpoints:
                 response = ocp.save_pytree_async(self.folder / str(step), state, overwrite=True)
         except Exception as error:
             raise self._failure(step, error) from error
-        self._thread = threading.Thread(target=self._finish, args=(step, response), name="checkpoint", daemon=True)
+        self._thread = threading.Thread(
+            target=self._finish, args=(step, response), name="checkpoint", daemon=True
+        )
         self._thread.start()
 
     def wait(self) -> None:
@@ -99,7 +112,8 @@ class Checkpoints:
             raise error
 
     def restore(self, abstract: Any, step: int | None = None, compare: bool = True) -> Any:
-        """Loads a step into the shapes, dtypes and shardings of `abstract` (ShapeDtypeStructs with shardings).
+        """Loads a step into the shapes, dtypes and shardings of `abstract` (ShapeDtypeStructs with
+        shardings).
 
         Args:
           abstract: the tree to fill.
@@ -112,10 +126,14 @@ class Checkpoints:
         """
         steps = self.steps()
         if not steps or (step is not None and step not in steps):
-            raise UserError(f"{self.folder}: no complete checkpoint of step {step}; complete: {steps}")
+            raise UserError(
+                f"{self.folder}: no complete checkpoint of step {step}; complete: {steps}"
+            )
         step = steps[-1] if step is None else step
         with concurrent.futures.ThreadPoolExecutor(2) as pool:
-            checks = [pool.submit(_check_file, path, digest) for path, digest in self._expected(step)]
+            checks = [
+                pool.submit(_check_file, path, digest) for path, digest in self._expected(step)
+            ]
             problem: Exception | None = None
             try:
                 state = self._load(step, abstract, compare)
@@ -127,7 +145,9 @@ class Checkpoints:
             raise problem
         return state
 
-    def restore_model(self, sharding: jax.sharding.Sharding, step: int | None = None) -> tuple[int, dict[str, Any]]:
+    def restore_model(
+        self, sharding: jax.sharding.Sharding, step: int | None = None
+    ) -> tuple[int, dict[str, Any]]:
         """Loads what evaluation needs: params, frozen, ema and extra, every leaf under `sharding`.
 
         Returns:
@@ -139,7 +159,9 @@ class Checkpoints:
         steps = self.steps()
         step = steps[-1] if step is None and steps else step
         if step not in steps:
-            raise UserError(f"{self.folder}: no complete checkpoint of step {step}; complete: {steps}")
+            raise UserError(
+                f"{self.folder}: no complete checkpoint of step {step}; complete: {steps}"
+            )
         with _context():
             saved = ocp.pytree_metadata(self.folder / str(step)).metadata
 
@@ -149,7 +171,8 @@ class Checkpoints:
         names = ("params", "frozen", "ema", "extra")
         skip = lambda tree: jax.tree.map(lambda _: ocp.PLACEHOLDER, tree)  # noqa: E731
         abstract = {
-            name: jax.tree.map(wanted, tree) if name in names else skip(tree) for name, tree in saved.items()
+            name: jax.tree.map(wanted, tree) if name in names else skip(tree)
+            for name, tree in saved.items()
         }
         loaded = self.restore(abstract, step, compare=False)
         return step, {name: loaded[name] for name in names}
@@ -161,7 +184,9 @@ class Checkpoints:
             try:
                 return ocp.load_pytree(self.folder / str(step), abstract)
             except Exception as error:
-                raise RunError(f"{self.folder / str(step)}: cannot be restored: {_one_line(error)}") from error
+                raise RunError(
+                    f"{self.folder / str(step)}: cannot be restored: {_one_line(error)}"
+                ) from error
 
     def _compare(self, step: int, abstract: Any) -> None:
         saved = flatten(ocp.pytree_metadata(self.folder / str(step)).metadata)
@@ -171,9 +196,12 @@ class Checkpoints:
         for path in wanted.keys() & saved.keys():
             have, want = saved[path], wanted[path]
             if tuple(have.shape) != tuple(want.shape) or have.dtype != want.dtype:
-                lines.append(f"{path} is {have.dtype}{list(have.shape)}, needs {want.dtype}{list(want.shape)}")
+                found = f"{have.dtype}{list(have.shape)}"
+                lines.append(f"{path} is {found}, needs {want.dtype}{list(want.shape)}")
         if lines:
-            raise UserError(f"{self.folder / str(step)} is of another model: " + "; ".join(sorted(lines)))
+            raise UserError(
+                f"{self.folder / str(step)} is of another model: " + "; ".join(sorted(lines))
+            )
 
     def _expected(self, step: int) -> list[tuple[Path, dict[str, int]]]:
         table = json.loads(self._digest_file(step).read_text())
@@ -209,7 +237,9 @@ class Checkpoints:
         return self.folder / "digests" / f"{step}.json"
 
     def _failure(self, step: int, error: BaseException) -> RunError:
-        return RunError(f"{self.folder / str(step)}: checkpoint could not be saved: {_one_line(error)}")
+        return RunError(
+            f"{self.folder / str(step)}: checkpoint could not be saved: {_one_line(error)}"
+        )
 
 
 def _check_file(path: Path, expected: dict[str, int]) -> None:

@@ -1,7 +1,7 @@
 """Runs the evaluators of a config against parameters, during training and from `eval`.
 
-The same jitted, sharded functions serve both. The file exists because evaluators never see models and methods never see
-evaluators.
+The same jitted, sharded functions serve both. The file exists because evaluators never see models
+and methods never see evaluators.
 """
 
 import math
@@ -24,7 +24,8 @@ from vlp_jax.parallel.mesh import BATCH_AXES, batch_sharding, replicated
 def make_evaluators(
     configs: Mapping[str, Mapping[str, Any]], context: EvalContext, method: Method
 ) -> dict[str, Evaluator]:
-    """Builds every evaluator of `config.evals`: {name: {type: retrieval, ...}}; the type defaults to the name.
+    """Builds every evaluator of `config.evals`: {name: {type: retrieval, ...}}; the type defaults
+    to the name.
 
     Raises:
       UserError: unknown type or key, or a method that lacks a function the evaluator needs.
@@ -36,7 +37,10 @@ def make_evaluators(
         evaluator = make_evaluator(config.pop("type", name), config, context)
         lacking = [need for need in evaluator.requires if need not in offered]
         if lacking:
-            raise UserError(f"evals.{name}: needs {lacking} but {type(method).__name__} offers {sorted(offered)}")
+            raise UserError(
+                f"evals.{name}: needs {lacking} but {type(method).__name__} offers "
+                f"{sorted(offered)}"
+            )
         found[name] = evaluator
     return found
 
@@ -51,14 +55,18 @@ class Embedder:
     def _compile(self, fn: Any) -> Any:
         def run(params: Params, extra: Extra, batch: dict[str, Array]) -> tuple[Array, Array]:
             index = batch["index"]
-            rows = fn(params, extra, {name: value for name, value in batch.items() if name != "index"})
+            rows = fn(
+                params, extra, {name: value for name, value in batch.items() if name != "index"}
+            )
             return rows.astype(jnp.float32), index
 
         whole = replicated(self._mesh)
         return jax.jit(run, out_shardings=(whole, whole))
 
     def bind(self, params: Params, extra: Extra) -> dict[str, EvalFn]:
-        """Functions from a host-local padded batch to (rows float32[B, D], index int32[B]) on every host."""
+        """Functions from a host-local padded batch to (rows float32[B, D], index int32[B]) on every
+        host.
+        """
 
         def bound(fn: Any) -> EvalFn:
             def call(batch: HostBatch) -> tuple[np.ndarray, np.ndarray]:
@@ -71,13 +79,16 @@ class Embedder:
         return {name: bound(fn) for name, fn in self._fns.items()}
 
 
-def eval_context(tokenizer: Any, pictures: Mapping[str, Any], batch_size: int, mesh: Mesh) -> EvalContext:
+def eval_context(
+    tokenizer: Any, pictures: Mapping[str, Any], batch_size: int, mesh: Mesh
+) -> EvalContext:
     """What evaluators know of a run.
 
     Args:
       tokenizer: or None for a method without text.
       pictures: image_size, crop, resample.
-      batch_size: wanted rows per call; rounded up to a multiple of the devices that split the batch.
+      batch_size: wanted rows per call; rounded up to a multiple of the devices that split the
+        batch.
       mesh: the device mesh.
     """
     ways = math.prod(mesh.shape[axis] for axis in BATCH_AXES)
@@ -86,7 +97,9 @@ def eval_context(tokenizer: Any, pictures: Mapping[str, Any], batch_size: int, m
     return EvalContext(tokenizer, batch_size=rows, **pictures, **hosts)
 
 
-def run_evaluators(evaluators: Mapping[str, Evaluator], fns: Mapping[str, EvalFn]) -> dict[str, Result]:
+def run_evaluators(
+    evaluators: Mapping[str, Evaluator], fns: Mapping[str, EvalFn]
+) -> dict[str, Result]:
     """{name: Result} of every evaluator."""
     return {name: evaluator(fns) for name, evaluator in evaluators.items()}
 

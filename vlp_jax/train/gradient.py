@@ -1,9 +1,10 @@
 """Loss and gradient of a global batch in K micro-batches, exact for every method.
 
-Uncoupled losses average. Batch-coupled losses use gradient caching (arXiv:2101.06983): encode every micro-batch without
-keeping activations, differentiate the objective at the full-batch representations, then replay each encode with its own
-keys and pull those gradients back. Micro-batch k holds rows k, k + K, k + 2K, ..., so every device keeps its own rows.
-The file exists so that accumulation is one number and no method's concern.
+Uncoupled losses average. Batch-coupled losses use gradient caching (arXiv:2101.06983): encode every
+micro-batch without keeping activations, differentiate the objective at the full-batch
+representations, then replay each encode with its own keys and pull those gradients back.
+Micro-batch k holds rows k, k + K, k + 2K, ..., so every device keeps its own rows. The file exists
+so that accumulation is one number and no method's concern.
 """
 
 from typing import Any, NamedTuple
@@ -18,7 +19,9 @@ from vlp_jax.methods.base import Method
 
 
 class Inputs(NamedTuple):
-    """What one step feeds a method: extra state, the batch, one key per example, the step number."""
+    """What one step feeds a method: extra state, the batch, one key per example, the step
+    number.
+    """
 
     extra: Extra
     batch: Batch

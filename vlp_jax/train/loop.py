@@ -1,9 +1,11 @@
 """The one training loop. Its order is a contract and never changes (design section 4):
 
-restore -> evaluate the old state when due -> checkpoint when due (state; the data position is the step) -> next batch ->
-dispatch -> log the previous step's metrics -> ... -> final evaluation -> final checkpoint, waited for.
+restore -> evaluate the old state when due -> checkpoint when due (state; the data position is the
+step) -> next batch -> dispatch -> log the previous step's metrics -> ... -> final evaluation ->
+final checkpoint, waited for.
 
-Nothing in the step waits for the host: metrics are read one step late. The file exists as the only loop of the package.
+Nothing in the step waits for the host: metrics are read one step late. The file exists as the only
+loop of the package.
 """
 
 import logging
@@ -105,8 +107,9 @@ class Loop:
             show(progress_line(step, self.trainer.steps, values), last=step == self.trainer.steps)
         if values["skipped_in_row"] >= self.config.max_bad_steps:
             raise RunError(
-                f"step {step}: {values['skipped_in_row']:.0f} steps in a row had a loss or gradient that is not finite "
-                f"(max_bad_steps={self.config.max_bad_steps}); the weights are those of the last good step"
+                f"step {step}: {values['skipped_in_row']:.0f} steps in a row had a loss or gradient "
+                f"that is not finite (max_bad_steps={self.config.max_bad_steps}); "
+                "the weights are those of the last good step"
             )
 
     def _due(self, every: int) -> bool:
@@ -123,9 +126,13 @@ class Loop:
         fns = self.trainer.embedder.bind(eval_params(self.state), self.state["extra"])
         self.results = run_evaluators(self.trainer.evaluators, fns)
         values = scalars(self.results)
-        if self.loss is not None:  # a finished run that is started again trains nothing and logs nothing
+        if (
+            self.loss is not None
+        ):  # a finished run that is started again trains nothing and logs nothing
             self.writers.write(self.step, {"loss": float(self.loss), **values})
-        log.info("step %d: %s", self.step, {name: round(value, 4) for name, value in values.items()})
+        log.info(
+            "step %d: %s", self.step, {name: round(value, 4) for name, value in values.items()}
+        )
         self.meter.resume(paused)
 
     def _save_when_due(self) -> None:
@@ -146,4 +153,7 @@ class Loop:
         self._log_pending()
         self._save()
         self.checkpoints.wait()
-        raise Preempted(f"stopped at step {self.step} of {self.trainer.steps}, state saved; run the same command again")
+        raise Preempted(
+            f"stopped at step {self.step} of {self.trainer.steps}, state saved; "
+            "run the same command again"
+        )

@@ -1,4 +1,5 @@
-"""Where metrics go: metrics.jsonl always, TensorBoard always, Weights & Biases when `wandb` names a project.
+"""Where metrics go: metrics.jsonl always, TensorBoard always, Weights & Biases when `wandb` names a
+project.
 
 The file exists so that the loop hands over one dict per step and knows no writer.
 """
@@ -21,17 +22,23 @@ class Writer(Protocol):
 
 
 class JsonlWriter:
-    """One JSON object a line; lines after `resume_step` of an interrupted run are cut, so steps never repeat."""
+    """One JSON object a line; lines after `resume_step` of an interrupted run are cut, so steps
+    never repeat.
+    """
 
     def __init__(self, path: Path, resume_step: int):
         if path.exists():
-            kept = [line for line in path.read_text().splitlines(True) if _step_of(line) <= resume_step]
+            kept = [
+                line for line in path.read_text().splitlines(True) if _step_of(line) <= resume_step
+            ]
             path.write_text("".join(kept))
-        self._file = open(path, "a", buffering=1)
+        self._file = open(path, "a", buffering=1)  # noqa: SIM115 (open as long as the run)
 
     def write(self, step: int, scalars: Mapping[str, float]) -> None:
         """Appends {"step": ..., **scalars, "time": seconds since the epoch}."""
-        self._file.write(json.dumps({"step": step, **scalars, "time": round(time.time(), 3)}) + "\n")
+        self._file.write(
+            json.dumps({"step": step, **scalars, "time": round(time.time(), 3)}) + "\n"
+        )
 
     def close(self) -> None:
         """Closes the file."""
@@ -70,9 +77,18 @@ class WandbWriter:
         try:
             import wandb
         except ImportError as error:
-            raise UserError(f"wandb={project}: install the extra with `pip install 'vlp_jax[wandb]'`") from error
+            raise UserError(
+                f"wandb={project}: install the extra with `pip install 'vlp_jax[wandb]'`"
+            ) from error
         name = folder.resolve().name
-        self._run = wandb.init(project=project, id=name, name=name, dir=str(folder), config=dict(config), resume="allow")
+        self._run = wandb.init(
+            project=project,
+            id=name,
+            name=name,
+            dir=str(folder),
+            config=dict(config),
+            resume="allow",
+        )
 
     def write(self, step: int, scalars: Mapping[str, float]) -> None:
         """Logs the dict."""

@@ -1,7 +1,8 @@
 """SIGTERM and SIGINT: finish the step, save, leave with a documented exit code (75, "try again").
 
-With several processes the first signal anywhere makes all of them stop at the same step; the runtime's coordination
-service agrees on it. The file exists so that the loop asks one question per step.
+With several processes the first signal anywhere makes all of them stop at the same step; the
+runtime's coordination service agrees on it. The file exists so that the loop asks one question per
+step.
 """
 
 import signal

@@ -1,4 +1,5 @@
-"""What a person sees while a run goes on: one line with step, loss, speed, waiting for data, ETA and MFU.
+"""What a person sees while a run goes on: one line with step, loss, speed, waiting for data, ETA
+and MFU.
 
 The file exists so that the loop measures and this prints.
 """
@@ -8,7 +9,8 @@ import time
 
 import jax
 
-# Dense peak FLOP/s per device in the compute type of pods and GPUs (bfloat16), from the vendors' data sheets.
+# Dense peak FLOP/s per device in the compute type of pods and GPUs (bfloat16), from the vendors'
+# data sheets.
 PEAK_FLOPS = {
     "TPU v4": 275e12,
     "TPU v5 lite": 197e12,
@@ -24,7 +26,9 @@ PEAK_FLOPS = {
 
 
 def peak_flops(kind: str) -> float:
-    """bfloat16 peak of one device of that `device_kind`; 0 where unknown. The longest matching name counts."""
+    """bfloat16 peak of one device of that `device_kind`; 0 where unknown. The longest matching name
+    counts.
+    """
     names = [name for name in PEAK_FLOPS if kind.startswith(name)]
     return PEAK_FLOPS[max(names, key=len)] if names else 0.0
 
@@ -59,11 +63,15 @@ class Meter:
         self._waited += waited
 
     def report(self) -> dict[str, float]:
-        """Speed since the last report: examples_per_s, step_seconds, data_wait (share), mfu where known; resets."""
+        """Speed since the last report: examples_per_s, step_seconds, data_wait (share), mfu where
+        known; resets.
+        """
         now = time.perf_counter()
         seconds, steps = max(now - self._since, 1e-9), max(self._steps, 1)
         rate = self._steps * self._batch / seconds
-        found = dict(examples_per_s=rate, step_seconds=seconds / steps, data_wait=self._waited / seconds)
+        found = dict(
+            examples_per_s=rate, step_seconds=seconds / steps, data_wait=self._waited / seconds
+        )
         if self._flops and self._peak:
             found["mfu"] = rate * self._flops / self._peak
         self.restart()

@@ -1,7 +1,8 @@
 """The train state: one nested dict of arrays, born sharded.
 
-Keys: step (int32[]), params (trained), frozen (no gradient), opt, extra, ema, skipped and skipped_in_row (int32[]).
-The file exists so that checkpointing, sharding and the step agree on one tree.
+Keys: step (int32[]), params (trained), frozen (no gradient), opt, extra, ema, skipped and
+skipped_in_row (int32[]). The file exists so that checkpointing, sharding and the step agree on one
+tree.
 """
 
 import dataclasses
@@ -50,7 +51,9 @@ def init_state(method: Method, tx: optax.GradientTransformation, recipe: Recipe)
     params, extra = method.init(jax.random.key(recipe.seed), batch)
     for pattern in recipe.freeze:
         if not jax.tree.leaves(partition(params, (pattern,))[0]):
-            raise UserError(f"freeze: {pattern!r} matches no parameter; paths start with {sorted(params)}")
+            raise UserError(
+                f"freeze: {pattern!r} matches no parameter; paths start with {sorted(params)}"
+            )
     frozen, trained = partition(params, (*method.frozen, *recipe.freeze))
     if not jax.tree.leaves(trained):
         raise UserError("freeze: every parameter is frozen, nothing is left to train")
@@ -72,7 +75,9 @@ def state_sharding(shapes: State, mesh: Mesh, preset: str) -> State:
 
 
 def eval_params(state: State) -> Params:
-    """The parameters to evaluate: the moving average where there is one, else the trained ones, plus the frozen."""
+    """The parameters to evaluate: the moving average where there is one, else the trained ones,
+    plus the frozen.
+    """
     return merge(state["ema"] or state["params"], state["frozen"])
 
 

@@ -1,8 +1,9 @@
 """One training step as a pure function state, batch -> state, metrics (design section 4).
 
-Order: fold the step into the seed, loss and gradient of the merged parameters, optax direction times -lr(step), the
-method's projection, EMA, after_update, metrics. A loss or gradient that is not finite leaves everything but the counters
-bitwise as it was. The file exists so that every method, one device or a pod, runs the same step.
+Order: fold the step into the seed, loss and gradient of the merged parameters, optax direction
+times -lr(step), the method's projection, EMA, after_update, metrics. A loss or gradient that is not
+finite leaves everything but the counters bitwise as it was. The file exists so that every method,
+one device or a pod, runs the same step.
 """
 
 from collections.abc import Callable
@@ -29,17 +30,22 @@ def _choose(finite: Array, new: Any, old: Any) -> Any:
 
 
 def make_step(
-    method: Method, tx: optax.GradientTransformation, schedule: Schedule, factors: Any, recipe: Recipe
+    method: Method,
+    tx: optax.GradientTransformation,
+    schedule: Schedule,
+    factors: Any,
+    recipe: Recipe,
 ) -> Step:
     """Builds the step.
 
     Args:
       method, tx, schedule, recipe: see their modules.
-      factors: learning-rate factors with the structure of the trained parameters (optim.lr_factors).
+      factors: learning-rate factors with the structure of the trained parameters
+        (optim.lr_factors).
 
     Returns:
-      step(state, batch) -> (state, metrics); metrics hold loss, lr, grad_norm, skipped, skipped_in_row (scalars) and
-      the method's own. To be jitted with the state donated.
+      step(state, batch) -> (state, metrics); metrics hold loss, lr, grad_norm, skipped,
+      skipped_in_row (scalars) and the method's own. To be jitted with the state donated.
     """
 
     def update(state: State, gradient: Any, lr: Array) -> tuple[Any, Any]:
@@ -51,7 +57,9 @@ def make_step(
         number = state["step"]
         keys = constrain_batch(example_keys(step_key(recipe.seed, number), recipe.batch_size))
         inputs = Inputs(state["extra"], batch, keys, number)
-        loss, aux, gradient = loss_and_gradient(method, state["params"], state["frozen"], inputs, recipe.accumulate)
+        loss, aux, gradient = loss_and_gradient(
+            method, state["params"], state["frozen"], inputs, recipe.accumulate
+        )
         norm = optax.global_norm(gradient)
         finite = is_finite(loss, norm)
         lr = schedule(number)
@@ -64,7 +72,9 @@ def make_step(
             "frozen": state["frozen"],
             "opt": _choose(finite, opt, state["opt"]),
             "extra": _choose(finite, extra, state["extra"]),
-            "ema": _choose(finite, _average(state["ema"], params, recipe.ema_decay, number), state["ema"]),
+            "ema": _choose(
+                finite, _average(state["ema"], params, recipe.ema_decay, number), state["ema"]
+            ),
             "skipped": state["skipped"] + ~finite,
             "skipped_in_row": jnp.where(finite, 0, state["skipped_in_row"] + 1),
         }
@@ -77,6 +87,7 @@ def make_step(
 def _average(ema: Any, params: Any, decay: float, step: Array) -> Any:
     if not ema:
         return ema
-    # Short memory first, so that the average forgets the random start (as in TensorFlow's num_updates rule).
+    # Short memory first, so that the average forgets the random start (as in TensorFlow's
+    # num_updates rule).
     rate = jnp.minimum(decay, (1.0 + step) / (10.0 + step))
     return jax.tree.map(lambda e, p: rate * e + (1 - rate) * p, ema, params)

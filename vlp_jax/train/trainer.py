@@ -1,6 +1,7 @@
 """Everything a run needs, built from its config and checked before anything is compiled.
 
-The file exists so that `train`, `eval` and tests assemble a run in one way, and a mistake in the config costs a second.
+The file exists so that `train`, `eval` and tests assemble a run in one way, and a mistake in the
+config costs a second.
 """
 
 import dataclasses
@@ -27,7 +28,8 @@ from vlp_jax.train.step import make_step
 
 
 def check_tokenizer(tokenizer: Any, spec: dict[str, jax.ShapeDtypeStruct], method: Method) -> None:
-    """Refuses a tokenizer whose ids or length exceed the model's; JAX would turn such a gather into NaN.
+    """Refuses a tokenizer whose ids or length exceed the model's; JAX would turn such a gather into
+    NaN.
 
     Raises:
       UserError: names data.tokenizer or data.context_length and the model's limit.
@@ -35,12 +37,14 @@ def check_tokenizer(tokenizer: Any, spec: dict[str, jax.ShapeDtypeStruct], metho
     vocab = getattr(getattr(method, "text_tower", None), "vocab_size", None)
     if vocab is not None and tokenizer.vocab_size > vocab:
         raise UserError(
-            f"data.tokenizer={tokenizer.name}: has {tokenizer.vocab_size} ids but method.text.vocab_size={vocab}"
+            f"data.tokenizer={tokenizer.name}: has {tokenizer.vocab_size} ids but "
+            f"method.text.vocab_size={vocab}"
         )
     length = spec["text"].shape[1]
     if tokenizer.context_length != length:
         raise UserError(
-            f"data.context_length={tokenizer.context_length} but method.text.context_length={length}; make them equal"
+            f"data.context_length={tokenizer.context_length} but "
+            f"method.text.context_length={length}; make them equal"
         )
 
 
@@ -108,7 +112,9 @@ class Trainer:
     def schedule(self) -> Schedule:
         """Learning rate of a step."""
         optim = OptimConfig(**plain(self.config.optim))
-        warmup = duration(self.config.optim, "warmup_", self.config.batch_size, self.pipeline.num_examples)
+        warmup = duration(
+            self.config.optim, "warmup_", self.config.batch_size, self.pipeline.num_examples
+        )
         return make_schedule(optim.schedule, optim.lr, self.steps, warmup, optim.lr_final)
 
     @cached_property
@@ -127,7 +133,9 @@ class Trainer:
         """Shapes, dtypes and shardings of the state."""
         shapes = jax.eval_shape(lambda: init_state(self.method, self.tx, self.recipe))
         sharding = state_sharding(shapes, self.mesh, self.config.sharding)
-        return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, sharding)
+        return jax.tree.map(
+            lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, sharding
+        )
 
     @property
     def sharding(self) -> State:
@@ -136,7 +144,9 @@ class Trainer:
 
     def fresh_state(self) -> State:
         """Initialises the state, every leaf born on its devices."""
-        init = jax.jit(lambda: init_state(self.method, self.tx, self.recipe), out_shardings=self.sharding)
+        init = jax.jit(
+            lambda: init_state(self.method, self.tx, self.recipe), out_shardings=self.sharding
+        )
         with jax.set_mesh(self.mesh):
             return init()
 
@@ -163,7 +173,9 @@ class Trainer:
     def context(self) -> EvalContext:
         """What evaluators know of the run."""
         how = self.config.data.image
-        pictures = dict(image_size=self.config.image_size, crop=how.eval_crop, resample=how.resample)
+        pictures = dict(
+            image_size=self.config.image_size, crop=how.eval_crop, resample=how.resample
+        )
         return eval_context(self.tokenizer, pictures, self.config.eval_batch_size, self.mesh)
 
     @cached_property

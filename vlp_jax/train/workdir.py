@@ -1,6 +1,7 @@
 """A run's folder: the resolved config, versions, the data's digest; refuses to mix two runs.
 
-The file exists so that a run can be told apart and repeated, and the same command line starts and resumes it.
+The file exists so that a run can be told apart and repeated, and the same command line starts and
+resumes it.
 """
 
 import importlib.metadata
@@ -15,10 +16,21 @@ from vlp_jax.core.errors import UserError
 
 # Keys that say how a run is carried out, not what it computes: they may differ on resume.
 OPERATIONAL = (
-    "mesh", "sharding", "log_every", "eval_every", "checkpoint_every", "checkpoint_minutes", "keep_checkpoints",
-    "keep_every", "evals", "wandb", "data.workers", "data.threads", "data.prefetch", "max_bad_steps", "profile_steps",
-)  # fmt: skip
-_PACKAGES = ("vlp_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "pillow")
+    *("mesh", "sharding", "evals", "eval_batch_size", "wandb", "max_bad_steps"),
+    *("log_every", "eval_every", "checkpoint_every", "checkpoint_minutes"),
+    *("keep_checkpoints", "keep_every", "data.workers", "data.threads", "data.prefetch"),
+)
+_PACKAGES = (
+    "vlp_jax",
+    "jax",
+    "jaxlib",
+    "flax",
+    "optax",
+    "orbax-checkpoint",
+    "grain",
+    "numpy",
+    "pillow",
+)
 
 
 def flat_config(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -41,7 +53,9 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def versions() -> dict[str, str]:
-    """Versions of the packages that decide a run's numbers, and the git revision where there is one."""
+    """Versions of the packages that decide a run's numbers, and the git revision where there is
+    one.
+    """
     found = {}
     for name in _PACKAGES:
         try:
@@ -58,7 +72,9 @@ def _operational(key: str) -> bool:
 
 
 def differing_keys(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    """Keys of flat configs, operational ones left out, whose values differ, as `key: old -> new`."""
+    """Keys of flat configs, operational ones left out, whose values differ, as `key: old ->
+    new`.
+    """
     names = sorted((old.keys() | new.keys()) - {"config_file"})
     return [
         f"{name}: {old.get(name, 'absent')} -> {new.get(name, 'absent')}"
@@ -84,8 +100,8 @@ def open_workdir(path: Path, config: Mapping[str, Any], data_digest: str, force:
     """Creates the folder with config.json and run.json, or checks that it belongs to the same run.
 
     Raises:
-      UserError: a file stands in its place, or the folder holds a run of another config or other data and
-        `force` is off; the message lists the differing keys.
+      UserError: a file stands in its place, or the folder holds a run of another config or other
+        data and `force` is off; the message lists the differing keys.
     """
     if path.exists() and not path.is_dir():
         raise UserError(f"--workdir={path}: is a file, not a folder")
