@@ -54,12 +54,12 @@ def write_shards(folder, shards: int = 3, per_shard: int = 10) -> str:
 
 
 class NumberTokenizer:
-    """The number that ends a caption, else the negative CRC-32 of the caption: int32[N, 1]."""
+    """The number that ends a caption, else the CRC-32 of the caption: int32[N, 1]."""
 
     def __call__(self, texts):
         words = [(text.split() or [""])[-1] for text in texts]
         numbers = [
-            int(w) if w.isdecimal() else -zlib.crc32(t.encode()) // 2
+            int(w) if w.isdecimal() else -1 - zlib.crc32(t.encode()) // 2
             for w, t in zip(words, texts, strict=True)
         ]
         return np.asarray(numbers, np.int32).reshape(-1, 1)

@@ -112,6 +112,26 @@ def test_exif_orientation_is_applied(orientation, form):
     assert np.abs(mine - plain).mean() < 4
 
 
+@pytest.mark.parametrize("orientation", [3, 6, 8])
+def test_dct_scaling_keeps_rotated_pictures_registered(orientation):
+    """Sizes that no scale divides: what libjpeg pads at the end becomes the start when turned."""
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    data = encode(photo(453, 461), "JPEG", quality=95, exif=exif)
+    scaled = decode_image(data, 56, "center", margin=1.0)
+    assert psnr(scaled, decode_image(data, 56)) >= 45
+
+
+def test_postscript_never_reaches_ghostscript(monkeypatch):
+    from PIL import EpsImagePlugin
+
+    called = []
+    monkeypatch.setattr(EpsImagePlugin, "Ghostscript", lambda *a, **k: called.append(a))
+    with pytest.raises(DamagedSample):
+        decode_image(ODD["eps"][0], 16)
+    assert not called
+
+
 def save(image: Image.Image, form: str, **options) -> bytes:
     out = io.BytesIO()
     image.save(out, form, **options)
