@@ -4,9 +4,9 @@ The file exists for the recipe alone; ALIGN's EfficientNet and BERT towers are n
 image tower is a ViT (argument: any name of clip_archs.py).
 """
 
-from configs import common
 from ml_collections import ConfigDict
 
+from configs import common
 from vlp_jax.models.clip_archs import clip_arch
 
 

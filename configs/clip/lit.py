@@ -7,9 +7,9 @@ python -m vlp_jax train --config=configs/clip/lit.py --config.init_from='OUT:ima
 OUT is a converted checkpoint or a workdir. The file exists as the recipe for locked towers.
 """
 
-from configs import common
 from ml_collections import ConfigDict
 
+from configs import common
 from vlp_jax.models.clip_archs import clip_arch
 
 

@@ -1,13 +1,14 @@
 """CLIP as published (arXiv:2103.00020, Tables 18-20; clip.md 4.1): batch 32,768, 32 epochs.
 
-python -m vlp_jax train --config=configs/clip/openai.py:ViT-B-32 --config.data.path='DIR/{0000..9999}.tar' --workdir=W
+python -m vlp_jax train --config=configs/clip/openai.py:ViT-B-32
+--config.data.path='DIR/{0000..9999}.tar' --workdir=W
 
 The file exists as the reference recipe; argument: any CLIP name of vlp_jax/models/clip_archs.py.
 """
 
-from configs import common
 from ml_collections import ConfigDict
 
+from configs import common
 from vlp_jax.models.clip_archs import clip_arch
 
 # Peak learning rates of Table 20; sizes that the paper lacks take the nearest one's.

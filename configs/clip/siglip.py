@@ -3,9 +3,9 @@
 The file exists as the sigmoid counterpart of openai.py; argument: a SigLIP name of clip_archs.py.
 """
 
-from configs import common
 from ml_collections import ConfigDict
 
+from configs import common
 from vlp_jax.models.clip_archs import clip_arch
 
 

@@ -180,7 +180,6 @@ def test_long_captions_are_counted(tmp_path):
 
 
 MISTAKES = {
-    "batch_size=31 is above the 30 examples": {"batch_size": 31},
     "batch_size=8 cannot be shared by 3 processes": {"process": (0, 3)},
     "data.shuffle='globa'.*did you mean 'global'": {"shuffle": "globa"},
     "data.image.crop='middle'": {"image": {"crop": "middle"}},
@@ -253,3 +252,9 @@ def test_eval_text_only_reads_no_pictures(tmp_path):
     assert batch["text"][:, 0].tolist() == list(range(10)) and "image" not in batch
     with pytest.raises(UserError, match=r"field 'images'.*did you mean 'image'"):
         eval_batches(source, fields=("images",), batch_size=2)
+
+
+def test_a_batch_above_the_data_repeats_examples_and_warns(shards, caplog):
+    batches = take(pipeline(shards, batch_size=45).batches(0), 2)
+    assert Counter(sum(numbers(batches), [])) == {number: 3 for number in range(N)}
+    assert "batch_size=45 is above the 30 examples" in caplog.text

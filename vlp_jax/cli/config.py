@@ -15,6 +15,8 @@ from ml_collections import ConfigDict
 
 from vlp_jax.core.errors import UserError, nearest
 
+LENGTH_UNITS = ("steps", "examples", "epochs")
+
 
 def split_overrides(argv: list[str]) -> tuple[list[str], dict[str, str]]:
     """Takes `--config.KEY=VALUE` and `--config.KEY VALUE` out of argv. Returns (the rest, {KEY:
@@ -53,8 +55,19 @@ def load_config(spec: str, overrides: dict[str, str]) -> ConfigDict:
     config = _run_file(path, args)
     for key, value in overrides.items():
         override(config, key, value)
+        _drop_other_lengths(config, key, overrides)
     config.config_file = spec
     return config.lock()
+
+
+def _drop_other_lengths(config: ConfigDict, key: str, overrides: dict[str, str]) -> None:
+    """A length given on the command line (`steps`, `optim.warmup_epochs`) replaces the file's."""
+    stem = next((key.removesuffix(unit) for unit in LENGTH_UNITS if key.endswith(unit)), None)
+    if stem not in ("", "optim.warmup_"):
+        return
+    for unit in LENGTH_UNITS:
+        if stem + unit not in overrides:
+            override(config, stem + unit, "0")
 
 
 def _run_file(path: Path, args: str) -> ConfigDict:

@@ -92,6 +92,7 @@ def train(config: Any, workdir: Path, force: bool = False, step: int | None = No
       UserError: a mistake in config, data or workdir, before anything is compiled.
       RunError: a failure on the way. Preempted: stopped by a signal.
     """
+    import jax
     import numpy as np
 
     from vlp_jax.cli.start import start_state
@@ -103,7 +104,8 @@ def train(config: Any, workdir: Path, force: bool = False, step: int | None = No
     start = time.monotonic()
     trainer = Trainer(config)
     abstract = trainer.abstract_state
-    open_workdir(workdir, config, trainer.pipeline.fingerprint, force)
+    if jax.process_index() == 0:
+        open_workdir(workdir, config, trainer.pipeline.fingerprint, force)
     loop = Loop(trainer, workdir, *start_state(trainer, workdir, step))
     count = size(abstract["params"]) + size(abstract["frozen"])
     print(

@@ -6,6 +6,7 @@ position, exactly, on any number of processes.
 """
 
 import functools
+import logging
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ from vlp_jax.data.mixture import open_mixture
 from vlp_jax.data.order import example_rng, replacement
 from vlp_jax.data.source import label_of
 
+_log = logging.getLogger(__name__)
 MAX_ATTEMPTS = 32
 _CHUNK = 32  # rows that one worker call prepares
 _END = 2**40  # positions; an epoch of a billion examples fits a thousand times
@@ -128,7 +130,7 @@ class TrainPipeline:
 
     Position p of the stream is row p % batch_size of step p // batch_size; every example comes once
     per epoch (batches run across epoch borders). Raises UserError before any work for a bad path,
-    an unknown setting, a batch above the data or a batch that the processes cannot share.
+    an unknown setting or a batch that the processes cannot share; warns of a batch above the data.
     """
 
     def __init__(
@@ -151,10 +153,10 @@ class TrainPipeline:
         self.local_size = batch_size // process_count
         self.source, self.order = open_mixture(spec.path, spec.weights, seed, spec.shuffle)
         self.num_examples = len(self.source)
-        if batch_size > self.num_examples:
-            raise UserError(
-                f"batch_size={batch_size} is above the {self.num_examples} examples "
-                f"of data.path={spec.path!r}"
+        if batch_size > self.num_examples:  # batches run across epoch borders, so this still works
+            _log.warning(
+                "batch_size=%d is above the %d examples of data.path=%r: examples repeat",
+                *(batch_size, self.num_examples, spec.path),
             )
         self.steps_per_epoch = self.num_examples / batch_size
         self.fingerprint = self.source.fingerprint

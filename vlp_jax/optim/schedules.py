@@ -4,6 +4,7 @@ The file exists so that one config can say "32 epochs" or "12.8e9 examples" and 
 steps.
 """
 
+import logging
 import math
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -13,6 +14,7 @@ import jax.numpy as jnp
 from vlp_jax.core.errors import UserError, nearest
 from vlp_jax.core.types import Array
 
+log = logging.getLogger(__name__)
 Schedule = Callable[[Array], Array]
 
 
@@ -55,12 +57,14 @@ def make_schedule(name: str, peak: float, total: int, warmup: int, final: float 
       final: floor as a share of the peak.
 
     Raises:
-      UserError: unknown name, or a warm-up not shorter than the run.
+      UserError: unknown name. A warm-up longer than the run is cut to a tenth of it, with a
+        warning.
     """
     if name not in SHAPES:
         raise UserError(f"optim.schedule: unknown {name!r}{nearest(name, SHAPES)}")
     if warmup >= total > 0:
-        raise UserError(f"optim.warmup: {warmup} steps of warm-up do not fit in steps={total}")
+        log.warning("optim.warmup: %d steps do not fit in %d, cut to a tenth", warmup, total)
+        warmup = total // 10
     shape = SHAPES[name]
 
     def schedule(step: Array) -> Array:

@@ -107,8 +107,9 @@ class Loop:
             show(progress_line(step, self.trainer.steps, values), last=step == self.trainer.steps)
         if values["skipped_in_row"] >= self.config.max_bad_steps:
             raise RunError(
-                f"step {step}: {values['skipped_in_row']:.0f} steps in a row had a loss or gradient "
-                f"that is not finite (max_bad_steps={self.config.max_bad_steps}); "
+                f"step {step}: {values['skipped_in_row']:.0f} steps in a row "
+                "had a loss or gradient that is not finite "
+                f"(max_bad_steps={self.config.max_bad_steps}); "
                 "the weights are those of the last good step"
             )
 
