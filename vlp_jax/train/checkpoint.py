@@ -90,7 +90,7 @@ class Checkpoints:
         self.wait()
         try:
             with _context():
-                response = ocp.save_pytree_async(self.folder / str(step), state, overwrite=True)
+                response = ocp.save_async(self.folder / str(step), state, overwrite=True)
         except Exception as error:
             raise self._failure(step, error) from error
         self._thread = threading.Thread(
@@ -163,7 +163,7 @@ class Checkpoints:
                 f"{self.folder}: no complete checkpoint of step {step}; complete: {steps}"
             )
         with _context():
-            saved = ocp.pytree_metadata(self.folder / str(step)).metadata
+            saved = ocp.metadata(self.folder / str(step)).metadata
 
         def wanted(leaf: Any) -> jax.ShapeDtypeStruct:
             return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
@@ -182,14 +182,14 @@ class Checkpoints:
             if compare:
                 self._compare(step, abstract)
             try:
-                return ocp.load_pytree(self.folder / str(step), abstract)
+                return ocp.load(self.folder / str(step), abstract)
             except Exception as error:
                 raise RunError(
                     f"{self.folder / str(step)}: cannot be restored: {_one_line(error)}"
                 ) from error
 
     def _compare(self, step: int, abstract: Any) -> None:
-        saved = flatten(ocp.pytree_metadata(self.folder / str(step)).metadata)
+        saved = flatten(ocp.metadata(self.folder / str(step)).metadata)
         wanted = flatten(abstract)
         lines = [f"missing {path}" for path in wanted if path not in saved]
         lines += [f"unexpected {path}" for path in saved if path not in wanted]

@@ -62,11 +62,11 @@ class Loop:
           RunError: too many bad steps in a row, damaged data above budget, or a failed save.
         """
         trainer, total = self.trainer, self.trainer.steps
-        batches = trainer.pipeline.batches(self.step)
-        step = trainer.step  # compiled here, so that the first step is timed like the others
-        self.meter.restart()
-        feed = DeviceFeed(batches, batch_sharding(trainer.mesh), trainer.method.batch_spec(1))
         try:
+            step = trainer.step  # compiled here, so that the first step is timed like the others
+            batches = trainer.pipeline.batches(self.step)
+            feed = DeviceFeed(batches, batch_sharding(trainer.mesh), trainer.method.batch_spec(1))
+            self.meter.restart()
             with StopSignal() as stop, jax.set_mesh(trainer.mesh):
                 while self.step < total:
                     self._evaluate_when_due()

@@ -60,7 +60,7 @@ def make_step(
         loss, aux, gradient = loss_and_gradient(
             method, state["params"], state["frozen"], inputs, recipe.accumulate
         )
-        norm = optax.global_norm(gradient)
+        norm = optax.tree.norm(gradient)
         finite = is_finite(loss, norm)
         lr = schedule(number)
         params, opt = update(state, gradient, lr)

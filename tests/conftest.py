@@ -1,0 +1,20 @@
+"""Eight simulated CPU devices and a compilation cache that child processes share.
+
+Set before jax is imported anywhere; children inherit the environment.
+"""
+
+import os
+import pathlib
+import tempfile
+
+os.environ["JAX_PLATFORMS"] = "cpu"
+FLAGS = (
+    "--xla_force_host_platform_device_count=8",
+    "--xla_backend_optimization_level=0",  # tiny programs: compiling is what takes the time
+    "--xla_llvm_disable_expensive_passes=true",
+)
+present = os.environ.get("XLA_FLAGS", "")
+added = [flag for flag in FLAGS if flag.split("=")[0] not in present]
+os.environ["XLA_FLAGS"] = " ".join([present, *added]).strip()
+cache = pathlib.Path(tempfile.gettempdir()) / f"vlp_jax_test_cache_{os.getuid()}"
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache))

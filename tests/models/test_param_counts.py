@@ -1,0 +1,55 @@
+"""Every released size exists and its parameter count is the published one, to the last weight."""
+
+import jax
+import pytest
+
+from vlp_jax.core.pytree import size
+from vlp_jax.methods.base import make_method
+from vlp_jax.models.clip_archs import ARCHS, clip_arch, is_siglip
+
+EXACT = {
+    "RN50": 102_007_137,
+    "RN101": 119_688_033,
+    "RN50x4": 178_300_601,
+    "RN50x16": 290_979_217,
+    "RN50x64": 623_258_305,
+    "ViT-B-32": 151_277_313,
+    "ViT-B-16": 149_620_737,
+    "ViT-L-14": 427_616_513,
+    "ViT-L-14-336": 427_944_193,
+    "ViT-H-14": 986_109_441,
+    "ViT-g-14": 1_366_678_273,
+    "ViT-bigG-14": 2_539_567_105,
+    "ViT-B-16-plus-240": 208_377_345,
+    "ViT-B-16-SigLIP": 203_155_970,
+}
+
+
+def count(name):
+    method = make_method({"name": "siglip" if is_siglip(name) else "clip", **clip_arch(name)})
+    params, _ = jax.eval_shape(method.init, jax.random.key(0), method.batch_spec(1))
+    return size(params), method
+
+
+@pytest.mark.parametrize("name", EXACT)
+def test_exact_parameter_count(name):
+    assert count(name)[0] == EXACT[name]
+
+
+@pytest.mark.parametrize("name", sorted(set(ARCHS) - set(EXACT)))
+def test_quickgelu_and_larger_inputs_change_no_count_but_positions(name):
+    base = name.removesuffix("-quickgelu")
+    if base in EXACT:
+        assert count(name)[0] == EXACT[base]
+    else:
+        assert count(name)[0] > 200e6  # the larger SigLIP sizes; open_clip publishes no exact count
+
+
+# Forward GFLOP of a picture and a text of full length, as tabled for open_clip.
+GFLOPS = {"ViT-B-32": 14.8, "ViT-B-16": 41.1, "ViT-L-14": 175.3, "ViT-H-14": 382, "RN50": 18.2}
+
+
+@pytest.mark.parametrize("name", GFLOPS)
+def test_flops_formula(name):
+    counted = 0.04 if name.startswith("RN") else 0.02  # the table counts BatchNorm and pooling too
+    assert count(name)[1].flops() / 1e9 == pytest.approx(GFLOPS[name], rel=counted)

@@ -1,0 +1,77 @@
+"""Gradient accumulation is exact for every method, dropout and augmentation on."""
+
+import dataclasses
+from typing import ClassVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from tiny import tiny_batch, tiny_method
+
+from vlp_jax.core.pytree import flatten
+from vlp_jax.core.rng import example_keys, step_key
+from vlp_jax.core.types import Aux
+from vlp_jax.methods.base import Method
+from vlp_jax.train.gradient import Inputs, loss_and_gradient
+
+B = 16
+RANDOM = dict(
+    image={"dropout": 0.1, "patch_dropout": 0.5, "drop_path": 0.1},
+    text={"dropout": 0.1},
+    augment={"crop_scale": (0.5, 1.0), "flip": 0.5, "brightness": 0.3},
+)
+
+
+def run(method, params, batch, accumulate, frozen=None):
+    inputs = Inputs({}, batch, example_keys(step_key(0, 3), B), jnp.int32(3))
+    fn = lambda p: loss_and_gradient(method, p, frozen or {}, inputs, accumulate)  # noqa: E731
+    loss, aux, gradient = jax.jit(fn)(params)
+    return float(loss), aux.metrics, flatten(gradient)
+
+
+@pytest.mark.parametrize("name", ["clip", "siglip"])
+def test_coupled_losses_equal_the_full_batch_with_dropout_on(name):
+    method = tiny_method(name, **RANDOM)
+    batch = jax.tree.map(jnp.asarray, tiny_batch(B))
+    params, _ = jax.jit(method.init)(jax.random.key(0), batch)
+    loss, metrics, gradient = run(method, params, batch, 1)
+    for accumulate in (4, 8):
+        loss_k, metrics_k, gradient_k = run(method, params, batch, accumulate)
+        assert loss_k == pytest.approx(loss, rel=1e-5)
+        assert metrics_k.keys() == metrics.keys()
+        scale = max(float(jnp.abs(g).max()) for g in gradient.values())
+        for path, exact in gradient.items():
+            np.testing.assert_allclose(gradient_k[path], exact, atol=1e-5 * scale, err_msg=path)
+    quiet = run(tiny_method(name), params, batch, 1)[0]
+    assert abs(quiet - loss) > 1e-4, "dropout changed nothing, so the test proves nothing"
+
+
+@dataclasses.dataclass(frozen=True)
+class Regression(Method):
+    """An uncoupled toy: noisy squared error; counts its calls in extra."""
+
+    batch_coupled: ClassVar[bool] = False
+
+    def encode(self, params, extra, batch, *, rng, step):
+        noise = jax.vmap(lambda key: jax.random.normal(key, ()))(rng)
+        out = batch["x"] @ params["w"] + 0.1 * noise
+        return out, Aux({"noise": noise.mean()}, {"calls": extra["calls"] + 1})
+
+    def objective(self, params, representations, batch):
+        return jnp.square(representations - batch["y"]).mean(), {}
+
+
+def test_uncoupled_losses_average_and_thread_their_extra_state():
+    rng = np.random.default_rng(0)
+    batch = {"x": jnp.float32(rng.normal(size=(B, 5))), "y": jnp.float32(rng.normal(size=B))}
+    params, keys = {"w": jnp.ones(5)}, example_keys(step_key(0, 0), B)
+    inputs = Inputs({"calls": jnp.int32(0)}, batch, keys, jnp.int32(0))
+    full = loss_and_gradient(Regression(), params, {}, inputs, 1)
+    parts = loss_and_gradient(Regression(), params, {}, inputs, 4)
+    assert float(parts[0]) == pytest.approx(float(full[0]), rel=1e-6)
+    np.testing.assert_allclose(parts[2]["w"], full[2]["w"], rtol=1e-5)
+    assert int(full[1].extra["calls"]) == 1 and int(parts[1].extra["calls"]) == 4
+    assert float(parts[1].metrics["noise"]) == pytest.approx(
+        float(full[1].metrics["noise"]), abs=1e-6
+    )
