@@ -256,5 +256,7 @@ def test_eval_text_only_reads_no_pictures(tmp_path):
 
 def test_a_batch_above_the_data_repeats_examples_and_warns(shards, caplog):
     batches = take(pipeline(shards, batch_size=45).batches(0), 2)
-    assert Counter(sum(numbers(batches), [])) == {number: 3 for number in range(N)}
+    assert Counter(itertools.chain.from_iterable(numbers(batches))) == {
+        number: 3 for number in range(N)
+    }
     assert "batch_size=45 is above the 30 examples" in caplog.text

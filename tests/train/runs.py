@@ -77,11 +77,11 @@ def environment(devices: int = 1) -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": str(ROOT), "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
 
 
-def start(*arguments: object, devices: int = 1, **extra: str) -> subprocess.Popen:
-    """`python -m vlp_jax ARGUMENTS` as a child."""
+def start(*arguments: object, preexec=None, **extra: str) -> subprocess.Popen:
+    """`python -m vlp_jax ARGUMENTS` as a child; extra: environment variables."""
     command = [sys.executable, "-m", "vlp_jax", *map(str, arguments)]
     pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT)
-    return subprocess.Popen(command, env={**environment(devices), **extra}, **pipes)
+    return subprocess.Popen(command, env={**environment(), **extra}, preexec_fn=preexec, **pipes)
 
 
 def finish(child: subprocess.Popen, timeout: float = 120) -> tuple[int, str, str]:

@@ -102,6 +102,11 @@ def override(config: ConfigDict, key: str, text: str) -> None:
       UserError: an unknown key, a section, or a value of another type.
     """
     *parents, last = key.split(".")
+    if len(parents) == 2 and parents[0] == "evals":  # checked later, by the evaluator's own schema
+        with config.unlocked():
+            section = config.evals.get(parents[1]) or ConfigDict()
+            section[last] = section.get(last, _literal(text))
+            config.evals[parents[1]] = section
     node: Any = config
     for part in parents:
         node = node.get(part) if isinstance(node, ConfigDict) else None
@@ -115,6 +120,14 @@ def override(config: ConfigDict, key: str, text: str) -> None:
     node[last] = _parse(key, text, old)
 
 
+def _literal(text: str) -> Any:
+    """'3' -> 3, "('a',)" -> ('a',), anything that is no Python literal -> itself."""
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text
+
+
 def _parse(key: str, text: str, old: Any) -> Any:
     if isinstance(old, str):
         return text
@@ -122,10 +135,7 @@ def _parse(key: str, text: str, old: Any) -> Any:
         if text.lower() in ("true", "1", "yes", "false", "0", "no"):
             return text.lower() in ("true", "1", "yes")
         raise UserError(f"--config.{key}={text}: must be true or false")
-    try:
-        value = ast.literal_eval(text)
-    except (ValueError, SyntaxError):
-        value = text
+    value = _literal(text)
     if isinstance(old, float) and isinstance(value, int) and not isinstance(value, bool):
         value = float(value)
     if isinstance(old, int) and isinstance(value, float) and value.is_integer():

@@ -6,7 +6,6 @@ compiled.
 """
 
 import os
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -18,18 +17,28 @@ from vlp_jax.train.state import State
 from vlp_jax.train.trainer import Trainer
 
 
-def start_state(trainer: Trainer, workdir: Path, step: int | None) -> tuple[State, Checkpoints]:
-    """(state, checkpoints): restored from `step` or the newest complete checkpoint, else
-    initialised.
-    """
-    config = trainer.config
-    checkpoints = Checkpoints(workdir / "checkpoints", config.keep_checkpoints, config.keep_every)
+def start_state(
+    trainer: Trainer,
+    checkpoints: Checkpoints,
+    step: int | None,
+    weights: dict[str, jax.Array] | None,
+) -> State:
+    """Restored from `step` or the newest complete checkpoint, else initialised (with `weights`)."""
     if step is not None or checkpoints.steps():
-        return checkpoints.restore(trainer.abstract_state, step), checkpoints
-    if not config.init_from:
-        return trainer.fresh_state(), checkpoints
-    loaded = loaded_weights(config.init_from, trainer)
-    return replace_weights(trainer.fresh_state(), loaded), checkpoints
+        return checkpoints.restore(trainer.abstract_state, step)
+    state = trainer.fresh_state()
+    return replace_weights(state, weights) if weights else state
+
+
+def first_weights(trainer: Trainer, checkpoints: Checkpoints) -> dict[str, jax.Array] | None:
+    """The weights of `init_from` for a run that has no checkpoint yet; nothing is written.
+
+    Raises:
+      UserError: see `loaded_weights`.
+    """
+    if not trainer.config.init_from or checkpoints.steps():
+        return None
+    return loaded_weights(trainer.config.init_from, trainer)
 
 
 def loaded_weights(init_from: str, trainer: Trainer) -> dict[str, jax.Array]:
@@ -42,9 +51,9 @@ def loaded_weights(init_from: str, trainer: Trainer) -> dict[str, jax.Array]:
     """
     from vlp_jax.cli.checkpoint import load_model
 
-    folder, _, pattern = (
-        (init_from, "", "") if os.path.isdir(init_from) else init_from.rpartition(":")
-    )
+    folder, _, pattern = (init_from, "", "")
+    if not os.path.isdir(init_from) and ":" in init_from:
+        folder, _, pattern = init_from.partition(":")
     model = load_model(folder)
     loaded = flatten({**model.params, **model.extra})
     loaded = {

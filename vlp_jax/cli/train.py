@@ -95,8 +95,9 @@ def train(config: Any, workdir: Path, force: bool = False, step: int | None = No
     import jax
     import numpy as np
 
-    from vlp_jax.cli.start import start_state
+    from vlp_jax.cli.start import first_weights, start_state
     from vlp_jax.core.pytree import size
+    from vlp_jax.train.checkpoint import Checkpoints
     from vlp_jax.train.loop import Loop
     from vlp_jax.train.trainer import Trainer
     from vlp_jax.train.workdir import open_workdir
@@ -104,9 +105,12 @@ def train(config: Any, workdir: Path, force: bool = False, step: int | None = No
     start = time.monotonic()
     trainer = Trainer(config)
     abstract = trainer.abstract_state
+    checkpoints = Checkpoints(workdir / "checkpoints", config.keep_checkpoints, config.keep_every)
+    weights = first_weights(trainer, checkpoints)
     if jax.process_index() == 0:
         open_workdir(workdir, config, trainer.pipeline.fingerprint, force)
-    loop = Loop(trainer, workdir, *start_state(trainer, workdir, step))
+    state = start_state(trainer, checkpoints, step, weights)
+    loop = Loop(trainer, workdir, state, checkpoints)
     count = size(abstract["params"]) + size(abstract["frozen"])
     print(
         f"{type(trainer.method).__name__}: {count:,} parameters, "

@@ -51,32 +51,24 @@ def _quick(arch: dict[str, Any]) -> dict[str, Any]:
     return _clip(arch["embed_dim"], arch["image"], arch["text"], "quick_gelu")
 
 
-_B32 = _clip(512, _vit(224, 32, 768, 12), _BASE_TEXT)
-_B16 = _clip(512, _vit(224, 16, 768, 12), _BASE_TEXT)
-_L14 = _clip(768, _vit(224, 14, 1024, 24), _text(768, 12, 12))
-_L14_336 = _clip(768, _vit(336, 14, 1024, 24), _text(768, 12, 12))
-_RESNETS = {
+_CLIP = {
     "RN50": _clip(1024, _resnet(224, (3, 4, 6, 3), 64), _BASE_TEXT),
     "RN101": _clip(512, _resnet(224, (3, 4, 23, 3), 64), _BASE_TEXT),
     "RN50x4": _clip(640, _resnet(288, (4, 6, 10, 6), 80), _text(640, 12, 10)),
     "RN50x16": _clip(768, _resnet(384, (6, 8, 18, 8), 96), _text(768, 12, 12)),
     "RN50x64": _clip(1024, _resnet(448, (3, 15, 36, 10), 128), _text(1024, 12, 16)),
-}
-ARCHS: dict[str, dict[str, Any]] = {
-    **_RESNETS,
-    **{f"{name}-quickgelu": _quick(arch) for name, arch in _RESNETS.items()},
-    "ViT-B-32": _B32,
-    "ViT-B-32-quickgelu": _quick(_B32),
-    "ViT-B-16": _B16,
-    "ViT-B-16-quickgelu": _quick(_B16),
-    "ViT-L-14": _L14,
-    "ViT-L-14-quickgelu": _quick(_L14),
-    "ViT-L-14-336": _L14_336,
-    "ViT-L-14-336-quickgelu": _quick(_L14_336),
+    "ViT-B-32": _clip(512, _vit(224, 32, 768, 12), _BASE_TEXT),
+    "ViT-B-16": _clip(512, _vit(224, 16, 768, 12), _BASE_TEXT),
+    "ViT-L-14": _clip(768, _vit(224, 14, 1024, 24), _text(768, 12, 12)),
+    "ViT-L-14-336": _clip(768, _vit(336, 14, 1024, 24), _text(768, 12, 12)),
     "ViT-H-14": _clip(1024, _vit(224, 14, 1280, 32, 80), _text(1024, 24, 16)),
     "ViT-g-14": _clip(1024, _vit(224, 14, 1408, 40, 88, 4.3637), _text(1024, 24, 16)),
     "ViT-bigG-14": _clip(1280, _vit(224, 14, 1664, 48, 104, 4.9231), _text(1280, 32, 20)),
     "ViT-B-16-plus-240": _clip(640, _vit(240, 16, 896, 12), _text(640, 12, 10)),
+}
+ARCHS: dict[str, dict[str, Any]] = {
+    **_CLIP,
+    **{f"{name}-quickgelu": _quick(arch) for name, arch in _CLIP.items()},
     "ViT-B-16-SigLIP": _siglip(224, 16, 768, 12, 12, 3072),
     "ViT-B-16-SigLIP-256": _siglip(256, 16, 768, 12, 12, 3072),
     "ViT-L-16-SigLIP-256": _siglip(256, 16, 1024, 24, 16, 4096),

@@ -50,7 +50,7 @@ class Checkpoints:
     """The checkpoints of one run under FOLDER: `FOLDER/STEP/` and `FOLDER/digests/STEP.json`."""
 
     def __init__(self, folder: str | os.PathLike, keep: int = 3, keep_every: int = 0):
-        """Opens or creates the folder and removes what torn saves left behind.
+        """Looks at the folder; the first save creates it.
 
         Args:
           folder: where checkpoints live.
@@ -62,8 +62,6 @@ class Checkpoints:
         self._thread: threading.Thread | None = None
         self._error: BaseException | None = None
         self._main = jax.process_index() == 0
-        if self._main:
-            (self.folder / "digests").mkdir(parents=True, exist_ok=True)
 
     def steps(self) -> list[int]:
         """Complete steps, ascending. A committed step without digests was interrupted; it is logged
@@ -89,6 +87,8 @@ class Checkpoints:
         """
         self.wait()
         try:
+            if self._main:
+                (self.folder / "digests").mkdir(parents=True, exist_ok=True)
             with _context():
                 response = ocp.save_async(self.folder / str(step), state, overwrite=True)
         except Exception as error:

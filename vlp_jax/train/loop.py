@@ -49,6 +49,8 @@ class Loop:
             self.writers = open_writers(workdir, self.start, self.config.wandb, self.config)
         self.meter = Meter(self.config.batch_size, trainer.method.flops())
         self.results: dict[str, Result] = {}
+        # Simulated devices share one thread pool: the collectives of two steps in flight deadlock.
+        self._one_at_a_time = jax.default_backend() == "cpu" and trainer.mesh.size > 1
         self._pending: tuple[int, dict] | None = None
         self.loss: jax.Array | None = None
         self._last_save = time.monotonic()
@@ -85,6 +87,8 @@ class Loop:
     def _train_step(self, step: Callable, batch: dict[str, jax.Array], waited: float) -> None:
         with jax.transfer_guard("disallow"):
             self.state, metrics = step(self.state, batch)
+        if self._one_at_a_time:
+            jax.block_until_ready(self.state)
         self.step += 1
         self._log_pending()
         self._pending, self.loss = (self.step, metrics), metrics["loss"]

@@ -1,0 +1,100 @@
+"""The presets cover every leaf, cut what they promise to cut, and leave the rest whole."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import pytest
+from jax.sharding import PartitionSpec as P
+from tiny import tiny_method
+
+from vlp_jax.core.errors import UserError
+from vlp_jax.core.pytree import flatten
+from vlp_jax.methods.base import make_method
+from vlp_jax.models.clip_archs import clip_arch
+from vlp_jax.optim.optimizer import DIRECTIONS, make_optimizer
+from vlp_jax.parallel.mesh import make_mesh
+from vlp_jax.parallel.sharding import PRESETS, param_sharding
+from vlp_jax.train.state import Recipe, init_state, state_sharding
+
+
+def specs(shapes, preset, **axes):
+    mesh = make_mesh(axes)
+    sharding = param_sharding(shapes, mesh, preset)
+    return {path: s.spec for path, s in flatten(sharding).items()}
+
+
+@pytest.fixture(scope="module")
+def shapes():
+    method = tiny_method("siglip", image={"pool": "map"})
+    return jax.eval_shape(method.init, jax.random.key(0), method.batch_spec(1))[0]
+
+
+def test_replicated_keeps_every_leaf_whole(shapes):
+    assert set(specs(shapes, "replicated", data=-1).values()) == {P()}
+
+
+def test_fsdp_cuts_the_largest_axis_that_divides(shapes):
+    found = specs(shapes, "fsdp", data=2, fsdp=4)
+    assert found["image/blocks/mlp/fc1/kernel"] == P(None, None, "fsdp")  # [2, 64, 256]
+    assert found["text/token_embed/embedding"] == P(None, "fsdp")  # [259, 64]: 259 is odd
+    assert found["logit_scale"] == P()
+    whole = [path for path, spec in found.items() if "fsdp" not in spec]
+    assert set(whole) == {"logit_scale", "logit_bias"}
+    assert not any("fsdp" in spec for spec in specs(shapes, "fsdp", data=-1).values())
+
+
+def test_fsdp_tensor_cuts_heads_hidden_units_and_vocabulary(shapes):
+    found = specs(shapes, "fsdp_tensor", data=2, fsdp=2, tensor=2)
+    assert found["image/blocks/attn/qkv/kernel"] == P(None, "fsdp", "tensor", None, None)
+    assert found["image/blocks/attn/qkv/bias"][1] == "tensor"
+    assert found["image/blocks/attn/out/kernel"] == P(None, "tensor", None, "fsdp")
+    assert found["image/blocks/mlp/fc1/kernel"] == P(None, "fsdp", "tensor")
+    assert found["image/blocks/mlp/fc1/bias"][-1] == "tensor"
+    assert found["image/blocks/mlp/fc2/kernel"] == P(None, "tensor", "fsdp")
+    assert found["image/pool/attn/query/kernel"][1] == "tensor"
+    assert found["image/pool/attn/key_value/kernel"][1] == "tensor"
+    assert found["text/token_embed/embedding"] == P(None, "fsdp")  # 259 rows do not divide
+    assert "tensor" not in found["image/pos_embed"]
+    even = {"text": {"token_embed": {"embedding": jax.ShapeDtypeStruct((260, 64), jnp.float32)}}}
+    assert specs(even, "fsdp_tensor", data=2, fsdp=2, tensor=2) == {
+        "text/token_embed/embedding": P("tensor", "fsdp")
+    }
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("name", DIRECTIONS)
+def test_optimiser_state_lies_where_its_parameters_lie(preset, name):
+    method, tx = tiny_method(), make_optimizer({"name": name})
+    mesh = make_mesh({"data": 2, "fsdp": 2, "tensor": 2})
+    shapes = jax.eval_shape(lambda: init_state(method, tx, Recipe(0, 8, ema_decay=0.9)))
+    sharding = state_sharding(shapes, mesh, preset)
+    assert jax.tree.structure(sharding) == jax.tree.structure(shapes)
+    params, state = flatten(sharding["params"]), flatten(shapes["params"])
+    for part in ("opt", "ema"):
+        leaves, sizes = flatten(sharding[part]), flatten(shapes[part])
+        for path, placed in leaves.items():
+            owner = next((p for p in params if path.endswith(p)), None)
+            if owner and sizes[path].shape == state[owner].shape:
+                assert placed.spec == params[owner].spec, path
+
+
+def test_every_released_size_is_covered_and_cut():
+    mesh = make_mesh({"fsdp": 8})
+    for name in ("RN50", "ViT-H-14", "ViT-B-16-SigLIP"):
+        method = make_method({"name": "clip", **clip_arch(name)})
+        shapes, _ = jax.eval_shape(method.init, jax.random.key(0), method.batch_spec(1))
+        local = 0
+        for leaf, placed in zip(
+            jax.tree.leaves(shapes),
+            jax.tree.leaves(param_sharding(shapes, mesh, "fsdp")),
+            strict=True,
+        ):
+            local += math.prod(placed.shard_shape(leaf.shape))
+        total = sum(leaf.size for leaf in jax.tree.leaves(shapes))
+        assert local < 1.02 * total / 8, name
+
+
+def test_unknown_presets_are_refused(shapes):
+    with pytest.raises(UserError, match="sharding: unknown preset 'fsdpp'; did you mean 'fsdp'"):
+        specs(shapes, "fsdpp", data=-1)

@@ -1,0 +1,85 @@
+"""Every recipe loads, builds its method and optimiser, and has the keys that scripts rely on."""
+
+import pathlib
+
+import jax
+import pytest
+
+from vlp_jax.cli.config import load_config, split_overrides
+from vlp_jax.core.errors import UserError
+from vlp_jax.methods.base import make_method
+from vlp_jax.optim.optimizer import make_optimizer
+from vlp_jax.train.state import Recipe, init_state
+
+ROOT = pathlib.Path(__file__).parents[1] / "configs"
+FILES = sorted(p for p in ROOT.rglob("*.py") if p.name not in ("__init__.py", "common.py"))
+KEYS = (
+    *("steps", "batch_size", "accumulate", "image_size", "seed", "mesh", "sharding"),
+    *("eval_every", "checkpoint_every", "log_every"),
+)
+QUICKSTART = str(ROOT / "clip" / "quickstart.py")
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: p.stem)
+def test_every_recipe(path):
+    config = load_config(str(path), {})
+    assert all(key in config for key in KEYS) and "path" in config.data
+    assert config.steps or config.examples or config.epochs
+    method, tx = make_method(config.method), make_optimizer(config.optim)
+    recipe = Recipe(config.seed, config.batch_size, config.accumulate, tuple(config.freeze))
+    state = jax.eval_shape(lambda: init_state(method, tx, recipe))
+    assert jax.tree.leaves(state["params"])
+    spec = method.batch_spec(config.batch_size)
+    assert spec["image"].shape[1] == config.image_size
+    assert spec["text"].shape[1] == config.data.context_length
+
+
+@pytest.mark.parametrize("arch", ["RN50", "ViT-L-14-336", "ViT-bigG-14"])
+def test_the_reference_recipe_takes_every_size(arch):
+    config = load_config(f"{ROOT}/clip/openai.py:{arch}", {})
+    assert make_method(config.method).image_tower.image_size == config.image_size
+
+
+@pytest.mark.parametrize(
+    "override, message",
+    [
+        ("bacth_size=3", "--config.bacth_size: unknown key; did you mean 'batch_size'?"),
+        ("optim.lrr=3", "--config.optim.lrr: unknown key; did you mean 'optim.lr'?"),
+        ("method.image.widht=3", "did you mean 'method.image.width'"),
+        ("batch_size=many", "--config.batch_size=many: must be of type int"),
+        ("optim=3", "--config.optim: is a section"),
+        ("method.unroll=maybe", "must be true or false"),
+    ],
+)
+def test_bad_overrides_name_the_key(override, message):
+    key, _, value = override.partition("=")
+    with pytest.raises(UserError) as caught:
+        load_config(QUICKSTART, {key: value})
+    assert message in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_values_are_parsed_as_the_type_that_is_there():
+    words = ["--config.steps=1e3", "--config.optim.lr", "1", "--config.freeze=('a',)", "--x"]
+    rest, overrides = split_overrides([*words, "--config.data.path=3"])
+    assert rest == ["--x"]
+    config = load_config(QUICKSTART, overrides)
+    assert config.steps == 1000 and config.optim.lr == 1.0 and isinstance(config.optim.lr, float)
+    assert config.freeze == ("a",) and config.data.path == "3"
+
+
+def test_a_length_on_the_command_line_replaces_the_files():
+    config = load_config(str(ROOT / "clip" / "folder.py"), {"steps": "5"})
+    assert (config.steps, config.examples, config.epochs) == (5, 0, 0.0)
+    assert config.optim.warmup_epochs == 1.0
+    config = load_config(QUICKSTART, {"epochs": "2", "optim.warmup_epochs": "1"})
+    assert (config.steps, config.epochs, config.optim.warmup_steps) == (0, 2.0, 0)
+
+
+def test_a_missing_file_is_one_line():
+    with pytest.raises(UserError, match="no such file; did you mean"):
+        load_config(str(ROOT / "clip" / "quickstrat.py"), {})
+
+
+def test_evaluators_may_be_added_by_flags():
+    config = load_config(QUICKSTART, {"evals.mine.type": "knn", "evals.mine.k": "(1, 5)"})
+    assert config.evals.mine.to_dict() == {"type": "knn", "k": (1, 5)}

@@ -1,0 +1,181 @@
+"""R1, R4, R5, R6: kills, full disks, damage and other models; nothing torn is ever restored."""
+
+import json
+import random
+import resource
+import signal
+import time
+
+import jax
+import jax.numpy as jnp
+import pytest
+from runs import digests, finish, start
+
+from vlp_jax.core.errors import RunError, UserError
+from vlp_jax.train.checkpoint import Checkpoints
+
+STATE = {
+    "step": jnp.int32(3),
+    "params": {"w": jnp.arange(4096.0).reshape(64, 64), "b": jnp.ones(8)},
+}
+
+
+def shapes(state):
+    return jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state
+    )
+
+
+@pytest.fixture
+def saved(tmp_path):
+    checkpoints = Checkpoints(tmp_path / "c", keep=5)
+    for step in (1, 2):
+        checkpoints.save(step, {**STATE, "step": jnp.int32(step)})
+    checkpoints.wait()
+    return checkpoints
+
+
+def test_round_trip_is_bitwise_and_old_steps_go(tmp_path):
+    checkpoints = Checkpoints(tmp_path / "c", keep=2, keep_every=4)
+    for step in range(1, 8):
+        checkpoints.save(step, {**STATE, "step": jnp.int32(step)})
+    checkpoints.wait()
+    assert checkpoints.steps() == [4, 6, 7]
+    back = checkpoints.restore(shapes(STATE))
+    assert digests(back) == digests({**STATE, "step": jnp.int32(7)})
+    assert int(checkpoints.restore(shapes(STATE), step=6)["step"]) == 6
+
+
+def test_a_save_keeps_the_values_of_its_moment(tmp_path):
+    """The step donates its state, so the arrays are overwritten while the save still runs."""
+    checkpoints = Checkpoints(tmp_path / "c")
+    add = jax.jit(lambda s: jax.tree.map(lambda x: x + 1, s), donate_argnums=0)
+    state = jax.tree.map(jnp.copy, STATE)
+    checkpoints.save(1, state)
+    for _ in range(5):
+        state = add(state)
+    jax.block_until_ready(state)
+    checkpoints.wait()
+    assert digests(checkpoints.restore(shapes(STATE))) == digests(STATE)
+
+
+def test_every_kind_of_damage_is_found_and_named(saved):
+    folder = saved.folder / "2"
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.stat().st_size)
+    assert len(files) >= 4
+    for path in files:
+        whole = path.read_bytes()
+        flipped = bytearray(whole)
+        flipped[len(whole) // 2] ^= 1
+        for damage in (bytes(flipped), whole[:-1], None):
+            path.unlink()
+            if damage is not None:
+                path.write_bytes(damage)
+            with pytest.raises(RunError, match=str(path)):
+                saved.restore(shapes(STATE))
+            assert int(saved.restore(shapes(STATE), step=1)["step"]) == 1  # only when asked for
+            path.write_bytes(whole)
+    assert int(saved.restore(shapes(STATE))["step"]) == 2
+
+
+def test_a_commit_without_digests_does_not_count(saved, caplog):
+    (saved.folder / "digests" / "2.json").unlink()
+    assert saved.steps() == [1]
+    assert "2 is incomplete" in caplog.text
+    saved.save(2, STATE)  # and its place can be taken again
+    saved.wait()
+    assert saved.steps() == [1, 2]
+
+
+def test_another_model_is_refused_with_every_difference(saved):
+    other = {
+        "step": jnp.int32(0),
+        "params": {"w": jnp.ones((64, 32)), "b": jnp.ones(8, jnp.bfloat16), "new": jnp.ones(2)},
+    }
+    with pytest.raises(UserError) as caught:
+        saved.restore(shapes(other))
+    message = str(caught.value)
+    assert "\n" not in message
+    for part in ("params/w is float32[64, 64], needs float32[64, 32]", "missing params/new"):
+        assert part in message
+    assert "params/b is float32[8], needs bfloat16[8]" in message
+    with pytest.raises(UserError, match="no complete checkpoint of step 9"):
+        saved.restore(shapes(STATE), step=9)
+
+
+def test_a_full_disk_ends_the_run_and_keeps_older_checkpoints(config_file, tmp_path):
+    workdir = tmp_path / "run"
+    first = start("train", f"--config={config_file}", f"--workdir={workdir}", "--config.steps=2")
+    assert finish(first)[0] == 0
+    limit = 1 << 16  # bytes any file may have: less than the data file of a checkpoint
+
+    def full() -> None:
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+
+    command = ["train", f"--config={config_file}", f"--workdir={workdir}", "--force"]
+    code, _, error = finish(start(*command, preexec=full))
+    assert code == 1, error
+    assert "could not be saved" in error.strip().splitlines()[-1] and "Traceback" not in error
+    assert Checkpoints(workdir / "checkpoints").steps() == [2]
+
+
+def test_kills_during_saves_lose_nothing(config_file, tmp_path):
+    """A child that saves after every step, killed at seeded moments, ends like one never killed."""
+    arguments = [
+        "train",
+        f"--config={config_file}",
+        "--config.checkpoint_every=1",
+        "--config.steps=24",
+    ]
+    whole = start(*arguments, f"--workdir={tmp_path / 'whole'}")
+    assert finish(whole)[0] == 0
+    rng, killed, workdir = random.Random(0), 0, tmp_path / "killed"
+    seen = 0
+    for _ in range(4):
+        child = start(*arguments, f"--workdir={workdir}")
+        target = seen + rng.randint(1, 4)
+        deadline = time.monotonic() + 90
+        while child.poll() is None and time.monotonic() < deadline:
+            if newest(workdir) >= target:
+                time.sleep(rng.random() * 0.05)
+                child.send_signal(signal.SIGKILL)
+                break
+            time.sleep(0.002)
+        finish(child)
+        killed += child.returncode == -signal.SIGKILL
+        steps = Checkpoints(workdir / "checkpoints").steps()
+        assert steps and steps[-1] >= seen
+        seen = steps[-1]
+    assert killed >= 3
+    code, _, error = finish(start(*arguments, f"--workdir={workdir}"))
+    assert code == 0, error
+    assert restored(workdir) == restored(tmp_path / "whole")
+    assert logged(workdir) == logged(tmp_path / "whole")
+
+
+def newest(workdir):
+    digests = (workdir / "checkpoints" / "digests").glob("*.json")
+    return max((int(path.stem) for path in digests), default=0)
+
+
+def restored(workdir):
+    device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    step, state = Checkpoints(workdir / "checkpoints").restore_model(device)
+    assert step == 24
+    return digests(state)
+
+
+def logged(workdir):
+    lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    steps = [line["step"] for line in lines]
+    assert steps == sorted(set(steps))
+    return {line["step"]: line["loss"] for line in lines}
+
+
+def test_files_are_digested_by_content(tmp_path):
+    from vlp_jax.train.checkpoint import file_digest
+
+    file = tmp_path / "f"
+    file.write_bytes(b"123456789")
+    assert file_digest(file) == {"bytes": 9, "crc32": 0xCBF43926}  # the check value of CRC-32
