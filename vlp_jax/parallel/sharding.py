@@ -41,7 +41,9 @@ def _tensor(axis: int) -> Tactic:
     """Puts dimension `axis` (negative, from the end) on the tensor axis where it divides."""
 
     def tactic(shape: tuple[int, ...], mesh: Mesh) -> PartitionSpec:
-        fits = mesh.shape["tensor"] > 1 and shape[axis] % mesh.shape["tensor"] == 0
+        ways = mesh.shape["tensor"]
+        # Adafactor keeps leaves of fewer axes under a parameter's path.
+        fits = ways > 1 and len(shape) >= -axis and shape[axis] % ways == 0
         return _split_largest(shape, mesh, {len(shape) + axis: "tensor"} if fits else {})
 
     return tactic
