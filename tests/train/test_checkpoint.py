@@ -85,6 +85,10 @@ def test_a_commit_without_digests_does_not_count(saved, caplog):
     saved.save(2, STATE)  # and its place can be taken again
     saved.wait()
     assert saved.steps() == [1, 2]
+    (saved.folder / "digests" / "1.json").unlink()
+    saved.save(3, STATE)
+    saved.wait()
+    assert not (saved.folder / "1").exists(), "what an interrupted save left is cleared away"
 
 
 def test_another_model_is_refused_with_every_difference(saved):

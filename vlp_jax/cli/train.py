@@ -100,16 +100,17 @@ def train(config: Any, workdir: Path, force: bool = False, step: int | None = No
     from vlp_jax.train.checkpoint import Checkpoints
     from vlp_jax.train.loop import Loop
     from vlp_jax.train.trainer import Trainer
-    from vlp_jax.train.workdir import open_workdir
+    from vlp_jax.train.workdir import check_workdir, write_workdir
 
     start = time.monotonic()
     trainer = Trainer(config)
     abstract = trainer.abstract_state
     checkpoints = Checkpoints(workdir / "checkpoints", config.keep_checkpoints, config.keep_every)
+    check_workdir(workdir, config, trainer.pipeline.fingerprint, force)
     weights = first_weights(trainer, checkpoints)
-    if jax.process_index() == 0:
-        open_workdir(workdir, config, trainer.pipeline.fingerprint, force)
     state = start_state(trainer, checkpoints, step, weights)
+    if jax.process_index() == 0:
+        write_workdir(workdir, config, trainer.pipeline.fingerprint)
     loop = Loop(trainer, workdir, state, checkpoints)
     count = size(abstract["params"]) + size(abstract["frozen"])
     print(

@@ -10,6 +10,7 @@ import concurrent.futures
 import json
 import logging
 import os
+import shutil
 import threading
 import zlib
 from pathlib import Path
@@ -23,6 +24,8 @@ from vlp_jax.core.pytree import flatten
 
 log = logging.getLogger(__name__)
 _CHUNK = 1 << 22
+_TORN = ".orbax-checkpoint-tmp"  # in the name of a folder whose save has not been committed
+_HINT = "delete this step's folder or pass --step=OLDER to go on from an older checkpoint"
 
 
 def _context() -> ocp.Context:
@@ -40,6 +43,10 @@ def file_digest(path: Path) -> dict[str, int]:
         while chunk := file.read(_CHUNK):
             value, size = zlib.crc32(chunk, value), size + len(chunk)
     return {"bytes": size, "crc32": value}
+
+
+def _table_digest(files: dict[str, dict[str, int]]) -> int:
+    return zlib.crc32(json.dumps(files, sort_keys=True).encode())
 
 
 def _files(folder: Path) -> list[Path]:
@@ -67,17 +74,17 @@ class Checkpoints:
         """Complete steps, ascending. A committed step without digests was interrupted; it is logged
         and left out.
         """
-        found = (
-            [int(p.name) for p in self.folder.glob("*") if p.name.isdigit()]
-            if self.folder.is_dir()
-            else []
-        )
-        complete = [step for step in found if self._digest_file(step).is_file()]
-        for step in sorted(set(found) - set(complete)):
+        complete = [step for step in self._present() if self._digest_file(step).is_file()]
+        for step in sorted(set(self._present()) - set(complete)):
             log.warning(
                 "checkpoint %s/%d is incomplete (interrupted save), ignored", self.folder, step
             )
         return sorted(complete)
+
+    def _present(self) -> list[int]:
+        if not self.folder.is_dir():
+            return []
+        return [int(path.name) for path in self.folder.glob("*") if path.name.isdigit()]
 
     def save(self, step: int, state: Any) -> None:
         """Starts an asynchronous save; returns once the arrays are copied off the device.
@@ -89,6 +96,7 @@ class Checkpoints:
         try:
             if self._main:
                 (self.folder / "digests").mkdir(parents=True, exist_ok=True)
+                self._digest_file(step).unlink(missing_ok=True)  # the step is torn from here on
             with _context():
                 response = ocp.save_async(self.folder / str(step), state, overwrite=True)
         except Exception as error:
@@ -162,20 +170,33 @@ class Checkpoints:
             raise UserError(
                 f"{self.folder}: no complete checkpoint of step {step}; complete: {steps}"
             )
-        with _context():
-            saved = ocp.metadata(self.folder / str(step)).metadata
+        names = ("params", "frozen", "ema", "extra")
+        try:
+            abstract = self._saved_shapes(step, names, sharding)
+        except Exception as error:
+            for path, digest in self._expected(step):
+                _check_file(path, digest)
+            raise self._unreadable(step, error) from error
+        loaded = self.restore(abstract, step, compare=False)
+        return step, {name: loaded[name] for name in names}
+
+    def _saved_shapes(
+        self, step: int, names: tuple[str, ...], sharding: jax.sharding.Sharding
+    ) -> dict[str, Any]:
+        """The saved tree as ShapeDtypeStructs, the parts beside `names` to be skipped."""
 
         def wanted(leaf: Any) -> jax.ShapeDtypeStruct:
             return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
 
-        names = ("params", "frozen", "ema", "extra")
-        skip = lambda tree: jax.tree.map(lambda _: ocp.PLACEHOLDER, tree)  # noqa: E731
-        abstract = {
-            name: jax.tree.map(wanted, tree) if name in names else skip(tree)
+        with _context():
+            saved = ocp.metadata(self.folder / str(step)).metadata
+        return {
+            name: jax.tree.map(wanted if name in names else lambda _: ocp.PLACEHOLDER, tree)
             for name, tree in saved.items()
         }
-        loaded = self.restore(abstract, step, compare=False)
-        return step, {name: loaded[name] for name in names}
+
+    def _unreadable(self, step: int, error: BaseException) -> RunError:
+        return RunError(f"{self.folder / str(step)}: cannot be restored: {_one_line(error)}")
 
     def _load(self, step: int, abstract: Any, compare: bool) -> Any:
         with _context():
@@ -184,9 +205,7 @@ class Checkpoints:
             try:
                 return ocp.load(self.folder / str(step), abstract)
             except Exception as error:
-                raise RunError(
-                    f"{self.folder / str(step)}: cannot be restored: {_one_line(error)}"
-                ) from error
+                raise self._unreadable(step, error) from error
 
     def _compare(self, step: int, abstract: Any) -> None:
         saved = flatten(ocp.metadata(self.folder / str(step)).metadata)
@@ -204,7 +223,15 @@ class Checkpoints:
             )
 
     def _expected(self, step: int) -> list[tuple[Path, dict[str, int]]]:
-        table = json.loads(self._digest_file(step).read_text())
+        file = self._digest_file(step)
+        try:
+            table = json.loads(file.read_text())
+            whole = table["crc32"] == _table_digest(table["files"])
+        except (ValueError, KeyError, TypeError):
+            whole = False
+        if not whole:
+            raise RunError(f"{file}: damaged; {_HINT}")
+        table = table["files"]
         return [(self.folder / str(step) / name, digest) for name, digest in table.items()]
 
     def _finish(self, step: int, response: Any) -> None:
@@ -212,7 +239,7 @@ class Checkpoints:
             response.result()
             if self._main:
                 self._write_digests(step)
-                self._prune()
+                self._prune(step)
         except BaseException as error:
             self._error = self._failure(step, error)
 
@@ -222,16 +249,22 @@ class Checkpoints:
         target = self._digest_file(step)
         partial = target.with_suffix(".tmp")
         with open(partial, "w") as file:
-            json.dump(table, file)
+            json.dump({"files": table, "crc32": _table_digest(table)}, file)
             file.flush()
             os.fsync(file.fileno())
         partial.replace(target)
 
-    def _prune(self) -> None:
-        for step in self.steps()[: -self._keep]:
-            if not self._keep_every or step % self._keep_every:
-                self._digest_file(step).unlink()
-                ocp.delete(self.folder / str(step))
+    def _prune(self, newest: int) -> None:
+        """Removes complete steps beyond `keep`, and what interrupted saves before `newest` left."""
+        present = self._present()
+        complete = sorted(step for step in present if self._digest_file(step).is_file())
+        old = [s for s in complete[: -self._keep] if not self._keep_every or s % self._keep_every]
+        torn = [step for step in present if step not in complete and step < newest]
+        for step in (*old, *torn):
+            self._digest_file(step).unlink(missing_ok=True)
+            shutil.rmtree(self.folder / str(step))  # orbax's own delete waits for all processes
+        for path in self.folder.glob(f"*{_TORN}*"):
+            shutil.rmtree(path, ignore_errors=True)
 
     def _digest_file(self, step: int) -> Path:
         return self.folder / "digests" / f"{step}.json"
@@ -243,12 +276,11 @@ class Checkpoints:
 
 
 def _check_file(path: Path, expected: dict[str, int]) -> None:
-    hint = "delete this step's folder or pass --step=OLDER to go on from an older checkpoint"
     if not path.is_file():
-        raise RunError(f"{path}: file of a complete checkpoint is missing; {hint}")
+        raise RunError(f"{path}: file of a complete checkpoint is missing; {_HINT}")
     found = file_digest(path)
     if found != expected:
-        raise RunError(f"{path}: damaged, {found} does not match {expected} at save time; {hint}")
+        raise RunError(f"{path}: damaged, {found} does not match {expected} at save time; {_HINT}")
 
 
 def _one_line(error: BaseException) -> str:

@@ -16,6 +16,7 @@ from jax.sharding import Mesh
 from vlp_jax.core.errors import UserError
 from vlp_jax.core.types import Array, Extra, HostBatch, Params
 from vlp_jax.data.device import to_device
+from vlp_jax.data.source import open_source
 from vlp_jax.evals.base import EvalContext, EvalFn, Evaluator, Result, make_evaluator
 from vlp_jax.methods.base import Method
 from vlp_jax.parallel.mesh import BATCH_AXES, batch_sharding, replicated
@@ -28,7 +29,8 @@ def make_evaluators(
     to the name.
 
     Raises:
-      UserError: unknown type or key, or a method that lacks a function the evaluator needs.
+      UserError: unknown type or key, a data set that is not there, or a method that lacks a
+        function the evaluator needs.
     """
     found = {}
     offered = method.eval_fns()
@@ -41,6 +43,9 @@ def make_evaluators(
                 f"evals.{name}: needs {lacking} but {type(method).__name__} offers "
                 f"{sorted(offered)}"
             )
+        for path in (getattr(evaluator, "train", ""), getattr(evaluator, "path", "")):
+            if isinstance(path, str) and path:
+                open_source(path)  # a missing set shows now, not after the training
         found[name] = evaluator
     return found
 

@@ -100,6 +100,8 @@ class Loop:
             return
         step, metrics = self._pending
         self._pending = None
+        if step % self.config.max_bad_steps == 0:
+            self._stop_when_bad(step, int(metrics["skipped_in_row"]))
         if step % self.config.log_every and step not in (self.start + 1, self.trainer.steps):
             return
         values = {name: float(value) for name, value in jax.device_get(metrics).items()}
@@ -109,9 +111,13 @@ class Loop:
         self.writers.write(step, values)
         if jax.process_index() == 0:
             show(progress_line(step, self.trainer.steps, values), last=step == self.trainer.steps)
-        if values["skipped_in_row"] >= self.config.max_bad_steps:
+        self._stop_when_bad(step, int(values["skipped_in_row"]))
+
+    def _stop_when_bad(self, step: int, in_row: int) -> None:
+        """Looked at on logged steps, and often enough that no run is bad for 2 max_bad_steps."""
+        if in_row >= self.config.max_bad_steps:
             raise RunError(
-                f"step {step}: {values['skipped_in_row']:.0f} steps in a row "
+                f"step {step}: {in_row} steps in a row "
                 "had a loss or gradient that is not finite "
                 f"(max_bad_steps={self.config.max_bad_steps}); "
                 "the weights are those of the last good step"
@@ -149,6 +155,7 @@ class Loop:
     def _save(self) -> None:
         if self._saved == self.step:
             return
+        self._log_pending()  # a run resumed from here must find this step's line in the log
         paused = self.meter.pause()
         self.checkpoints.save(self.step, self.state)
         self._saved, self._last_save = self.step, time.monotonic()

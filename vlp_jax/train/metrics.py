@@ -31,7 +31,9 @@ class JsonlWriter:
             kept = [
                 line for line in path.read_text().splitlines(True) if _step_of(line) <= resume_step
             ]
-            path.write_text("".join(kept))
+            partial = path.with_name(path.name + ".tmp")
+            partial.write_text("".join(kept))
+            partial.replace(path)  # whole or not at all
         self._file = open(path, "a", buffering=1)  # noqa: SIM115 (open as long as the run)
 
     def write(self, step: int, scalars: Mapping[str, float]) -> None:

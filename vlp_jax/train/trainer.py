@@ -23,6 +23,7 @@ from vlp_jax.optim.optimizer import OptimConfig, lr_factors, make_optimizer
 from vlp_jax.optim.schedules import Schedule, duration, make_schedule
 from vlp_jax.parallel.mesh import batch_sharding, check_batch, make_mesh, replicated
 from vlp_jax.train.evaluate import Embedder, eval_context, make_evaluators
+from vlp_jax.train.settings import check_pictures, check_settings
 from vlp_jax.train.state import Recipe, State, init_state, state_sharding
 from vlp_jax.train.step import make_step
 
@@ -60,10 +61,11 @@ class Trainer:
 
     def __post_init__(self) -> None:
         c = self.config
+        check_settings(c)
         check_batch(c.batch_size, c.accumulate, self.mesh)
-        if c.image_size < 1:
-            raise UserError(f"image_size={c.image_size} must be positive")
         spec = self.method.batch_spec(c.batch_size)
+        if "image" in spec:
+            check_pictures(c.image_size, spec["image"].shape)
         if self.tokenizer is not None:
             check_tokenizer(self.tokenizer, spec, self.method)
         _ = self.tx, self.pipeline, self.schedule, self.evaluators

@@ -96,8 +96,8 @@ def read_config(path: str | Path) -> dict[str, Any]:
         raise UserError(f"{path}: holds no run ({file.name}: {error})") from error
 
 
-def open_workdir(path: Path, config: Mapping[str, Any], data_digest: str, force: bool) -> None:
-    """Creates the folder with config.json and run.json, or checks that it belongs to the same run.
+def check_workdir(path: Path, config: Mapping[str, Any], data_digest: str, force: bool) -> None:
+    """Checks that the folder is free or belongs to the same run; writes nothing.
 
     Raises:
       UserError: a file stands in its place, or the folder holds a run of another config or other
@@ -118,7 +118,11 @@ def open_workdir(path: Path, config: Mapping[str, Any], data_digest: str, force:
                 f"--workdir={path}: holds a run of another config ({'; '.join(different)}); "
                 "choose another folder or pass --force"
             )
+
+
+def write_workdir(path: Path, config: Mapping[str, Any], data_digest: str) -> None:
+    """Creates the folder, where there is none, and writes config.json and run.json."""
     path.mkdir(parents=True, exist_ok=True)
     nested = json.loads(config.to_json()) if hasattr(config, "to_json") else dict(config)
-    write_json(file, nested)
+    write_json(path / "config.json", nested)
     write_json(path / "run.json", {"data_digest": data_digest, "versions": versions()})

@@ -1,0 +1,158 @@
+"""The contract of methods/base.py, held against every method that is there."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from tiny import SIZE, tiny_batch, tiny_config, tiny_method
+
+from vlp_jax.core import dispatch
+from vlp_jax.core.errors import UserError
+from vlp_jax.core.pytree import flatten
+from vlp_jax.core.rng import example_keys, step_key
+from vlp_jax.methods.base import Method, make_method
+
+B = 8
+METHODS = dispatch.names("methods")
+RANDOM = dict(
+    image={"dropout": 0.1, "patch_dropout": 0.5, "num_layers": 1},
+    text={"dropout": 0.1, "num_layers": 1},
+    augment={"crop_scale": (0.5, 1.0), "flip": 0.5},
+)
+
+
+@pytest.fixture(scope="module", params=METHODS)
+def made(request):
+    """(method, params, extra, batch) of every method, with everything random on."""
+    method = tiny_method(request.param, **RANDOM)
+    batch = jax.tree.map(jnp.asarray, tiny_batch(B))
+    params, extra = jax.jit(method.init)(jax.random.key(0), batch)
+    return method, params, extra, batch
+
+
+def test_shapes_are_known_without_running(made):
+    method, params, extra, batch = made
+    spec = method.batch_spec(B)
+    assert {k: (v.shape, v.dtype) for k, v in spec.items()} == {
+        k: (batch[k].shape, batch[k].dtype) for k in spec
+    }
+    abstract = jax.eval_shape(method.init, jax.random.key(0), spec)
+    wanted = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), (params, extra))
+    assert jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), abstract) == wanted
+    assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {jnp.dtype("float32")}
+
+
+def test_init_depends_on_the_seed_alone(made):
+    method, params, _, batch = made
+    other = jax.tree.map(jnp.asarray, tiny_batch(B, seed=9))
+    again = flatten(jax.jit(method.init)(jax.random.key(0), other)[0])
+    moved = flatten(jax.jit(method.init)(jax.random.key(1), batch)[0])
+    for path, leaf in flatten(params).items():
+        np.testing.assert_array_equal(again[path], leaf, err_msg=path)
+    changed = [path for path, leaf in flatten(params).items() if (moved[path] != leaf).any()]
+    assert {"image/patch_embed/kernel", "text/token_embed/embedding"} <= set(changed)
+
+
+def test_loss_is_objective_of_encode_and_has_a_gradient_everywhere(made):
+    method, params, extra, batch = made
+    keys = example_keys(step_key(0, 1), B)
+    call = dict(rng=keys, step=jnp.int32(1))
+
+    @jax.jit
+    def run(params):
+        loss_fn = lambda p: method.loss(p, extra, batch, **call)  # noqa: E731
+        rows, aux = method.encode(params, extra, batch, **call)
+        value, metrics = method.objective(params, rows, batch)
+        return jax.value_and_grad(loss_fn, has_aux=True)(params), value, metrics, rows, aux
+
+    ((loss, aux), gradient), value, metrics, rows, encoded = run(params)
+    assert loss.shape == () and loss.dtype == jnp.float32 and np.isfinite(loss)
+    assert float(loss) == pytest.approx(float(value), rel=1e-6)
+    assert aux.metrics.keys() == {**encoded.metrics, **metrics}.keys()
+    assert all(np.shape(v) == () and np.isfinite(v) for v in aux.metrics.values())
+    assert jax.tree.structure(aux.extra) == jax.tree.structure(extra)
+    assert all(leaf.shape[0] == B for leaf in jax.tree.leaves(rows))
+    for path, leaf in flatten(gradient).items():
+        assert np.isfinite(leaf).all(), path
+        assert np.abs(leaf).max() > 0, f"no gradient reaches {path}"
+
+
+def test_representations_of_a_micro_batch_are_those_of_the_batch(made):
+    """Keys go by example, so splitting a batch is invisible with all randomness on."""
+    method, params, extra, batch = made
+    encode = jax.jit(
+        lambda batch, keys: method.encode(params, extra, batch, rng=keys, step=jnp.int32(0))[0]
+    )
+    keys = example_keys(step_key(0, 0), B)
+    whole, rows = encode(batch, keys), jnp.array([1, 3, 5, 7])
+    part = encode(jax.tree.map(lambda x: x[rows], batch), keys[rows])
+    for a, b in zip(jax.tree.leaves(whole), jax.tree.leaves(part), strict=True):
+        np.testing.assert_allclose(np.asarray(a)[rows], b, atol=1e-5)
+    other = encode(batch, example_keys(step_key(0, 1), B))
+    assert any(
+        np.abs(a - b).max() > 1e-3
+        for a, b in zip(jax.tree.leaves(whole), jax.tree.leaves(other), strict=True)
+    ), "the key changed nothing"
+
+
+def test_eval_fns_are_deterministic_and_unit_norm(made):
+    method, params, extra, batch = made
+    fns = method.eval_fns()
+    assert {"embed_image", "embed_text", "features"} <= fns.keys()
+    for name, fn in fns.items():
+        run = jax.jit(fn)
+        rows = np.asarray(run(params, extra, batch))
+        assert rows.shape[0] == B and rows.dtype == np.float32
+        np.testing.assert_array_equal(rows, run(params, extra, batch))
+        moved = jax.tree.map(lambda x: jnp.roll(x, 1, 0), batch)  # no row sees another
+        np.testing.assert_allclose(run(params, extra, moved)[1:], rows[:-1], atol=1e-5)
+        if name.startswith("embed"):
+            np.testing.assert_allclose(np.linalg.norm(rows, axis=1), 1, rtol=1e-5)
+
+
+def test_projection_clamps_and_touches_nothing_else(made):
+    method, params, _, _ = made
+    for value, wanted in ((99.0, method.max_logit_scale), (-3.0, 0.0), (1.25, 1.25)):
+        moved = method.project({**params, "logit_scale": jnp.float32(value)})
+        assert float(moved["logit_scale"]) == pytest.approx(wanted)
+        assert all(moved[k] is params[k] for k in params if k != "logit_scale")
+    locked = {k: v for k, v in params.items() if k != "logit_scale"}
+    assert method.project(locked) == locked  # the temperature may be frozen
+
+
+def test_after_update_keeps_the_structure(made):
+    method, params, extra, _ = made
+    assert jax.tree.structure(method.after_update(params, extra)) == jax.tree.structure(extra)
+    assert method.flops() > 0
+
+
+def test_temperatures_start_as_published():
+    clip, siglip = tiny_method("clip"), tiny_method("siglip")
+    assert np.exp(clip.init_logit_scale) == pytest.approx(1 / 0.07)
+    assert np.exp(clip.max_logit_scale) == pytest.approx(100)
+    assert np.exp(siglip.init_logit_scale) == pytest.approx(10)
+    assert siglip.init_logit_bias == -10
+
+
+def test_bad_sections_are_refused():
+    for config, message in (
+        (tiny_config(name="cilp"), "method.name: unknown 'cilp'; did you mean 'clip'"),
+        (tiny_config(init_logit_scal=1.0), "method.init_logit_scal: unknown key"),
+        ({"name": "clip", "embed_dim": 3}, "method: .*missing"),
+    ):
+        with pytest.raises(UserError, match=message):
+            make_method(config)
+    assert not Method.batch_coupled and Method.frozen == ()
+
+
+def test_resnet_towers_carry_their_statistics():
+    image = dict(name="resnet", image_size=SIZE, layers=(1, 1, 1, 1), width=8)
+    config = tiny_config("clip")
+    method = make_method({**config, "image": image})
+    batch = jax.tree.map(jnp.asarray, tiny_batch(4))
+    params, extra = jax.jit(method.init)(jax.random.key(0), batch)
+    keys = example_keys(step_key(0, 0), 4)
+    aux = jax.jit(lambda e: method.loss(params, e, batch, rng=keys, step=jnp.int32(0))[1])(extra)
+    before, after = flatten(extra), flatten(aux.extra)
+    assert before.keys() == after.keys() and all(p.startswith("batch_stats/image/") for p in before)
+    assert all((before[path] != after[path]).any() for path in before)

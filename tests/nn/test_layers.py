@@ -1,0 +1,107 @@
+"""Patches, activations, attention, initialisers: each against a plain formula."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from vlp_jax.core.errors import UserError
+from vlp_jax.nn.attention import CrossAttention, attend
+from vlp_jax.nn.init import block_init
+from vlp_jax.nn.patches import PatchEmbed
+from vlp_jax.nn.precision import ACTIVATIONS
+
+RNG = np.random.default_rng(0)
+
+
+@pytest.mark.parametrize("bias", [False, True])
+def test_patch_embedding_is_the_strided_convolution(bias):
+    images = RNG.normal(size=(2, 12, 8, 3)).astype(np.float32)
+    embed = PatchEmbed(5, 4, bias)
+    params = embed.init(jax.random.key(0), images)["params"]
+    if bias:
+        params = {**params, "bias": jnp.arange(5.0)}
+    wanted = jax.lax.conv_general_dilated(
+        images, params["kernel"], (4, 4), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC")
+    ).reshape(2, 6, 5)
+    wanted = wanted + params.get("bias", 0)
+    np.testing.assert_allclose(embed.apply({"params": params}, images), wanted, atol=1e-5)
+
+
+def test_patch_size_must_divide():
+    with pytest.raises(UserError, match="10x8 is not a multiple of patch_size 4"):
+        PatchEmbed(5, 4).init(jax.random.key(0), np.zeros((1, 10, 8, 3), np.float32))
+
+
+FORMULAS = {
+    "gelu": lambda x: x * 0.5 * (1 + math.erf(x / math.sqrt(2))),
+    "quick_gelu": lambda x: x / (1 + math.exp(-1.702 * x)),
+    "gelu_tanh": lambda x: (
+        0.5 * x * (1 + math.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
+    ),
+    "relu": lambda x: max(x, 0.0),
+    "silu": lambda x: x / (1 + math.exp(-x)),
+}
+
+
+@pytest.mark.parametrize("name", ACTIVATIONS)
+def test_activations_and_their_gradients(name):
+    x, h = np.linspace(-6, 6, 53) + 0.01, 1e-5
+    formula = np.vectorize(FORMULAS[name])
+    value, gradient = jax.vmap(jax.value_and_grad(ACTIVATIONS[name]))(np.float32(x))
+    np.testing.assert_allclose(value, formula(x), atol=2e-6)
+    np.testing.assert_allclose(gradient, (formula(x + h) - formula(x - h)) / (2 * h), atol=1e-5)
+    assert ACTIVATIONS[name](jnp.ones(2, jnp.bfloat16)).dtype == jnp.bfloat16
+
+
+def test_attention_weighs_values_by_a_masked_softmax():
+    q, k, v = (RNG.normal(size=(2, 4, 3, 5)) for _ in range(3))
+    mask = np.tril(np.ones((4, 4), bool))
+    found = attend(*(np.float32(a) for a in (q, k, v)), mask)
+    for b in range(2):
+        for head in range(3):
+            z = q[b, :, head] @ k[b, :, head].T / math.sqrt(5)
+            z = np.exp(np.where(mask, z, -np.inf))
+            wanted = z / z.sum(1, keepdims=True) @ v[b, :, head]
+            np.testing.assert_allclose(found[b, :, head], wanted, atol=1e-5)
+
+
+def test_cross_attention_sees_the_context_only_where_the_mask_allows():
+    layer = CrossAttention(2, 4, 6)
+    x, context = np.float32(RNG.normal(size=(2, 3, 6))), np.float32(RNG.normal(size=(2, 5, 7)))
+    params = layer.init(jax.random.key(0), x, context)
+    mask = np.arange(5) < 3
+    whole = layer.apply(params, x, context, mask)
+    short = layer.apply(params, x, context[:, :3])
+    np.testing.assert_allclose(whole, short, atol=1e-6)
+    assert np.abs(whole - layer.apply(params, x, context)).max() > 1e-3
+
+
+WIDTH, HIDDEN, LAYERS = 256, 1024, 8
+# Standard deviations: clip.md 2.5 for `clip`; torch's defaults; Xavier-uniform sqrt(2 / (in + out)).
+STDS = {
+    "clip": (WIDTH**-0.5, WIDTH**-0.5 * (2 * LAYERS) ** -0.5, (2 * WIDTH) ** -0.5, None, 0.0),
+    "torch": (
+        math.sqrt(2 / (4 * WIDTH)),
+        (3 * WIDTH) ** -0.5,
+        (3 * WIDTH) ** -0.5,
+        (3 * HIDDEN) ** -0.5,
+        (3 * WIDTH) ** -0.5,
+    ),
+    "xavier": (WIDTH**-0.5, WIDTH**-0.5, (2 / (WIDTH + HIDDEN)) ** 0.5, None, 1e-6),
+}
+
+
+@pytest.mark.parametrize("rule", STDS)
+def test_initial_spread_of_every_kernel(rule):
+    init = block_init(rule, WIDTH, HIDDEN, LAYERS)
+    qkv, out, fc1, fc2, bias = STDS[rule]
+    fc2 = fc2 or (out if rule == "clip" else fc1)
+    shapes = {"qkv": (WIDTH, 3 * WIDTH), "out": (WIDTH, WIDTH)}
+    shapes |= {"fc1": (WIDTH, HIDDEN), "fc2": (HIDDEN, WIDTH), "fc1_bias": (100_000,)}
+    for name, std in dict(qkv=qkv, out=out, fc1=fc1, fc2=fc2, fc1_bias=bias).items():
+        drawn = np.asarray(getattr(init, name)(jax.random.key(1), shapes[name], jnp.float32))
+        assert drawn.std() == pytest.approx(std, rel=0.02), name
+        assert abs(drawn.mean()) < 0.02 * std + 1e-9

@@ -1,0 +1,201 @@
+"""The stack against a float64 numpy oracle; scan, unrolling and remat change nothing but speed."""
+
+import dataclasses
+import math
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from vlp_jax.core.errors import UserError
+from vlp_jax.core.pytree import flatten
+from vlp_jax.core.rng import example_keys
+from vlp_jax.nn.precision import REMAT_POLICIES
+from vlp_jax.nn.transformer import StackConfig, layer_norm, run_blocks
+
+B, T, D, H, L = 3, 5, 16, 2, 2
+BASE = StackConfig(width=D, num_layers=L, num_heads=H, hidden=24, dropout=0.2, drop_path=0.2)
+CAUSAL = np.tril(np.ones((T, T), bool))
+X = np.random.default_rng(0).normal(size=(B, T, D)).astype(np.float32)
+
+
+class Body(nn.Module):
+    config: StackConfig
+
+    @nn.compact
+    def __call__(self, x, mask=None, rng=None):
+        return run_blocks(self.config, x, mask, rng)
+
+
+@pytest.fixture(scope="module")
+def params():
+    fresh = jax.jit(Body(BASE).init)(jax.random.key(0), X)["params"]
+    rng = np.random.default_rng(1)  # biases and gains away from 0 and 1, or they would not count
+    return jax.tree.map(lambda p: p + 0.1 * rng.normal(size=p.shape).astype(np.float32), fresh)
+
+
+def value_and_gradient(params, rng=None, mask=None, **changes):
+    body = Body(dataclasses.replace(BASE, **changes))
+    weights = np.random.default_rng(2).normal(size=(B, T, D)).astype(np.float32)
+    loss = lambda p: (body.apply({"params": p}, X, mask, rng) * weights).sum()  # noqa: E731
+    value, gradient = jax.jit(jax.value_and_grad(loss))(params)
+    return float(value), {k: np.asarray(v) for k, v in flatten(gradient).items()}
+
+
+def assert_same(found, wanted, tolerance=2e-5):
+    assert found[0] == pytest.approx(wanted[0], rel=tolerance)
+    for path, exact in wanted[1].items():
+        limit = tolerance * max(1.0, np.abs(exact).max())
+        np.testing.assert_allclose(found[1][path], exact, atol=limit, err_msg=path)
+
+
+def normal(x, p):
+    x = x - x.mean(-1, keepdims=True)
+    return x / np.sqrt((x**2).mean(-1, keepdims=True) + BASE.norm_eps) * p["scale"] + p["bias"]
+
+
+def oracle(params, x, mask):
+    """Pre-norm blocks in float64, one layer and one head at a time."""
+    erf = np.vectorize(math.erf)
+    for layer in range(L):
+        p = jax.tree.map(lambda leaf: np.asarray(leaf[layer], np.float64), params)["blocks"]
+        h, attn = normal(x, p["norm1"]), p["attn"]
+        out = np.zeros_like(x) + attn["out"]["bias"]
+        for head in range(H):
+            w, b = attn["qkv"]["kernel"][:, :, head], attn["qkv"]["bias"][:, head]
+            if w.shape[1] != 3:  # [D, 3, H, K] or [D, H, 3, K]
+                w, b = attn["qkv"]["kernel"][:, head], attn["qkv"]["bias"][head]
+            q, k, v = (h @ w[:, i] + b[i] for i in range(3))
+            z = q @ k.transpose(0, 2, 1) / np.sqrt(D / H)
+            z = np.where(mask, z, -np.inf)
+            z = np.exp(z - z.max(-1, keepdims=True))
+            out += (z / z.sum(-1, keepdims=True)) @ v @ attn["out"]["kernel"][head]
+        x = x + out
+        h = normal(x, p["norm2"]) @ p["mlp"]["fc1"]["kernel"] + p["mlp"]["fc1"]["bias"]
+        h = h * 0.5 * (1 + erf(h / np.sqrt(2)))
+        x = x + h @ p["mlp"]["fc2"]["kernel"] + p["mlp"]["fc2"]["bias"]
+    return x
+
+
+@pytest.mark.parametrize("mask", [np.ones((T, T), bool), CAUSAL], ids=["full", "causal"])
+def test_stack_equals_the_oracle(params, mask):
+    found = jax.jit(Body(BASE).apply)({"params": params}, X, mask)
+    np.testing.assert_allclose(found, oracle(params, X.astype(np.float64), mask), atol=2e-5)
+
+
+def test_no_mask_is_the_full_mask_and_causal_hides_the_future(params):
+    apply = jax.jit(Body(BASE).apply)
+    whole = np.ones((T, T), bool)
+    full = apply({"params": params}, X, None)
+    np.testing.assert_allclose(full, apply({"params": params}, X, whole), atol=1e-6)
+    moved = X.copy()
+    moved[:, 3:] += 1
+    before, after = (apply({"params": params}, x, CAUSAL) for x in (X, moved))
+    np.testing.assert_array_equal(before[:, :3], after[:, :3])
+    assert np.abs(before[:, 3:] - after[:, 3:]).max() > 0.1
+
+
+def test_scan_equals_unrolled_with_dropout_on(params):
+    keys = example_keys(jax.random.key(5), B)
+    scanned = value_and_gradient(params, keys, unroll=False)
+    assert_same(value_and_gradient(params, keys, unroll=True), scanned)
+    assert abs(scanned[0] - value_and_gradient(params)[0]) > 1e-2, "dropout was off"
+    shapes = [
+        jax.eval_shape(Body(dataclasses.replace(BASE, unroll=u)).init, jax.random.key(0), X)
+        for u in (True, False)
+    ]
+    assert shapes[0] == shapes[1]
+
+
+@pytest.mark.parametrize(
+    "policy, unroll", [("full", True), ("full", False), ("dots", False), ("weight_dots", True)]
+)
+def test_remat_changes_no_number(params, policy, unroll):
+    assert set(REMAT_POLICIES) == {"none", "full", "dots", "weight_dots"}
+    changes = {"dropout": 0.0, "drop_path": 0.2, "unroll": unroll}
+    keys = example_keys(jax.random.key(5), B)
+    wanted = value_and_gradient(params, keys, **changes)
+    assert_same(value_and_gradient(params, keys, **changes, remat=policy), wanted)
+
+
+def test_remat_saves_less():
+    def kept(policy):
+        body = Body(dataclasses.replace(BASE, remat=policy, unroll=True))
+        shapes = jax.eval_shape(body.init, jax.random.key(0), X)
+        residuals = lambda p: jax.vjp(lambda p: body.apply(p, X), p)[1]  # noqa: E731
+        return sum(leaf.size for leaf in jax.tree.leaves(jax.eval_shape(residuals, shapes)))
+
+    assert kept("full") < kept("weight_dots") < kept("none")
+
+
+def eqns(jaxpr):
+    """Every equation of a jaxpr, inner ones included."""
+    for eqn in jaxpr.eqns:
+        yield eqn
+        for value in jax.tree.leaves(
+            list(eqn.params.values()), is_leaf=lambda v: hasattr(v, "eqns") or hasattr(v, "jaxpr")
+        ):
+            inner = getattr(value, "jaxpr", value)
+            if hasattr(inner, "eqns"):
+                yield from eqns(inner)
+
+
+def test_bfloat16_runs_products_only(params):
+    body = Body(dataclasses.replace(BASE, dtype="bfloat16"))
+    fresh = jax.eval_shape(body.init, jax.random.key(0), X)
+    assert {leaf.dtype for leaf in jax.tree.leaves(fresh)} == {jnp.dtype("float32")}
+    assert jax.eval_shape(body.apply, {"params": params}, X).dtype == jnp.bfloat16
+    loss = lambda p: body.apply({"params": p}, X).astype(jnp.float32).sum()  # noqa: E731
+    gradient = jax.eval_shape(jax.grad(loss), params)
+    assert {leaf.dtype for leaf in jax.tree.leaves(gradient)} == {jnp.dtype("float32")}
+    dtypes = {}
+    for eqn in eqns(jax.make_jaxpr(lambda p: body.apply({"params": p}, X))(params).jaxpr):
+        if eqn.invars:
+            dtypes.setdefault(eqn.primitive.name, set()).add(str(eqn.invars[0].aval.dtype))
+    assert dtypes["dot_general"] == {"bfloat16"}
+    for name in ("exp", "rsqrt", "erf"):  # softmax, LayerNorm, GELU
+        assert dtypes[name] == {"float32"}, name
+    low = jax.jit(body.apply)({"params": params}, X).astype(np.float32)
+    high = jax.jit(Body(BASE).apply)({"params": params}, X)
+    assert 1e-4 < np.abs(low - high).max() < 0.1
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_layer_norm_gradient_is_the_automatic_one(dtype):
+    rng = np.random.default_rng(0)
+    x = jnp.asarray(rng.normal(3, 2, (4, 6, D)), dtype)
+    scale, bias, weights = (jnp.float32(rng.normal(size=s)) for s in (D, D, (4, 6, D)))
+
+    def plain(x, scale, bias):
+        x = x.astype(jnp.float32)
+        centred = x - x.mean(-1, keepdims=True)
+        variance = jnp.square(centred).mean(-1, keepdims=True)
+        return centred / jnp.sqrt(variance + 1e-3) * scale + bias
+
+    def both(fn):
+        loss = lambda *a: (fn(*a) * weights).sum()  # noqa: E731
+        return jax.jit(jax.value_and_grad(loss, (0, 1, 2)))(x, scale, bias)
+
+    ours, wanted = both(lambda *a: layer_norm(*a, 1e-3)), both(plain)
+    assert ours[1][0].dtype == x.dtype
+    tolerance = 1e-5 if dtype == "float32" else 1e-2
+    for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(wanted), strict=True):
+        a, b = np.float32(a), np.float32(b)
+        np.testing.assert_allclose(a, b, atol=tolerance * (1 + np.abs(b).max()))
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"activation": "gleu"}, "activation: unknown 'gleu'; did you mean 'gelu'"),
+        ({"remat": "ful"}, "remat: unknown 'ful'; did you mean 'full'"),
+        ({"dtype": "bf16"}, "dtype: unknown 'bf16'"),
+        ({"init": "xavir"}, "init: unknown 'xavir'; did you mean 'xavier'"),
+    ],
+)
+def test_misspelt_switches_are_refused(change, message):
+    body = Body(dataclasses.replace(BASE, **change))
+    with pytest.raises(UserError, match=message):
+        jax.eval_shape(body.init, jax.random.key(0), X)

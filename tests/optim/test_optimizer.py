@@ -1,0 +1,195 @@
+"""Every rule against an oracle: optax where it has the rule, one layer at a time where we stack."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from tiny import tiny_method
+
+from vlp_jax.core.errors import UserError
+from vlp_jax.core.pytree import flatten, unflatten
+from vlp_jax.optim.optimizer import DIRECTIONS, NO_DECAY, _decay_mask, lr_factors, make_optimizer
+
+RNG = np.random.default_rng(0)
+SHAPES = {
+    "image/pos_embed": (5, 4),
+    "image/cls_token": (4,),
+    "image/blocks/mlp/fc1/kernel": (3, 4, 6),
+    "image/blocks/mlp/fc1/bias": (3, 6),
+    "image/blocks/norm1/scale": (3, 4),
+    "image/head/kernel": (4, 2),
+    "text/token_embed/embedding": (7, 4),
+    "logit_scale": (),
+}
+
+
+def draw(seed):
+    rng = np.random.default_rng(seed)
+    return unflatten({k: jnp.float32(rng.normal(size=s)) for k, s in SHAPES.items()})
+
+
+def walk(tx, params, steps=3, lr=0.1):
+    """Parameters after some steps of p -= lr * direction, gradients by seed."""
+    state = tx.init(params)
+
+    @jax.jit
+    def step(params, state, gradient):
+        updates, state = tx.update(gradient, state, params)
+        return jax.tree.map(lambda p, u: p - lr * u, params, updates), state
+
+    for number in range(steps):
+        params, state = step(params, state, draw(10 + number))
+    return {k: np.asarray(v) for k, v in flatten(params).items()}
+
+
+def assert_equal(found, wanted, tolerance=1e-6):
+    for path, leaf in wanted.items():
+        np.testing.assert_allclose(found[path], leaf, atol=tolerance, err_msg=path)
+
+
+DECAYED = {
+    path: any(end in path for end in ("kernel", "embedding", "pos_embed")) for path in SHAPES
+}
+
+
+def test_decay_goes_by_path_although_layers_are_stacked():
+    """A stacked bias has two axes; open_clip's rule `ndim <= 1` would decay it."""
+    mask = flatten(_decay_mask(NO_DECAY)(draw(0)))
+    assert mask == DECAYED
+
+
+def test_decay_mask_of_real_towers_matches_one_axis_per_layer():
+    method = tiny_method("siglip", image={"pool": "map", "conv_bias": True})
+    params, _ = jax.eval_shape(method.init, jax.random.key(0), method.batch_spec(1))
+    heads = ("attn/qkv/bias", "attn/query/bias", "attn/key_value/bias")  # axes of one vector
+    for path, decayed in flatten(_decay_mask(NO_DECAY)(params)).items():
+        axes = len(flatten(params)[path].shape) - ("blocks/" in path)
+        assert decayed == (axes > 1 and not path.endswith(heads)), path
+
+
+ORACLES = {
+    "adamw": lambda mask: optax.adamw(0.1, 0.9, 0.95, 1e-7, weight_decay=0.3, mask=mask),
+    "lion": lambda mask: optax.lion(0.1, 0.9, 0.95, weight_decay=0.3, mask=mask),
+    "sgd": lambda mask: optax.chain(
+        optax.trace(0.8), optax.add_decayed_weights(0.3, mask), optax.scale(-0.1)
+    ),
+}
+
+
+@pytest.mark.parametrize("name", ORACLES)
+def test_rules_that_optax_has(name):
+    config = dict(name=name, b2=0.95, eps=1e-7, weight_decay=0.3, momentum=0.8, clip_norm=0.0)
+    reference = ORACLES[name](lambda params: unflatten({k: DECAYED[k] for k in flatten(params)}))
+    flipped = optax.chain(reference, optax.scale(-10.0))  # back to a direction: -(-lr d) / lr
+    assert_equal(walk(make_optimizer(config), draw(0)), walk(flipped, draw(0)), 1e-5)
+
+
+def numpy_layer(name, p, decayed, gradients, coefficient, lr=0.1, b1=0.9, b2=0.999, eps=1e-8):
+    """One unstacked weight under LARS or LAMB, in float64, as in the papers' algorithms."""
+    p = np.float64(p)
+    m, v, buffer = np.zeros_like(p), np.zeros_like(p), np.zeros_like(p)
+    for t, g in enumerate(np.float64(gradients), 1):
+        if name == "lamb":
+            m, v = b1 * m + (1 - b1) * g, b2 * v + (1 - b2) * g * g
+            u = m / (1 - b1**t) / (np.sqrt(v / (1 - b2**t)) + eps)
+        else:
+            u = g
+        if decayed:
+            u = u + 0.3 * p
+            u = coefficient * np.linalg.norm(p) / np.linalg.norm(u) * u
+        if name == "lars":
+            buffer = 0.9 * buffer + u
+            u = buffer
+        p = p - lr * u
+    return p
+
+
+@pytest.mark.parametrize("name, coefficient", [("lamb", 1.0), ("lars", 1e-3)])
+def test_trust_ratios_are_those_of_single_layers(name, coefficient):
+    config = dict(name=name, weight_decay=0.3, clip_norm=0.0)
+    found = walk(make_optimizer(config), draw(0))
+    start = flatten(draw(0))
+    gradients = [flatten(draw(10 + number)) for number in range(3)]
+    for path in SHAPES:
+        layers = range(3) if "blocks/" in path else (...,)
+        for layer in layers:
+            steps = [g[path][layer] for g in gradients]
+            wanted = numpy_layer(name, start[path][layer], DECAYED[path], steps, coefficient)
+            np.testing.assert_allclose(found[path][layer], wanted, rtol=2e-5, atol=1e-6)
+
+
+def test_a_zero_weight_has_trust_ratio_one():
+    tx = make_optimizer(dict(name="lamb", clip_norm=0.0))
+    params = {"blocks": {"kernel": jnp.stack([jnp.zeros((2, 2)), jnp.ones((2, 2))])}}
+    updates, _ = tx.update(jax.tree.map(jnp.ones_like, params), tx.init(params), params)
+    np.testing.assert_allclose(updates["blocks"]["kernel"], 1.0, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", DIRECTIONS)
+def test_every_rule_descends_and_keeps_dtypes(name):
+    tx = make_optimizer(dict(name=name, weight_decay=0.01))
+    params = draw(0)
+    loss = lambda p: sum(jnp.square(x - 1).sum() for x in jax.tree.leaves(p))  # noqa: E731
+    lr = 5.0 if name == "lars" else 0.03
+
+    @jax.jit
+    def step(params, state):
+        updates, state = tx.update(jax.grad(loss)(params), state, params)
+        return jax.tree.map(lambda p, u: p - lr * u, params, updates), state
+
+    state, first = tx.init(params), float(loss(params))
+    for _ in range(40):
+        params, state = step(params, state)
+    assert float(loss(params)) < 0.8 * first
+    assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {jnp.dtype("float32")}
+
+
+def test_clipping_acts_on_the_global_norm_before_the_rule():
+    tx = make_optimizer(dict(name="sgd", clip_norm=2.0, momentum=0.0))
+    gradient, params = jax.tree.map(lambda g: 100 * g, draw(1)), draw(0)
+    updates, _ = tx.update(gradient, tx.init(params), params)
+    assert float(optax.tree.norm(updates)) == pytest.approx(2.0, rel=1e-5)
+    off = make_optimizer(dict(name="sgd", clip_norm=0.0, momentum=0.0))
+    updates, _ = off.update(gradient, off.init(params), params)
+    assert float(optax.tree.norm(updates)) > 100
+
+
+def test_first_moments_may_be_bfloat16():
+    state = make_optimizer(dict(name="adamw", mu_dtype="bfloat16")).init(draw(0))
+    moments = {p.split("/")[1]: leaf.dtype for p, leaf in flatten(state).items() if "/mu/" in p}
+    assert set(moments.values()) == {jnp.dtype("bfloat16")}
+    assert all(leaf.dtype == jnp.float32 for p, leaf in flatten(state).items() if "/nu/" in p)
+
+
+def test_layer_decay_and_groups():
+    config = dict(layer_decay=0.5, lr_groups=(("text/.*", 0.1), ("image/head/.*", 3.0)))
+    factors = flatten(lr_factors(config, draw(0)))
+    np.testing.assert_allclose(
+        factors["image/blocks/mlp/fc1/kernel"].ravel(), [0.125, 0.25, 0.5]
+    )  # the last block one step below the head
+    assert factors["image/blocks/mlp/fc1/kernel"].shape == (3, 1, 1)
+    assert factors["image/blocks/mlp/fc1/bias"].shape == (3, 1)
+    assert factors["image/pos_embed"] == factors["image/cls_token"] == pytest.approx(0.0625)
+    assert factors["image/head/kernel"] == pytest.approx(3.0)
+    assert factors["text/token_embed/embedding"] == pytest.approx(0.1)
+    assert factors["logit_scale"] == 1.0
+    assert set(map(float, flatten(lr_factors({}, draw(0))).values())) == {1.0}
+
+
+def test_the_first_matching_group_counts():
+    groups = (("image/head/.*", 3.0), ("image/.*", 0.0))
+    factors = flatten(lr_factors(dict(lr_groups=groups), draw(0)))
+    assert factors["image/head/kernel"] == 3.0 and factors["image/pos_embed"] == 0.0
+
+
+@pytest.mark.parametrize(
+    "config, message",
+    [
+        ({"name": "adam"}, "optim.name: unknown 'adam'; did you mean 'adamw'"),
+        ({"lrr": 3}, "optim.lrr: unknown key; did you mean 'lr'"),
+    ],
+)
+def test_refusals(config, message):
+    with pytest.raises(UserError, match=message):
+        make_optimizer(config)

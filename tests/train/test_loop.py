@@ -1,0 +1,141 @@
+"""The loop's contract: its order, what it logs and when, its guards, and exact resumes."""
+
+import json
+
+import jax.numpy as jnp
+import pytest
+from runs import digests
+
+from vlp_jax.core.errors import RunError
+from vlp_jax.train.checkpoint import Checkpoints
+from vlp_jax.train.loop import Loop
+from vlp_jax.train.metrics import JsonlWriter
+
+
+def loop_of(trainer, workdir):
+    """A Loop from the newest checkpoint of the workdir."""
+    workdir.mkdir(exist_ok=True)
+    checkpoints = Checkpoints(workdir / "checkpoints", keep=20)
+    restored = bool(checkpoints.steps())
+    state = checkpoints.restore(trainer.abstract_state) if restored else trainer.fresh_state()
+    return Loop(trainer, workdir, state, checkpoints)
+
+
+def run(trainer, workdir, until=None):
+    """Trains to the end, or to step `until` of a run that was to be longer."""
+    if until:
+        object.__setattr__(trainer, "steps", until)
+    loop = loop_of(trainer, workdir)
+    loop.run()
+    return loop
+
+
+def lines(workdir):
+    return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+
+
+def losses(workdir):
+    return [(line["step"], line["loss"], line["grad_norm"]) for line in lines(workdir)]
+
+
+@pytest.mark.parametrize(
+    "cut, overrides",
+    [(5, {}), (6, {"accumulate": 2, "data.word_dropout": 0.3, "optim.name": "lion"})],
+    ids=["at the border of two epochs", "with micro-batches, word dropout and another optimiser"],
+)
+def test_resumes_are_bitwise(make_trainer, tmp_path, cut, overrides):
+    overrides = {"steps": 10, **overrides}
+    whole = run(make_trainer(**overrides), tmp_path / "whole")
+    assert whole.trainer.pipeline.steps_per_epoch == 2.5
+    run(make_trainer(**overrides), tmp_path / "parts", until=cut)
+    parts = run(make_trainer(**overrides), tmp_path / "parts")
+    assert parts.start == cut and digests(parts.state) == digests(whole.state)
+    assert losses(tmp_path / "parts") == losses(tmp_path / "whole")
+
+
+def test_the_order_is_evaluate_checkpoint_train(make_trainer, tmp_path, monkeypatch):
+    trainer = make_trainer(steps=4, eval_every=2, checkpoint_every=2)
+    loop, seen = loop_of(trainer, tmp_path), []
+    train = loop._train_step
+    monkeypatch.setattr(loop, "_evaluate", lambda: seen.append(f"evaluate {loop.step}"))
+    monkeypatch.setattr(loop.checkpoints, "save", lambda step, _: seen.append(f"save {step}"))
+    monkeypatch.setattr(
+        loop, "_train_step", lambda *words: (train(*words), seen.append(f"train {loop.step}"))
+    )
+    write = loop.writers.write
+    monkeypatch.setattr(
+        loop.writers, "write", lambda step, v: (write(step, v), seen.append(f"log {step}"))
+    )
+    loop.run()
+    assert seen == [
+        "train 1",
+        *("log 1", "train 2"),
+        *("evaluate 2", "log 2", "save 2"),
+        "train 3",
+        *("log 3", "train 4"),
+        *("log 4", "evaluate 4", "save 4"),
+    ]
+
+
+def test_lines_are_logged_when_due_with_everything_in_them(make_trainer, tmp_path):
+    run(make_trainer(steps=8, log_every=3), tmp_path)
+    found = lines(tmp_path)
+    assert [line["step"] for line in found] == [1, 3, 6, 8], "the first and the last always"
+    names = {"loss", "lr", "grad_norm", "skipped", "skipped_in_row", "logit_scale", "epoch"}
+    names |= {"examples_per_s", "step_seconds", "data_wait", "dropped", "time"}
+    assert all(names <= line.keys() for line in found)
+    assert [line["epoch"] for line in found] == [0.4, 1.2, 2.4, 3.2]
+    assert found[0]["lr"] == pytest.approx(1e-3) and found[-1]["lr"] < found[0]["lr"]
+
+
+def test_nothing_is_sent_to_the_device_behind_the_steps_back(make_trainer, tmp_path):
+    trainer = make_trainer(steps=2)
+    step, host = trainer.step, jnp.zeros(()).__array__()
+
+    def careless(state, batch):
+        state, metrics = step(state, batch)
+        return state, {**metrics, "loss": metrics["loss"] + host}
+
+    trainer.__dict__["step"] = careless
+    with pytest.raises(Exception, match="Disallowed host-to-device transfer"):
+        run(trainer, tmp_path)
+
+
+def test_bad_steps_between_logged_lines_stop_the_run(make_trainer, tmp_path):
+    trainer = make_trainer(steps=20, log_every=1000, max_bad_steps=3)
+    step = trainer.step
+    in_row = [jnp.int32(max(0, number - 4)) for number in range(1, 21)]  # bad from step 5 on
+
+    def broken(state, batch):
+        state, metrics = step(state, batch)
+        return state, {**metrics, "skipped_in_row": in_row.pop(0)}
+
+    trainer.__dict__["step"] = broken
+    loop = loop_of(trainer, tmp_path)
+    with pytest.raises(RunError, match="step 9: 5 steps in a row"):
+        loop.run()
+    assert loop.step == 10, "noticed one step late, long before the next logged line"
+
+
+def test_checkpoints_by_minutes(make_trainer, tmp_path):
+    run(make_trainer(steps=3, checkpoint_every=0, checkpoint_minutes=1e-9), tmp_path)
+    assert Checkpoints(tmp_path / "checkpoints").steps() == [0, 1, 2, 3]
+
+
+def test_a_finished_run_trains_and_logs_nothing_more(make_trainer, tmp_path):
+    first = run(make_trainer(steps=3), tmp_path)
+    before = lines(tmp_path)
+    again = run(make_trainer(steps=3), tmp_path)
+    assert again.start == 3 and digests(again.state) == digests(first.state)
+    assert lines(tmp_path) == before
+
+
+def test_a_log_is_cut_at_the_step_that_the_run_goes_on_from(tmp_path):
+    file = tmp_path / "metrics.jsonl"
+    whole = [json.dumps({"step": step, "loss": 1.0}) for step in range(1, 6)]
+    file.write_text("\n".join([*whole, '{"step": 6, "lo']))
+    writer = JsonlWriter(file, 3)
+    writer.write(4, {"loss": 2.0})
+    writer.close()
+    assert [(x["step"], x["loss"]) for x in lines(tmp_path)] == [(1, 1), (2, 1), (3, 1), (4, 2)]
+    assert [path.name for path in tmp_path.iterdir()] == ["metrics.jsonl"]

@@ -1,0 +1,63 @@
+"""The progress line and the meter behind it; what a workdir counts as the same run."""
+
+import pytest
+
+from vlp_jax.train import progress
+from vlp_jax.train.progress import Meter, duration_text, peak_flops, progress_line
+from vlp_jax.train.workdir import OPERATIONAL, differing_keys, flat_config
+
+
+@pytest.mark.parametrize(
+    "seconds, text", [(0, "0:00"), (65.9, "1:05"), (3725, "1:02:05"), (90_000, "25:00:00")]
+)
+def test_durations_read_like_a_clock(seconds, text):
+    assert duration_text(seconds) == text
+
+
+def test_peaks_are_found_by_the_longest_name():
+    assert peak_flops("TPU v5 lite") == 197e12 and peak_flops("TPU v5p") == 459e12
+    assert peak_flops("NVIDIA H200 141GB") == 989e12
+    assert peak_flops("cpu") == 0.0
+
+
+def test_meter_counts_training_time_only(monkeypatch):
+    clock = [100.0]
+    monkeypatch.setattr(progress.time, "perf_counter", lambda: clock[0])
+    monkeypatch.setattr(progress, "peak_flops", lambda kind: 1e6)
+    monkeypatch.setattr(progress.jax, "device_count", lambda: 2)
+    meter = Meter(batch_size=32, flops=100.0)
+    for _ in range(4):
+        clock[0] += 1.0
+        meter.step(waited=0.25)
+    paused = meter.pause()
+    clock[0] += 1000.0  # an evaluation
+    meter.resume(paused)
+    found = meter.report()
+    assert found["examples_per_s"] == pytest.approx(32.0)
+    assert found["step_seconds"] == pytest.approx(1.0) and found["data_wait"] == pytest.approx(0.25)
+    assert found["mfu"] == pytest.approx(32 * 300 / 2e6), "forward and backward, both devices"
+    clock[0] += 2.0
+    meter.step(0.0)
+    assert meter.report()["examples_per_s"] == pytest.approx(16.0), "a report starts anew"
+
+
+def test_mfu_is_hidden_where_the_device_is_unknown():
+    assert "mfu" not in Meter(32, 100.0).report()
+
+
+def test_progress_line_says_what_a_person_wants_to_know():
+    scalars = dict(loss=3.2141, lr=1e-3, examples_per_s=1234.4, data_wait=0.021, step_seconds=0.5)
+    line = progress_line(120, 2000, scalars)
+    assert line == "step 120/2000  loss 3.2141  lr 1.00e-03  1234 ex/s  wait 2%  ETA 15:40"
+    more = progress_line(120, 2000, {**scalars, "mfu": 0.512, "skipped": 3.0})
+    assert "MFU 51.2%  skipped 3  ETA" in more
+
+
+def test_configs_are_compared_by_what_they_compute():
+    old = flat_config({"a": {"b": (1, 2)}, "mesh": {"data": 1}, "evals": {}, "config_file": "x"})
+    assert old == {"a.b": [1, 2], "mesh.data": 1, "evals": {}, "config_file": "x"}
+    new = flat_config({"a": {"b": (1, 3)}, "mesh": {"data": 8}, "evals": {"r": {"k": 1}}})
+    assert differing_keys(old, new) == ["a.b: [1, 2] -> [1, 3]"]
+    assert differing_keys(old, {**old, "seed": 1}) == ["seed: absent -> 1"]
+    keys = ("seed", "steps", "batch_size", "accumulate", "optim", "method", "data.path", "freeze")
+    assert not set(keys) & set(OPERATIONAL), "these decide the numbers"

@@ -1,0 +1,104 @@
+"""Refuses settings that are out of range, before anything is compiled.
+
+The file exists as the one table of what each number of a config may be; unknown keys and wrong
+types are refused where a config is read, unknown names where they are looked up.
+"""
+
+import importlib.util
+import math
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from vlp_jax.core.errors import UserError, nearest
+from vlp_jax.data.decode import CROPS
+from vlp_jax.train.workdir import flat_config
+
+_ANY = math.inf
+_BELOW_ONE = 0.99999  # a moving average with 1 never moves, and Adam's correction divides by 1 - b
+RANGES: dict[str, tuple[float, float]] = {
+    "seed": (0, 2**32 - 1),
+    "image_size": (1, _ANY),
+    "log_every": (1, _ANY),
+    "eval_every": (0, _ANY),
+    "eval_batch_size": (1, _ANY),
+    "checkpoint_every": (0, _ANY),
+    "checkpoint_minutes": (0, _ANY),
+    "keep_checkpoints": (1, _ANY),
+    "keep_every": (0, _ANY),
+    "max_bad_steps": (1, _ANY),
+    "ema_decay": (0, _BELOW_ONE),
+    "optim.lr": (0, _ANY),
+    "optim.lr_final": (0, 1),
+    "optim.warmup_steps": (0, _ANY),
+    "optim.warmup_examples": (0, _ANY),
+    "optim.warmup_epochs": (0, _ANY),
+    "optim.b1": (0, _BELOW_ONE),
+    "optim.b2": (0, _BELOW_ONE),
+    "optim.eps": (0, _ANY),
+    "optim.momentum": (0, _BELOW_ONE),
+    "optim.weight_decay": (0, _ANY),
+    "optim.clip_norm": (0, _ANY),
+    "optim.layer_decay": (1e-6, 1),
+    "data.word_dropout": (0, 1),
+    "data.damage_budget": (0, 1),
+    "data.threads": (1, _ANY),
+    "data.workers": (0, _ANY),
+    "data.prefetch": (0, _ANY),
+}
+# Sizes of networks, wherever they stand in `method`.
+SIZES = ("embed_dim", "width", "num_layers", "patch_size", "vocab_size", "context_length")
+PATTERNS = ("freeze", "optim.no_decay")
+DTYPES = ("float32", "bfloat16", "float16")
+
+
+def check_settings(config: Mapping[str, Any]) -> None:
+    """Checks numbers, path patterns, dtypes and optional packages of a config.
+
+    Raises:
+      UserError: the first that is refused, with its key.
+    """
+    flat = flat_config(config)
+    for key, value in flat.items():
+        low, high = RANGES.get(key, (-_ANY, _ANY))
+        if key.startswith("method.") and key.split(".")[-1] in SIZES:
+            low = 1
+        if isinstance(value, int | float) and not low <= value <= high:
+            wanted = f"at least {low}" if high == _ANY else f"from {low} to {high}"
+            raise UserError(f"{key}={value} is out of range; it must be {wanted}")
+        if key.endswith("dtype") and value not in DTYPES:
+            raise UserError(f"{key}: unknown {value!r}{nearest(value, DTYPES)}")
+    for key in PATTERNS:
+        for pattern in flat.get(key, ()):
+            check_pattern(key, pattern)
+    for pair in flat.get("optim.lr_groups", ()):
+        if not isinstance(pair, list | tuple) or len(pair) != 2:
+            raise UserError(f"optim.lr_groups: {pair!r} is no (path regex, factor) pair")
+        check_pattern("optim.lr_groups", pair[0])
+    crop = flat.get("data.image.eval_crop", "center")
+    if crop not in CROPS:
+        raise UserError(f"data.image.eval_crop: unknown {crop!r}{nearest(crop, CROPS)}")
+    if flat.get("wandb") and importlib.util.find_spec("wandb") is None:
+        raise UserError(
+            f"wandb={flat['wandb']}: install the extra with `pip install 'vlp_jax[wandb]'`"
+        )
+
+
+def check_pattern(key: str, pattern: str) -> None:
+    """Raises UserError, naming the key, where `pattern` is no regular expression."""
+    try:
+        re.compile(pattern)
+    except (re.error, TypeError) as error:
+        raise UserError(f"{key}: {pattern!r} is no regular expression: {error}") from error
+
+
+def check_pictures(image_size: int, rows: tuple[int, ...]) -> None:
+    """Refuses pictures of another size than the model's; rows: the batch's shape [B, S, S, 3].
+
+    Raises:
+      UserError: names both sizes.
+    """
+    if rows[1] != image_size:
+        raise UserError(
+            f"image_size={image_size} but method.image.image_size={rows[1]}; make them equal"
+        )
