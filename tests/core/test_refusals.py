@@ -28,7 +28,7 @@ def test_dispatch_finds_files_and_refuses_others():
     assert {"clip", "siglip"} <= set(dispatch.names("methods"))
     assert "base" not in dispatch.names("methods")
     assert dispatch.load("methods", "clip", "method.name").CLIP
-    with pytest.raises(UserError, match="method.name: unknown 'clpi'; did you mean 'clip'"):
+    with pytest.raises(UserError, match=r"method\.name: unknown 'clpi'; did you mean 'clip'"):
         dispatch.load("methods", "clpi", "method.name")
     with pytest.raises(UserError):
         dispatch.load("methods", "..core.errors", "method.name")

@@ -160,7 +160,8 @@ def test_resnet_statistics_move_in_training_only(resnet):
     keys = example_keys(jax.random.key(0), 4)
     run = jax.jit(lambda keys: tower.apply(variables, images, keys, mutable=["batch_stats"]))
     still, state = run(None)
-    for a, b in zip(*map(jax.tree.leaves, (state, {"batch_stats": variables["batch_stats"]}))):
+    kept = {"batch_stats": variables["batch_stats"]}
+    for a, b in zip(jax.tree.leaves(state), jax.tree.leaves(kept), strict=True):
         np.testing.assert_array_equal(a, b)
     (moved, _), state = run(keys)
     first = state["batch_stats"]["stem1"]["bn"]

@@ -80,7 +80,8 @@ def test_cross_attention_sees_the_context_only_where_the_mask_allows():
 
 
 WIDTH, HIDDEN, LAYERS = 256, 1024, 8
-# Standard deviations: clip.md 2.5 for `clip`; torch's defaults; Xavier-uniform sqrt(2 / (in + out)).
+# Standard deviations: the paper's code for `clip`; torch's defaults; sqrt(2 / (in + out)) of
+# Xavier-uniform.
 STDS = {
     "clip": (WIDTH**-0.5, WIDTH**-0.5 * (2 * LAYERS) ** -0.5, (2 * WIDTH) ** -0.5, None, 0.0),
     "torch": (

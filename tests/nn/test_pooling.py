@@ -31,7 +31,7 @@ def test_mean_of_a_text_that_is_all_padding_is_zero():
 
 
 def test_unknown_pools_are_refused():
-    with pytest.raises(UserError, match="text.pool: unknown 'argmx'; did you mean 'argmax'"):
+    with pytest.raises(UserError, match=r"text\.pool: unknown 'argmx'; did you mean 'argmax'"):
         pool_text(TOKENS, IDS, "argmx")
 
 

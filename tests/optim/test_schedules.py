@@ -62,7 +62,7 @@ def test_a_warm_up_longer_than_the_run_is_cut_and_said(caplog):
 
 
 def test_unknown_names_are_refused():
-    with pytest.raises(UserError, match="optim.schedule: unknown 'cosin'; did you mean 'cosine'"):
+    with pytest.raises(UserError, match=r"optim\.schedule: unknown 'cosin'; did you mean 'cosine'"):
         make_schedule("cosin", 1.0, 10, 1)
 
 

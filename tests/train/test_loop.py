@@ -21,10 +21,9 @@ def loop_of(trainer, workdir):
     return Loop(trainer, workdir, state, checkpoints)
 
 
-def run(trainer, workdir, until=None):
-    """Trains to the end, or to step `until` of a run that was to be longer."""
-    if until:
-        object.__setattr__(trainer, "steps", until)
+def run(trainer, workdir, until=0):
+    """Trains to the end, or to step `until` of a run whose schedule is longer."""
+    object.__setattr__(trainer, "steps", until or trainer.config.steps)
     loop = loop_of(trainer, workdir)
     loop.run()
     return loop
@@ -44,11 +43,11 @@ def losses(workdir):
     ids=["at the border of two epochs", "with micro-batches, word dropout and another optimiser"],
 )
 def test_resumes_are_bitwise(make_trainer, tmp_path, cut, overrides):
-    overrides = {"steps": 10, **overrides}
-    whole = run(make_trainer(**overrides), tmp_path / "whole")
-    assert whole.trainer.pipeline.steps_per_epoch == 2.5
-    run(make_trainer(**overrides), tmp_path / "parts", until=cut)
-    parts = run(make_trainer(**overrides), tmp_path / "parts")
+    trainer = make_trainer(steps=10, **overrides)
+    whole = run(trainer, tmp_path / "whole")
+    assert trainer.pipeline.steps_per_epoch == 2.5
+    run(trainer, tmp_path / "parts", until=cut)
+    parts = run(trainer, tmp_path / "parts")
     assert parts.start == cut and digests(parts.state) == digests(whole.state)
     assert losses(tmp_path / "parts") == losses(tmp_path / "whole")
 
@@ -123,9 +122,10 @@ def test_checkpoints_by_minutes(make_trainer, tmp_path):
 
 
 def test_a_finished_run_trains_and_logs_nothing_more(make_trainer, tmp_path):
-    first = run(make_trainer(steps=3), tmp_path)
+    trainer = make_trainer(steps=3)
+    first = run(trainer, tmp_path)
     before = lines(tmp_path)
-    again = run(make_trainer(steps=3), tmp_path)
+    again = run(trainer, tmp_path)
     assert again.start == 3 and digests(again.state) == digests(first.state)
     assert lines(tmp_path) == before
 

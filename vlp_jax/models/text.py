@@ -46,7 +46,13 @@ class TextTransformer(nn.Module):
     unroll: bool = False
 
     def stack_config(self) -> StackConfig:
-        """The transformer body's sizes."""
+        """The transformer body's sizes.
+
+        Raises:
+          UserError: num_heads does not divide width.
+        """
+        if self.width % self.num_heads:
+            raise UserError(f"text.num_heads={self.num_heads} does not divide width={self.width}")
         return StackConfig(
             width=self.width,
             num_layers=self.num_layers,

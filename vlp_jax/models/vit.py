@@ -58,7 +58,15 @@ class ViT(nn.Module):
     unroll: bool = False
 
     def stack_config(self) -> StackConfig:
-        """The transformer body's sizes."""
+        """The transformer body's sizes.
+
+        Raises:
+          UserError: head_width does not divide width.
+        """
+        if self.width % self.head_width:
+            raise UserError(
+                f"image.head_width={self.head_width} does not divide width={self.width}"
+            )
         return StackConfig(
             width=self.width,
             num_layers=self.num_layers,

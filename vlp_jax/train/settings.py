@@ -7,7 +7,7 @@ types are refused where a config is read, unknown names where they are looked up
 import importlib.util
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from vlp_jax.core.errors import UserError, nearest
@@ -46,8 +46,15 @@ RANGES: dict[str, tuple[float, float]] = {
     "data.workers": (0, _ANY),
     "data.prefetch": (0, _ANY),
 }
-# Sizes of networks, wherever they stand in `method`.
-SIZES = ("embed_dim", "width", "num_layers", "patch_size", "vocab_size", "context_length")
+_SIZES = ("embed_dim", "width", "num_layers", "num_heads", "head_width", "patch_size")
+_RATES = ("dropout", "drop_path", "patch_dropout")
+# Numbers of networks by their last name, wherever they stand in `method`.
+NETWORKS: dict[str, tuple[float, float]] = {
+    **dict.fromkeys((*_SIZES, "vocab_size", "context_length"), (1, _ANY)),
+    **dict.fromkeys(_RATES, (0, _BELOW_ONE)),
+    **dict.fromkeys(("flip", "grey"), (0, 1)),
+}
+INTERVALS = ("data.image.scale", "method.augment.crop_scale")
 PATTERNS = ("freeze", "optim.no_decay")
 DTYPES = ("float32", "bfloat16", "float16")
 
@@ -60,9 +67,8 @@ def check_settings(config: Mapping[str, Any]) -> None:
     """
     flat = flat_config(config)
     for key, value in flat.items():
-        low, high = RANGES.get(key, (-_ANY, _ANY))
-        if key.startswith("method.") and key.split(".")[-1] in SIZES:
-            low = 1
+        network = NETWORKS if key.startswith("method.") else {}
+        low, high = RANGES.get(key) or network.get(key.split(".")[-1], (-_ANY, _ANY))
         if isinstance(value, int | float) and not low <= value <= high:
             wanted = f"at least {low}" if high == _ANY else f"from {low} to {high}"
             raise UserError(f"{key}={value} is out of range; it must be {wanted}")
@@ -72,9 +78,9 @@ def check_settings(config: Mapping[str, Any]) -> None:
         for pattern in flat.get(key, ()):
             check_pattern(key, pattern)
     for pair in flat.get("optim.lr_groups", ()):
-        if not isinstance(pair, list | tuple) or len(pair) != 2:
-            raise UserError(f"optim.lr_groups: {pair!r} is no (path regex, factor) pair")
-        check_pattern("optim.lr_groups", pair[0])
+        check_group(pair)
+    for key in INTERVALS:
+        check_interval(key, flat.get(key, (1, 1)))
     crop = flat.get("data.image.eval_crop", "center")
     if crop not in CROPS:
         raise UserError(f"data.image.eval_crop: unknown {crop!r}{nearest(crop, CROPS)}")
@@ -82,6 +88,20 @@ def check_settings(config: Mapping[str, Any]) -> None:
         raise UserError(
             f"wandb={flat['wandb']}: install the extra with `pip install 'vlp_jax[wandb]'`"
         )
+
+
+def check_group(pair: Any) -> None:
+    """Raises UserError unless `pair` is (path regex, learning-rate factor >= 0)."""
+    whole = isinstance(pair, list | tuple) and len(pair) == 2
+    if not whole or not isinstance(pair[1], int | float) or not pair[1] >= 0:
+        raise UserError(f"optim.lr_groups: {pair!r} is no (path regex, factor) pair")
+    check_pattern("optim.lr_groups", pair[0])
+
+
+def check_interval(key: str, pair: Sequence[float]) -> None:
+    """Raises UserError, naming the key, unless `pair` is 0 < low <= high <= 1."""
+    if len(pair) != 2 or not 0 < pair[0] <= pair[1] <= 1:
+        raise UserError(f"{key}={tuple(pair)} must be (low, high) with 0 < low <= high <= 1")
 
 
 def check_pattern(key: str, pattern: str) -> None:
