@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from vlp_jax.core.errors import UserError
-from vlp_jax.core.pytree import flatten
+from vlp_jax.core.pytree import flatten, unflatten
 from vlp_jax.core.rng import example_keys
 from vlp_jax.models.clip_archs import clip_arch, small_arch
 from vlp_jax.models.resnet import ModifiedResNet
@@ -75,10 +75,32 @@ def test_gap_is_the_mean_of_normalised_tokens():
     tower = vit(pool="gap", embed_dim=0)
     params = init(tower, IMAGES)
     pooled, out = jax.jit(tower.apply)(params, IMAGES)
-    tokens = np.asarray(out["tokens"])
-    tokens = tokens - tokens.mean(-1, keepdims=True)
-    tokens /= np.sqrt((tokens**2).mean(-1, keepdims=True) + 1e-5)
-    np.testing.assert_allclose(pooled, tokens.mean(1), atol=1e-5)
+    np.testing.assert_allclose(pooled, normal(np.asarray(out["tokens"])).mean(1), atol=1e-5)
+
+
+def normal(x):
+    """LayerNorm with gain 1 and bias 0."""
+    x = x - x.mean(-1, keepdims=True)
+    return x / np.sqrt((x**2).mean(-1, keepdims=True) + 1e-5)
+
+
+def test_class_token_and_positions_lie_where_they_belong():
+    """With blocks that add nothing, the tokens are what the embedding made."""
+    tower = vit()
+    params = init(tower, IMAGES)["params"]
+    quiet = {
+        path: jnp.zeros_like(leaf) if "/out/" in path or "/fc2/" in path else leaf
+        for path, leaf in flatten(params).items()
+    }
+    embedding, out = jax.jit(tower.apply)({"params": unflatten(quiet)}, IMAGES)
+    p = {path: np.asarray(leaf, np.float64) for path, leaf in quiet.items()}
+    patches = IMAGES.reshape(3, 4, 4, 4, 4, 3).transpose(0, 1, 3, 2, 4, 5).reshape(3, 16, 48)
+    patches = patches @ p["patch_embed/kernel"].reshape(48, 16)
+    cls = np.broadcast_to(p["cls_token"], (3, 1, 16))
+    tokens = normal(np.concatenate([cls, patches], 1) + p["pos_embed"])
+    np.testing.assert_allclose(out["tokens"], tokens, atol=1e-4)
+    np.testing.assert_allclose(out["pooled"], normal(tokens[:, 0]), atol=1e-4)
+    np.testing.assert_allclose(embedding, normal(tokens[:, 0]) @ p["head/kernel"], atol=1e-4)
 
 
 def test_text_is_pooled_at_the_first_end_and_nothing_behind_it_matters():
@@ -120,6 +142,9 @@ def test_shorter_texts_use_the_first_positions():
         (vit(pool="csl"), IMAGES, "image.pool: unknown 'csl'; did you mean 'cls'"),
         (text(), np.zeros((1, 7), np.int32), "texts of 7 tokens .* context_length=6"),
         (text(pool="frist"), IDS, "did you mean 'first'"),
+        (vit(head_width=12), IMAGES, "image.head_width=12 does not divide width=16"),
+        (vit(head_width=32), IMAGES, "image.head_width=32 does not divide width=16"),
+        (text(num_heads=3), IDS, "text.num_heads=3 does not divide width=16"),
         (ModifiedResNet(40, (1, 1, 1, 1), 8), np.zeros((1, 40, 40, 3)), "multiple of 32"),
     ],
 )

@@ -119,6 +119,34 @@ def test_trust_ratios_are_those_of_single_layers(name, coefficient):
             np.testing.assert_allclose(found[path][layer], wanted, rtol=2e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("name", ["adafactor", "lamb", "lars"])
+def test_a_stack_is_optimised_like_its_layers(name):
+    """With as many layers as a large tower: 32 or more rows would count as a matrix."""
+    shapes = {"norm1/scale": (40, 48), "attn/qkv/bias": (40, 3, 2, 40), "fc1/kernel": (40, 48, 64)}
+    rng = np.random.default_rng(0)
+    sizes = np.logspace(-3, 3, 40)  # the layers' gradients differ
+    stack = {path: np.float32(rng.normal(size=shape)) for path, shape in shapes.items()}
+    gradients = [
+        {path: np.float32((rng.normal(size=shape).T * sizes).T) for path, shape in shapes.items()}
+        for _ in range(3)
+    ]
+    tx = make_optimizer(dict(name=name, weight_decay=0.1, clip_norm=0.0))
+
+    def directions(prefix, layer=...):
+        tree = lambda leaves: unflatten({f"{prefix}/{k}": v[layer] for k, v in leaves.items()})  # noqa: E731
+        params = tree(stack)
+        state = tx.init(params)
+        for gradient in gradients:
+            updates, state = tx.update(tree(gradient), state, params)
+        return {path.split("/", 1)[1]: np.asarray(leaf) for path, leaf in flatten(updates).items()}
+
+    whole = directions("blocks")
+    for layer in (0, 17, 39):
+        for path, wanted in directions("single", layer).items():
+            limit = 1e-5 * np.abs(wanted).max()
+            np.testing.assert_allclose(whole[path][layer], wanted, atol=limit, err_msg=path)
+
+
 def test_a_zero_weight_has_trust_ratio_one():
     tx = make_optimizer(dict(name="lamb", clip_norm=0.0))
     params = {"blocks": {"kernel": jnp.stack([jnp.zeros((2, 2)), jnp.ones((2, 2))])}}

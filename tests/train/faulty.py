@@ -10,6 +10,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 from runs import ROOT, environment, finish, start
@@ -95,7 +96,11 @@ def plant(kind: str, step: int) -> None:
 
         Path.unlink = remove
     elif kind == "sigterm":
-        term = lambda: os.kill(os.getpid(), signal.SIGTERM)  # noqa: E731
+
+        def term() -> None:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(2)  # the other rank hears of it through the coordination service
+
         Loop._train_step = after(Loop._train_step, lambda loop, *_: loop.step == step, term)
     else:
         raise ValueError(kind)

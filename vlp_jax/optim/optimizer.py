@@ -7,6 +7,8 @@ number of axes. The file exists as that one place.
 """
 
 import dataclasses
+import functools
+import operator
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -60,11 +62,19 @@ class OptimConfig:
 
 def _adafactor(c: OptimConfig) -> optax.GradientTransformation:
     # big_vision's variant (arXiv:2106.04560 3.4): factored second moment, no relative step,
-    # bfloat16-able momentum.
-    second = optax.scale_by_factored_rms(decay_rate=0.8, min_dim_size_to_factor=32)
+    # bfloat16-able momentum. A stack of vectors is no matrix: factored, layers would share moments.
+    second = functools.partial(optax.scale_by_factored_rms, decay_rate=0.8)
+
+    def vectors(params: Any) -> Any:
+        return map_with_path(lambda path, _: matches(path, (r".*blocks/.*(bias|scale)",)), params)
+
+    def others(params: Any) -> Any:
+        return jax.tree.map(operator.not_, vectors(params))
+
     return optax.chain(
-        second,
-        optax.clip_by_block_rms(1.0),
+        optax.masked(second(factored=False), vectors),
+        optax.masked(second(min_dim_size_to_factor=32), others),
+        _per_layer(optax.clip_by_block_rms(1.0)),
         optax.ema(c.b1, debias=False, accumulator_dtype=c.mu_dtype),
     )
 

@@ -5,6 +5,7 @@ The file exists so that the loop hands over one dict per step and knows no write
 """
 
 import json
+import math
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -63,9 +64,10 @@ class TensorBoardWriter:
         self._writer = SummaryWriter(str(folder), flush_secs=30)
 
     def write(self, step: int, scalars: Mapping[str, float]) -> None:
-        """Adds every scalar."""
+        """Adds every finite scalar; the package prints a complaint about each other one."""
         for name, value in scalars.items():
-            self._writer.add_scalar(name, value, step)
+            if math.isfinite(value):
+                self._writer.add_scalar(name, value, step)
 
     def close(self) -> None:
         """Flushes and closes."""

@@ -81,6 +81,9 @@ def check_settings(config: Mapping[str, Any]) -> None:
         check_group(pair)
     for key in INTERVALS:
         check_interval(key, flat.get(key, (1, 1)))
+    for template in flat.get("data.templates", ()):
+        if "{c}" not in template:
+            raise UserError(f"data.templates: {template!r} has no {{c}} for the caption")
     crop = flat.get("data.image.eval_crop", "center")
     if crop not in CROPS:
         raise UserError(f"data.image.eval_crop: unknown {crop!r}{nearest(crop, CROPS)}")

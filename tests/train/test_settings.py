@@ -1,0 +1,79 @@
+"""The table of ranges: a value at its border passes, a value beyond it is refused by its key."""
+
+import math
+
+import pytest
+from ml_collections import ConfigDict
+
+from vlp_jax.core.errors import UserError
+from vlp_jax.train.settings import RANGES, check_pictures, check_settings
+
+
+def check(key, value):
+    config = ConfigDict()
+    *parents, last = key.split(".")
+    node = config
+    for part in parents:
+        node[part] = ConfigDict()
+        node = node[part]
+    node[last] = value
+    check_settings(config)
+
+
+@pytest.mark.parametrize("key", RANGES)
+def test_numbers_pass_at_their_borders_and_not_beyond(key):
+    low, high = RANGES[key]
+    for value in (low, 1e9 if high == math.inf else high):
+        check(key, value)
+    beyond = [low - 1e-3] if high == math.inf else [low - 1e-3, high + 1e-3]
+    for value in (*beyond, math.nan):
+        with pytest.raises(UserError, match=rf"^{key}={value} is out of range; it must be"):
+            check(key, value)
+
+
+@pytest.mark.parametrize(
+    "key, value",
+    [
+        ("method.image.width", 0),
+        ("method.text.num_heads", 0),
+        ("method.text.dropout", 1.0),
+        ("method.image.patch_dropout", -0.1),
+        ("method.augment.flip", 1.5),
+        ("method.image.deep.vocab_size", 0),
+        ("data.image.scale", (0.9, 0.1)),
+        ("data.image.scale", (0.5,)),
+        ("method.augment.crop_scale", (0.0, 1.0)),
+        ("method.augment.crop_scale", (0.5, 1.5)),
+        ("data.templates", ("a {d}",)),
+        ("optim.lr_groups", (("a", "b"),)),
+        ("optim.lr_groups", (("a", -1.0),)),
+        ("optim.lr_groups", (("(", 1.0),)),
+        ("optim.no_decay", ("(",)),
+        ("method.dtype", "bf16"),
+    ],
+)
+def test_what_is_wrong_is_refused_by_its_key(key, value):
+    with pytest.raises(UserError, match=f"^{key}"):
+        check(key, value)
+
+
+@pytest.mark.parametrize(
+    "key, value",
+    [
+        ("method.text.dropout", 0.0),
+        ("method.augment.flip", 1.0),
+        ("data.image.scale", (1.0, 1.0)),
+        ("data.templates", ("a {c}", "{c}")),
+        ("optim.lr_groups", (("text/.*", 0.0), ("a", 2))),
+        ("evals.width", 0),  # only networks have sizes
+        ("method.mu_dtype", "bfloat16"),
+    ],
+)
+def test_what_is_right_passes(key, value):
+    check(key, value)
+
+
+def test_pictures_must_be_the_models():
+    check_pictures(32, (8, 32, 32, 3))
+    with pytest.raises(UserError, match=r"image_size=48 but method.image.image_size=32"):
+        check_pictures(48, (8, 32, 32, 3))
