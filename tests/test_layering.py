@@ -14,7 +14,7 @@ ALLOWED = {
     "parallel": {"core"},
     "nn": {"core", "parallel"},
     "models": {"core", "parallel", "nn"},
-    "losses": {"core"},
+    "losses": {"core", "parallel"},
     "diffusion": {"core"},
     "methods": {"core", "parallel", "nn", "models", "losses", "diffusion"},
     "data": {"core"},
