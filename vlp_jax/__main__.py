@@ -9,6 +9,8 @@ command asks for it.
 import importlib
 import sys
 
+from vlp_jax.core.memory import use_huge_pages
+
 COMMANDS = {
     "train": "train or resume a run from a config",
     "eval": "evaluate a run's folder or a converted checkpoint",
@@ -53,4 +55,5 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    use_huge_pages()
     sys.exit(main())

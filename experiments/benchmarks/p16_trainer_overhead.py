@@ -92,4 +92,7 @@ def main() -> int:
 
 
 if __name__ == "__main__":
+    from vlp_jax.core.memory import use_huge_pages
+
+    use_huge_pages()
     sys.exit(main())

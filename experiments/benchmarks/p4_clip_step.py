@@ -4,8 +4,8 @@ python experiments/benchmarks/p4_clip_step.py --peer-python=PYTHON [--arch=ViT-B
 [--json]
 
 Same weights (converted), same random pictures and full-length captions; the losses must agree to
-1e-4 before anything is timed. The peer runs eager or compiled, whichever its --peer-mode says
-(report the faster).
+1e-4 before anything is timed. Both sides run with glibc's huge pages, as our commands do. The peer
+runs eager or compiled, whichever its --peer-mode says (report the faster).
 """
 
 import argparse
@@ -26,6 +26,7 @@ def parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(description=__doc__)
     p.add_argument("--arch", default="ViT-B-32")
     p.add_argument("--batch", type=int, default=32)
+    p.add_argument("--tokens", type=int, default=0, help="length of all captions (0: full)")
     p.add_argument("--pairs", type=int, default=10)
     p.add_argument("--dtype", default="float32", help="bfloat16 on a GPU")
     p.add_argument("--python", default=sys.executable, help="interpreter of our side")
@@ -39,12 +40,13 @@ def parser() -> argparse.ArgumentParser:
     return p
 
 
-def inputs(batch: int, size: int, length: int) -> tuple[np.ndarray, np.ndarray]:
-    """Random uint8 pictures and captions of full length (end token last)."""
+def inputs(batch: int, size: int, length: int, tokens: int) -> tuple[np.ndarray, np.ndarray]:
+    """Random uint8 pictures and captions of `tokens` ids (0: all), the last the end, then zeros."""
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (batch, size, size, 3), np.uint8)
     ids = rng.integers(1, 49405, (batch, length), np.int64)
-    ids[:, 0], ids[:, -1] = 49406, 49407
+    tokens = tokens or length
+    ids[:, 0], ids[:, tokens - 1], ids[:, tokens:] = 49406, 49407, 0
     return images, ids
 
 
@@ -52,7 +54,9 @@ def ours(args: argparse.Namespace) -> None:
     """Our side: the trainer's own step on converted weights."""
     import jax
 
+    from configs import common
     from vlp_jax.cli.checkpoint import load_model
+    from vlp_jax.data.lengths import check_buckets
     from vlp_jax.optim.optimizer import lr_factors, make_optimizer
     from vlp_jax.optim.schedules import make_schedule
     from vlp_jax.train.state import Recipe, init_state
@@ -71,7 +75,11 @@ def ours(args: argparse.Namespace) -> None:
         make_step(method, tx, make_schedule("constant", 1e-5, 10, 0), factors, recipe),
         donate_argnums=0,
     )
-    images, ids = inputs(args.batch, model.image_size, method.text_tower.context_length)
+    length = method.text_tower.context_length
+    images, ids = inputs(args.batch, model.image_size, length, args.tokens)
+    buckets = check_buckets(common.data().buckets, length)
+    bucket = next(b for b in buckets if b >= (args.tokens or length))
+    ids = ids[:, :bucket]
     batch = jax.device_put({"image": images, "text": ids.astype(np.int32)})
     box = [state]
 
@@ -82,7 +90,7 @@ def ours(args: argparse.Namespace) -> None:
 
     serve(
         {
-            "loss": lambda: {"loss": run(), "flops": 3 * method.flops() * args.batch},
+            "loss": lambda: {"loss": run(), "flops": 3 * method.flops(bucket) * args.batch},
             "step": timed(run),
         }
     )
@@ -107,7 +115,7 @@ def peer(args: argparse.Namespace) -> None:
     groups = [{"params": decay, "weight_decay": 0.2}, {"params": rest, "weight_decay": 0.0}]
     opt = torch.optim.AdamW(groups, lr=1e-5, betas=(0.9, 0.98), eps=1e-6, fused=True)
     size = model.visual.image_size[0]
-    images, ids = inputs(args.batch, size, model.context_length)
+    images, ids = inputs(args.batch, size, model.context_length, args.tokens)
     mean, std = (
         torch.tensor(x).view(1, 3, 1, 1).to(device)
         for x in (model.visual.image_mean, model.visual.image_std)
@@ -171,7 +179,7 @@ def main() -> int:
         make_weights(args, folder)
         shared = [
             f"--{key}={getattr(args, key.replace('-', '_'))}"
-            for key in ("arch", "batch", "dtype", "peer-mode")
+            for key in ("arch", "batch", "tokens", "dtype", "peer-mode")
         ]
         start = [f"--folder={folder}", *shared]
         a = Worker(args.python, __file__, ["--worker=ours", *start])
@@ -185,6 +193,7 @@ def main() -> int:
             "row": "P4",
             "arch": args.arch,
             "batch": args.batch,
+            "tokens": args.tokens or "full",
             "dtype": args.dtype,
             "peer": args.peer_mode,
         }
@@ -200,4 +209,7 @@ def main() -> int:
 
 
 if __name__ == "__main__":
+    from vlp_jax.core.memory import use_huge_pages
+
+    use_huge_pages()
     sys.exit(main())

@@ -82,4 +82,8 @@ def main(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
+    sys.path.insert(0, str(ROOT))
+    from vlp_jax.core.memory import use_huge_pages
+
+    use_huge_pages()
     sys.exit(main(sys.argv[1:]))
