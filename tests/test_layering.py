@@ -21,6 +21,7 @@ ALLOWED = {
     "optim": {"core"},
     "interop": {"core"},
     "evals": {"core", "data"},
+    "plan": {"core", "parallel", "methods", "train"},
     "train": {"core", "parallel", "data", "optim", "methods", "evals"},
 }
 OPEN = {"cli", "__init__.py", "__main__.py"}  # may import everything of the package

@@ -1,9 +1,9 @@
 """`python -m vlp_jax COMMAND`: finds the command's file, calls it, turns errors into one line and
 an exit code.
 
-Exit codes: 0 done, 1 failure, 2 a mistake in the command or its input, 75 stopped by a signal with
-the state saved. The file exists so that `--help` is instant: nothing heavy is imported before a
-command asks for it.
+Exit codes: 0 done, 1 failure, 2 a mistake in the command or its input, 69 another process of the
+job died or the run hung, 75 stopped by a signal with the state saved. The file exists so that
+`--help` is instant: nothing heavy is imported before a command asks for it.
 """
 
 import importlib
@@ -11,8 +11,10 @@ import sys
 
 from vlp_jax.core.memory import use_huge_pages
 
+EXIT_PREEMPTED = 75  # of train/preemption.py, which is heavy to import
 COMMANDS = {
     "train": "train or resume a run from a config",
+    "plan": "does the training step fit a pod: memory, collectives, FLOPs, asked of its compiler",
     "eval": "evaluate a run's folder or a converted checkpoint",
     "data": "index, check, stats, bench, convert, prepare data sets",
     "convert": "open_clip / Hugging Face checkpoints <-> vlp_jax",
@@ -20,11 +22,15 @@ COMMANDS = {
     "doctor": "versions, devices, data visibility",
 }
 USAGE = "usage: python -m vlp_jax COMMAND [--help] [--json] [--debug] ...\n\ncommands:\n"
+HOSTS = """
+
+one process per host, each with (Slurm and TPU pods need none of these):
+  --coordinator=HOST:PORT --num-processes=N --process-id=I"""
 
 
 def usage() -> str:
     """The list of commands."""
-    return USAGE + "\n".join(f"  {name:<9}{text}" for name, text in COMMANDS.items())
+    return USAGE + "\n".join(f"  {name:<9}{text}" for name, text in COMMANDS.items()) + HOSTS
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -42,7 +48,11 @@ def main(argv: list[str] | None = None) -> int:
         print(f"error: unknown command {command!r}{nearest(command, COMMANDS)}", file=sys.stderr)
         return 2
     try:
-        return importlib.import_module(f"vlp_jax.cli.{command}").main(rest) or 0
+        from vlp_jax.cli.output import take_host_flags
+
+        code = importlib.import_module(f"vlp_jax.cli.{command}").main(take_host_flags(rest)) or 0
+        _leave()
+        return code
     except Exception as error:
         if debug:
             raise
@@ -51,7 +61,17 @@ def main(argv: list[str] | None = None) -> int:
         known = isinstance(error, (UserError, RunError)) or hasattr(error, "exit_code")
         note = "" if known else f"{type(error).__name__} (a traceback with --debug): "
         print(f"error: {note}{text}", file=sys.stderr)
+        _leave(text, code, known)
         return code
+
+
+def _leave(text: str = "", code: int = 0, known: bool = True) -> None:
+    """Tells the other processes of the job, where there are any, how this one ends."""
+    pulse = sys.modules.get("vlp_jax.parallel.pulse")
+    if pulse is not None and code in (0, EXIT_PREEMPTED):  # all processes stop alike
+        pulse.leave()
+    elif pulse is not None:
+        pulse.fail(text, code, known)
 
 
 if __name__ == "__main__":

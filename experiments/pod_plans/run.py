@@ -1,0 +1,118 @@
+"""Plans of the pod recipes: compiles each for its slice and writes one JSON and the table.
+
+python experiments/pod_plans/run.py [--only=TEXT] [--renew]
+
+Needs libtpu (`pip install 'vlp_jax[tpu]'`), no TPU; a recipe takes one to five minutes. The file
+exists so that the committed plans can be made again.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parents[1]
+README = HERE / "README.md"
+HEAD = """# Pod plans
+
+CLIP at pod scale, compiled by the pods' own compiler on a host without accelerators. Bytes are the
+compiler's, per device; seconds and MFU are a roofline's upper bound, not a measurement.
+`python experiments/pod_plans/run.py --renew` makes all of it again (libtpu {version}).
+
+| recipe | slice | batch | settings | GiB | temp GiB | collectives MB | step s | MFU |
+|---|---|---|---|---|---|---|---|---|
+"""
+TAIL = """
+A row's run: `python -m vlp_jax train --config=configs/clip/openai.py:RECIPE SETTINGS
+--config.data.path=... --workdir=...`, SETTINGS as in its JSON under `command`.
+"""
+
+
+class Recipe(NamedTuple):
+    """One row: architecture, slice, global batch and what it takes to fit and be fast."""
+
+    arch: str
+    topology: str
+    batch: int
+    settings: dict[str, object]
+
+    @property
+    def name(self) -> str:
+        """Stem of the plan's file."""
+        return f"{self.arch}_{self.topology.replace(':', '-')}_{self.batch}"
+
+    def flags(self) -> list[str]:
+        """The config keys as command-line words, the same for `plan` and `train`."""
+        values = {"batch_size": self.batch, **self.settings}
+        return [f"--config.{key}={value}" for key, value in values.items()]
+
+
+NONE, FULL = {"method.remat": "none"}, {"method.remat": "full"}
+POD = {"v5e:16x16": 256, "v4:4x4x8": 128, "v5p:4x4x4": 64, "v6e:8x8": 64}
+
+
+def split(topology: str, settings: dict) -> dict:
+    """Parameters and optimiser state over all devices."""
+    return {**settings, "mesh.fsdp": POD[topology], "sharding": "fsdp"}
+
+
+RECIPES = (
+    *(Recipe("ViT-B-32", topology, 32_768, FULL) for topology in POD),
+    *(Recipe("ViT-B-16", topology, 32_768, FULL) for topology in POD),
+    *(Recipe("ViT-L-14", topology, 32_768, split(topology, FULL)) for topology in POD),
+    *(Recipe("ViT-H-14", topology, 32_768, split(topology, FULL)) for topology in POD),
+    Recipe("ViT-L-14", "v5e:16x16", 65_536, split("v5e:16x16", FULL)),
+)
+
+
+def plan(recipe: Recipe) -> dict:
+    """Runs `plan` in a process of its own."""
+    config = f"--config=configs/clip/openai.py:{recipe.arch}"
+    command = ["plan", config, f"--topology={recipe.topology}", *recipe.flags(), "--json"]
+    words = [sys.executable, "-m", "vlp_jax", *command]
+    out = subprocess.run(words, cwd=ROOT, capture_output=True, text=True)
+    if out.returncode:
+        raise SystemExit(f"{recipe.name}: {out.stderr.strip().splitlines()[-1]}")
+    return {**json.loads(out.stdout.splitlines()[-1]), "command": " ".join(command)}
+
+
+def row(recipe: Recipe, found: dict) -> str:
+    """A line of the table."""
+    gib, settings = 2**30, found["settings"]
+    how = f"remat {settings['remat']}, {settings['sharding']}"
+    how += f", accumulate {settings['accumulate']}" if settings["accumulate"] > 1 else ""
+    sizes = f"{found['hbm_bytes'] / gib:.2f} of {found['hbm_limit_bytes'] / gib:.2f}"
+    sizes += "" if found["fits"] else " **does not fit**"
+    times = found["estimate"] or {"step_seconds": 0, "mfu_bound": 0}
+    return (
+        f"| {recipe.arch} | {recipe.topology} | {recipe.batch:,} | {how} | {sizes} "
+        f"| {found['temp_bytes'] / gib:.2f} | {found['collective_bytes'] / 1e6:,.0f} "
+        f"| {times['step_seconds']:.2f} | {times['mfu_bound']:.0%} |\n"
+    )
+
+
+def main() -> int:
+    """Plans what is missing, then writes the table of all."""
+    from importlib.metadata import version
+
+    p = argparse.ArgumentParser(description=__doc__)
+    p.add_argument("--only", default="", help="recipes whose name contains this")
+    p.add_argument("--renew", action="store_true", help="compile again what has a plan")
+    args = p.parse_args()
+    for recipe in RECIPES:
+        file = HERE / f"{recipe.name}.json"
+        if args.only in recipe.name and (args.renew or not file.is_file()):
+            found = plan(recipe)
+            file.write_text(json.dumps(found, indent=1) + "\n")
+            print(row(recipe, found), end="", flush=True)
+    plans = [(recipe, HERE / f"{recipe.name}.json") for recipe in RECIPES]
+    rows = [row(r, json.loads(file.read_text())) for r, file in plans if file.is_file()]
+    README.write_text(HEAD.format(version=version("libtpu")) + "".join(rows) + TAIL)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
