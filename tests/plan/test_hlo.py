@@ -33,6 +33,16 @@ TEXT = """HloModule jit_step, is_scheduled=true
   ROOT %piece = f32[2,4] dynamic-slice(%all-reduce.2, %k)
 }
 
+%async_collective_fusion.7 (x: f32[8,4]) -> f32[16,4] {
+  %x = f32[8,4]{1,0} parameter(0)
+  ROOT %all-gather.7 = f32[16,4]{1,0} all-gather(%x), replica_groups=[4,2]<=[8], dimensions={0}
+}
+
+%fused_computation.7 (x: f32[8,4]) -> f32[16,4] {
+  %x = f32[8,4]{1,0} parameter(0)
+  ROOT %all-gather.8 = f32[16,4]{1,0} all-gather(%x), replica_groups=[4,2]<=[8], dimensions={0}
+}
+
 ENTRY %main (x: f32[8,4]) -> f32[8,4] {
   %x = f32[8,4]{1,0} parameter(0)
   %loop = (s32[], f32[8,4]) while(%t), condition=%condition, body=%body
@@ -43,6 +53,9 @@ ENTRY %main (x: f32[8,4]) -> f32[8,4] {
   %fused = f32[2,4]{1,0} fusion(%agd), kind=kCustom, calls=%all-reduce-scatter
   %cp = (f32[8,4], f32[8,4], u32[], u32[]) collective-permute-start(%x), source_target_pairs={{0,2},{2,0}}
   %cpd = f32[8,4] collective-permute-done(%cp)
+  %async-collective-start.1 = (f32[16,4]) fusion(%x), kind=kCustom, calls=%fused_computation.7
+  %both = (f32[8,4], f32[16,4]) fusion(%x), calls=%async_collective_fusion.7
+  %async-collective-done.1 = f32[16,4] fusion(%both), kind=kCustom, calls=%fused_computation.7
   %alone = f32[8,4] all-reduce(%x), replica_groups={{0},{1},{2},{3},{4},{5},{6},{7}}, to_apply=%add
   ROOT %same = f32[8,4] copy(%x)
 }
@@ -53,7 +66,7 @@ def test_kinds_axes_counts_and_bytes():
     found = {(c.kind, c.axis): (c.count, c.bytes) for c in collectives(TEXT, SIZES)}
     assert found == {
         ("all-reduce", "data"): (12 + 3, 15 * (8 * 4 * 4 + 2 * 2)),
-        ("all-gather", "fsdp"): (1, 16 * 4 * 4),
+        ("all-gather", "fsdp"): (2, 2 * 16 * 4 * 4),
         ("reduce-scatter", "data+fsdp"): (2, 8 * 4 * 4 + 16 * 4 * 4),
         ("collective-permute", "data"): (1, 8 * 4 * 4),
     }

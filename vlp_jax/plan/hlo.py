@@ -28,6 +28,8 @@ _GROUPS = re.compile(
     r"|\[(?P<shape>[\d,]+)\]<=\[(?P<base>[\d,]+)\](?:T\((?P<order>[\d,]+)\))?"
     r"|mesh\[(?P<mesh>[^\]]*)\] \{(?P<names>[^}]*)\})"
 )
+# A TPU spreads a collective over fusions: async-collective-start, compute that advances it, -done.
+_CONTINUED = re.compile(r"^async-collective-done|\bcalls=%?async_collective_fusion")
 _PAIRS = re.compile(r"source_target_pairs=\{\{(\d+),(\d+)\}")
 
 
@@ -134,23 +136,49 @@ def _payload(instruction: Instruction, kind: str, members: int) -> int:
     return sum(sizes) * (members if kind == "reduce-scatter" else 1)
 
 
-def _trips(rest: str, condition: list[Instruction]) -> int:
-    """Trip count of a loop: as annotated, or the constant that its counter is compared with."""
+def _constants(computation: list[Instruction]) -> dict[str, int]:
+    found = {i.name: re.match(r"(-?\d+)\)", i.rest) for i in computation if i.op == "constant"}
+    return {name: int(match[1]) for name, match in found.items() if match}
+
+
+def _operands(instruction: Instruction) -> list[str]:
+    return re.findall(r"%([\w.\-]+)", instruction.rest.partition(")")[0])
+
+
+def _trips(rest: str, condition: list[Instruction], body: list[Instruction]) -> int:
+    """Trip count of a loop: as annotated, or what its counter, from 0, is compared with over what
+    the body adds to it; 1 where neither can be read.
+    """
     known = _TRIPS.search(rest)
     if known:
         return int(known[1])
-    limits = [i.rest.rstrip(")") for i in condition if i.op == "constant"]
-    counted = any(i.op == "compare" and "direction=LT" in i.rest for i in condition)
-    return int(limits[0]) if counted and len(limits) == 1 and limits[0].isdigit() else 1
+    limits, compare = _constants(condition), [i for i in condition if i.op == "compare"]
+    if len(compare) != 1 or "direction=LT" not in compare[0].rest:
+        return 1
+    counter, limit = _operands(compare[0])
+    places = [re.search(r"index=(\d+)", i.rest)[1] for i in condition if i.name == counter]
+    if limit not in limits or not places:
+        return 1
+    constants, steps = _constants(body), []
+    names = {i.name for i in body if i.op == "get-tuple-element" and f"index={places[0]}" in i.rest}
+    for instruction in body:
+        operands = _operands(instruction) if instruction.op == "add" else []
+        if len(operands) == 2 and operands[0] in names:
+            steps.append(constants.get(operands[1], 1))
+    # Unrolled bodies add several times; the largest single addition is the body's.
+    return -(-limits[limit] // max([1, *steps]))
 
 
 def _called(instruction: Instruction, program: Mapping) -> Iterator[tuple[str, int]]:
     """(computation, times) that an instruction runs."""
-    if instruction.op.endswith(("-done", "-update")):
-        return  # its -start has been counted
+    if instruction.op.endswith(("-done", "-update")) or _CONTINUED.search(
+        f"{instruction.name} {instruction.rest}"
+    ):
+        return  # its start has been counted
     loop = _LOOP.search(instruction.rest)
     if loop:
-        yield loop[2], _trips(instruction.rest, program.get(loop[1], []))
+        condition, body = (program.get(name, []) for name in loop.groups())
+        yield loop[2], _trips(instruction.rest, condition, body)
     for one, many in _CALLED.findall(instruction.rest):
         for name in (one, *many.split(",")):
             if name.strip(" %"):
