@@ -3,7 +3,11 @@
 The file exists so that a recipe states only what it changes, and scripts can rely on the names.
 """
 
+import dataclasses
+
 from ml_collections import ConfigDict
+
+from vlp_jax.models.towers import TOWERS
 
 
 def base() -> ConfigDict:
@@ -24,6 +28,8 @@ def base() -> ConfigDict:
     c.freeze = ()  # path regexes of locked parameters, e.g. ("image/.*",) for LiT
     c.ema_decay = 0.0
     c.max_bad_steps = 10  # steps in a row with a non-finite loss before the run stops
+    c.heartbeat_seconds = 60.0  # silence after which another process of the job counts as dead
+    c.hang_seconds = 600.0  # without a step: stacks of all threads; twice that: the end. 0: never
     c.log_every = 50
     c.eval_every = 0  # 0: at the end only
     c.checkpoint_every = 1000
@@ -76,6 +82,7 @@ def data() -> ConfigDict:
             "caption": "random",
             "templates": (),
             "word_dropout": 0.0,
+            "buckets": (16, 32, 48, 64, 77),  # lengths that a causal tower's texts are cut to
             "label": "",
             "workers": 0,
             "threads": 4,
@@ -97,5 +104,18 @@ def clip_method(name: str, arch: dict) -> ConfigDict:
     for name in ("flip", "brightness", "contrast", "saturation", "grey"):
         method.augment[name] = 0.0
     for side in ("image", "text"):
+        method[side] = ConfigDict({**defaults(method[side].name), **method[side].to_dict()})
         method[side].unlock()
     return method
+
+
+def defaults(tower: str) -> dict:
+    """The switches of a tower that have a default of their own, so that each can be a flag."""
+    shared = ("embed_dim", "dtype", "remat", "unroll", "parent", "name")  # set for both towers
+    fields = dataclasses.fields(TOWERS[tower])
+    return {f.name: f.default for f in fields if f.name not in shared and known(f.default)}
+
+
+def known(value: object) -> bool:
+    """Whether a field's default can stand in a config."""
+    return isinstance(value, bool | int | float | str | tuple)

@@ -15,6 +15,7 @@ EXIT_PREEMPTED = 75  # of train/preemption.py, which is heavy to import
 COMMANDS = {
     "train": "train or resume a run from a config",
     "plan": "does the training step fit a pod: memory, collectives, FLOPs, asked of its compiler",
+    "replay": "rerun logged steps from their checkpoint and compare every bit",
     "eval": "evaluate a run's folder or a converted checkpoint",
     "data": "index, check, stats, bench, convert, prepare data sets",
     "convert": "open_clip / Hugging Face checkpoints <-> vlp_jax",
@@ -57,10 +58,11 @@ def main(argv: list[str] | None = None) -> int:
         if debug:
             raise
         code = 2 if isinstance(error, UserError) else getattr(error, "exit_code", 1)
-        text = " ".join(str(error).split()) or type(error).__name__
+        lines = [" ".join(line.split()) for line in str(error).splitlines() if line.strip()]
+        text = "; ".join(lines) or type(error).__name__
         known = isinstance(error, (UserError, RunError)) or hasattr(error, "exit_code")
         note = "" if known else f"{type(error).__name__} (a traceback with --debug): "
-        print(f"error: {note}{text}", file=sys.stderr)
+        print(f"{'' if code == EXIT_PREEMPTED else 'error: '}{note}{text}", file=sys.stderr)
         _leave(text, code, known)
         return code
 

@@ -91,7 +91,7 @@ def test_positions_are_resized_only_when_asked(tiny_weights, tmp_path):
 @pytest.mark.parametrize(
     "arguments,message",
     [
-        (["IN", "OUT", "--arch=tinny"], r"--arch: unknown 'tinny'; did you mean 'tiny'\?"),
+        (["IN", "OUT", "--arch=tinny"], r"unknown architecture 'tinny'; did you mean 'tiny'\?"),
         (["IN", "OUT"], "--arch: missing; its shapes are those of tiny"),
         (
             ["IN", "OUT", "--arch=tiny", "--to=hff"],

@@ -53,7 +53,7 @@ def test_thinning_is_even_and_keeps_pictures_with_their_metadata(memory_source):
     assert len(open_samples(memory_source([1, 2]), 9)) == 2
     with pytest.raises(UserError, match="limit is -1"):
         open_samples(memory_source([1]), -1)
-    with pytest.raises(UserError, match="set its key 'path'"):
+    with pytest.raises(UserError, match="no data: set `path`"):
         open_samples("")
 
 
@@ -64,7 +64,9 @@ def test_pictures_come_in_order_and_too_much_damage_stops(memory_source, context
     table = directions["features"]({"image": np.full((1, 1, 1, 1), 9), "index": 0})[0]
     np.testing.assert_array_equal(rows[[2, 8]], table[[0, 0]])
     assert len(rows) == 139
-    with pytest.raises(RunError, match="2 of 140 pictures cannot be read, first memory: k6"):
-        embed_pictures(
-            directions["features"], memory_source([1] * 140, damaged={6, 9}), context(16)
-        )
+    many = memory_source([1] * 140, damaged=set(range(6, 17)))
+    with pytest.raises(RunError, match="11 of 140 pictures cannot be read, first memory: k6"):
+        embed_pictures(directions["features"], many, context(16))
+    few = memory_source([1] * 4, damaged={0, 1, 2})
+    with pytest.raises(RunError, match="3 of 4 pictures cannot be read"):
+        embed_pictures(directions["features"], few, context(4))

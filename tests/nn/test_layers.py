@@ -6,8 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from tiny import tiny_method
 
 from vlp_jax.core.errors import UserError
+from vlp_jax.nn import attention
 from vlp_jax.nn.attention import CrossAttention, attend
 from vlp_jax.nn.init import block_init
 from vlp_jax.nn.patches import PatchEmbed
@@ -56,16 +58,58 @@ def test_activations_and_their_gradients(name):
     assert ACTIVATIONS[name](jnp.ones(2, jnp.bfloat16)).dtype == jnp.bfloat16
 
 
-def test_attention_weighs_values_by_a_masked_softmax():
-    q, k, v = (RNG.normal(size=(2, 4, 3, 5)) for _ in range(3))
-    mask = np.tril(np.ones((4, 4), bool))
-    found = attend(*(np.float32(a) for a in (q, k, v)), mask)
+@pytest.mark.parametrize("causal", [False, True])
+def test_attention_weighs_values_by_a_masked_softmax(causal):
+    q, k, v = (RNG.normal(size=(2, 3, 4, 5)) for _ in range(3))
+    mask = RNG.random((4, 4)) < 0.7
+    np.fill_diagonal(mask, True)
+    found = attend(*(np.float32(a) for a in (q, k, v)), mask, causal, "xla")
+    allowed = np.tril(mask) if causal else mask
     for b in range(2):
         for head in range(3):
-            z = q[b, :, head] @ k[b, :, head].T / math.sqrt(5)
-            z = np.exp(np.where(mask, z, -np.inf))
-            wanted = z / z.sum(1, keepdims=True) @ v[b, :, head]
-            np.testing.assert_allclose(found[b, :, head], wanted, atol=1e-5)
+            z = q[b, head] @ k[b, head].T / math.sqrt(5)
+            z = np.exp(np.where(allowed, z, -np.inf))
+            wanted = z / z.sum(1, keepdims=True) @ v[b, head]
+            np.testing.assert_allclose(found[b, head], wanted, atol=1e-5)
+
+
+def test_attention_implementation_is_chosen_by_the_measured_table(monkeypatch):
+    half = jnp.bfloat16
+    assert attention.choose("auto", 10**6, half) == "xla"
+    with pytest.raises(UserError, match="attention: unknown 'cudn'; did you mean 'cudnn'"):
+        attention.choose("cudn", 50, half)
+    with pytest.raises(UserError, match="attention=cudnn needs an NVIDIA GPU"):
+        attention.choose("cudnn", 50, half)
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    monkeypatch.setitem(attention.CUDNN_FROM, jax.devices()[0].device_kind, 200)
+    assert [attention.choose("auto", n, half) for n in (199, 200)] == ["xla", "cudnn"]
+    assert attention.choose("auto", 200, jnp.float32) == attention.choose("xla", 200, half) == "xla"
+    assert attention.choose("cudnn", 50, jnp.float16) == "cudnn"
+    with pytest.raises(UserError, match="bfloat16 or float16"):
+        attention.choose("cudnn", 50, jnp.float32)
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_the_cudnn_branch_asks_for_the_same_attention(causal, monkeypatch):
+    q, k, v = (np.float32(RNG.normal(size=(2, 3, 4, 8))) for _ in range(3))
+    mask = np.arange(4) < 3
+    plain = jax.nn.dot_product_attention
+
+    def xla_instead(*arrays, implementation, **how):
+        assert implementation == "cudnn"
+        return plain(*arrays, implementation="xla", **how)
+
+    wanted = attend(q, k, v, mask, causal, "xla")
+    monkeypatch.setattr(attention, "choose", lambda *_: "cudnn")
+    monkeypatch.setattr(jax.nn, "dot_product_attention", xla_instead)
+    np.testing.assert_allclose(attend(q, k, v, mask, causal), wanted, atol=1e-5)
+
+
+def test_towers_hand_their_attention_to_the_blocks():
+    for side in ("image", "text"):
+        with pytest.raises(UserError, match="attention: unknown 'xl'"):
+            method = tiny_method(**{side: {"attention": "xl"}})
+            jax.eval_shape(method.init, jax.random.key(0), method.batch_spec(1))
 
 
 def test_cross_attention_sees_the_context_only_where_the_mask_allows():

@@ -1,38 +1,15 @@
-"""A command line with a fault planted: `FAULT=KIND:STEP[:RANK] python faulty.py train ...`.
+"""Faults planted in a process, `KIND:STEP`, so that every moment is hit for certain, not by luck.
 
-Kinds: `sigterm` after a training step; `sigkill` at one moment of the save of a step: `flight` (the
-arrays are on their way), `committed` (data in place, digests not begun), `digest` (digests written,
-not in place), `logged` (all complete, the next step not begun), `prune` (an old step half removed).
-The file exists so that every moment is hit for certain, not by luck.
+Kinds: `sigterm` after a training step; `fail` (an error) and `sleep` before one; SIGKILL at one
+moment of the save of a step: `flight` (the arrays are on their way), `committed` (data in place,
+digests not begun), `digest` (digests written, not in place), `logged` (all complete, the next step
+not begun), `prune` (an old step half removed). The file exists for forks.py to plant them.
 """
 
 import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
-
-from runs import ROOT, environment, finish, start
-
-
-def start_faulty(fault: str, *arguments: object, **extra: str) -> subprocess.Popen:
-    """The command as a child with the fault `KIND:STEP[:RANK]`; extra: environment variables."""
-    command = [sys.executable, __file__, *map(str, arguments)]
-    path = os.pathsep.join(map(str, (ROOT, ROOT / "tests", ROOT / "tests" / "train")))
-    env = {**environment(), "FAULT": fault, **extra, "PYTHONPATH": path}
-    pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT)
-    return subprocess.Popen(command, env=env, **pipes)
-
-
-def run_faulty(fault: str, *arguments: object) -> tuple[int, str, str]:
-    """(exit code, stdout, stderr)."""
-    return finish(start_faulty(fault, *arguments))
-
-
-def run_command(*arguments: object) -> tuple[int, str, str]:
-    """The same command without a fault."""
-    return finish(start(*arguments))
 
 
 def die() -> None:
@@ -62,8 +39,10 @@ def before(function, when, action):
     return wrapped
 
 
-def plant(kind: str, step: int) -> None:
-    """Patches the classes of this process."""
+def plant(fault: str) -> None:
+    """Patches the classes of this process for `KIND:STEP`."""
+    kind, step = fault.split(":")
+    step = int(step)
     from vlp_jax.train.checkpoint import Checkpoints
     from vlp_jax.train.loop import Loop
 
@@ -102,14 +81,21 @@ def plant(kind: str, step: int) -> None:
             time.sleep(2)  # the other rank hears of it through the coordination service
 
         Loop._train_step = after(Loop._train_step, lambda loop, *_: loop.step == step, term)
+    elif kind == "fail":
+        Loop._prepare = before(Loop._prepare, lambda loop, *_: loop.step == step, fail)
+    elif kind == "sleep":
+        Loop._prepare = before(Loop._prepare, lambda loop, *_: loop.step == step, nap)
     else:
         raise ValueError(kind)
 
 
-if __name__ == "__main__":
-    kind, step, *rank = os.environ["FAULT"].split(":")
-    if not rank or rank == [os.environ.get("JAX_PROCESS_ID")]:
-        plant(kind, int(step))
-    from vlp_jax.__main__ import main
+def fail() -> None:
+    """An error of this process alone."""
+    from vlp_jax.core.errors import RunError
 
-    sys.exit(main())
+    raise RunError("the disk of this host is gone")
+
+
+def nap() -> None:
+    """In place of a loader that waits for a dead disk."""
+    time.sleep(100)

@@ -1,33 +1,20 @@
-"""R2, R3 with two processes: a stop on one rank stops both, and the pair goes on bit for bit."""
+"""R2, R3, R8 with 1, 2 and 4 processes: stopped together, resumed bit for bit, or on others."""
 
 import json
-import socket
 
 import jax
-from faulty import start_faulty
-from runs import digests, finish, start
+import numpy as np
+import pytest
+from forks import ends, job
+from runs import digests
 
 from vlp_jax.train.checkpoint import Checkpoints
 from vlp_jax.train.preemption import EXIT_PREEMPTED
 
 
-def pair(words, fault=""):
-    """(exit codes, stderrs) of two processes of one job on this host; gloo carries collectives."""
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port = s.getsockname()[1]
-    job = {"JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{port}", "JAX_NUM_PROCESSES": "2"}
-    job["JAX_CPU_COLLECTIVES_IMPLEMENTATION"] = "gloo"
-    children = []
-    for rank in ("0", "1"):
-        extra = {**job, "JAX_PROCESS_ID": rank}
-        children.append(start_faulty(fault, *words, **extra) if fault else start(*words, **extra))
-    try:
-        ends = [finish(child, timeout=60) for child in children]
-    finally:
-        for child in children:
-            child.kill()
-    return [end[0] for end in ends], [end[2] for end in ends]
+def run(count, words, folder, **more):
+    codes, texts = ends(job(count, words, folder, **more), timeout=90)
+    return codes, texts
 
 
 def lines(workdir):
@@ -44,15 +31,66 @@ def model(workdir):
 def test_a_pair_stopped_by_one_of_them_repeats_every_bit(config_file, tmp_path):
     words = ["train", f"--config={config_file}", "--config.keep_checkpoints=1"]
     whole, parts = tmp_path / "whole", tmp_path / "parts"
-    codes, errors = pair([*words, f"--workdir={whole}"])
+    codes, errors = run(2, [*words, f"--workdir={whole}"], tmp_path)
     assert codes == [0, 0], errors
     assert Checkpoints(whole / "checkpoints").steps() == [20], "old steps go with two processes too"
-    codes, errors = pair([*words, f"--workdir={parts}"], "sigterm:8:1")
+    codes, errors = run(2, [*words, f"--workdir={parts}"], tmp_path, faults={1: "sigterm:8"})
     assert codes == [EXIT_PREEMPTED] * 2, errors
     (stopped,) = Checkpoints(parts / "checkpoints").steps()
     assert 8 <= stopped < 20
     assert all(f"stopped at step {stopped} of 20" in error for error in errors)
-    codes, errors = pair([*words, f"--workdir={parts}"])
+    codes, errors = run(2, [*words, f"--workdir={parts}"], tmp_path)
     assert codes == [0, 0], errors
     assert lines(parts) == lines(whole)
     assert model(parts) == model(whole)
+
+
+def test_four_two_one_and_four_processes_train_like_one(config_file, tmp_path):
+    words = ["train", f"--config={config_file}", "--config.optim.schedule=constant", "--force"]
+    workdir, one = tmp_path / "many", tmp_path / "one"
+    for part, count in enumerate((4, 2, 1, 4)):
+        more = [f"--workdir={workdir}", f"--config.steps={3 * part + 3}"]
+        codes, errors = run(count, [*words, *more], tmp_path)
+        assert codes == [0] * count, errors
+    codes, errors = run(1, [*words, f"--workdir={one}", "--config.steps=12"], tmp_path)
+    assert codes == [0], errors
+    many, single = np.array(lines(workdir)), np.array(lines(one))
+    assert many[:, 0].tolist() == list(range(1, 13)), "every step is logged once"
+    np.testing.assert_allclose(many[:, 1], single[:, 1], rtol=1e-6)
+
+
+@pytest.mark.parametrize("counts", [(2, 1, 4), (4, 2, 1)])
+def test_every_sample_comes_once_per_epoch_on_changing_processes(make_trainer, counts):
+    """5 steps of 16 are two epochs of 40 pictures; a picture is known by its caption."""
+    trainer = make_trainer(**{"data.image.crop": "squash"})
+    seen, steps = [], {counts[0]: range(2), counts[1]: range(2, 3), counts[2]: range(3, 5)}
+    for count, part in steps.items():
+        for step in part:
+            rows = [next(pipeline(trainer, rank, count).batches(step)) for rank in range(count)]
+            texts = np.concatenate([row["text"] for row in rows])
+            expected = [trainer.pipeline.source.metadata(i) for i in indices(trainer, step)]
+            wanted = trainer.tokenizer([example["text"][0] for example in expected])
+            np.testing.assert_array_equal(texts, wanted[:, : texts.shape[1]])
+            seen += [example["key"] for example in expected]
+    for epoch in (seen[:40], seen[40:]):
+        assert len(set(epoch)) == 40, "each sample exactly once"
+    assert seen[:40] != seen[40:]
+
+
+def indices(trainer, step):
+    return [int(i) for i in trainer.pipeline.order.index(step * 16 + np.arange(16))]
+
+
+def pipeline(trainer, rank, count):
+    """The training data as that rank of so many processes reads it."""
+    from vlp_jax.data.pipeline import TrainPipeline
+
+    return TrainPipeline(
+        trainer.config.data,
+        tokenizer=trainer.tokenizer,
+        batch_size=16,
+        image_size=trainer.config.image_size,
+        seed=0,
+        process_index=rank,
+        process_count=count,
+    )

@@ -9,7 +9,8 @@ from runs import digests
 from vlp_jax.core.errors import RunError
 from vlp_jax.train.checkpoint import Checkpoints
 from vlp_jax.train.loop import Loop
-from vlp_jax.train.metrics import JsonlWriter
+from vlp_jax.train.metrics import JsonlWriter, logged
+from vlp_jax.train.preemption import Preempted, StopSignal
 
 
 def loop_of(trainer, workdir):
@@ -72,7 +73,7 @@ def test_the_order_is_evaluate_checkpoint_train(make_trainer, tmp_path, monkeypa
         *("evaluate 2", "log 2", "save 2"),
         "train 3",
         *("log 3", "train 4"),
-        *("log 4", "evaluate 4", "save 4"),
+        *("log 4", "save 4", "evaluate 4"),  # a failing evaluation costs no training
     ]
 
 
@@ -128,6 +129,34 @@ def test_a_finished_run_trains_and_logs_nothing_more(make_trainer, tmp_path):
     again = run(trainer, tmp_path)
     assert again.start == 3 and digests(again.state) == digests(first.state)
     assert lines(tmp_path) == before
+
+
+def test_an_evaluation_that_a_stop_cut_off_is_made_up_for_once(make_trainer, tmp_path):
+    pictures = make_trainer().config.data.path
+    overrides = {"eval_every": 2, "evals.retrieval.path": pictures, "eval_batch_size": 16}
+    trainer = make_trainer(steps=5, **overrides)
+    loop = loop_of(trainer, tmp_path)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(StopSignal, "requested", lambda _, step: step == 2)
+        with pytest.raises(Preempted):
+            loop.run()
+    for _ in range(2):  # the second resume finds everything done
+        run(trainer, tmp_path)
+        found = lines(tmp_path)
+        measured = [x["step"] for x in found if "eval/retrieval/i2t_r1" in x]
+        trained = {x["step"]: x["loss"] for x in found if "lr" in x}
+        assert measured == [2, 4, 5] and list(trained) == [1, 2, 3, 4, 5]
+        assert all(x["loss"] == trained[x["step"]] for x in found)
+
+
+def test_what_json_cannot_say_is_null(tmp_path):
+    writer = JsonlWriter(tmp_path / "metrics.jsonl", 0)
+    writer.write(1, {"loss": float("nan"), "grad_norm": float("inf"), "lr": 0.5})
+    writer.close()
+    text = (tmp_path / "metrics.jsonl").read_text()
+    (line,) = [json.loads(text, parse_constant=lambda word: pytest.fail(word))]
+    assert (line["loss"], line["grad_norm"], line["lr"]) == (None, None, 0.5)
+    assert logged(tmp_path / "metrics.jsonl", 1) == line
 
 
 def test_a_log_is_cut_at_the_step_that_the_run_goes_on_from(tmp_path):

@@ -25,7 +25,7 @@ def test_meter_counts_training_time_only(monkeypatch):
     monkeypatch.setattr(progress.time, "perf_counter", lambda: clock[0])
     monkeypatch.setattr(progress, "peak_flops", lambda kind: 1e6)
     monkeypatch.setattr(progress.jax, "device_count", lambda: 2)
-    meter = Meter(batch_size=32, flops=100.0)
+    meter = Meter(batch_size=32, flops=lambda length: 100.0)
     for _ in range(4):
         clock[0] += 1.0
         meter.step(waited=0.25)
@@ -42,7 +42,7 @@ def test_meter_counts_training_time_only(monkeypatch):
 
 
 def test_mfu_is_hidden_where_the_device_is_unknown():
-    assert "mfu" not in Meter(32, 100.0).report()
+    assert "mfu" not in Meter(32, lambda length: 100.0).report()
 
 
 def test_progress_line_says_what_a_person_wants_to_know():

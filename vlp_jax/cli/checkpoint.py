@@ -105,13 +105,16 @@ def load_workdir(path: str) -> LoadedModel:
     """Opens the newest checkpoint of a training workdir; its moving average where the run keeps
     one."""
     from vlp_jax.core.pytree import merge
+    from vlp_jax.parallel.mesh import make_mesh, replicated
     from vlp_jax.train.checkpoint import Checkpoints
     from vlp_jax.train.workdir import read_config
 
     config = read_config(path)
     method = make_method(config["method"])
-    device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    step, state = Checkpoints(os.path.join(path, "checkpoints")).restore_model(device)
+    where = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    if jax.process_count() > 1:  # all processes read together, and each needs the whole
+        where = replicated(make_mesh({"data": -1}))
+    step, state = Checkpoints(os.path.join(path, "checkpoints")).restore_model(where)
     params = merge(state["ema"] or state["params"], state["frozen"])
     preprocessing = dict(
         image_size=config["image_size"],

@@ -2,16 +2,17 @@
 without PyTorch.
 
 IN is an open_clip or Hugging Face file or folder, OpenAI's TorchScript archive, or (with --to) one
-of our folders. The file exists to join the name maps of interop/ with the models.
+of our folders or training runs. The file exists to join the name maps of interop/ with the models.
 """
 
 import argparse
+import os
 import sys
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from vlp_jax.cli.output import add_json, print_json, start_jax
+from vlp_jax.cli.output import add_json, first_process, print_json, start_jax
 
 FORMATS = ("vlp_jax", "open_clip", "hf")
 
@@ -25,7 +26,7 @@ def parser() -> argparse.ArgumentParser:
     cli.add_argument(
         "input",
         metavar="IN",
-        help="open_clip, Hugging Face or OpenAI file or folder, or a vlp_jax folder",
+        help="open_clip, Hugging Face or OpenAI file or folder, a vlp_jax folder or workdir",
     )
     cli.add_argument(
         "output", metavar="OUT", help="folder to write (or a .safetensors file with --to=open_clip)"
@@ -64,6 +65,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise UserError(f"--to: unknown format {args.to!r}{nearest(args.to, FORMATS)}")
     start = time.perf_counter()
     start_jax()
+    if not first_process():  # nothing to share: one process converts
+        return 0
     report = _import(args) if args.to == "vlp_jax" else _export(args)
     report["seconds"] = round(time.perf_counter() - start, 2)
     for note in report["notes"]:
@@ -128,6 +131,27 @@ def _report(
     }
 
 
+def _read_run(args: argparse.Namespace) -> tuple[dict, dict[str, Any], list[str], dict[str, str]]:
+    """The newest checkpoint of a training workdir, for another library."""
+    import numpy as np
+
+    from vlp_jax.cli.checkpoint import load_workdir
+    from vlp_jax.core.errors import UserError
+    from vlp_jax.core.pytree import flatten
+
+    if args.to == "vlp_jax":
+        raise UserError(f"{args.input}: is a training run, which every command opens as it is")
+    model = load_workdir(args.input)
+    arrays = {path: np.asarray(a) for path, a in flatten({**model.params, **model.extra}).items()}
+    manifest = {
+        "arch": args.arch or f"step {model.config['step']}",
+        "source": "workdir",
+        "method": model.config["method"],
+        "preprocessing": model.preprocessing,
+    }
+    return arrays, manifest, [], {}
+
+
 def _read_any(args: argparse.Namespace) -> tuple[dict, dict[str, Any], list[str], dict[str, str]]:
     """Returns (arrays, manifest, notes, {name: file to copy})."""
     from vlp_jax.core.errors import UserError
@@ -140,6 +164,8 @@ def _read_any(args: argparse.Namespace) -> tuple[dict, dict[str, Any], list[str]
         if args.to == "vlp_jax":
             raise UserError(f"{args.input}: is converted already; give --to=open_clip or --to=hf")
         return arrays, manifest, [], {}
+    if os.path.isdir(os.path.join(args.input, "checkpoints")):
+        return _read_run(args)
     from vlp_jax.cli.released import read_released
 
     return read_released(args.input, args.arch, args.image_size, args.tokenizer)

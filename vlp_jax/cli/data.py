@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from vlp_jax.cli.output import add_json, print_json
+from vlp_jax.parallel.hosts import process_id
 
 PATH_HELP = (
     "tar pattern (x-{0000..0012}.tar), folder, .csv/.tsv/.jsonl, *.array_record, tfds:NAME[:SPLIT] "
@@ -56,8 +57,13 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs a sub-command; returns its exit code. Raises UserError and RunError."""
+    """Runs a sub-command; returns its exit code. Raises UserError and RunError.
+
+    It uses no device, so in a job of several processes the first one does it alone.
+    """
     args = parser().parse_args(argv)
+    if process_id(os.environ):
+        return 0
     run = {
         "index": run_index,
         "check": run_check,

@@ -8,6 +8,7 @@ import argparse
 import os
 import platform
 import shutil
+import socket
 import sys
 import tempfile
 import time
@@ -35,13 +36,14 @@ def main(argv: list[str]) -> int:
       UserError: --data cannot be read, or --workdir cannot be written.
     """
     args = parser().parse_args(argv)
-    from vlp_jax.cli.output import print_json, start_jax
+    from vlp_jax.cli.output import first_process, print_json, start_jax
 
     start_jax()
     report = {**_software(), **_devices(), **_disk(args.workdir)}
     if args.data:
         report |= _data(args.data)
-    _print(report)
+    if first_process():
+        _print(report)
     if args.json:
         print_json(report)
     return 0
@@ -58,7 +60,9 @@ def _devices() -> dict[str, Any]:
     import jax
     import jax.numpy as jnp
 
-    device = jax.devices()[0]
+    from vlp_jax.parallel.hosts import gather
+
+    device = jax.local_devices()[0]
     x = jax.random.normal(jax.random.key(0), (2048, 2048), jnp.float32)
     product = jax.jit(lambda a: a @ a).lower(x).compile()
     product(x).block_until_ready()
@@ -72,6 +76,7 @@ def _devices() -> dict[str, Any]:
         "device": device.device_kind,
         "devices": jax.device_count(),
         "processes": jax.process_count(),
+        "hosts": " ".join(gather(socket.gethostname())),
         "cpu_cores": os.cpu_count(),
         "device_memory_bytes": stats.get("bytes_limit", 0),
         "matmul_gflops_f32": round(3 * 2 * 2048**3 / (time.perf_counter() - start) / 1e9, 1),
@@ -101,9 +106,9 @@ def _disk(folder: str) -> dict[str, Any]:
 
 
 def _data(path: str) -> dict[str, Any]:
-    from vlp_jax.data.source import open_source
+    from vlp_jax.data.mixture import open_pool
 
-    source = open_source(path)
+    source = open_pool(path)
     start = time.perf_counter()
     for i in range(min(64, len(source))):
         source[i]

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from vlp_jax.cli.output import add_json, print_json, start_jax
+from vlp_jax.cli.output import add_json, first_process, print_json, start_jax
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm")
 
@@ -81,6 +81,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         "texts": np.array(texts, dtype=str),
         "logit_scale": scale,
     }
+    if not first_process():
+        return 0
     write_npz(args.out, result)
     report = {
         "out": args.out,

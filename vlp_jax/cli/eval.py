@@ -10,10 +10,10 @@ from typing import Any
 
 EPILOG = """examples:
   python -m vlp_jax eval --checkpoint=runs/mine --config=configs/clip/folder.py --json
-  python -m vlp_jax eval --checkpoint=OUT --config=configs/eval/imagenet.py
+  python -m vlp_jax eval --checkpoint=OUT --config=configs/clip/openai.py
   --config.evals.imagenet.path=DIR --out=report
 only the config's `evals`, `eval_batch_size` and `mesh` are used; without --config a workdir's own
-are."""
+are, and evaluators on the training data find a workdir's data by themselves."""
 
 
 def parser() -> argparse.ArgumentParser:
@@ -51,13 +51,14 @@ def main(argv: list[str]) -> int:
     rest, overrides = split_overrides(argv)
     args = parser().parse_args(rest)
     config = eval_config(args.checkpoint, args.config, overrides, args.only)
-    from vlp_jax.cli.output import print_json, start_jax
+    from vlp_jax.cli.output import first_process, print_json, start_jax
     from vlp_jax.evals.report import print_results, to_json
 
     start_jax()
     results, scale = evaluate(args.checkpoint, config)
-    print_results(results)
-    if args.out:
+    if first_process():
+        print_results(results)
+    if args.out and first_process():
         write_report(results, Path(args.out), args.checkpoint, scale)
     if args.json:
         print_json({"checkpoint": args.checkpoint, "eval": to_json(results)})
@@ -77,9 +78,14 @@ def eval_config(checkpoint: str, spec: str | None, overrides: dict[str, str], on
     from vlp_jax.core.errors import UserError, nearest
     from vlp_jax.train.workdir import read_config
 
+    is_workdir = (Path(checkpoint) / "config.json").is_file()
     if spec:
-        config = load_config(spec, overrides).copy_and_resolve_references()
-    elif (Path(checkpoint) / "config.json").is_file():
+        config = load_config(spec, overrides)
+        if not config.data.path and is_workdir:
+            with config.unlocked():  # evaluators that refer to it follow
+                config.data.path = read_config(checkpoint)["data"]["path"]
+        config = config.copy_and_resolve_references()
+    elif is_workdir:
         config = ConfigDict(read_config(checkpoint))
         for key, value in overrides.items():
             override(config, key, value)

@@ -21,14 +21,45 @@ def add_json(parser: argparse.ArgumentParser) -> None:
 
 
 def print_json(value: Mapping[str, Any]) -> None:
-    """Prints one JSON object on one line, flushed last."""
+    """Prints one JSON object on one line, flushed last; the first process of a job does."""
+    if not first_process():
+        return
     sys.stdout.flush()
     print(json.dumps(value, default=float), flush=True)
 
 
-def start_jax() -> None:
+def take_host_flags(argv: list[str]) -> list[str]:
+    """Turns --coordinator, --num-processes and --process-id into the variables that
+    parallel/hosts.py reads. Returns the other words.
+    """
+    from vlp_jax.core.errors import UserError
+    from vlp_jax.parallel.hosts import FLAGS
+
+    rest, words = [], iter(argv)
+    for word in words:
+        flag, equals, value = word.partition("=")
+        if flag not in FLAGS:
+            rest.append(word)
+            continue
+        value = value if equals else next(words, "")
+        if not value:
+            raise UserError(f"{flag}: needs a value, as in {flag}=VALUE")
+        os.environ[FLAGS[flag]] = value
+    return rest
+
+
+def first_process() -> bool:
+    """Whether this process is the one that prints and writes. Call it after `start_jax`."""
+    jax = sys.modules.get("jax")
+    return jax is None or not jax.distributed.is_initialized() or jax.process_index() == 0
+
+
+def start_jax(heartbeat: float = 60.0) -> None:
     """Turns on the persistent compilation cache (unless JAX_COMPILATION_CACHE_DIR chooses another)
-    and the log.
+    and the log; joins the job where this process is one of several (parallel/hosts.py).
+
+    Args:
+      heartbeat: seconds of silence after which another process counts as dead.
     """
     _separate_collectives()
     import jax
@@ -39,12 +70,11 @@ def start_jax() -> None:
     if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
         cache = os.environ.get("XDG_CACHE_HOME", os.path.expanduser("~/.cache"))
         jax.config.update("jax_compilation_cache_dir", os.path.join(cache, "vlp_jax", "xla"))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 1.0)
-    if os.environ.get("JAX_COORDINATOR_ADDRESS"):
-        jax.distributed.initialize(
-            num_processes=int(os.environ["JAX_NUM_PROCESSES"]),
-            process_id=int(os.environ["JAX_PROCESS_ID"]),
-        )
+    if not os.environ.get("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"):
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 1.0)
+    from vlp_jax.parallel.hosts import join
+
+    join(heartbeat)
 
 
 def _separate_collectives() -> None:

@@ -12,6 +12,7 @@ import numpy as np
 
 from vlp_jax.cli.checkpoint import embedders, expected_shapes, golden_embeddings, split_extra
 from vlp_jax.core.errors import RunError, UserError
+from vlp_jax.data.text import check_vocab, load_tokenizer
 from vlp_jax.interop.detect import Checkpoint, open_checkpoint
 from vlp_jax.interop.position import resize_state
 from vlp_jax.interop.preprocess import default_preprocessing
@@ -140,6 +141,8 @@ def _tokenizer(
     file = asked.removeprefix("spm:") if asked not in ("", "clip", "bytes") else ""
     if file and not os.path.isfile(file):
         raise UserError(f"--tokenizer: {file}: no such file")
+    if asked:
+        check_vocab(load_tokenizer(asked, tower.context_length), tower.vocab_size)
     if not asked and tower.vocab_size == 49408:
         asked = "clip"
     elif not asked:

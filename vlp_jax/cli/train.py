@@ -6,7 +6,6 @@ mistakes first.
 
 import argparse
 import dataclasses
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -51,11 +50,11 @@ def main(argv: list[str]) -> int:
     rest, overrides = split_overrides(argv)
     args = parser().parse_args(rest)
     config = load_config(args.config, overrides)
-    from vlp_jax.cli.output import print_json, start_jax
+    from vlp_jax.cli.output import first_process, print_json, start_jax
 
-    start_jax()
+    start_jax(config.heartbeat_seconds)
     outcome = train(config, Path(args.workdir), force=args.force, step=args.step)
-    if outcome.results:
+    if outcome.results and first_process():
         from vlp_jax.evals.report import print_results
 
         print_results(outcome.results)
@@ -97,13 +96,16 @@ def train(config: Any, workdir: Path, force: bool = False, step: int | None = No
 
     from vlp_jax.cli.start import first_weights, start_state
     from vlp_jax.core.pytree import size
+    from vlp_jax.parallel.hosts import agree
     from vlp_jax.train.checkpoint import Checkpoints
     from vlp_jax.train.loop import Loop
+    from vlp_jax.train.progress import show
     from vlp_jax.train.trainer import Trainer
-    from vlp_jax.train.workdir import check_workdir, write_workdir
+    from vlp_jax.train.workdir import check_workdir, run_facts, write_workdir
 
     start = time.monotonic()
     trainer = Trainer(config)
+    agree({**run_facts(config, trainer.pipeline.fingerprint), "--workdir": workdir, "--step": step})
     abstract = trainer.abstract_state
     checkpoints = Checkpoints(workdir / "checkpoints", config.keep_checkpoints, config.keep_every)
     check_workdir(workdir, config, trainer.pipeline.fingerprint, force)
@@ -113,11 +115,11 @@ def train(config: Any, workdir: Path, force: bool = False, step: int | None = No
         write_workdir(workdir, config, trainer.pipeline.fingerprint)
     loop = Loop(trainer, workdir, state, checkpoints)
     count = size(abstract["params"]) + size(abstract["frozen"])
-    print(
+    show(
         f"{type(trainer.method).__name__}: {count:,} parameters, "
         f"{trainer.pipeline.num_examples:,} examples, "
         f"steps {loop.start} -> {trainer.steps}, {trainer.mesh.size} device(s), compiling ...",
-        file=sys.stderr,
+        last=True,
     )
     results = loop.run()
     loss = None if loop.loss is None else float(loop.loss)

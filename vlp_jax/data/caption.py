@@ -30,9 +30,13 @@ class CaptionSpec:
     word_dropout: float = 0.0
 
 
-def _candidates(example: Example, choice: str) -> list[str]:
-    if choice in ("random", "first", "all"):
-        return example["text"]
+def candidates(example: Example, choice: str) -> list[str]:
+    """Every text that `choice` may give for an example, before dropout and templates; may be
+    empty."""
+    if choice == "all":
+        return [" ".join(example["text"])] if example["text"] else []
+    if choice in ("random", "first"):
+        return example["text"][: 1 if choice == "first" else None]
     value: Any = example["meta"].get(choice)
     values = value if isinstance(value, list) else [value]
     return [str(v) for v in values if isinstance(v, str | int | float) and str(v).strip()]
@@ -45,13 +49,11 @@ def choose_caption(
 
     Captions above 10,000 characters are cut there and counted under 'long_caption' in `clipped`.
     """
-    texts = _candidates(example, spec.choice)
+    texts = candidates(example, spec.choice)
     if not texts:
         raise DamagedSample("no_caption")
-    if spec.choice == "all":
-        text = " ".join(texts)
-    else:
-        text = texts[0] if spec.choice == "first" else texts[int(rng.integers(len(texts)))]
+    drawn = spec.choice not in ("first", "all")
+    text = texts[int(rng.integers(len(texts))) if drawn else 0]
     if len(text) > MAX_CHARACTERS:
         text = text[:MAX_CHARACTERS]
         if clipped is not None:

@@ -136,13 +136,22 @@ def open_mixture(path: str, weights: Sequence[float], seed: int, mode: str):
     Without weights the sources are one pool and every example comes once per epoch. Raises
     UserError.
     """
-    exists = os.path.exists(os.path.expanduser(path))  # a comma in a folder's own name
-    paths = [path] if exists else split_paths(path) or [path]
+    paths = _paths(path)
     if weights:
         _weights(weights, paths)
-    sources = [open_source(p) for p in paths]
     position_to_index(seed, 0, 0, 1, mode)  # an unknown mode is refused here
-    source = sources[0] if len(sources) == 1 else Concat(sources)
-    if not weights or len(sources) == 1:
+    source = open_pool(path)
+    if not weights or len(paths) == 1:
         return source, PlainOrder(len(source), seed, mode)
-    return source, WeightedOrder([len(s) for s in sources], weights, seed, mode)
+    return source, WeightedOrder([len(s) for s in source.sources], weights, seed, mode)
+
+
+def open_pool(path: str) -> Source:
+    """One source, or several separated by commas end to end. Raises UserError."""
+    sources = [open_source(part) for part in _paths(path)]
+    return sources[0] if len(sources) == 1 else Concat(sources)
+
+
+def _paths(path: str) -> list[str]:
+    exists = os.path.exists(os.path.expanduser(path))  # a comma in a folder's own name
+    return [path] if exists else split_paths(path) or [path]

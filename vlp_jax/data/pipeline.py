@@ -20,6 +20,7 @@ from vlp_jax.data.caption import CaptionSpec, choose_caption
 from vlp_jax.data.damage import Damage, DamagedSample, DamageLog
 from vlp_jax.data.decode import decode_image, tune_pillow
 from vlp_jax.data.evaluation import eval_batches as eval_batches
+from vlp_jax.data.lengths import Buckets, LengthCounter, open_buckets
 from vlp_jax.data.mixture import open_mixture
 from vlp_jax.data.order import example_rng, replacement
 from vlp_jax.data.source import label_of
@@ -42,6 +43,7 @@ class DataSpec:
     caption: str = "random"
     templates: tuple[str, ...] = ()
     word_dropout: float = 0.0
+    buckets: tuple[int, ...] = ()
     label: str = ""
     workers: int = 0
     threads: int = 4
@@ -57,9 +59,14 @@ class DataSpec:
         found = {
             name: flat[name] for name in cls.__dataclass_fields__ if flat.get(name) is not None
         }
-        for name in ("weights", "scale", "templates"):
+        for name in ("weights", "scale", "templates", "buckets"):
             found[name] = tuple(found.get(name, getattr(cls, name)))
         return cls(**found)
+
+    @property
+    def captions(self) -> CaptionSpec:
+        """How captions are chosen and changed."""
+        return CaptionSpec(self.caption, self.templates, self.word_dropout)
 
 
 @dataclass
@@ -72,29 +79,34 @@ class RowReader:
     tokenizer: Any
     image_size: int
     seed: int
+    buckets: Buckets | None = None
 
-    def fill(self, position: int, index: int, events: list) -> dict[str, Any]:
+    def fill(self, position: int, index: int, limit: int | None, events: list) -> dict[str, Any]:
         """The row of example `index` at a stream position; damage is reported in `events` and
-        replaced."""
+        replaced, by an example that fits the batch's `limit` of tokens."""
         epoch, place = self.order.epoch(position)
         for attempt in range(MAX_ATTEMPTS):
             try:
-                return self._row(index, example_rng(self.seed, epoch, place), events)
+                return self._row(index, example_rng(self.seed, epoch, place), limit, events)
             except DamagedSample as damage:
                 events.append(("damage", damage.reason, damage.where or self.source.where(index)))
                 index = replacement(self.seed, epoch, place, attempt, len(self.source))
+                index = self.buckets.fitting(index, limit) if limit else index
         raise RunError(
             f"{MAX_ATTEMPTS} examples in a row are damaged; last: {events[-1][2]}: {events[-1][1]}"
         )
 
-    def _row(self, index: int, rng: np.random.Generator, events: list) -> dict[str, Any]:
+    def _row(
+        self, index: int, rng: np.random.Generator, limit: int | None, events: list
+    ) -> dict[str, Any]:
         spec, row = self.spec, {}
         example = self.source[index]
         if self.tokenizer is not None:
             clipped: Counter = Counter()
-            choice = CaptionSpec(spec.caption, spec.templates, spec.word_dropout)
-            row["text"] = choose_caption(example, choice, rng, clipped)
+            row["text"] = choose_caption(example, spec.captions, rng, clipped)
             events += [("clipped", reason, example["key"]) for reason in clipped]
+            if limit and self.tokenizer.length(row["text"]) > limit:
+                raise DamagedSample("caption_changed")  # since it was counted
         if spec.label:
             row["label"] = label_of(example, spec.label)
         if "image" not in example:
@@ -104,22 +116,26 @@ class RowReader:
         )
         return row
 
-    def chunk(self, start: int, count: int) -> dict[str, Any]:
-        """Rows at stream positions [start, start + count), stacked, with their events."""
+    def chunk(self, step: int, start: int, count: int) -> dict[str, Any]:
+        """Rows at stream positions [start, start + count) of a step, stacked, with their events."""
         events: list = []
         positions = range(start, start + count)
         indices = self.order.index(np.asarray(positions)).tolist()
-        rows = [self.fill(p, i, events) for p, i in zip(positions, indices, strict=True)]
-        return {**stack(rows, self.tokenizer), "events": events}
+        limit = self.buckets.at(step) if self.buckets else None
+        rows = [self.fill(p, i, limit, events) for p, i in zip(positions, indices, strict=True)]
+        return {**stack(rows, self.tokenizer, limit), "events": events}
 
 
-def stack(rows: list[dict[str, Any]], tokenizer: Any) -> dict[str, np.ndarray]:
-    """Rows -> image uint8[b, S, S, 3], text int32[b, L], label int32[b], as far as present."""
+def stack(
+    rows: list[dict[str, Any]], tokenizer: Any, limit: int | None = None
+) -> dict[str, np.ndarray]:
+    """Rows -> image uint8[b, S, S, 3], text int32[b, L or limit], label int32[b], as far as
+    present."""
     batch = {}
     if "image" in rows[0]:
         batch["image"] = np.stack([row["image"] for row in rows])
     if "text" in rows[0]:
-        batch["text"] = np.asarray(tokenizer([row["text"] for row in rows]), np.int32)
+        batch["text"] = np.asarray(tokenizer([row["text"] for row in rows])[:, :limit], np.int32)
     if "label" in rows[0]:
         batch["label"] = np.asarray([row["label"] for row in rows], np.int32)
     return batch
@@ -163,8 +179,13 @@ class TrainPipeline:
         self.log = DamageLog(self.num_examples, spec.damage_budget, self.source.damage)
         self.log.check()
         self.clipped: Counter = Counter()
-        self._reader = RowReader(self.source, self.order, spec, tokenizer, image_size, seed)
-        self._reader.chunk(0, 1)  # a mistake in the settings shows here, not in a worker
+        self.buckets = None
+        if tokenizer is not None and spec.buckets:
+            counter = LengthCounter(self.source, tokenizer, spec.captions)
+            self.buckets = open_buckets(counter, spec.buckets, self.order, batch_size)
+        parts = (self.source, self.order, spec, tokenizer, image_size, seed, self.buckets)
+        self._reader = RowReader(*parts)
+        self._reader.chunk(0, 0, 1)  # a mistake in the settings shows here, not in a worker
 
     @property
     def dropped(self) -> Counter:
@@ -179,9 +200,9 @@ class TrainPipeline:
     def batches(self, start_step: int = 0) -> Iterator[dict[str, np.ndarray]]:
         """Host-local batches from `start_step` on, without end.
 
-        Yields image uint8[b, S, S, 3], text int32[b, L] (with a tokenizer) and label int32[b] (with
-        data.label); b = batch_size / process_count. Raises RunError when damage exceeds
-        data.damage_budget.
+        Yields image uint8[b, S, S, 3], text int32[b, L] (with a tokenizer; L is the step's bucket
+        under data.buckets) and label int32[b] (with data.label); b = batch_size / process_count.
+        Raises RunError when damage exceeds data.damage_budget.
         """
         size = self._chunk_size()
         per_batch = self.local_size // size
@@ -232,7 +253,21 @@ class TrainPipeline:
                 flags.FLAGS.mark_as_parsed()
             buffer = max(1, ahead // self.spec.workers)
             dataset = dataset.mp_prefetch(grain.MultiprocessingOptions(self.spec.workers, buffer))
-        return iter(dataset)
+        return _watched(iter(dataset), self.spec.workers)
+
+
+def _watched(chunks: Iterator[dict[str, Any]], workers: int) -> Iterator[dict[str, Any]]:
+    """Passes the chunks on; a loader process that was killed is told as what it is."""
+    try:
+        yield from chunks
+    except RuntimeError as error:
+        if "Worker process was terminated" not in str(error):
+            raise
+        code = str(error).partition("exit code ")[2].split(".")[0]
+        raise RunError(
+            f"a data loader process (one of data.workers={workers}) died with exit code {code}; "
+            "-9 is the system's answer to too little memory: fewer data.workers or data.prefetch"
+        ) from error
 
 
 def _load(
@@ -241,4 +276,4 @@ def _load(
     """Chunk `number` of this process: a contiguous piece of its slice of the global batch."""
     tune_pillow()
     step, piece = divmod(int(number), per_batch)
-    return reader.chunk(step * batch_size + offset + piece * size, size)
+    return reader.chunk(step, step * batch_size + offset + piece * size, size)

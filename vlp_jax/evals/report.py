@@ -132,9 +132,6 @@ def write_markdown(
 ) -> str:
     """A page of all results; pictures: {caption: path of the PNG}, linked relative to the page."""
     parts = [f"# {title}", intro] if intro else [f"# {title}"]
-    for caption, picture in (pictures or {}).items():
-        link = os.path.relpath(picture, os.path.dirname(os.path.abspath(path)))
-        parts.append(f"## {caption}\n\n![{caption}]({link.replace(os.sep, '/')})")
     for name, result in results.items():
         parts.append(f"## {name}\n\n{markdown_table(metric_rows(result.metrics))}")
         parts += [
@@ -142,4 +139,7 @@ def write_markdown(
         ]
         if result.details.get("protocol"):
             parts.append(f"Settings: {_settings(result.details['protocol'])}")
+    for caption, picture in (pictures or {}).items():
+        link = os.path.relpath(picture, os.path.dirname(os.path.abspath(path)))
+        parts.append(f"## {caption}\n\n![{caption}]({link.replace(os.sep, '/')})")
     return _write(path, "\n\n".join(parts) + "\n")

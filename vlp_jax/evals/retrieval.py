@@ -83,6 +83,8 @@ class Retrieval:
         source = open_samples(self.path, self.limit)
         captions = read_captions(source, self.caption, self.captions)
         image, kept = embed_pictures(fns["embed_image"], source, self.context)
+        told = np.asarray([bool(captions[i]) for i in kept], bool)
+        image, kept = image[told], kept[told]
         pairs = Pairs.from_captions([captions[i] for i in kept])
         prompts = [self.prefix + text for text in pairs.texts]
         text = unit(embed_texts(fns["embed_text"], prompts, self.context))
@@ -113,7 +115,10 @@ class Retrieval:
 
 
 def read_captions(source: Source, key: str = "", first: int = 0) -> list[list[str]]:
-    """Captions of each picture; raises UserError naming the first sample that has none."""
+    """Captions of each picture, none for a damaged or an uncaptioned one.
+
+    Raises UserError naming the first sample that lacks `key`, or where no sample has a caption.
+    """
     captions = []
     for sample in read_metadata(source):
         if sample is None:  # damaged, and so is its picture
@@ -121,11 +126,14 @@ def read_captions(source: Source, key: str = "", first: int = 0) -> list[list[st
             continue
         found = sample["meta"].get(key, []) if key else sample.get("text", [])
         found = [found] if isinstance(found, str) else list(found)
-        if not found:
-            wanted = f"caption under the JSON key {key!r}" if key else "caption"
-            hint = nearest(key, sample["meta"]) if key else ""
-            raise UserError(f"sample {sample['key']!r} has no {wanted}" + hint)
+        if key and not found:
+            hint = nearest(key, sample["meta"])
+            raise UserError(
+                f"sample {sample['key']!r} has no caption under the JSON key {key!r}" + hint
+            )
         captions.append(found[:first] if first else found)
+    if not any(captions):
+        raise UserError(f"none of the {len(captions)} samples has a caption")
     return captions
 
 

@@ -15,10 +15,12 @@ import numpy as np
 from vlp_jax.core.errors import RunError, UserError, nearest
 from vlp_jax.data.damage import DamagedSample
 from vlp_jax.data.evaluation import eval_batches
-from vlp_jax.data.source import Source, open_source
+from vlp_jax.data.mixture import open_pool
+from vlp_jax.data.source import Source
 from vlp_jax.evals.base import EvalContext, EvalFn, embed_some
 
 MAX_DAMAGED = 0.01  # share of pictures that an evaluation may lose before it is no longer one
+FEW_DAMAGED = 10  # so many are always allowed, as in training, unless they are half of the set
 
 
 class Thinned:
@@ -51,8 +53,8 @@ def open_samples(path: str | Source, limit: int = 0) -> Source:
     if limit < 0:
         raise UserError(f"limit is {limit}, it must be >= 0 (0: all samples)")
     if isinstance(path, str) and not path:
-        raise UserError("this evaluation has no data: set its key 'path'")
-    source = open_source(path) if isinstance(path, str) else path
+        raise UserError("no data: set `path`")
+    source = open_pool(path) if isinstance(path, str) else path
     if not len(source):
         raise UserError(f"no samples in {path}")
     return Thinned(source, limit) if 0 < limit < len(source) else source
@@ -64,7 +66,7 @@ def embed_pictures(
     """Runs `fn` over every picture of a source that can be read.
 
     Returns float32[K, D] and int[K], the samples they belong to, in order. Raises RunError when
-    more than 1 % of the pictures are damaged.
+    more than 1 % of the pictures, and more than ten or half of them, are damaged.
     """
     batches = eval_batches(
         source,
@@ -78,7 +80,7 @@ def embed_pictures(
     )
     rows, seen = embed_some(fn, batches, len(source))
     lost = np.flatnonzero(~seen)
-    if lost.size > MAX_DAMAGED * len(source):
+    if lost.size > max(MAX_DAMAGED * len(source), min(FEW_DAMAGED, len(source) / 2)):
         first = source.where(int(lost[0]))
         raise RunError(f"{lost.size} of {len(source)} pictures cannot be read, first {first}")
     return rows[seen], np.flatnonzero(seen)

@@ -87,11 +87,15 @@ def read_json(path: str) -> dict[str, Any]:
 def write_safetensors(
     path: str, arrays: dict[str, np.ndarray], metadata: dict[str, str] | None = None
 ) -> None:
-    """Writes arrays to one file and flushes it to disk."""
+    """Writes arrays to one file and flushes it to disk. Raises OSError (disk full)."""
+    from safetensors import SafetensorError
     from safetensors.numpy import save_file
 
     contiguous = {name: np.require(array, requirements="C") for name, array in arrays.items()}
-    save_file(contiguous, path, metadata=metadata)
+    try:
+        save_file(contiguous, path, metadata=metadata)
+    except SafetensorError as error:
+        raise OSError(f"{os.path.basename(path)}: {error}") from error
     os.chmod(path, 0o644)
     with open(path, "rb+") as file:
         os.fsync(file.fileno())

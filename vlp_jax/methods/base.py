@@ -77,8 +77,20 @@ class Method:
         """
         return {}
 
-    def flops(self) -> float:
-        """Model FLOPs of one example's forward pass (2 x multiply-adds); 0 where unknown."""
+    @property
+    def ignores_padding(self) -> bool:
+        """True where nothing after a text's end token can change the loss, so that batches may be
+        cut to their longest text (data.buckets).
+        """
+        return False
+
+    def flops(self, text_length: int | None = None) -> float:
+        """Model FLOPs of one example's forward pass (2 x multiply-adds); 0 where unknown.
+
+        Args:
+          text_length: tokens of its text where they are fewer than batch_spec's.
+        """
+        del text_length
         return 0.0
 
 

@@ -83,7 +83,7 @@ def clip_arch(name: str) -> dict[str, Any]:
       UserError: an unknown name; the message gives the nearest one.
     """
     if name not in ARCHS:
-        raise UserError(f"--arch: unknown {name!r}{nearest(name, ARCHS)}")
+        raise UserError(f"unknown architecture {name!r}{nearest(name, ARCHS)}")
     arch = ARCHS[name]
     return {**arch, "image": dict(arch["image"]), "text": dict(arch["text"])}
 

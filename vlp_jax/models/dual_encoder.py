@@ -155,6 +155,11 @@ class DualEncoder:
             )[1]["pooled"],
         }
 
-    def flops(self) -> float:
-        """Forward FLOPs of one image-text pair, both towers."""
-        return tower_flops(self.image_tower) + tower_flops(self.text_tower)
+    @property
+    def ignores_padding(self) -> bool:
+        """True under a causal mask with the end token pooled: CLIP, not SigLIP."""
+        return self.text_tower.causal and self.text_tower.pool == "argmax"
+
+    def flops(self, text_length: int | None = None) -> float:
+        """Forward FLOPs of one image-text pair, both towers; texts of full length by default."""
+        return tower_flops(self.image_tower) + tower_flops(self.text_tower, text_length)

@@ -38,16 +38,19 @@ def _resnet_flops(net: ModifiedResNet) -> float:
     return total + 2 * channels * (2 * tokens + 1) * channels + 2 * channels * net.embed_dim
 
 
-def tower_flops(tower: nn.Module) -> float:
-    """Forward FLOPs of one picture or one text of full length through a tower of
-    models/towers.py.
+def tower_flops(tower: nn.Module, length: int | None = None) -> float:
+    """Forward FLOPs of one picture or one text through a tower of models/towers.py.
+
+    Args:
+      tower: the network.
+      length: tokens of a text; None is its full length.
     """
     if isinstance(tower, ModifiedResNet):
         return _resnet_flops(tower)
     config = tower.stack_config()
     head = 2 * tower.width * tower.embed_dim
     if hasattr(tower, "context_length"):
-        return stack_flops(config, tower.context_length) + head
+        return stack_flops(config, length or tower.context_length) + head
     patches = (tower.image_size // tower.patch_size) ** 2
     kept = max(1, int(patches * (1 - tower.patch_dropout)))
     embed = 2 * patches * 3 * tower.patch_size**2 * tower.width

@@ -97,11 +97,11 @@ class QueryPool(nn.Module):
 
         def project(name: str, tokens: Array) -> Array:
             heads = (self.num_heads, width // self.num_heads)
-            return Project(heads, 1, init, self.dtype, name=name)(tokens)
+            rows = Project(heads, 1, init, self.dtype, name=name)(tokens)
+            return rearrange(rows, "b n h k -> b h n k")
 
-        pooled = attend(
-            project("query", x[:, :1]), project("key", x), project("value", x)
-        )  # [B, 1, H, K]
+        pooled = attend(project("query", x[:, :1]), project("key", x), project("value", x))
+        pooled = rearrange(pooled, "b h one k -> b one h k")
         return Project((self.embed_dim,), 2, init, self.dtype, name="out")(pooled)[:, 0]
 
 

@@ -21,7 +21,7 @@ class TextTransformer(nn.Module):
       vocab_size, context_length: V and the longest T.
       width, num_layers, num_heads: D, L and H.
       embed_dim: E of the final projection; 0 leaves the pooled D-vector.
-      causal: additive causal mask (CLIP); False sees the whole text, padding included (SigLIP).
+      causal: no token sees a later one (CLIP); False sees the whole text with its padding (SigLIP).
       pool: see nn/pooling.py.
       head_bias: bias of the projection (SigLIP).
       The others: see nn/transformer.py StackConfig.
@@ -44,6 +44,7 @@ class TextTransformer(nn.Module):
     dtype: str = "float32"
     remat: str = "none"
     unroll: bool = False
+    attention: str = "auto"
 
     def stack_config(self) -> StackConfig:
         """The transformer body's sizes.
@@ -65,6 +66,8 @@ class TextTransformer(nn.Module):
             dtype=self.dtype,
             remat=self.remat,
             unroll=self.unroll,
+            causal=self.causal,
+            attention=self.attention,
         )
 
     @nn.compact
@@ -101,8 +104,7 @@ class TextTransformer(nn.Module):
             "pos_embed", nn.initializers.normal(0.01), (self.context_length, self.width)
         )
         x = x + pos[:length].astype(dtype)
-        mask = jnp.tril(jnp.ones((length, length), bool)) if self.causal else None
-        x = run_blocks(self.stack_config(), x, mask, rngs.fold(rng, "blocks"))
+        x = run_blocks(self.stack_config(), x, None, rngs.fold(rng, "blocks"))
         tokens = LayerNorm(self.norm_eps, dtype, name="norm_post")(x)
         pooled = pool_text(tokens, ids, self.pool).astype(jnp.float32)
         out = {"tokens": tokens, "pooled": pooled}

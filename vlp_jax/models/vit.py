@@ -56,6 +56,7 @@ class ViT(nn.Module):
     dtype: str = "float32"
     remat: str = "none"
     unroll: bool = False
+    attention: str = "auto"
 
     def stack_config(self) -> StackConfig:
         """The transformer body's sizes.
@@ -81,6 +82,7 @@ class ViT(nn.Module):
             dtype=self.dtype,
             remat=self.remat,
             unroll=self.unroll,
+            attention=self.attention,
         )
 
     @nn.compact

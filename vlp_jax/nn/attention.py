@@ -10,30 +10,80 @@ import math
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from einops import rearrange
 
+from vlp_jax.core.errors import UserError, nearest
 from vlp_jax.core.types import Array
 from vlp_jax.nn.init import Init
 
+IMPLEMENTATIONS = ("auto", "xla", "cudnn")
+# Device kind -> tokens from which cuDNN's fused kernel is the faster in a half precision, as
+# experiments/benchmarks/attention_table.py finds it. No GPU was measured yet, so `auto` is `xla`.
+CUDNN_FROM: dict[str, int] = {}
+_LOWEST = jnp.finfo(jnp.float32).min
 
-def attend(query: Array, key: Array, value: Array, mask: Array | None = None) -> Array:
+
+def choose(implementation: str, tokens: int, dtype: jnp.dtype) -> str:
+    """`xla` or `cudnn` for an attention over `tokens` keys; `auto` looks into CUDNN_FROM.
+
+    Raises:
+      UserError: an unknown name, or `cudnn` where it cannot run.
+    """
+    if implementation not in IMPLEMENTATIONS:
+        hint = nearest(implementation, IMPLEMENTATIONS)
+        raise UserError(f"attention: unknown {implementation!r}{hint}")
+    if implementation == "xla":
+        return "xla"
+    half = dtype in (jnp.bfloat16, jnp.float16)
+    able = half and jax.default_backend() == "gpu"
+    if implementation == "cudnn" and not able:
+        raise UserError("attention=cudnn needs an NVIDIA GPU and dtype=bfloat16 or float16")
+    kind = jax.devices()[0].device_kind if able else ""
+    wins = tokens >= CUDNN_FROM.get(kind, math.inf)
+    return "cudnn" if implementation == "cudnn" or wins else "xla"
+
+
+def attend(
+    query: Array,
+    key: Array,
+    value: Array,
+    mask: Array | None = None,
+    causal: bool = False,
+    implementation: str = "auto",
+) -> Array:
     """Scaled dot-product attention.
 
     Args:
-      query: float[B, T, H, K].
-      key: float[B, S, H, K].
-      value: float[B, S, H, K].
-      mask: bool broadcastable to [B, H, T, S], True where a query may look. Worked example: the
-        causal mask of three tokens is [[1,0,0],[1,1,0],[1,1,1]].
+      query: float[B, H, T, K].
+      key: float[B, H, S, K].
+      value: float[B, H, S, K].
+      mask: bool broadcastable to [B, H, T, S], True where a query may look.
+      causal: query t looks at keys up to t only. Worked example: among three tokens query 1 sees
+        keys 0 and 1, as under the mask [[1,0,0],[1,1,0],[1,1,1]].
+      implementation: `auto`, `xla` or `cudnn`, see `choose`.
 
     Returns:
-      float[B, T, H, K] in the dtype of `value`.
+      float[B, H, T, K] in the dtype of `value`. Heads come before tokens because both products then
+      read their operands in order: on a CPU 10 to 40 % of the attention's time.
     """
+    if choose(implementation, key.shape[2], value.dtype) == "cudnn":
+        q, k, v = (rearrange(x, "b h t k -> b t h k") for x in (query, key, value))
+        out = jax.nn.dot_product_attention(
+            q, k, v, mask=_four_axes(mask), is_causal=causal, implementation="cudnn"
+        )
+        return rearrange(out, "b t h k -> b h t k")
     scaled = query * query.shape[-1] ** -0.5
-    logits = jnp.einsum("bthk,bshk->bhts", scaled, key, preferred_element_type=jnp.float32)
+    logits = jnp.einsum("bhtk,bhsk->bhts", scaled, key, preferred_element_type=jnp.float32)
+    if causal:
+        logits = jnp.where(jnp.tri(*logits.shape[2:], dtype=bool), logits, _LOWEST)
     if mask is not None:
-        logits = jnp.where(mask, logits, jnp.finfo(jnp.float32).min)
+        logits = jnp.where(mask, logits, _LOWEST)
     weights = jax.nn.softmax(logits, axis=-1).astype(value.dtype)
-    return jnp.einsum("bhts,bshk->bthk", weights, value)
+    return jnp.einsum("bhts,bhsk->bhtk", weights, value)
+
+
+def _four_axes(mask: Array | None) -> Array | None:
+    return None if mask is None else mask.reshape((1,) * (4 - mask.ndim) + mask.shape)
 
 
 class Project(nn.Module):
@@ -73,6 +123,7 @@ class SelfAttention(nn.Module):
     Attributes:
       num_heads, head_dim: H and K; D need not equal H K.
       qkv_init, out_init: initialisers of the two kernels.
+      causal, implementation: see `attend`.
     """
 
     num_heads: int
@@ -80,12 +131,16 @@ class SelfAttention(nn.Module):
     qkv_init: Init
     out_init: Init
     dtype: jnp.dtype = jnp.float32
+    causal: bool = False
+    implementation: str = "auto"
 
     @nn.compact
     def __call__(self, x: Array, mask: Array | None = None) -> Array:
         heads = (self.num_heads, 3, self.head_dim)
         qkv = Project(heads, 1, self.qkv_init, self.dtype, name="qkv")(x)  # [B, T, H, 3, K]
-        out = attend(qkv[..., 0, :], qkv[..., 1, :], qkv[..., 2, :], mask)  # [B, T, H, K]
+        query, key, value = rearrange(qkv, "b t h three k -> three b h t k")  # one copy for all
+        out = attend(query, key, value, mask, self.causal, self.implementation)
+        out = rearrange(out, "b h t k -> b t h k")
         return Project(x.shape[-1:], 2, self.out_init, self.dtype, name="out")(out)
 
 
@@ -107,5 +162,7 @@ class CrossAttention(nn.Module):
         heads, head_dim = self.num_heads, self.head_dim
         query = Project((heads, head_dim), dtype=self.dtype, name="query")(x)  # [B, T, H, K]
         key_value = Project((heads, 2, head_dim), dtype=self.dtype, name="key_value")(context)
-        out = attend(query, key_value[..., 0, :], key_value[..., 1, :], mask)
+        key, value = rearrange(key_value, "b s h two k -> two b h s k")
+        out = attend(rearrange(query, "b t h k -> b h t k"), key, value, mask)
+        out = rearrange(out, "b h t k -> b t h k")
         return Project((self.features,), 2, dtype=self.dtype, name="out")(out)

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from vlp_jax.core.types import Array
+from vlp_jax.nn.masks import random_subset, take_tokens
 
 
 def dropout(x: Array, rate: float, rng: Array | None) -> Array:
@@ -42,13 +43,10 @@ def patch_dropout(tokens: Array, rate: float, rng: Array | None) -> Array:
       rng: key[B], or None to keep all.
 
     Returns:
-      float[B, N', D] in their original order. One sort and one gather per example, no communication
-      under batch sharding.
+      float[B, N', D] in their original order; no communication under batch sharding.
     """
     if rng is None or rate == 0.0:
         return tokens
     count = tokens.shape[1]
     keep = max(1, int(count * (1 - rate)))
-    noise = jax.vmap(lambda key: jax.random.uniform(key, (count,)))(rng)
-    chosen = jnp.sort(jnp.argsort(noise, axis=1)[:, :keep], axis=1)  # [B, N']
-    return jnp.take_along_axis(tokens, chosen[:, :, None], axis=1)
+    return take_tokens(tokens, random_subset(rng, count, keep))

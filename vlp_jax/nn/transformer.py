@@ -35,6 +35,7 @@ class StackConfig:
       dropout, drop_path: rates in [0, 1); drop_path grows linearly with depth to this value.
       dtype, remat: names of nn/precision.py.
       unroll: compile every layer separately instead of one loop body.
+      causal, attention: see nn/attention.py attend (`attention` is its implementation).
     """
 
     width: int
@@ -50,6 +51,8 @@ class StackConfig:
     dtype: str = "float32"
     remat: str = "none"
     unroll: bool = False
+    causal: bool = False
+    attention: str = "auto"
 
     def block_init(self) -> BlockInit:
         """The initialisers of one block."""
@@ -142,7 +145,8 @@ class Block(nn.Module):
 
         x = barrier(constrain_batch(x))
         heads = (c.num_heads, c.head_dim or c.width // c.num_heads)
-        attention = SelfAttention(*heads, init.qkv, init.out, dtype, name="attn")
+        how = (init.qkv, init.out, dtype, c.causal, c.attention)
+        attention = SelfAttention(*heads, *how, name="attn")
         x = residual(x, attention(LayerNorm(c.norm_eps, dtype, name="norm1")(x), mask), "attn")
         x = barrier(x)
         inits = (init.fc1, init.fc1_bias, init.fc2, init.fc2_bias)

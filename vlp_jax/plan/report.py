@@ -24,8 +24,7 @@ def executed_passes(config: Any) -> float:
 
 
 def roofline(trainer: Trainer, traffic: float, memory: float, chip: Chip) -> dict[str, float]:
-    """Estimated seconds of a step: the slowest of arithmetic, memory and links, with none hidden
-    behind another in `serial_seconds`.
+    """Estimated seconds of a step: the slowest of arithmetic, memory and links.
 
     Args:
       trainer: the run.

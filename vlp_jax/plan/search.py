@@ -30,7 +30,9 @@ def _variant(config: Any, remat: str, split: int, accumulate: int) -> Any:
 
 def candidates(config: Any, devices: Sequence) -> Iterator[Any]:
     """Configs to try, the one estimated fastest first: fewer passes, then less communication."""
-    splits = [1] if len(devices) == 1 else [1, len(devices)]
+    count = len(devices)
+    near_root = next(n for n in range(int(count**0.5), 0, -1) if count % n == 0)
+    splits = sorted({1, near_root, count})
     variants = [
         _variant(config, *choice) for choice in itertools.product(REMATS, splits, ACCUMULATE)
     ]

@@ -263,6 +263,9 @@ class Checkpoints:
         for step in (*old, *torn):
             self._digest_file(step).unlink(missing_ok=True)
             shutil.rmtree(self.folder / str(step))  # orbax's own delete waits for all processes
+        self._clear_torn()
+
+    def _clear_torn(self) -> None:
         for path in self.folder.glob(f"*{_TORN}*"):
             shutil.rmtree(path, ignore_errors=True)
 
@@ -270,6 +273,8 @@ class Checkpoints:
         return self.folder / "digests" / f"{step}.json"
 
     def _failure(self, step: int, error: BaseException) -> RunError:
+        if self._main:
+            self._clear_torn()  # a full disk gets its space back
         return RunError(
             f"{self.folder / str(step)}: checkpoint could not be saved: {_one_line(error)}"
         )

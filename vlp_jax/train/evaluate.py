@@ -16,7 +16,7 @@ from jax.sharding import Mesh
 from vlp_jax.core.errors import UserError
 from vlp_jax.core.types import Array, Extra, HostBatch, Params
 from vlp_jax.data.device import to_device
-from vlp_jax.data.source import open_source
+from vlp_jax.data.mixture import open_pool
 from vlp_jax.evals.base import EvalContext, EvalFn, Evaluator, Result, make_evaluator
 from vlp_jax.methods.base import Method
 from vlp_jax.parallel.mesh import BATCH_AXES, batch_sharding, replicated
@@ -45,7 +45,7 @@ def make_evaluators(
             )
         for path in (getattr(evaluator, "train", ""), getattr(evaluator, "path", "")):
             if isinstance(path, str) and path:
-                open_source(path)  # a missing set shows now, not after the training
+                open_pool(path)  # a missing set shows now, not after the training
         found[name] = evaluator
     return found
 
@@ -105,8 +105,18 @@ def eval_context(
 def run_evaluators(
     evaluators: Mapping[str, Evaluator], fns: Mapping[str, EvalFn]
 ) -> dict[str, Result]:
-    """{name: Result} of every evaluator."""
-    return {name: evaluator(fns) for name, evaluator in evaluators.items()}
+    """{name: Result} of every evaluator.
+
+    Raises:
+      UserError: a mistake in an evaluator's data, named `evals.NAME`.
+    """
+    results = {}
+    for name, evaluator in evaluators.items():
+        try:
+            results[name] = evaluator(fns)
+        except UserError as error:
+            raise UserError(f"evals.{name}: {error}") from error
+    return results
 
 
 def scalars(results: Mapping[str, Result]) -> dict[str, float]:

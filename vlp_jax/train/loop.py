@@ -1,8 +1,8 @@
 """The one training loop. Its order is a contract and never changes (design section 4):
 
 restore -> evaluate the old state when due -> checkpoint when due (state; the data position is the
-step) -> next batch -> dispatch -> log the previous step's metrics -> ... -> final evaluation ->
-final checkpoint, waited for.
+step) -> next batch -> dispatch -> log the previous step's metrics -> ... -> final checkpoint ->
+final evaluation -> the checkpoint is waited for.
 
 Nothing in the step waits for the host: metrics are read one step late. The file exists as the only
 loop of the package.
@@ -18,10 +18,12 @@ import jax
 from vlp_jax.core.errors import RunError
 from vlp_jax.data.device import DeviceFeed
 from vlp_jax.evals.base import Result
+from vlp_jax.parallel.hosts import from_first
 from vlp_jax.parallel.mesh import batch_sharding
+from vlp_jax.parallel.watchdog import Watchdog
 from vlp_jax.train.checkpoint import Checkpoints
 from vlp_jax.train.evaluate import run_evaluators, scalars
-from vlp_jax.train.metrics import Writers, open_writers
+from vlp_jax.train.metrics import Writers, logged, open_writers
 from vlp_jax.train.preemption import Preempted, StopSignal
 from vlp_jax.train.progress import Meter, progress_line, show
 from vlp_jax.train.state import State, eval_params
@@ -44,10 +46,15 @@ class Loop:
         self.trainer, self.config, self.checkpoints = trainer, trainer.config, checkpoints
         self.state = state
         self.start = self.step = int(state["step"])
+        self.watchdog = Watchdog(self.config.get("hang_seconds", 0.0))
+        self._logged = logged(workdir / "metrics.jsonl", self.start)
+        missing = not any(name.startswith("eval/") for name in self._logged)
+        due = self._due(self.config.eval_every, after=0)
+        self._owed = due and from_first(str(missing)) == str(True)
         self.writers = Writers([])
         if jax.process_index() == 0:
             self.writers = open_writers(workdir, self.start, self.config.wandb, self.config)
-        self.meter = Meter(self.config.batch_size, trainer.method.flops())
+        self.meter = Meter(self.config.batch_size, trainer.method.flops)
         self.results: dict[str, Result] = {}
         # Simulated devices share one thread pool: the collectives of two steps in flight deadlock.
         self._one_at_a_time = jax.default_backend() == "cpu" and trainer.mesh.size > 1
@@ -65,24 +72,34 @@ class Loop:
         """
         trainer, total = self.trainer, self.trainer.steps
         try:
-            step = trainer.step  # compiled here, so that the first step is timed like the others
+            step = trainer.step
             batches = trainer.pipeline.batches(self.step)
             feed = DeviceFeed(batches, batch_sharding(trainer.mesh), trainer.method.batch_spec(1))
             self.meter.restart()
-            with StopSignal() as stop, jax.set_mesh(trainer.mesh):
+            with StopSignal() as stop, self.watchdog, jax.set_mesh(trainer.mesh):
                 while self.step < total:
                     self._evaluate_when_due()
                     self._save_when_due()
-                    self._train_step(step, next(feed), feed.waited)
+                    self.watchdog.mark(self.step, "data")
+                    batch = next(feed)
+                    self._prepare(batch)
+                    self.watchdog.mark(self.step, "step")
+                    self._train_step(step, batch, feed.waited)
                     if stop.requested(self.step) and self.step < total:
                         self._stop()
-                self._log_pending()
+                self._save()  # under way first: an evaluation that fails costs no training
                 self._evaluate()
-                self._save()
                 self.checkpoints.wait()
         finally:
             self.writers.close()
         return self.results
+
+    def _prepare(self, batch: dict[str, jax.Array]) -> None:
+        """Compiles the step where no batch had this text length yet, outside the measured time."""
+        paused = self.meter.pause()
+        self.watchdog.mark(self.step, "compile")
+        self.trainer.program(batch)
+        self.meter.resume(paused)
 
     def _train_step(self, step: Callable, batch: dict[str, jax.Array], waited: float) -> None:
         with jax.transfer_guard("disallow"):
@@ -92,7 +109,7 @@ class Loop:
         self.step += 1
         self._log_pending()
         self._pending, self.loss = (self.step, metrics), metrics["loss"]
-        self.meter.step(waited)
+        self.meter.step(waited, batch["text"].shape[1] if "text" in batch else None)
 
     def _log_pending(self) -> None:
         """Reads and writes the previous step's metrics when that step is a logged one."""
@@ -102,7 +119,7 @@ class Loop:
         self._pending = None
         if step % self.config.max_bad_steps == 0:
             self._stop_when_bad(step, int(metrics["skipped_in_row"]))
-        if step % self.config.log_every and step not in (self.start + 1, self.trainer.steps):
+        if step % self.config.log_every and step not in (1, self.trainer.steps):
             return
         values = {name: float(value) for name, value in jax.device_get(metrics).items()}
         values |= self.meter.report()
@@ -123,24 +140,30 @@ class Loop:
                 "the weights are those of the last good step"
             )
 
-    def _due(self, every: int) -> bool:
-        return every > 0 and self.step % every == 0 and self.step > self.start
+    def _due(self, every: int, after: int) -> bool:
+        return every > 0 and self.step % every == 0 and self.step > after
 
     def _evaluate_when_due(self) -> None:
-        if self._due(self.config.eval_every):
+        """When due, and once on resume where a stop came between the step and its evaluation."""
+        if self._owed or self._due(self.config.eval_every, self.start):
+            self._owed = False
             self._evaluate()
 
     def _evaluate(self) -> None:
         if not self.trainer.evaluators:
             return
         paused = self.meter.pause()
+        self.watchdog.mark(self.step, "evaluate")
         fns = self.trainer.embedder.bind(eval_params(self.state), self.state["extra"])
+        fns = {name: self.watchdog.marking(fn) for name, fn in fns.items()}
         self.results = run_evaluators(self.trainer.evaluators, fns)
         values = scalars(self.results)
-        if (
-            self.loss is not None
-        ):  # a finished run that is started again trains nothing and logs nothing
-            self.writers.write(self.step, {"loss": float(self.loss), **values})
+        if self.loss is not None:
+            values = {"loss": float(self.loss), **values}
+        elif "loss" in self._logged:
+            values = {"loss": self._logged["loss"], **values}
+        if self.step < self.trainer.steps or self.step > self.start:  # not of a finished run again
+            self.writers.write(self.step, values)
         log.info(
             "step %d: %s", self.step, {name: round(value, 4) for name, value in values.items()}
         )
@@ -149,7 +172,8 @@ class Loop:
     def _save_when_due(self) -> None:
         minutes = self.config.checkpoint_minutes
         late = minutes > 0 and time.monotonic() - self._last_save > 60 * minutes
-        if self._due(self.config.checkpoint_every) or (late and jax.process_count() == 1):
+        late = late and jax.process_count() == 1
+        if late or self._due(self.config.checkpoint_every, self.start):
             self._save()
 
     def _save(self) -> None:
@@ -157,6 +181,7 @@ class Loop:
             return
         self._log_pending()  # a run resumed from here must find this step's line in the log
         paused = self.meter.pause()
+        self.watchdog.mark(self.step, "save")
         self.checkpoints.save(self.step, self.state)
         self._saved, self._last_save = self.step, time.monotonic()
         self.meter.resume(paused)

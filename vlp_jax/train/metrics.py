@@ -38,14 +38,33 @@ class JsonlWriter:
         self._file = open(path, "a", buffering=1)  # noqa: SIM115 (open as long as the run)
 
     def write(self, step: int, scalars: Mapping[str, float]) -> None:
-        """Appends {"step": ..., **scalars, "time": seconds since the epoch}."""
+        """Appends {"step": ..., **scalars, "time": seconds since the epoch}; NaN and infinities,
+        which JSON lacks, as null.
+        """
         self._file.write(
-            json.dumps({"step": step, **scalars, "time": round(time.time(), 3)}) + "\n"
+            json.dumps({"step": step, **_plain(scalars), "time": round(time.time(), 3)}) + "\n"
         )
 
     def close(self) -> None:
         """Closes the file."""
         self._file.close()
+
+
+def _plain(scalars: Mapping[str, float]) -> dict[str, float | None]:
+    finite = lambda value: value is not None and math.isfinite(value)  # noqa: E731
+    return {name: value if finite(value) else None for name, value in scalars.items()}
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """The lines of a metrics.jsonl, without one torn by a kill; [] where there is no file."""
+    text = path.read_text() if path.exists() else ""
+    return [json.loads(line) for line in text.splitlines() if _step_of(line) < math.inf]
+
+
+def logged(path: Path, step: int) -> dict[str, Any]:
+    """All that the log at `path` says of a step; {} where it says nothing."""
+    lines = [line for line in read_lines(path) if line["step"] == step]
+    return {name: value for line in lines for name, value in line.items()}
 
 
 def _step_of(line: str) -> float:

@@ -4,8 +4,10 @@ and MFU.
 The file exists so that the loop measures and this prints.
 """
 
+import functools
 import sys
 import time
+from collections.abc import Callable
 
 import jax
 
@@ -45,22 +47,25 @@ class Meter:
 
     Args:
       batch_size: examples per step.
-      flops: forward model FLOPs of one example; training counts three times that (0 hides MFU).
+      flops: text length -> forward model FLOPs of one example; training counts three times that
+        (0 hides MFU). The length is the one that ran: cut padding is no work done.
     """
 
-    def __init__(self, batch_size: int, flops: float):
-        self._batch, self._flops = batch_size, 3 * flops
+    def __init__(self, batch_size: int, flops: Callable[[int | None], float]):
+        self._batch, self._flops = batch_size, functools.cache(flops)
         self._peak = peak_flops(jax.devices()[0].device_kind) * jax.device_count()
         self.restart()
 
     def restart(self) -> None:
         """Forgets what was counted."""
         self._since, self._steps, self._waited = time.perf_counter(), 0, 0.0
+        self._done = 0.0
 
-    def step(self, waited: float) -> None:
-        """Counts one step that waited so many seconds for its batch."""
+    def step(self, waited: float, text_length: int | None = None) -> None:
+        """Counts one step that waited so many seconds for its batch, of texts that long."""
         self._steps += 1
         self._waited += waited
+        self._done += 3 * self._flops(text_length) * self._batch
 
     def report(self) -> dict[str, float]:
         """Speed since the last report: examples_per_s, step_seconds, data_wait (share), mfu where
@@ -72,8 +77,8 @@ class Meter:
         found = dict(
             examples_per_s=rate, step_seconds=seconds / steps, data_wait=self._waited / seconds
         )
-        if self._flops and self._peak:
-            found["mfu"] = rate * self._flops / self._peak
+        if self._done and self._peak:
+            found["mfu"] = self._done / seconds / self._peak
         self.restart()
         return found
 
@@ -99,7 +104,11 @@ def progress_line(step: int, total: int, scalars: dict[str, float]) -> str:
 
 
 def show(line: str, last: bool = False) -> None:
-    """Prints a status line to stderr; on a terminal it replaces the one before."""
+    """Prints a status line to stderr, in the first process of a job; on a terminal it replaces the
+    one before.
+    """
+    if jax.process_index():
+        return
     if sys.stderr.isatty():
         sys.stderr.write("\r\x1b[K" + line + ("\n" if last else ""))
     else:

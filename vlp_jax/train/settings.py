@@ -27,6 +27,8 @@ RANGES: dict[str, tuple[float, float]] = {
     "keep_checkpoints": (1, _ANY),
     "keep_every": (0, _ANY),
     "max_bad_steps": (1, _ANY),
+    "heartbeat_seconds": (1, _ANY),
+    "hang_seconds": (0, _ANY),
     "ema_decay": (0, _BELOW_ONE),
     "optim.lr": (0, _ANY),
     "optim.lr_final": (0, 1),

@@ -15,6 +15,7 @@ from ml_collections import ConfigDict
 
 from vlp_jax.core.errors import UserError
 from vlp_jax.core.schema import plain
+from vlp_jax.core.types import Batch
 from vlp_jax.data.pipeline import TrainPipeline
 from vlp_jax.data.text import load_tokenizer
 from vlp_jax.evals.base import EvalContext, Evaluator
@@ -91,8 +92,9 @@ class Trainer:
     def pipeline(self) -> TrainPipeline:
         """The training data of `config.data`."""
         c = self.config
+        buckets = c.data.get("buckets", ()) if self.method.ignores_padding else ()
         return TrainPipeline(
-            c.data,
+            {**c.data, "buckets": buckets},
             tokenizer=self.tokenizer,
             batch_size=c.batch_size,
             image_size=c.image_size,
@@ -165,11 +167,28 @@ class Trainer:
         )
 
     @cached_property
+    def _programs(self) -> dict[int | None, Any]:
+        return {}
+
+    def program(self, batch: Batch) -> Any:
+        """The step compiled ahead of time for a batch, once for every text length that data.buckets
+        brings.
+        """
+        length = batch["text"].shape[1] if "text" in batch else None
+        if length not in self._programs:
+            spec = self.method.batch_spec(self.config.batch_size)
+            if length is not None:
+                text = spec["text"]
+                spec["text"] = jax.ShapeDtypeStruct((text.shape[0], length), text.dtype)
+            with jax.set_mesh(self.mesh):
+                lowered = self.jit_step.lower(self.abstract_state, spec)
+                self._programs[length] = lowered.compile()
+        return self._programs[length]
+
+    @cached_property
     def step(self) -> Any:
-        """The step compiled ahead of time; its first call costs no more than the others."""
-        batch = self.method.batch_spec(self.config.batch_size)
-        with jax.set_mesh(self.mesh):
-            return self.jit_step.lower(self.abstract_state, batch).compile()
+        """The step on batches of any text length: (state, batch) -> (state, metrics)."""
+        return lambda state, batch: self.program(batch)(state, batch)
 
     @cached_property
     def context(self) -> EvalContext:

@@ -4,6 +4,7 @@ The file exists so that a run can be told apart and repeated, and the same comma
 resumes it.
 """
 
+import hashlib
 import importlib.metadata
 import json
 import os
@@ -17,6 +18,7 @@ from vlp_jax.core.errors import UserError
 # Keys that say how a run is carried out, not what it computes: they may differ on resume.
 OPERATIONAL = (
     *("mesh", "sharding", "evals", "eval_batch_size", "wandb", "max_bad_steps"),
+    *("heartbeat_seconds", "hang_seconds"),
     *("log_every", "eval_every", "checkpoint_every", "checkpoint_minutes"),
     *("keep_checkpoints", "keep_every", "data.workers", "data.threads", "data.prefetch"),
 )
@@ -64,7 +66,22 @@ def versions() -> dict[str, str]:
             continue
     command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
     git = subprocess.run(command, capture_output=True, text=True, check=False)
-    return {**found, "git": git.stdout.strip() or "unknown"}
+    return {**found, "git": git.stdout.strip() or "unknown", "code": code_digest()}
+
+
+def code_digest() -> str:
+    """Digest of the package's source files, which tells an edited tree from its revision."""
+    root, found = Path(__file__).parents[1], hashlib.sha256()
+    for path in sorted(root.rglob("*.py")):
+        found.update(f"{path.relative_to(root)} {path.stat().st_size}\n".encode())
+        found.update(path.read_bytes())
+    return found.hexdigest()[:16]
+
+
+def run_facts(config: Mapping[str, Any], data_digest: str) -> dict[str, Any]:
+    """What all processes of a job must have in common: config keys, data, code and versions."""
+    flat = {key: value for key, value in flat_config(config).items() if key != "config_file"}
+    return {**flat, "training data": data_digest, **versions()}
 
 
 def _operational(key: str) -> bool:

@@ -69,11 +69,19 @@ class Tokenizer:
         """Rows of ids: int32[N, context_length]; too long a row is cut, its last id is the end."""
         texts = [texts] if isinstance(texts, str) else texts
         rows = np.full((len(texts), self.context_length), self.pad_id, np.int32)
-        room = self.context_length - len(self.prefix) - len(self.suffix)
         for row, text in zip(rows, texts, strict=True):
-            ids = [*self.prefix, *self.encode(text, room)[:room], *self.suffix]
+            ids = self._row(text)
             row[: len(ids)] = ids
         return rows
+
+    def _row(self, text: str) -> list[int]:
+        room = self.context_length - len(self.prefix) - len(self.suffix)
+        return [*self.prefix, *self.encode(text, room)[:room], *self.suffix]
+
+    def length(self, text: str) -> int:
+        """Ids of a text's row before the padding, start and end included; at most
+        context_length."""
+        return len(self._row(text))
 
     def __reduce__(self):  # worker processes load by name instead of receiving 49,408 entries
         from vlp_jax.data.text import load_tokenizer

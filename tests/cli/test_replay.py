@@ -1,0 +1,66 @@
+"""R12: a logged step, run again from its checkpoint, is the same to the last bit, or it is told."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from vlp_jax.__main__ import main
+from vlp_jax.train.checkpoint import Checkpoints
+
+
+@pytest.fixture(scope="module")
+def workdir(tmp_path_factory):
+    from runs import make_pictures, write_config
+
+    folder = tmp_path_factory.mktemp("replay")
+    config = write_config(folder, make_pictures(folder / "pictures"))
+    keys = ("steps=8", "checkpoint_every=3", "mesh.data=-1")
+    words = [f"--config.{key}" for key in keys]
+    assert main(["train", f"--config={config}", f"--workdir={folder / 'w'}", *words]) == 0
+    return folder / "w"
+
+
+def replay(workdir, capsys, *words):
+    before = {path: path.stat().st_mtime_ns for path in workdir.rglob("*")}
+    code = main(["replay", f"--workdir={workdir}", *words, "--json"])
+    assert {path: path.stat().st_mtime_ns for path in workdir.rglob("*")} == before
+    out, error = capsys.readouterr()
+    return code, json.loads(out.splitlines()[-1]) if code < 2 else error
+
+
+def test_steps_are_the_same_bit_for_bit(workdir, capsys):
+    code, found = replay(workdir, capsys, "--step=4", "--steps=3")
+    assert code == 0 and found["same"] and found["start"] == 3
+    assert found["compared"] == [4, 5, 6] and found["checkpoints"] == [6]
+    code, found = replay(workdir, capsys, "--step=2")
+    assert code == 0 and found["start"] == 0 and found["compared"] == [1, 2], "from fresh weights"
+
+
+def test_a_step_that_never_was_is_refused(workdir, capsys):
+    code, error = replay(workdir, capsys, "--step=9")
+    assert code == 2 and "--step=9: the run has logged steps up to 8" in error
+
+
+def test_one_other_bit_is_found_and_named(workdir, capsys):
+    checkpoints = Checkpoints(workdir / "checkpoints", keep=9)
+    where = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    shapes = checkpoints._saved_shapes(6, ("params", "frozen", "ema", "extra", "opt"), where)
+    names = ("step", "skipped", "skipped_in_row")
+    for name in names:
+        shapes[name] = jax.ShapeDtypeStruct((), jnp.int32, sharding=where)
+    state = checkpoints.restore(shapes, 6, compare=False)
+    state["params"]["text"]["pos_embed"] = state["params"]["text"]["pos_embed"].at[0, 0].add(1e-6)
+    checkpoints.save(6, state)
+    checkpoints.wait()
+    log = workdir / "metrics.jsonl"
+    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    lines[4]["loss"] = jnp.nextafter(jnp.float32(lines[4]["loss"]), 9).item()
+    log.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    code, found = replay(workdir, capsys, "--step=5", "--steps=2")
+    assert code == 1 and not found["same"]
+    assert found["different"][0].startswith("step 5: loss was")
+    assert found["different"][1:] == [
+        "step 6: 1 leaves of the checkpoint differ, first params/text/pos_embed"
+    ]

@@ -1,0 +1,179 @@
+"""Text trimming: counts of the run's own tokenizer, a bucket per global batch, replacements that
+fit."""
+
+import itertools
+import pickle
+
+import numpy as np
+import pytest
+from generated import encode, tar_bytes
+
+from vlp_jax.core.errors import RunError, UserError
+from vlp_jax.data import lengths
+from vlp_jax.data.caption import CaptionSpec
+from vlp_jax.data.lengths import Buckets, LengthCounter, check_buckets, load_lengths
+from vlp_jax.data.pipeline import TrainPipeline
+from vlp_jax.data.source import open_source
+from vlp_jax.data.text import load_tokenizer
+
+N, CONTEXT = 24, 40
+TOKENIZER = load_tokenizer("bytes", CONTEXT)
+SHORT = TOKENIZER.length("00 c")  # the first bucket holds a short caption exactly
+PICTURE = encode(np.zeros((8, 8, 3), np.uint8))
+
+
+def words(i):
+    """Some captions are long, some one token longer than the short ones, the last too long."""
+    ends = {5: "ab " * 8, 11: "ab " * 8, 17: "cc", 8: "cc"}
+    return "x" * 50 if i == N - 1 else f"{i:02d} " + ends.get(i, "c")
+
+
+def write(folder, broken=()):
+    members = []
+    for i in range(N):
+        picture = b"<html>" if i in broken else PICTURE
+        members += [(f"{i:02d}.png", picture), (f"{i:02d}.txt", words(i).encode())]
+    (folder / "x.tar").write_bytes(tar_bytes(members))
+    return str(folder / "x.tar")
+
+
+def pipeline(path, process=(0, 1), **config):
+    return TrainPipeline(
+        {"path": path, "buckets": (SHORT, 32), "damage_budget": 0.5, "threads": 2, **config},
+        tokenizer=TOKENIZER,
+        batch_size=4,
+        image_size=8,
+        seed=3,
+        process_index=process[0],
+        process_count=process[1],
+    )
+
+
+def take(p, count, start=0):
+    return list(itertools.islice(p.batches(start), count))
+
+
+def counter(path, **spec):
+    return LengthCounter(open_source(path), TOKENIZER, CaptionSpec(**spec))
+
+
+def test_batches_are_the_full_ones_cut_at_the_shortest_bucket_that_holds_them(tmp_path):
+    path = write(tmp_path)
+    whole, cut = take(pipeline(path, buckets=()), 12), take(pipeline(path), 12)
+    widths = []
+    for a, b in zip(whole, cut, strict=True):
+        width = b["text"].shape[1]
+        used = (a["text"] != TOKENIZER.pad_id).sum(1).max()
+        assert width == min(w for w in (SHORT, 32, CONTEXT) if w >= used)
+        assert np.array_equal(a["text"][:, :width], b["text"])
+        assert np.array_equal(a["image"], b["image"])
+        widths.append(width)
+    assert set(widths) == {SHORT, 32, CONTEXT}
+
+
+@pytest.mark.parametrize("count", [2, 4])
+def test_processes_agree_and_a_resume_finds_the_same_lengths(tmp_path, count):
+    path = write(tmp_path)
+    whole = take(pipeline(path), 6, start=2)
+    parts = [take(pipeline(path, (i, count)), 6, start=2) for i in range(count)]
+    for step, batch in enumerate(whole):
+        joined = np.concatenate([part[step]["text"] for part in parts])  # fails where widths differ
+        assert np.array_equal(joined, batch["text"])
+
+
+def test_a_replacement_fits_the_batch_and_is_never_cut(tmp_path):
+    path = write(tmp_path, broken=range(0, N, 4))
+    p = pipeline(path, shuffle="none")
+    batches = take(p, 12)
+    assert p.dropped == {"unreadable_picture": 6}
+    for batch in batches:
+        ends = (batch["text"] == TOKENIZER.eot_id).sum(1)
+        assert (ends == 1).all(), "a caption lost its end"
+    assert {b["text"].shape[1] for b in batches} == {SHORT, 32, CONTEXT}
+    again = take(pipeline(path, shuffle="none", workers=1), 12)
+    assert all(np.array_equal(a["text"], b["text"]) for a, b in zip(batches, again, strict=True))
+
+
+def test_a_caption_longer_than_it_was_counted_is_replaced_and_reported(tmp_path, monkeypatch):
+    path = write(tmp_path)
+    count = LengthCounter.length
+    monkeypatch.setattr(
+        LengthCounter, "length", lambda self, i: SHORT if i == 5 else count(self, i)
+    )
+    p = pipeline(path, shuffle="none")
+    second = take(p, 2)[1]
+    assert second["text"].shape == (4, SHORT) and (second["text"] == TOKENIZER.eot_id).sum() == 4
+    assert p.dropped == {"caption_changed": 1}
+
+
+def test_lengths_are_the_longest_of_all_captions_and_templates(tmp_path):
+    captions = b'{"captions": ["b", "ccc"], "title": ["eeeee", "f"]}'
+    members = [("0.png", PICTURE), ("0.txt", b"aa"), ("0.json", captions)]
+    (tmp_path / "x.tar").write_bytes(tar_bytes(members))
+    edges = TOKENIZER.length("")
+    for spec, longest in (
+        ({"choice": "random"}, 3),
+        ({"choice": "first"}, 2),
+        ({"choice": "all"}, len("aa b ccc")),
+        ({"choice": "title"}, 5),
+        ({"choice": "lacking"}, -edges),
+        ({"choice": "random", "templates": ("{c}", "{c} or {c}")}, len("ccc or ccc")),
+    ):
+        found = load_lengths(counter(str(tmp_path / "x.tar"), **spec))
+        assert found.dtype == np.int16 and found.tolist() == [edges + longest], spec
+
+
+def test_word_dropout_never_outgrows_the_count(tmp_path):
+    p = pipeline(write(tmp_path), word_dropout=0.5)
+    take(p, 12)
+    assert not p.dropped
+
+
+def test_counts_are_kept_by_data_tokenizer_and_choice(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(lengths, "_KEPT", 1)
+    path = write(tmp_path)
+    first = load_lengths(counter(path))
+    monkeypatch.setattr(lengths, "count_lengths", lambda c: np.zeros(len(c.source), np.int16))
+    assert np.array_equal(load_lengths(counter(path)), first) and first.any()
+    assert not load_lengths(counter(path, choice="first")).any(), "another choice is counted anew"
+    (kept,) = [f for f in (tmp_path / "cache").rglob("*.npy") if np.load(f).any()]
+    kept.write_bytes(kept.read_bytes()[:-7])
+    assert not load_lengths(counter(path)).any(), "a torn file is counted anew"
+    assert not list((tmp_path / "cache").rglob("*.tmp"))
+
+
+def test_counting_in_processes_gives_the_same(tmp_path, monkeypatch):
+    c = counter(write(tmp_path))
+    plain = lengths.count_lengths(c)
+    monkeypatch.setattr(lengths, "_PROCESSES", 1)
+    assert np.array_equal(lengths.count_lengths(c), plain)
+
+
+def test_a_mapped_file_travels_by_name(tmp_path):
+    np.save(tmp_path / "n.npy", np.arange(50_000, dtype=np.int16) % 30)
+    mapped = np.load(tmp_path / "n.npy", mmap_mode="r")
+    sent = pickle.dumps(Buckets(mapped, (8, 40), None, 4))
+    assert len(sent) < 1000
+    assert np.array_equal(pickle.loads(sent).lengths, mapped)
+
+
+def test_fitting_goes_around_the_end_and_says_when_nothing_fits():
+    buckets = Buckets(np.int16([3, 0, 9, 9]), (8, 40), None, 4)
+    assert [buckets.fitting(i, 8) for i in range(4)] == [0, 0, 0, 0]
+    assert [buckets.fitting(i, 40) for i in range(4)] == [0, 2, 2, 3]
+    with pytest.raises(RunError, match="no caption of the data fits 2 tokens"):
+        buckets.fitting(0, 2)
+
+
+def test_buckets_are_ordered_cut_and_checked(tmp_path):
+    assert check_buckets((64, 16, 77, 16), 77) == (16, 64, 77)
+    assert check_buckets((64, 16), 32) == (16, 32)
+    with pytest.raises(UserError, match=r"data.buckets=\(16, 0\): 0 is no positive whole number"):
+        pipeline(write(tmp_path), buckets=(16, 0))
+    assert pipeline(write(tmp_path), buckets=(CONTEXT, 77)).buckets is None, "nothing to choose"
+
+
+def test_padding_that_argmax_would_pool_is_kept(tmp_path, monkeypatch):
+    monkeypatch.setattr(TOKENIZER, "pad_id", TOKENIZER.eot_id + 1)
+    assert pipeline(write(tmp_path)).buckets is None

@@ -1,0 +1,201 @@
+"""How long each caption can be in tokens, and the length that a global batch is cut to.
+
+A causal text tower never sees what follows a text's end, so a batch may run at the shortest of a
+few lengths that holds its captions. The file exists so that every process knows that length from
+the step alone: all captions are counted once, with the run's own tokenizer, and the counts kept.
+"""
+
+import logging
+import multiprocessing
+import os
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from vlp_jax.core.errors import RunError, UserError
+from vlp_jax.data.caption import CaptionSpec, candidates
+from vlp_jax.data.damage import DamagedSample
+from vlp_jax.data.source import digest
+
+_log = logging.getLogger(__name__)
+_CHUNK = 4096  # examples that one call counts
+_PROCESSES = 2**16  # examples; with fewer, starting processes costs more than they save
+_KEPT = 10_000  # examples; counts of smaller sets are not worth a file
+_REPORT = 10.0  # seconds between two lines of progress
+
+
+@dataclass(frozen=True)
+class LengthCounter:
+    """The longest row that each example can give: over its captions and the templates."""
+
+    source: Any
+    tokenizer: Any
+    spec: CaptionSpec
+
+    def length(self, index: int) -> int:
+        """Tokens of the longest text of one example, start and end included; 0 without one."""
+        try:
+            texts = candidates(self.source.metadata(index), self.spec.choice)
+        except DamagedSample:
+            return 0  # replaced when it is met
+        shown = (t.replace("{c}", c) for c in texts for t in self.spec.templates or ("{c}",))
+        return max(map(self.tokenizer.length, shown), default=0)
+
+    def chunk(self, start: int) -> np.ndarray:
+        """int16 lengths of at most 4,096 examples from `start` on."""
+        rows = range(start, min(start + _CHUNK, len(self.source)))
+        return np.asarray([self.length(i) for i in rows], np.int16)
+
+
+_worker: list[LengthCounter] = []  # this process's counter, sent once and not with every chunk
+
+
+def _start(counter: LengthCounter) -> None:
+    _worker.append(counter)
+
+
+def _chunk(start: int) -> np.ndarray:
+    return _worker[0].chunk(start)
+
+
+def _chunks(counter: LengthCounter) -> Iterator[np.ndarray]:
+    starts = range(0, len(counter.source), _CHUNK)
+    if len(counter.source) < _PROCESSES:
+        yield from map(counter.chunk, starts)
+        return
+    context = multiprocessing.get_context("spawn")  # a fork of JAX's threads may hang
+    count = min(os.cpu_count() or 1, len(starts))
+    with ProcessPoolExecutor(count, context, _start, (counter,)) as pool:
+        yield from pool.map(_chunk, starts)
+
+
+def count_lengths(counter: LengthCounter) -> np.ndarray:
+    """int16[N]: `counter.length` of every example, with a line of progress every ten seconds."""
+    found, total, shown = [], len(counter.source), time.monotonic()
+    for number, lengths in enumerate(_chunks(counter)):
+        found.append(lengths)
+        if time.monotonic() - shown > _REPORT:
+            shown = time.monotonic()
+            share = min(1.0, (number + 1) * _CHUNK / total)
+            _log.info(
+                "counting the tokens of %s captions: %.0f %% (once; data.buckets=() goes without)",
+                *(f"{total:,}", 100 * share),
+            )
+    return np.concatenate(found)
+
+
+def _path(counter: LengthCounter) -> str:
+    parts = (counter.source.fingerprint, counter.tokenizer.fingerprint, counter.spec.choice)
+    root = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
+    name = digest((*parts, *counter.spec.templates)) + ".npy"
+    return os.path.join(root, "vlp_jax", "lengths", name)
+
+
+def load_lengths(counter: LengthCounter) -> np.ndarray:
+    """int16[N] of every example, counted now or read from the cache folder (memory-mapped).
+
+    The file's name is a digest of the data's listing, the tokenizer and the choice of captions, so
+    another of these is counted anew, as is all by every run where the folder cannot be written.
+    """
+    path, total = _path(counter), len(counter.source)
+    try:
+        lengths = np.load(path, mmap_mode="r", allow_pickle=False)
+        if lengths.shape == (total,) and lengths.dtype == np.int16:
+            return lengths
+    except (OSError, ValueError, EOFError):
+        pass
+    lengths = count_lengths(counter)
+    if total >= _KEPT:
+        _save(lengths, path)
+    return lengths
+
+
+def _save(lengths: np.ndarray, path: str) -> None:
+    try:
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=os.path.dirname(path), suffix=".tmp")
+        with os.fdopen(handle, "wb") as file:
+            np.save(file, lengths)
+        os.replace(temporary, path)  # whole or not at all, whoever else counts
+    except OSError as error:
+        _log.warning("caption lengths are not kept: %s", error)
+
+
+def check_buckets(buckets: Sequence[int], context_length: int) -> tuple[int, ...]:
+    """`data.buckets` in rising order, cut at the context length, which is always among them.
+
+    Example: (64, 16) with a context of 32 gives (16, 32). Raises UserError for what is no length.
+    """
+    wrong = [b for b in buckets if isinstance(b, bool) or not isinstance(b, int) or b < 1]
+    if wrong:
+        raise UserError(f"data.buckets={tuple(buckets)}: {wrong[0]!r} is no positive whole number")
+    return tuple(sorted({*(b for b in buckets if b < context_length), context_length}))
+
+
+class Buckets:
+    """The length of every step's texts: the shortest bucket that holds its whole global batch.
+
+    A pure function of the step, so all processes agree without a word.
+
+    Args:
+      lengths: int16[N], longest text of each example.
+      buckets: rising lengths; the last holds everything.
+      order: positions to indices (data/mixture.py).
+      batch_size: of the global batch.
+    """
+
+    def __init__(self, lengths: np.ndarray, buckets: tuple[int, ...], order: Any, batch_size: int):
+        self.lengths, self.buckets = lengths, buckets
+        self._order, self._batch_size = order, batch_size
+        self._known: dict[int, int] = {}
+        self._lock = threading.Lock()
+
+    def __getstate__(self) -> dict[str, Any]:
+        # a memory map would travel to worker processes as its whole content
+        path = getattr(self.lengths, "filename", None)
+        return {**self.__dict__, "lengths": path or self.lengths, "_lock": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, _lock=threading.Lock())
+        if not isinstance(self.lengths, np.ndarray):
+            self.lengths = np.load(self.lengths, mmap_mode="r", allow_pickle=False)
+
+    def at(self, step: int) -> int:
+        """Columns of the texts of a step's global batch."""
+        with self._lock:  # the first thread of a step computes, the others wait for it
+            if step not in self._known:
+                if len(self._known) > 1000:
+                    self._known.clear()
+                positions = step * self._batch_size + np.arange(self._batch_size)
+                longest = self.lengths[self._order.index(positions)].max()
+                self._known[step] = next(b for b in self.buckets if b >= longest)
+            return self._known[step]
+
+    def fitting(self, index: int, limit: int) -> int:
+        """The first example from `index` on, around the end, whose texts fit `limit` columns."""
+        total = len(self.lengths)
+        for step in range(total):
+            if 0 < self.lengths[(index + step) % total] <= limit:
+                return (index + step) % total
+        raise RunError(f"no caption of the data fits {limit} tokens")
+
+
+def open_buckets(
+    counter: LengthCounter, buckets: Sequence[int], order: Any, batch_size: int
+) -> Buckets | None:
+    """The buckets of a run, or None where nothing can be cut.
+
+    Raises:
+      UserError: `buckets` holds something else than positive whole numbers.
+    """
+    tokenizer = counter.tokenizer
+    checked = check_buckets(buckets, tokenizer.context_length)
+    if len(checked) == 1 or tokenizer.pad_id > tokenizer.eot_id:  # argmax would pool such padding
+        return None
+    return Buckets(load_lengths(counter), checked, order, batch_size)
