@@ -78,6 +78,7 @@ def data() -> ConfigDict:
                 "eval_crop": "center",
             },
             "tokenizer": "clip",
+            "tokenizer_options": {"clean": "", "pad_id": -1},  # "" and -1: the tokenizer's own
             "context_length": 77,
             "caption": "random",
             "templates": (),

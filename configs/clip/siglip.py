@@ -10,7 +10,9 @@ from vlp_jax.models.clip_archs import clip_arch
 
 
 def get_config(arch: str = "ViT-B-16-SigLIP") -> ConfigDict:
-    """Args: architecture. Set data.tokenizer to spm:FILE for the released vocabulary."""
+    """Args: architecture. For the released vocabulary set data.tokenizer to spm:FILE and
+    data.tokenizer_options.pad_id to 1.
+    """
     c = common.base()
     c.method = common.clip_method("siglip", clip_arch(arch or "ViT-B-16-SigLIP"))
     c.method.image_mean = c.method.image_std = (0.5, 0.5, 0.5)
@@ -21,6 +23,7 @@ def get_config(arch: str = "ViT-B-16-SigLIP") -> ConfigDict:
     c.data.context_length = c.method.text.context_length
     c.method.text.context_length = c.data.get_ref("context_length")
     c.data.tokenizer = "bytes"
+    c.data.tokenizer_options.clean = "canonicalize"
     c.data.image.crop = "squash"
     c.data.image.eval_crop = "squash"
     c.method.dtype = "bfloat16"

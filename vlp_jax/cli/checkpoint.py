@@ -123,7 +123,9 @@ def load_workdir(path: str) -> LoadedModel:
         crop=config["data"]["image"]["eval_crop"],
         resample=config["data"]["image"]["resample"],
     )
-    spec = dict(name=config["data"]["tokenizer"], context_length=config["data"]["context_length"])
+    data = config["data"]
+    spec = dict(name=data["tokenizer"], context_length=data["context_length"])
+    spec["options"] = data.get("tokenizer_options", {})
     return LoadedModel(
         path, method, params, state["extra"], preprocessing, spec, {**config, "step": step}
     )

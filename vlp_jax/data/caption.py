@@ -14,6 +14,7 @@ from vlp_jax.data.damage import DamagedSample
 from vlp_jax.data.source import Example
 
 MAX_CHARACTERS = 10_000
+CHOICES = ("random", "first", "all")  # anything else names a JSON key
 
 
 @dataclass(frozen=True)

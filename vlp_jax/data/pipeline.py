@@ -16,14 +16,14 @@ import numpy as np
 from absl import flags
 
 from vlp_jax.core.errors import RunError, UserError
-from vlp_jax.data.caption import CaptionSpec, choose_caption
+from vlp_jax.data.caption import CHOICES, CaptionSpec, choose_caption
 from vlp_jax.data.damage import Damage, DamagedSample, DamageLog
 from vlp_jax.data.decode import decode_image, tune_pillow
 from vlp_jax.data.evaluation import eval_batches as eval_batches
 from vlp_jax.data.lengths import Buckets, LengthCounter, open_buckets
 from vlp_jax.data.mixture import open_mixture
 from vlp_jax.data.order import example_rng, replacement
-from vlp_jax.data.source import label_of
+from vlp_jax.data.source import check_key, label_of
 
 _log = logging.getLogger(__name__)
 MAX_ATTEMPTS = 32
@@ -178,6 +178,10 @@ class TrainPipeline:
         self.fingerprint = self.source.fingerprint
         self.log = DamageLog(self.num_examples, spec.damage_budget, self.source.damage)
         self.log.check()
+        if tokenizer is not None and spec.caption not in CHOICES:
+            check_key(self.source, spec.caption, "data.caption")
+        if spec.label:
+            check_key(self.source, spec.label, "data.label")
         self.clipped: Counter = Counter()
         self.buckets = None
         if tokenizer is not None and spec.buckets:

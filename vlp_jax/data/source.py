@@ -9,7 +9,7 @@ import os
 from collections.abc import Iterable, Sequence
 from typing import Any, Protocol, runtime_checkable
 
-from vlp_jax.core.errors import UserError
+from vlp_jax.core.errors import UserError, nearest
 from vlp_jax.data.damage import Damage, DamagedSample
 
 Example = dict[
@@ -18,6 +18,7 @@ Example = dict[
 IMAGE_SUFFIXES = frozenset(
     {"jpg", "jpeg", "jfif", "png", "webp", "gif", "bmp", "tif", "tiff", "ppm"}
 )
+_KEY_SAMPLES = 1000  # looked at before a JSON key is called unknown
 TABLE_SUFFIXES = (".csv", ".tsv", ".jsonl")
 
 
@@ -65,6 +66,21 @@ def label_of(example: Example, key: str) -> int:
     if isinstance(value, bool) or not isinstance(value, int):
         raise DamagedSample("no_label")
     return int(value)
+
+
+def check_key(source: Source, key: str, flag: str) -> None:
+    """Raises UserError, naming the flag and the nearest key, where none of a source's first
+    samples has the JSON key.
+    """
+    found: set[str] = set()
+    for index in range(min(_KEY_SAMPLES, len(source))):
+        try:
+            found |= source.metadata(index)["meta"].keys()
+        except DamagedSample:
+            continue
+        if key in found:
+            return
+    raise UserError(f"{flag}={key!r}: no sample has this JSON key" + nearest(key, found))
 
 
 def digest(parts: Iterable[str | bytes]) -> str:

@@ -86,7 +86,9 @@ class Trainer:
         """The tokenizer of `config.data`, or None for a method without text."""
         if "text" not in self.method.batch_spec(1):
             return None
-        return load_tokenizer(self.config.data.tokenizer, self.config.data.context_length)
+        data = self.config.data
+        options = data.get("tokenizer_options", {})
+        return load_tokenizer(data.tokenizer, data.context_length, **options)
 
     @cached_property
     def pipeline(self) -> TrainPipeline:

@@ -4,6 +4,7 @@ The file exists so that a config names a tokenizer by one string and every mista
 the first compilation.
 """
 
+import inspect
 import os
 
 from vlp_jax.core.errors import UserError, nearest
@@ -43,8 +44,8 @@ def _find(name: str) -> type[Tokenizer]:
 def load_tokenizer(name: str, context_length: int = 77, **options) -> Tokenizer:
     """The tokenizer `clip`, `bytes`, `spm:FILE` or that of a tokenizer.json (or its folder).
 
-    options: clean ('lower', 'whitespace', 'canonicalize', 'none'; each tokenizer has its own
-    default) and, for files, pad_id. Raises UserError, in one line, for an unknown name, a missing
+    options: clean ('lower', 'whitespace', 'canonicalize', 'none'; "" is the tokenizer's own) and,
+    for files, pad_id (-1 is the file's own). Raises UserError, in one line, for an unknown name, a missing
     or unreadable file, a missing library or too short a context.
     """
     if not isinstance(name, str) or not name:
@@ -57,7 +58,12 @@ def load_tokenizer(name: str, context_length: int = 77, **options) -> Tokenizer:
         or context_length < 1
     ):
         raise UserError(f"data.context_length={context_length!r} is no positive whole number")
-    return _find(name)(name, context_length, **options)
+    options = {key: value for key, value in options.items() if value not in ("", -1)}
+    kind = _find(name)
+    unknown = set(options) - set(inspect.signature(kind).parameters)
+    if unknown:
+        raise UserError(f"data.tokenizer={name!r} takes no option {sorted(unknown)[0]!r}")
+    return kind(name, context_length, **options)
 
 
 def check_vocab(tokenizer: Tokenizer, vocab_size: int) -> None:
