@@ -8,6 +8,7 @@ import dataclasses
 from ml_collections import ConfigDict
 
 from vlp_jax.models.towers import TOWERS
+from vlp_jax.nn.pictures import Augment
 
 
 def base() -> ConfigDict:
@@ -96,18 +97,29 @@ def data() -> ConfigDict:
 
 def clip_method(name: str, arch: dict) -> ConfigDict:
     """A dual encoder's `method` section with every switch that a command line may set."""
+    method = trunk_method(name, arch)
+    method.text = _tower(method.text)
+    return method
+
+
+def trunk_method(name: str, arch: dict) -> ConfigDict:
+    """The `method` section of a method on one image tower: `arch` holds `image` and what the method
+    adds.
+    """
     method = ConfigDict(arch)
     method.name = name
     method.dtype = "float32"
     method.remat = "none"
     method.unroll = False
-    method.augment = ConfigDict({"crop_scale": (1.0, 1.0), "crop_ratio": (0.75, 4 / 3)})
-    for name in ("flip", "brightness", "contrast", "saturation", "grey"):
-        method.augment[name] = 0.0
-    for side in ("image", "text"):
-        method[side] = ConfigDict({**defaults(method[side].name), **method[side].to_dict()})
-        method[side].unlock()
+    method.augment = ConfigDict(dataclasses.asdict(Augment()))
+    method.image = _tower(method.image)
     return method
+
+
+def _tower(section: ConfigDict) -> ConfigDict:
+    tower = ConfigDict({**defaults(section.name), **section.to_dict()})
+    tower.unlock()
+    return tower
 
 
 def defaults(tower: str) -> dict:

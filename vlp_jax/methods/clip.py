@@ -15,7 +15,7 @@ from vlp_jax.methods.base import Method
 from vlp_jax.models.dual_encoder import DualEncoder
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class CLIP(DualEncoder, Method):
     """The dual encoder of models/dual_encoder.py under the softmax loss."""
 

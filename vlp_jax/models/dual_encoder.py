@@ -14,10 +14,9 @@ import jax
 import jax.numpy as jnp
 
 from vlp_jax.core import rng as rngs
-from vlp_jax.core.schema import build
 from vlp_jax.core.types import Array, Aux, Batch, EvalFn, Extra, Params
 from vlp_jax.models.flops import tower_flops
-from vlp_jax.models.towers import make_tower
+from vlp_jax.models.trunk import Trunk
 from vlp_jax.nn import pictures
 
 
@@ -28,69 +27,50 @@ def unit(x: Array) -> Array:
     return x * jax.lax.rsqrt(jnp.maximum(square, 1e-24))  # torch normalises by max(|x|, 1e-12)
 
 
-@dataclasses.dataclass(frozen=True)
-class DualEncoder:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DualEncoder(Trunk):
     """An image tower, a text tower and a learned temperature; a method adds the objective.
 
     Attributes:
       embed_dim: E of the shared space.
-      image, text: tower configs (models/towers.py).
-      image_mean, image_std: normalisation of pictures in [0, 1], per channel.
-      augment: fields of nn/pictures.py Augment, applied in training.
+      text: tower config (models/towers.py); the others: see Trunk.
       init_logit_scale: ln(1 / 0.07) in CLIP, ln 10 in SigLIP.
       max_logit_scale: the log value is clipped to [0, this] after every update; ln 100 in CLIP
         (clip.md 2.6).
-      dtype, remat, unroll: defaults of both towers (nn/transformer.py).
     """
 
     embed_dim: int
-    image: Mapping[str, Any]
     text: Mapping[str, Any]
     image_mean: tuple[float, float, float] = pictures.CLIP_MEAN
     image_std: tuple[float, float, float] = pictures.CLIP_STD
-    augment: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     init_logit_scale: float = math.log(1 / 0.07)
     max_logit_scale: float = math.log(100)
-    dtype: str = "float32"
-    remat: str = "none"
-    unroll: bool = False
 
     @cached_property
     def image_tower(self) -> nn.Module:
         """The image network."""
-        return self._tower("image")
+        return self.tower("image", self.embed_dim)
 
     @cached_property
     def text_tower(self) -> nn.Module:
         """The text network."""
-        return self._tower("text")
-
-    def _tower(self, side: str) -> nn.Module:
-        shared = dict(
-            embed_dim=self.embed_dim, dtype=self.dtype, remat=self.remat, unroll=self.unroll
-        )
-        return make_tower(getattr(self, side), f"method.{side}", **shared)
+        return self.tower("text", self.embed_dim)
 
     def batch_spec(self, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
         """image uint8[B, S, S, 3] and text int32[B, T]."""
-        size = self.image_tower.image_size
-        return {
-            "image": jax.ShapeDtypeStruct((batch_size, size, size, 3), jnp.uint8),
-            "text": jax.ShapeDtypeStruct((batch_size, self.text_tower.context_length), jnp.int32),
-        }
+        texts = (batch_size, self.text_tower.context_length)
+        return {**super().batch_spec(batch_size), "text": jax.ShapeDtypeStruct(texts, jnp.int32)}
 
     def init(self, rng: Array, batch: Batch) -> tuple[Params, Extra]:
         """Fresh parameters {image, text, logit_scale} and batch statistics where a tower has them;
         rng: key[].
         """
-        images = jnp.zeros((1, *batch["image"].shape[1:]), jnp.float32)
-        image = self.image_tower.init(jax.random.fold_in(rng, 0), images)
+        image, extra = self.init_image(jax.random.fold_in(rng, 0))
         text = self.text_tower.init(
             jax.random.fold_in(rng, 1), jnp.zeros((1, batch["text"].shape[1]), jnp.int32)
         )
-        extra = {"batch_stats": {"image": image["batch_stats"]}} if "batch_stats" in image else {}
         scale = jnp.float32(self.init_logit_scale)
-        return {"image": image["params"], "text": text["params"], "logit_scale": scale}, extra
+        return {"image": image, "text": text["params"], "logit_scale": scale}, extra
 
     def encode(
         self, params: Params, extra: Extra, batch: Batch, *, rng: Array | None, step: Array
@@ -115,20 +95,9 @@ class DualEncoder:
           (float32[B, E] of unit norm, the tower's outputs, the extra state with updated batch
           statistics).
         """
-        images = pictures.augment(
-            images, build(pictures.Augment, self.augment, "method.augment"), rng
-        )
-        images = pictures.normalise(images, self.image_mean, self.image_std)
-        variables = {"params": params["image"]}
-        rng = rngs.fold(rng, "image")
-        if "batch_stats" not in extra:
-            embedding, out = self.image_tower.apply(variables, images, rng)
-            return unit(embedding), out, extra
-        variables["batch_stats"] = extra["batch_stats"]["image"]
-        (embedding, out), state = self.image_tower.apply(
-            variables, images, rng, mutable=["batch_stats"]
-        )
-        return unit(embedding), out, {**extra, "batch_stats": {"image": state["batch_stats"]}}
+        ready = self.prepare(images, rng)
+        embedding, out, extra = self.run_image(params, extra, ready, rng)
+        return unit(embedding), out, extra
 
     def encode_text(
         self, params: Params, ids: Array, rng: Array | None = None
@@ -145,14 +114,11 @@ class DualEncoder:
         """embed_image and embed_text (unit norm) and features (before the joint projection, clip.md
         5.3).
         """
-        return {
+        return super().eval_fns() | {
             "embed_image": lambda params, extra, batch: self.encode_image(
                 params, extra, batch["image"]
             )[0],
             "embed_text": lambda params, extra, batch: self.encode_text(params, batch["text"])[0],
-            "features": lambda params, extra, batch: self.encode_image(
-                params, extra, batch["image"]
-            )[1]["pooled"],
         }
 
     @property

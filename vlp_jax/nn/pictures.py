@@ -14,6 +14,8 @@ from vlp_jax.core.types import Array
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)  # openai/CLIP preprocessing
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -45,8 +45,8 @@ def load_tokenizer(name: str, context_length: int = 77, **options) -> Tokenizer:
     """The tokenizer `clip`, `bytes`, `spm:FILE` or that of a tokenizer.json (or its folder).
 
     options: clean ('lower', 'whitespace', 'canonicalize', 'none'; "" is the tokenizer's own) and,
-    for files, pad_id (-1 is the file's own). Raises UserError, in one line, for an unknown name, a missing
-    or unreadable file, a missing library or too short a context.
+    for files, pad_id (-1 is the file's own). Raises UserError, in one line, for an unknown name or
+    option, a missing or unreadable file, a missing library or too short a context.
     """
     if not isinstance(name, str) or not name:
         raise UserError(
