@@ -17,7 +17,7 @@ def local(*words):
 
 
 def test_two_processes_evaluate_together_and_one_prints(tmp_path):
-    from runs import make_pictures, write_config
+    from small_runs import make_pictures, write_config
 
     pictures = make_pictures(tmp_path / "pictures")
     config = write_config(tmp_path, pictures)

@@ -9,7 +9,7 @@ import time
 import numpy as np
 import pytest
 from PIL import Image
-from runs import CONFIG, ROOT, environment, make_pictures, write_config
+from small_runs import CONFIG, ROOT, environment, make_pictures, write_config
 
 from vlp_jax.__main__ import COMMANDS, main
 

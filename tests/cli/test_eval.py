@@ -6,7 +6,7 @@ import json
 
 import numpy as np
 import pytest
-from runs import make_pictures, write_config
+from small_runs import make_pictures, write_config
 
 from vlp_jax.__main__ import main
 from vlp_jax.train.checkpoint import Checkpoints

@@ -12,7 +12,7 @@ from vlp_jax.train.checkpoint import Checkpoints
 
 @pytest.fixture(scope="module")
 def workdir(tmp_path_factory):
-    from runs import make_pictures, write_config
+    from small_runs import make_pictures, write_config
 
     folder = tmp_path_factory.mktemp("replay")
     config = write_config(folder, make_pictures(folder / "pictures"))

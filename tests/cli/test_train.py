@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from runs import finish, make_pictures, start, write_config
+from small_runs import finish, make_pictures, start, write_config
 
 from vlp_jax.__main__ import main
 from vlp_jax.train.checkpoint import Checkpoints

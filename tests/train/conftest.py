@@ -4,7 +4,7 @@ import contextlib
 
 import jax
 import pytest
-from runs import make_pictures, write_config
+from small_runs import make_pictures, write_config
 
 from vlp_jax.cli.config import load_config
 from vlp_jax.parallel import mesh

@@ -13,7 +13,10 @@ import socket
 import sys
 import time
 
-MODULES = ("runs", "faulty", "vlp_jax.cli.start", "vlp_jax.train.loop", "grain", "tensorboardX")
+MODULES = (
+    *("small_runs", "faulty"),
+    *("vlp_jax.cli.start", "vlp_jax.train.loop", "grain", "tensorboardX"),
+)
 _context = multiprocessing.get_context("forkserver")
 _context.set_forkserver_preload(["forks", *MODULES])
 
@@ -23,7 +26,7 @@ def _run(words: list[str], log: pathlib.Path, fault: str, devices: int) -> None:
     os.dup2(out, 1)
     os.dup2(out, 2)
     import jax
-    from runs import environment
+    from small_runs import environment
 
     os.environ.update(environment(devices), JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS="0")
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)  # imported: not by name

@@ -6,7 +6,7 @@ import signal
 import jax
 import jax.numpy as jnp
 import pytest
-from runs import digests, finish, start
+from small_runs import digests, finish, start
 
 from vlp_jax.core.errors import RunError, UserError
 from vlp_jax.train.checkpoint import Checkpoints

@@ -7,7 +7,7 @@ import time
 
 import jax
 from forks import Child
-from runs import digests
+from small_runs import digests
 
 from vlp_jax.train.checkpoint import Checkpoints
 

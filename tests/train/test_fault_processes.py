@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 from forks import ends, job
-from runs import digests
+from small_runs import digests
 
 from vlp_jax.train.checkpoint import Checkpoints
 from vlp_jax.train.preemption import EXIT_PREEMPTED

@@ -4,7 +4,7 @@ import json
 
 import jax.numpy as jnp
 import pytest
-from runs import digests
+from small_runs import digests
 
 from vlp_jax.core.errors import RunError
 from vlp_jax.train.checkpoint import Checkpoints

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from runs import digests
+from small_runs import digests
 
 from vlp_jax.core.errors import RunError
 from vlp_jax.core.pytree import flatten

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from runs import digests
+from small_runs import digests
 from test_loop import lines, loop_of, losses, run
 from tiny import LENGTH, tiny_batch, tiny_method
 
