@@ -50,7 +50,7 @@ class Recipe(NamedTuple):
         return [f"--config.{key}={value}" for key, value in values.items()]
 
 
-NONE, FULL = {"method.remat": "none"}, {"method.remat": "full"}
+NONE, DOTS, FULL = ({"method.remat": remat} for remat in ("none", "dots", "full"))
 POD = {"v5e:16x16": 256, "v4:4x4x8": 128, "v5p:4x4x4": 64, "v6e:8x8": 64}
 
 
@@ -65,7 +65,7 @@ ARCHS = ("ViT-B-32", "ViT-B-16", "ViT-L-14", "ViT-H-14")
 def settings(arch: str, topology: str) -> dict:
     """What the smaller sizes do without: recomputing blocks, splitting the state."""
     if arch == "ViT-B-32":
-        return NONE
+        return DOTS if topology == "v6e:8x8" else NONE
     return FULL if arch == "ViT-B-16" else split(topology, FULL)
 
 

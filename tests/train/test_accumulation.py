@@ -46,6 +46,29 @@ def test_coupled_losses_equal_the_full_batch_with_dropout_on(name):
     assert abs(float(quiet) - loss) > 1e-4, "dropout changed nothing, so the test proves nothing"
 
 
+def test_memory_follows_the_micro_batch_not_their_number():
+    """Eight examples at a time: four times as many pieces need four times the embeddings and keys,
+    and no second copy of the pictures.
+    """
+    method = tiny_method()
+    params, _ = jax.eval_shape(method.init, jax.random.key(0), tiny_batch(2))
+
+    def temporaries(count):
+        batch = jax.tree.map(jnp.asarray, tiny_batch(8 * count))
+        keys = example_keys(step_key(0, 3), 8 * count)
+
+        def fn(params, batch):
+            inputs = Inputs({}, batch, keys, jnp.int32(3))
+            return loss_and_gradient(method, params, {}, inputs, count)[2]
+
+        compiled = jax.jit(fn).lower(params, batch).compile()
+        return compiled.memory_analysis().temp_size_in_bytes
+
+    few, many = temporaries(4), temporaries(16)
+    embeddings = 2 * 8 * 12 * 32 * 4  # 96 more pairs of 32 numbers
+    assert many - few <= 4 * embeddings, "the loss and its gradient hold a few such arrays"
+
+
 @dataclasses.dataclass(frozen=True)
 class Regression(Method):
     """An uncoupled toy: noisy squared error; counts its calls in extra."""

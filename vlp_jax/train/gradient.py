@@ -29,13 +29,21 @@ class Inputs(NamedTuple):
     step: Array
 
 
-def _split(tree: Any, count: int) -> Any:
-    """[B, ...] -> [K, B / K, ...], row r to micro-batch r mod K."""
-    return jax.tree.map(lambda x: jnp.swapaxes(x.reshape(-1, count, *x.shape[1:]), 0, 1), tree)
+def _micro(tree: Any, count: int, number: Array) -> Any:
+    """Rows of micro-batch `number`, those r with r mod K = number. [B, ...] -> [B / K, ...]
+
+    Sliced where it is used: split beforehand, the whole batch would be copied.
+    """
+
+    def rows(x: Array) -> Array:
+        parts = x.reshape(-1, count, *x.shape[1:])  # [B / K, K, ...]
+        return jax.lax.dynamic_index_in_dim(parts, number, axis=1, keepdims=False)
+
+    return jax.tree.map(rows, tree)
 
 
 def _join(tree: Any) -> Any:
-    """Inverse of `_split`."""
+    """[K, B / K, ...] -> [B, ...], the order that `_micro` takes apart."""
     return jax.tree.map(lambda x: rearrange(x, "k b ... -> (b k) ..."), tree)
 
 
@@ -69,15 +77,15 @@ def loss_and_gradient(
 def _averaged(
     method: Method, params: Params, frozen: Params, inputs: Inputs, count: int
 ) -> tuple[Array, Aux, Params]:
-    def body(carry: tuple, micro: tuple) -> tuple:
+    def body(carry: tuple, number: Array) -> tuple:
         extra, total = carry
-        piece = Inputs(extra, *micro, inputs.step)
+        piece = Inputs(extra, *_micro((inputs.batch, inputs.rng), count, number), inputs.step)
         loss, aux, gradient = loss_and_gradient(method, params, frozen, piece, 1)
         return (aux.extra, jax.tree.map(jnp.add, total, gradient)), (loss, aux.metrics)
 
     zeros = jax.tree.map(jnp.zeros_like, params)
-    micros = _split((inputs.batch, inputs.rng), count)
-    (extra, total), (losses, metrics) = jax.lax.scan(body, (inputs.extra, zeros), micros)
+    start = (inputs.extra, zeros)
+    (extra, total), (losses, metrics) = jax.lax.scan(body, start, jnp.arange(count))
     gradient = jax.tree.map(lambda g: g / count, total)
     return losses.mean(), Aux(_mean(metrics), extra), gradient
 
@@ -85,13 +93,12 @@ def _averaged(
 def _cached(
     method: Method, params: Params, frozen: Params, inputs: Inputs, count: int
 ) -> tuple[Array, Aux, Params]:
-    micros = _split((inputs.batch, inputs.rng), count)
-
-    def encode(params: Params, extra: Extra, micro: tuple) -> tuple[Any, Aux]:
-        batch, rng = micro
+    def encode(params: Params, extra: Extra, number: Array) -> tuple[Any, Aux]:
+        batch, rng = _micro((inputs.batch, inputs.rng), count, number)
         return method.encode(merge(params, frozen), extra, batch, rng=rng, step=inputs.step)
 
-    cached = jax.lax.map(lambda micro: encode(params, inputs.extra, micro)[0], micros)
+    numbers = jnp.arange(count)
+    cached = jax.lax.map(lambda number: encode(params, inputs.extra, number)[0], numbers)
 
     def objective(params: Params, representations: Any) -> tuple[Array, dict[str, Array]]:
         return method.objective(merge(params, frozen), representations, inputs.batch)
@@ -99,12 +106,11 @@ def _cached(
     grad_fn = jax.value_and_grad(objective, argnums=(0, 1), has_aux=True)
     (loss, metrics), (direct, cotangents) = grad_fn(params, _join(cached))
 
-    def replay(carry: tuple, piece: tuple) -> tuple:
+    def replay(carry: tuple, number: Array) -> tuple:
         extra, total = carry
-        micro, cotangent = piece
-        _, pull, aux = jax.vjp(lambda p: encode(p, extra, micro), params, has_aux=True)
-        return (aux.extra, jax.tree.map(jnp.add, total, pull(cotangent)[0])), aux.metrics
+        _, pull, aux = jax.vjp(lambda p: encode(p, extra, number), params, has_aux=True)
+        pulled = pull(_micro(cotangents, count, number))[0]
+        return (aux.extra, jax.tree.map(jnp.add, total, pulled)), aux.metrics
 
-    pieces = (micros, _split(cotangents, count))
-    (extra, gradient), encode_metrics = jax.lax.scan(replay, (inputs.extra, direct), pieces)
+    (extra, gradient), encode_metrics = jax.lax.scan(replay, (inputs.extra, direct), numbers)
     return loss, Aux({**_mean(encode_metrics), **metrics}, extra), gradient
