@@ -51,8 +51,10 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--to", choices=("tar", "array_record"), default="tar")
     sub.add_argument("--per-shard", type=int, default=10_000, help="samples (default 10000)")
     sub = add("prepare", "build a known data set", None)
-    sub.add_argument("name", choices=("emoji",))
-    sub.add_argument("--out", metavar="DIR", help="default: the package's own folder")
+    sub.add_argument("name", choices=("emoji", "fashion_mnist"))
+    sub.add_argument("--out", metavar="DIR", help="default for emoji: the package's own folder")
+    text = "fashion_mnist: folder of its four *-ubyte.gz files (default: Debian's package)"
+    sub.add_argument("--source", metavar="DIR", default="", help=text)
     return cli
 
 
@@ -228,9 +230,15 @@ def run_convert(args: argparse.Namespace) -> tuple[int, dict[str, Any]]:
 
 
 def run_prepare(args: argparse.Namespace) -> tuple[int, dict[str, Any]]:
-    """Builds the embedded emoji set from its npm packages."""
-    from vlp_jax.data import prepare_emoji
+    """Builds the embedded emoji set from its npm packages, or Fashion-MNIST from Debian's."""
+    from vlp_jax.core.errors import UserError
+    from vlp_jax.data import prepare_emoji, prepare_fashion_mnist
 
-    report = prepare_emoji.main(args.out) if args.out else prepare_emoji.main()
+    if args.name == "fashion_mnist":
+        if not args.out:
+            raise UserError("data prepare fashion_mnist: --out=DIR says where to write")
+        report = prepare_fashion_mnist.main(args.out, args.source)
+    else:
+        report = prepare_emoji.main(args.out or prepare_emoji.FOLDER)
     show(args, f"prepare {args.name}", ("what", "value"), list(report.items()))
     return 0, {"name": args.name, **report}

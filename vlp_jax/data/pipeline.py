@@ -8,7 +8,7 @@ position, exactly, on any number of processes.
 import functools
 import logging
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +20,7 @@ from vlp_jax.data.caption import CHOICES, CaptionSpec, choose_caption
 from vlp_jax.data.damage import Damage, DamagedSample, DamageLog
 from vlp_jax.data.decode import decode_image, tune_pillow
 from vlp_jax.data.evaluation import eval_batches as eval_batches
+from vlp_jax.data.labels import open_classes
 from vlp_jax.data.lengths import Buckets, LengthCounter, open_buckets
 from vlp_jax.data.mixture import open_mixture
 from vlp_jax.data.order import example_rng, replacement
@@ -80,6 +81,7 @@ class RowReader:
     image_size: int
     seed: int
     buckets: Buckets | None = None
+    classes: Sequence[str | int] = ()
 
     def fill(self, position: int, index: int, limit: int | None, events: list) -> dict[str, Any]:
         """The row of example `index` at a stream position; damage is reported in `events` and
@@ -108,7 +110,7 @@ class RowReader:
             if limit and self.tokenizer.length(row["text"]) > limit:
                 raise DamagedSample("caption_changed")  # since it was counted
         if spec.label:
-            row["label"] = label_of(example, spec.label)
+            row["label"] = label_of(example, spec.label, self.classes)
         if "image" not in example:
             raise DamagedSample("no_image")
         row["image"] = decode_image(
@@ -157,6 +159,7 @@ class TrainPipeline:
         batch_size: int,
         image_size: int,
         seed: int,
+        num_classes: int = 0,
         process_index: int = 0,
         process_count: int = 1,
     ):
@@ -180,15 +183,17 @@ class TrainPipeline:
         self.log.check()
         if tokenizer is not None and spec.caption not in CHOICES:
             check_key(self.source, spec.caption, "data.caption")
+        self.classes: Sequence[str | int] = ()
         if spec.label:
             check_key(self.source, spec.label, "data.label")
+            self.classes = open_classes(self.source, spec.label, num_classes)
         self.clipped: Counter = Counter()
         self.buckets = None
         if tokenizer is not None and spec.buckets:
             counter = LengthCounter(self.source, tokenizer, spec.captions)
             self.buckets = open_buckets(counter, spec.buckets, self.order, batch_size)
-        parts = (self.source, self.order, spec, tokenizer, image_size, seed, self.buckets)
-        self._reader = RowReader(*parts)
+        parts = (self.source, self.order, spec, tokenizer, image_size, seed)
+        self._reader = RowReader(*parts, self.buckets, self.classes)
         self._reader.chunk(0, 0, 1)  # a mistake in the settings shows here, not in a worker
 
     @property

@@ -60,12 +60,16 @@ def captions_of(text: str | None, meta: dict[str, Any]) -> list[str]:
     return list(dict.fromkeys(c.strip() for c in found if c.strip()))
 
 
-def label_of(example: Example, key: str) -> int:
-    """The integer `meta[key]` of a sample. Raises DamagedSample('no_label') where it has none."""
+def label_of(example: Example, key: str, classes: Sequence[str | int] = ()) -> int:
+    """The class number of a sample: the place of `meta[key]` among `classes`, or, without them, the
+    integer itself. Raises DamagedSample: `no_label`, or `unknown_class` where it is not listed.
+    """
     value = example["meta"].get(key)
-    if isinstance(value, bool) or not isinstance(value, int):
+    if isinstance(value, bool) or not isinstance(value, str | int if classes else int):
         raise DamagedSample("no_label")
-    return int(value)
+    if classes and value not in classes:
+        raise DamagedSample("unknown_class")
+    return classes.index(value) if classes else int(value)
 
 
 def check_key(source: Source, key: str, flag: str) -> None:

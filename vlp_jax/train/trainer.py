@@ -67,6 +67,8 @@ class Trainer:
         spec = self.method.batch_spec(c.batch_size)
         if "image" in spec:
             check_pictures(c.image_size, spec["image"].shape)
+        if "label" in spec and not c.data.label:
+            raise UserError("data.label: this method learns from labels; set it to their JSON key")
         if self.tokenizer is not None:
             check_tokenizer(self.tokenizer, spec, self.method)
         _ = self.tx, self.pipeline, self.schedule, self.evaluators
@@ -101,6 +103,7 @@ class Trainer:
             batch_size=c.batch_size,
             image_size=c.image_size,
             seed=c.seed,
+            num_classes=getattr(self.method, "num_classes", 0),
             process_index=jax.process_index(),
             process_count=jax.process_count(),
         )

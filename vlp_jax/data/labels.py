@@ -1,0 +1,59 @@
+"""Class numbers of labelled data: a JSON key's integers as they are, its strings by their rank.
+
+The file exists so that training and evaluation turn the same value into the same class.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+from vlp_jax.core.errors import UserError, nearest
+from vlp_jax.data.damage import DamagedSample
+from vlp_jax.data.source import Source
+
+
+def class_list(source: Source, key: str, flag: str) -> tuple[str, ...]:
+    """The sorted distinct strings under a JSON key of a source; () where its values are integers,
+    which are class numbers already (such sets are not read through: they may be large).
+
+    Raises:
+      UserError, naming the flag: no sample has the key, or there is only one class.
+    """
+    values: set[Any] = set()
+    known: set[str] = set()
+    for index in range(len(source)):
+        try:
+            meta = source.metadata(index)["meta"]
+        except DamagedSample:
+            continue
+        known |= meta.keys()
+        if isinstance(meta.get(key), str):
+            values.add(meta[key])
+        elif isinstance(meta.get(key), int):
+            classes = getattr(source, "classes", ("?", "?"))  # a folder knows its own
+            return _several(() if len(classes) > 1 else tuple(classes), key, flag)
+    if not values:
+        hint = nearest(key, known - {key})
+        raise UserError(f"{flag}={key!r}: no sample has a number or a word under this key{hint}")
+    return _several(tuple(sorted(values)), key, flag)
+
+
+def _several(classes: tuple[str, ...], key: str, flag: str) -> tuple[str, ...]:
+    if len(classes) == 1:
+        raise UserError(f"{flag}={key!r}: there is only one class, {classes[0]!r}")
+    return classes
+
+
+def open_classes(source: Source, key: str, num_classes: int) -> Sequence[str | int]:
+    """The classes that training numbers from 0: the strings of `class_list`, or range(num_classes);
+    () where the labels are integers and any will do (num_classes 0).
+
+    Raises:
+      UserError: see `class_list`; or their number is not the model's.
+    """
+    classes = class_list(source, key, "data.label")
+    if classes and num_classes not in (0, len(classes)):
+        raise UserError(
+            f"data.label={key!r} has {len(classes)} classes but method.num_classes={num_classes}; "
+            "make them equal"
+        )
+    return classes or range(num_classes)
