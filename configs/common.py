@@ -54,9 +54,11 @@ def base() -> ConfigDict:
             "b2": 0.98,
             "eps": 1e-6,
             "momentum": 0.9,
+            "nesterov": False,
             "weight_decay": 0.2,
             "clip_norm": 1.0,
             "layer_decay": 1.0,
+            "train_blocks": -1,  # so many last blocks of every tower learn; -1: all
             "lr_groups": (),
             "no_decay": (r"(.*/)?(bias|scale|cls_token|probe|logit_scale|logit_bias)",),
             "mu_dtype": "float32",

@@ -13,6 +13,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from vlp_jax.cli.config import FRESH
 from vlp_jax.core.errors import UserError
 from vlp_jax.core.pytree import flatten, unflatten
 from vlp_jax.core.types import Extra, HostBatch, Params
@@ -82,28 +83,30 @@ class LoadedModel:
 
 
 def load_model(path: str) -> LoadedModel:
-    """Opens a converted folder or a training workdir.
+    """Opens a converted folder, a training workdir, or `fresh:WORKDIR`, the baseline without
+    training.
 
     Raises:
       UserError: neither, or a converted folder that does not prove itself (the message names the
         difference).
     """
-    if is_folder(path):
+    fresh, path = path.startswith(FRESH), path.removeprefix(FRESH)
+    if is_folder(path) and not fresh:
         return load_converted(path)
     if not os.path.isdir(path):
         raise UserError(f"--checkpoint: {path}: no such folder")
     if os.path.exists(os.path.join(path, "config.json")) and os.path.isdir(
         os.path.join(path, "checkpoints")
     ):
-        return load_workdir(path)
+        return load_workdir(path, fresh)
     raise UserError(
         f"--checkpoint: {path}: neither a converted checkpoint ({MANIFEST}) nor a training workdir"
     )
 
 
-def load_workdir(path: str) -> LoadedModel:
-    """Opens the newest checkpoint of a training workdir; its moving average where the run keeps
-    one."""
+def load_workdir(path: str, fresh: bool = False) -> LoadedModel:
+    """Opens the newest checkpoint of a training workdir (its moving average where the run keeps
+    one), or its fresh weights: not those of `init_from`, but random ones."""
     from vlp_jax.core.pytree import merge
     from vlp_jax.parallel.mesh import make_mesh, replicated
     from vlp_jax.train.checkpoint import Checkpoints
@@ -114,8 +117,14 @@ def load_workdir(path: str) -> LoadedModel:
     where = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     if jax.process_count() > 1:  # all processes read together, and each needs the whole
         where = replicated(make_mesh({"data": -1}))
-    step, state = Checkpoints(os.path.join(path, "checkpoints")).restore_model(where)
-    params = merge(state["ema"] or state["params"], state["frozen"])
+    if fresh:
+        batch = {k: np.zeros(v.shape, v.dtype) for k, v in method.batch_spec(1).items()}
+        params, extra = jax.jit(method.init)(jax.random.key(config["seed"]), batch)
+        step = 0
+    else:
+        step, state = Checkpoints(os.path.join(path, "checkpoints")).restore_model(where)
+        params = merge(state["ema"] or state["params"], state["frozen"])
+        extra = state["extra"]
     preprocessing = dict(
         image_size=config["image_size"],
         mean=method.image_mean,
@@ -126,9 +135,7 @@ def load_workdir(path: str) -> LoadedModel:
     data = config["data"]
     spec = dict(name=data["tokenizer"], context_length=data["context_length"])
     spec["options"] = data.get("tokenizer_options", {})
-    return LoadedModel(
-        path, method, params, state["extra"], preprocessing, spec, {**config, "step": step}
-    )
+    return LoadedModel(path, method, params, extra, preprocessing, spec, {**config, "step": step})
 
 
 def load_converted(path: str) -> LoadedModel:

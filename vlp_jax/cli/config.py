@@ -15,6 +15,7 @@ from ml_collections import ConfigDict
 
 from vlp_jax.core.errors import UserError, nearest
 
+FRESH = "fresh:"  # fresh:WORKDIR is the model of a workdir with its first, random weights
 LENGTH_UNITS = ("steps", "examples", "epochs")
 
 

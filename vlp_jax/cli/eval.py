@@ -30,7 +30,7 @@ def parser() -> argparse.ArgumentParser:
         "--checkpoint",
         required=True,
         metavar="DIR",
-        help="a converted checkpoint or a training workdir",
+        help="a converted checkpoint, a training workdir, or fresh:WORKDIR: its untrained model",
     )
     p.add_argument("--config", metavar="FILE.py[:ARGS]", help="config whose `evals` are run")
     p.add_argument("--only", default="", help="comma-separated names of evaluators to run")
@@ -74,19 +74,20 @@ def eval_config(checkpoint: str, spec: str | None, overrides: dict[str, str], on
     """
     from ml_collections import ConfigDict
 
-    from vlp_jax.cli.config import load_config, override
+    from vlp_jax.cli.config import FRESH, load_config, override
     from vlp_jax.core.errors import UserError, nearest
     from vlp_jax.train.workdir import read_config
 
-    is_workdir = (Path(checkpoint) / "config.json").is_file()
+    folder = checkpoint.removeprefix(FRESH)
+    is_workdir = (Path(folder) / "config.json").is_file()
     if spec:
         config = load_config(spec, overrides)
         if not config.data.path and is_workdir:
             with config.unlocked():  # evaluators that refer to it follow
-                config.data.path = read_config(checkpoint)["data"]["path"]
+                config.data.path = read_config(folder)["data"]["path"]
         config = config.copy_and_resolve_references()
     elif is_workdir:
-        config = ConfigDict(read_config(checkpoint))
+        config = ConfigDict(read_config(folder))
         for key, value in overrides.items():
             override(config, key, value)
     else:
@@ -116,11 +117,12 @@ def evaluate(checkpoint: str, config: Any) -> tuple[dict[str, Any], float]:
     mesh = make_mesh(dict(config.mesh))
     model = load_model(checkpoint)
     pictures = {key: model.preprocessing[key] for key in ("image_size", "crop", "resample")}
-    context = eval_context(model.tokenizer(), pictures, config.eval_batch_size, mesh)
+    tokenizer = model.tokenizer() if "text" in model.method.batch_spec(1) else None
+    context = eval_context(tokenizer, pictures, config.eval_batch_size, mesh)
     evaluators = make_evaluators(config.evals.to_dict(), context, model.method)
     params, extra = jax.device_put((model.params, model.extra), replicated(mesh))
     results = run_evaluators(evaluators, Embedder(model.method, mesh).bind(params, extra))
-    return results, float(np.exp(model.params["logit_scale"]))
+    return results, float(np.exp(model.params.get("logit_scale", 0.0)))
 
 
 def write_report(

@@ -20,6 +20,7 @@ HostBatch = dict[str, np.ndarray]
 EvalFn = Callable[[HostBatch], tuple[np.ndarray, np.ndarray]]
 
 EVALUATORS = {
+    "accuracy": "vlp_jax.evals.accuracy:Accuracy",
     "zeroshot": "vlp_jax.evals.zeroshot:ZeroShot",
     "retrieval": "vlp_jax.evals.retrieval:Retrieval",
     "probe": "vlp_jax.evals.probe:Probe",

@@ -6,7 +6,6 @@ Weight of a neighbour: exp(cosine / 0.07). The file exists as the probe without 
 
 import dataclasses
 from collections.abc import Mapping
-from typing import ClassVar
 
 import numpy as np
 
@@ -23,7 +22,8 @@ class NearestNeighbours:
     """Config keys: train, path: labelled data sets (bank, queries). label: JSON key. k: neighbour
     counts.
 
-    temperature: of the vote. limit: evenly spaced samples of each set (0 = all).
+    temperature: of the vote. limit: evenly spaced samples of each set (0 = all). features: the
+    method's function that gives the rows; `pixels` is the baseline of raw pictures.
     """
 
     context: EvalContext
@@ -33,8 +33,12 @@ class NearestNeighbours:
     k: tuple[int, ...] = (1, 20)
     temperature: float = 0.07
     limit: int = 0
+    features: str = "features"
 
-    requires: ClassVar[tuple[str, ...]] = ("features",)
+    @property
+    def requires(self) -> tuple[str, ...]:
+        """The function that `features` names."""
+        return (self.features,)
 
     def __post_init__(self) -> None:
         if self.temperature <= 0 or not self.k or min(self.k) < 1:
@@ -50,9 +54,9 @@ class NearestNeighbours:
         classes = class_names(train_values)
         values = read_values(queries, self.label)
         class_ids(values, classes, where="path")  # before any picture is read
-        bank_rows, kept = embed_pictures(fns["features"], bank, self.context)
+        bank_rows, kept = embed_pictures(fns[self.features], bank, self.context)
         bank_label = class_ids([train_values[i] for i in kept], classes)
-        rows, kept = embed_pictures(fns["features"], queries, self.context)
+        rows, kept = embed_pictures(fns[self.features], queries, self.context)
         label = class_ids([values[i] for i in kept], classes)
         scores, ids = nearest_neighbours(unit(rows), unit(bank_rows), max(self.k))
         metrics, table = {"chance_top1": 1 / len(classes), "majority_top1": majority(label)}, []

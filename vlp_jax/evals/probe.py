@@ -9,7 +9,7 @@ schedule as much as the features.
 import dataclasses
 import functools
 from collections.abc import Mapping
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -43,7 +43,8 @@ class Probe:
     of train).
 
     label: JSON key. iterations: bound for each fit. limit: evenly spaced samples of each set (0 =
-    all).
+    all). features: the method's function that gives the rows; `pixels` is the baseline of raw
+    pictures.
     """
 
     context: EvalContext
@@ -54,8 +55,12 @@ class Probe:
     val_fraction: float = 0.2
     iterations: int = 1000
     limit: int = 0
+    features: str = "features"
 
-    requires: ClassVar[tuple[str, ...]] = ("features",)
+    @property
+    def requires(self) -> tuple[str, ...]:
+        """The function that `features` names."""
+        return (self.features,)
 
     def __post_init__(self) -> None:
         if not 0 < self.val_fraction <= 0.5 or self.iterations < 1:
@@ -64,7 +69,7 @@ class Probe:
     def __call__(self, fns: Mapping[str, EvalFn]) -> Result:
         """Returns metrics top1, mean_per_class, val_top1, log10_l2 and how the last fit stopped."""
         require_fns(self, fns)
-        fn = fns["features"]
+        fn = fns[self.features]
         sources = {
             "train": open_samples(self.train, self.limit),
             "path": open_samples(self.path, self.limit),

@@ -12,6 +12,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from einops import rearrange
 
 from vlp_jax.core import rng as rngs
 from vlp_jax.core.schema import build
@@ -91,13 +92,18 @@ class Trunk:
         return *out, {**extra, "batch_stats": stats}
 
     def eval_fns(self) -> dict[str, EvalFn]:
-        """features: float32[B, D], the pooled outputs of the tower, for probes and neighbours."""
+        """features: float32[B, D], the pooled outputs of the tower, for probes and neighbours;
+        pixels: float32[B, 3 S^2] in [0, 1], the baseline without any model.
+        """
 
         def features(params: Params, extra: Extra, batch: Any) -> Array:
             ready = self.prepare(batch["image"], None)
             return self.run_image(params, extra, ready)[1]["pooled"]
 
-        return {"features": features}
+        def pixels(params: Params, extra: Extra, batch: Any) -> Array:
+            return rearrange(batch["image"], "b h w c -> b (h w c)").astype(jnp.float32) / 255
+
+        return {"features": features, "pixels": pixels}
 
     def flops(self, text_length: int | None = None) -> float:
         """Forward FLOPs of one picture through the tower."""

@@ -34,9 +34,12 @@ class OptimConfig:
       lr: peak learning rate; schedule: see schedules.py; lr_final: floor as a share of the peak.
       warmup_steps, warmup_examples, warmup_epochs: the last non-zero one counts.
       b1, b2, eps, momentum: of the chosen rule (momentum for sgd and lars).
+      nesterov: Nesterov's form of sgd's momentum.
       weight_decay: decoupled; no_decay: path regexes that are left out.
       clip_norm: global gradient norm; 0 is off.
       layer_decay: lr factor per layer from the head down (1 is off).
+      train_blocks: only so many last blocks of every tower, and what follows them, learn; -1: all
+        (partial fine-tuning, arXiv:2111.06377 Fig. 9).
       lr_groups: (path regex, factor) pairs, the first match counts.
       mu_dtype: dtype of the first moment.
     """
@@ -52,10 +55,12 @@ class OptimConfig:
     b2: float = 0.999
     eps: float = 1e-8
     momentum: float = 0.9
+    nesterov: bool = False
     weight_decay: float = 0.0
     no_decay: tuple[str, ...] = NO_DECAY
     clip_norm: float = 1.0
     layer_decay: float = 1.0
+    train_blocks: int = -1
     lr_groups: tuple[tuple[str, float], ...] = ()
     mu_dtype: str = "float32"
 
@@ -85,7 +90,7 @@ DIRECTIONS: dict[str, Callable[[OptimConfig], optax.GradientTransformation]] = {
     "adafactor": _adafactor,
     "lamb": lambda c: optax.scale_by_adam(c.b1, c.b2, c.eps, mu_dtype=c.mu_dtype),
     "lars": lambda c: optax.identity(),
-    "sgd": lambda c: optax.trace(c.momentum),
+    "sgd": lambda c: optax.trace(c.momentum, nesterov=c.nesterov),
 }
 
 
@@ -142,20 +147,21 @@ def map_with_path_pair(fn: Callable[..., Any], tree: Any, other: Any) -> Any:
 
 
 def lr_factors(config: Mapping[str, Any], params: Any) -> Any:
-    """Per-leaf learning-rate factors from `lr_groups` and `layer_decay`; leaves broadcast against
-    the parameters.
+    """Per-leaf learning-rate factors from `lr_groups`, `layer_decay` and `train_blocks`; leaves
+    broadcast against the parameters.
 
     Layer decay d gives block l of L the factor d^(L - l), embeddings d^(L + 1), everything after
-    the blocks 1 (BEiT, arXiv:2106.08254; MAE's fine-tuning).
+    the blocks 1 (BEiT, arXiv:2106.08254; MAE's fine-tuning). Factor 0 leaves a weight bitwise as it
+    is, weight decay included.
     """
     c = build(OptimConfig, config, "optim")
 
     def factor(path: str, leaf: jax.Array) -> np.ndarray | float:
         group = next((value for pattern, value in c.lr_groups if matches(path, (pattern,))), 1.0)
-        return group * _layer_factor(path, leaf.shape, c.layer_decay, depths)
+        return group * _layer_factor(path, leaf.shape, c, depths)
 
     depths: dict[str, int] = {}
-    if c.layer_decay != 1.0:
+    if c.layer_decay != 1.0 or c.train_blocks >= 0:
         map_with_path(lambda path, leaf: _note_depth(depths, path, leaf.shape), params)
     return map_with_path(factor, params)
 
@@ -166,14 +172,18 @@ def _note_depth(depths: dict[str, int], path: str, shape: tuple[int, ...]) -> No
 
 
 def _layer_factor(
-    path: str, shape: tuple[int, ...], decay: float, depths: dict[str, int]
+    path: str, shape: tuple[int, ...], c: OptimConfig, depths: dict[str, int]
 ) -> np.ndarray | float:
     tower = next((tower for tower in depths if path.startswith(tower)), None)
     if tower is None:
         return 1.0
     layers, rest = depths[tower], path[len(tower) :]
     if rest.startswith("blocks/"):
-        powers = np.float32(decay) ** np.arange(layers, 0, -1, dtype=np.float32)
-        return powers.reshape((layers,) + (1,) * (len(shape) - 1))
-    before = rest.startswith(("patch_embed", "token_embed", "pos_embed", "cls_token", "norm_pre"))
-    return decay ** (layers + 1) if before else 1.0
+        above = np.arange(layers, 0, -1)  # blocks from this one on: L, ..., 1
+    elif rest.startswith(("patch_embed", "token_embed", "pos_embed", "cls_token", "norm_pre")):
+        above = np.array(layers + 1)
+    else:
+        return 1.0
+    learns = (above <= c.train_blocks) | (c.train_blocks < 0)
+    factors = np.where(learns, np.float32(c.layer_decay) ** above, 0).astype(np.float32)
+    return factors.reshape((-1,) + (1,) * (len(shape) - 1)) if factors.ndim else float(factors)

@@ -1,0 +1,59 @@
+"""Accuracy of a method that classifies by itself, on any labelled source.
+
+Ties count against the method. The file exists so that supervised training, fine-tuning and the
+trained linear probe report the same numbers as the zero-shot classifier.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import ClassVar
+
+import numpy as np
+
+from vlp_jax.core.errors import UserError
+from vlp_jax.data.labels import class_list
+from vlp_jax.data.source import Source
+from vlp_jax.evals.base import EvalContext, EvalFn, Result, require_fns
+from vlp_jax.evals.samples import class_ids, embed_pictures, open_samples, read_values
+from vlp_jax.evals.zeroshot import score
+
+
+@dataclasses.dataclass(frozen=True)
+class Accuracy:
+    """Config keys: path: labelled data set. train: the one that was trained on, whose words under
+    `label` number the classes ('' = path itself). label: JSON key. limit: evenly spaced samples of
+    path (0 = all).
+    """
+
+    context: EvalContext
+    path: str | Source = ""
+    train: str | Source = ""
+    label: str = ""
+    limit: int = 0
+
+    requires: ClassVar[tuple[str, ...]] = ("classify",)
+
+    def __call__(self, fns: Mapping[str, EvalFn]) -> Result:
+        """Returns metrics top1, top5, mean_per_class, chance_top1, chance_top5 and majority_top1.
+
+        Raises:
+          UserError: a label that the model has no class for.
+        """
+        require_fns(self, fns)
+        source = open_samples(self.path, self.limit)
+        values = read_values(source, self.label)
+        classes = class_list(open_samples(self.train or self.path), self.label, "label")
+        if classes:
+            class_ids(values, dict.fromkeys(classes), where="path")  # before any picture is read
+        logits, kept = embed_pictures(fns["classify"], source, self.context)  # [N, C]
+        if classes and len(classes) != logits.shape[1]:
+            raise UserError(
+                f"the model has {logits.shape[1]} classes but label={self.label!r} has "
+                f"{len(classes)}; set `train` to the data set that it was trained on"
+            )
+        known = dict.fromkeys(classes or range(logits.shape[1]))
+        label = class_ids([values[i] for i in kept], known, where="path")
+        one_hot = np.eye(len(known), dtype=np.float32)
+        metrics, table = score(logits, one_hot, label, [*map(str, known)])
+        protocol = {"images": len(kept), "damaged": len(source) - len(kept)}
+        return Result(metrics, {"per_class": table}, {"protocol": protocol})

@@ -1,0 +1,45 @@
+"""The linear classifier on pooled features, with MAE's parameter-free BatchNorm where a probe wants
+it (arXiv:2111.06377 A.1).
+
+The file exists as the one head of supervised learning, fine-tuning and the trained linear probe.
+"""
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from vlp_jax.core.errors import UserError, nearest
+from vlp_jax.core.types import Array
+
+NORMS = ("none", "batch")
+
+
+class Classifier(nn.Module):
+    """float[B, D] to logits float32[B, C].
+
+    Attributes:
+      num_classes: C.
+      norm: `batch` normalises every feature by the batch (eps 1e-6, running statistics with decay
+        0.9, no scale or bias), as in MAE's linear probe; `none` leaves the features.
+      init_std: of the kernel's normal initialisation; the bias starts at 0.
+    """
+
+    num_classes: int
+    norm: str = "none"
+    init_std: float = 0.01
+
+    @nn.compact
+    def __call__(self, x: Array, train: bool) -> Array:
+        """Runs the head; train: normalise by the batch and update `batch_stats`, which must then be
+        mutable.
+
+        Raises:
+          UserError: an unknown norm.
+        """
+        if self.norm not in NORMS:
+            raise UserError(f"method.head_norm: unknown {self.norm!r}{nearest(self.norm, NORMS)}")
+        x = x.astype(jnp.float32)
+        if self.norm == "batch":
+            settings = dict(momentum=0.9, epsilon=1e-6, use_bias=False, use_scale=False)
+            x = nn.BatchNorm(use_running_average=not train, **settings, name="norm")(x)
+        init = nn.initializers.normal(self.init_std)
+        return nn.Dense(self.num_classes, kernel_init=init, name="out")(x)  # [B, C]
