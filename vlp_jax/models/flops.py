@@ -8,6 +8,7 @@ because compiler cost analyses count a loop body once; MFU and roofline figures 
 import flax.linen as nn
 
 from vlp_jax.models.resnet import ModifiedResNet
+from vlp_jax.models.resnet_v1 import ResNet
 from vlp_jax.nn.transformer import StackConfig
 
 
@@ -38,6 +39,29 @@ def _resnet_flops(net: ModifiedResNet) -> float:
     return total + 2 * channels * (2 * tokens + 1) * channels + 2 * channels * net.embed_dim
 
 
+def _resnet_v1_flops(net: ResNet) -> float:
+    side, total, channels = net.image_size, 0.0, 3
+    for features, kernel, stride in net.stem_convs():
+        side = -(-side // stride)
+        total += 2 * side**2 * kernel**2 * channels * features
+        channels = features
+    side = side if net.stem == "cifar" else -(-side // 2)
+    for _, planes, stride in net.blocks():
+        features, before, side = net.expand * planes, side, -(-side // stride)
+        if net.expand == 1:
+            total += 2 * side**2 * 9 * planes * (channels + planes)
+        else:
+            streams = 2 if net.sk_ratio else 1
+            total += 2 * before**2 * channels * planes
+            total += 2 * side**2 * planes * (9 * planes * streams + features)
+            if net.sk_ratio:
+                total += 2 * 3 * planes * max(int(planes * net.sk_ratio), 32)
+        if stride > 1 or channels != features:
+            total += 2 * side**2 * channels * features
+        channels = features
+    return total + 2 * channels * net.embed_dim
+
+
 def tower_flops(tower: nn.Module, length: int | None = None) -> float:
     """Forward FLOPs of one picture or one text through a tower of models/towers.py.
 
@@ -47,6 +71,8 @@ def tower_flops(tower: nn.Module, length: int | None = None) -> float:
     """
     if isinstance(tower, ModifiedResNet):
         return _resnet_flops(tower)
+    if isinstance(tower, ResNet):
+        return _resnet_v1_flops(tower)
     config = tower.stack_config()
     head = 2 * tower.width * tower.embed_dim
     if hasattr(tower, "context_length"):

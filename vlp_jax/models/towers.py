@@ -12,10 +12,16 @@ import flax.linen as nn
 from vlp_jax.core.errors import UserError, nearest
 from vlp_jax.core.schema import build, plain
 from vlp_jax.models.resnet import ModifiedResNet
+from vlp_jax.models.resnet_v1 import ResNet
 from vlp_jax.models.text import TextTransformer
 from vlp_jax.models.vit import ViT
 
-TOWERS: dict[str, type[nn.Module]] = {"vit": ViT, "resnet": ModifiedResNet, "text": TextTransformer}
+TOWERS: dict[str, type[nn.Module]] = {
+    "vit": ViT,
+    "resnet": ModifiedResNet,
+    "resnet_v1": ResNet,
+    "text": TextTransformer,
+}
 
 
 def make_tower(config: Mapping[str, Any], where: str, **fields: Any) -> nn.Module:
