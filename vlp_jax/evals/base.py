@@ -25,6 +25,7 @@ EVALUATORS = {
     "retrieval": "vlp_jax.evals.retrieval:Retrieval",
     "probe": "vlp_jax.evals.probe:Probe",
     "knn": "vlp_jax.evals.knn:NearestNeighbours",
+    "pretext": "vlp_jax.evals.pretext:PretextTask",
 }
 
 

@@ -13,6 +13,7 @@ from vlp_jax.evals.base import Result
 from vlp_jax.evals.contact import contact_sheet, load_pictures, rows_in
 from vlp_jax.evals.heatmap import similarity_table
 from vlp_jax.evals.plots import per_class, shared_space, training_curve
+from vlp_jax.evals.sheet import panel_sheet
 
 WAYS = {"i2t": "image to text", "t2i": "text to image"}
 
@@ -35,6 +36,9 @@ def draw_results(
         stem = os.path.join(folder, name.replace("/", "_"))
         if "pairs" in result.details:
             drawn |= draw_retrieval(result, name, stem, scale)
+        if "panels" in result.details:
+            panels, titles = result.details["panels"], result.details["titles"]
+            drawn[f"{name}: answers"] = panel_sheet(panels, titles, f"{stem}_panels.png", name)
         for row in result.tables.get("per_class", [])[:1]:
             key = "recall" if "recall" in row else "ap"
             path = f"{stem}_per_class.png"

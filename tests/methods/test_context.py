@@ -1,0 +1,81 @@
+"""Context prediction: labels, places, shortcuts closed."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from pretext import B, batch_of, build, check_accumulation, check_eval_fns
+
+from vlp_jax.core.errors import UserError
+from vlp_jax.core.rng import example_keys
+from vlp_jax.methods.context import AROUND, CENTRE, drop_colour, pairs
+from vlp_jax.nn.tiles import cut
+
+GRID = dict(picture_size=64, gap=4, jitter=2, hidden=(16,))
+
+
+def test_both_orders_carry_opposite_labels():
+    first, second, label = pairs()
+    assert len(label) == 16 and (np.bincount(label) == 2).all()
+    names = {0: (-1, -1), 1: (-1, 0), 2: (-1, 1), 3: (0, -1), 4: (0, 1), 5: (1, -1), 6: (1, 0)}
+    names[7] = (1, 1)
+    for a, b, what in zip(first, second, label, strict=True):
+        assert (b // 3 - a // 3, b % 3 - a % 3) == names[what]
+        assert CENTRE in (a, b)
+
+
+def test_patches_show_their_place():
+    """Every pixel holds its own row and column, so a patch tells where it was cut."""
+    method = build("context", **GRID)
+    place = jnp.stack(jnp.meshgrid(jnp.arange(64), jnp.arange(64), indexing="ij"), -1)
+    corners = method.corners(example_keys(jax.random.key(1), 50), 50)
+    assert corners.min() >= 0 and corners.max() <= 64 - 16
+    patches = cut(jnp.broadcast_to(place, (50, 64, 64, 2)), corners, 16)
+    np.testing.assert_array_equal(patches[:, :, 0, 0], corners)
+    np.testing.assert_array_equal(patches[:, :, -1, -1], corners + 15)
+    step = np.asarray(corners[:, AROUND] - corners[:, [CENTRE]])
+    wanted = np.array([(-1, -1), (-1, 0), (-1, 1), (0, -1), (0, 1), (1, -1), (1, 0), (1, 1)]) * 20
+    assert np.abs(step - wanted).max() <= 4 and np.abs(step - wanted).max() > 0
+    apart = np.abs(step).max(-1) - 16
+    assert apart.min() >= 0  # gap 4, both patches moved by 2 at most: they never overlap
+    assert len({tuple(c) for c in np.asarray(corners[:, CENTRE])}) > 10
+
+
+def test_dropping_colour_keeps_one_centred_channel():
+    patch = jax.random.uniform(jax.random.key(0), (8, 8, 3)) + 3
+    kept = set()
+    for seed in range(12):
+        out = np.asarray(drop_colour(patch, jax.random.key(seed), 1.0))
+        same = [np.allclose(out[..., c], patch[..., c] - patch[..., c].mean()) for c in range(3)]
+        assert sum(same) == 1 and np.abs(out[..., ~np.array(same)]).max() <= 0.5
+        kept.add(same.index(True))
+    assert kept == {0, 1, 2}
+    np.testing.assert_array_equal(drop_colour(patch, jax.random.key(0), 0.0), patch)
+
+
+def test_accumulation_and_eval_fns():
+    method = build("context", **GRID, color_drop=0.5)
+    loss, aux, _ = check_accumulation(method)
+    assert float(loss) == pytest.approx(np.log(8), rel=0.5)
+    assert aux.metrics["chance_accuracy"] == 0.125
+    summed = check_accumulation(build("context", **GRID, color_drop=0.5, sum_pairs=True))[0]
+    assert float(summed) == pytest.approx(16 * float(loss), rel=1e-5)
+    check_eval_fns(method, panels=6)
+
+
+def test_a_right_answer_is_drawn_at_the_true_place():
+    method = build("context", **GRID)
+    images = batch_of(method)["image"] / 255
+    labels = jnp.broadcast_to(pairs()[2], (B, 16))
+    rows = {"corners": method.corners(None, B), "logits": jax.nn.one_hot(labels, 8)}
+    panels = method.show(images, rows)
+    np.testing.assert_array_equal(panels[:, 0::2], panels[:, 1::2])
+    rows["logits"] = jax.nn.one_hot(7 - labels, 8)
+    wrong = method.show(images, rows)
+    np.testing.assert_array_equal(wrong[:, 0::2], panels[:, 0::2])
+    assert (wrong[:, 0] != wrong[:, 1]).any()
+
+
+def test_a_picture_smaller_than_the_grid():
+    with pytest.raises(UserError, match=r"picture_size=59: a grid of 3 patches of 16 .*needs 60"):
+        build("context", **{**GRID, "picture_size": 59})

@@ -1,0 +1,47 @@
+"""How well a method answers its own question on other pictures, and what its answers look like.
+
+The method's `task` gives every picture a score and that of a trivial answer; its `show` gives rows
+of panels. The file exists so that any method with those two functions has a number beside chance
+and a sheet in the report.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import ClassVar
+
+import numpy as np
+
+from vlp_jax.core.errors import UserError
+from vlp_jax.data.source import Source
+from vlp_jax.evals.base import EvalContext, EvalFn, Result, require_fns
+from vlp_jax.evals.samples import embed_pictures, open_samples
+
+
+@dataclasses.dataclass(frozen=True)
+class PretextTask:
+    """Config keys: path: data set. metric: name of the score. titles: one per panel. limit: evenly
+    spaced samples for the score (0 = all). shown: pictures on the sheet.
+    """
+
+    context: EvalContext
+    path: str | Source = ""
+    metric: str = "accuracy"
+    titles: tuple[str, ...] = ()
+    limit: int = 0
+    shown: int = 8
+
+    requires: ClassVar[tuple[str, ...]] = ("task", "show")
+
+    def __call__(self, fns: Mapping[str, EvalFn]) -> Result:
+        """Returns metrics METRIC and chance_METRIC, means over pictures; details hold the panels
+        float32[shown, P, S, S, 3] in [0, 1] and their titles.
+        """
+        require_fns(self, fns)
+        rows, _ = embed_pictures(fns["task"], open_samples(self.path, self.limit), self.context)
+        panels, _ = embed_pictures(fns["show"], open_samples(self.path, self.shown), self.context)
+        if self.titles and len(self.titles) != panels.shape[1]:
+            raise UserError(f"titles: {len(self.titles)} of them for {panels.shape[1]} panels")
+        score, chance = map(float, rows.mean(axis=0, dtype=np.float64))
+        metrics = {self.metric: score, f"chance_{self.metric}": chance}
+        details = {"panels": panels, "titles": self.titles, "protocol": {"images": len(rows)}}
+        return Result(metrics, {}, details)

@@ -1,0 +1,168 @@
+"""Context prediction: where does this patch lie, seen from that one? (arXiv:1505.05192)
+
+Nine patches of a 3 x 3 grid run through the trunk once and are asked in 16 pairs: the centre with
+each neighbour, in both orders. Gap, jitter and colour dropping close the shortcuts (continued
+lines, chromatic aberration). The file exists to hold the question.
+"""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from vlp_jax.core import rng as rngs
+from vlp_jax.core.errors import UserError
+from vlp_jax.core.types import Array, Extra, Params
+from vlp_jax.methods.base import Method
+from vlp_jax.models.head import Head
+from vlp_jax.models.pretext import Answers, LabelTask
+from vlp_jax.nn.tiles import cut, mosaic
+
+CENTRE = 4
+AROUND = np.array([0, 1, 2, 3, 5, 6, 7, 8])  # grid cell of label 0 .. 7, row by row
+SHOWN = (0, 4, 6)  # neighbours that are drawn
+
+
+def pairs() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(first, second, label) int[16]: the second patch lies at AROUND[label], seen from the first.
+
+    Worked example: (centre 4, north-west 0) is label 0, so (0, 4) is label 7, south-east.
+    """
+    labels = np.arange(8)
+    centre = np.full(8, CENTRE)
+    return (
+        np.concatenate([centre, AROUND]),
+        np.concatenate([AROUND, centre]),
+        np.concatenate([labels, 7 - labels]),
+    )
+
+
+def drop_colour(patch: Array, key: Array, share: float) -> Array:
+    """With probability `share` keeps one random channel, centred, and fills the others with noise
+    U(-0.5, 0.5). [S, S, 3]
+    """
+    chosen, channel, noise = jax.random.split(key, 3)
+    kept = jnp.arange(3) == jax.random.randint(channel, (), 0, 3)
+    dull = jax.random.uniform(noise, patch.shape, minval=-0.5, maxval=0.5)
+    dropped = jnp.where(kept, patch - patch.mean((0, 1)), dull)
+    return jnp.where(jax.random.bernoulli(chosen, share), dropped, patch)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Context(LabelTask, Method):
+    """The tower sees patches (its image_size is the patch); a head on two patches names one of
+    eight places.
+
+    Attributes:
+      picture_size: S of the pictures the grid is cut from.
+      gap: pixels between neighbouring patches.
+      jitter: each patch moves by up to this many pixels in both axes.
+      color_drop: share of patches that lose two channels in training and in the task.
+      hidden: widths of the head's layers.
+      sum_pairs: the published loss sums the pairs of a picture; the mean is 16 times smaller.
+    """
+
+    picture_size: int
+    gap: int = 48
+    jitter: int = 7
+    color_drop: float = 1.0
+    hidden: tuple[int, ...] = (4096, 4096)
+    sum_pairs: bool = False
+
+    def __post_init__(self) -> None:
+        need = self.extent
+        if min(self.gap, self.jitter) < 0 or self.picture_size < need:
+            raise UserError(
+                f"method.picture_size={self.picture_size}: a grid of 3 patches of "
+                f"{self.image_tower.image_size} with gap={self.gap} and jitter={self.jitter} "
+                f"needs {need}"
+            )
+
+    @functools.cached_property
+    def extent(self) -> int:
+        """Side of the whole grid in pixels, jitter included."""
+        return 3 * self.image_tower.image_size + 2 * self.gap + 2 * self.jitter
+
+    def batch_spec(self, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
+        """image uint8[B, S, S, 3] with S = picture_size."""
+        shape = (batch_size, self.picture_size, self.picture_size, 3)
+        return {"image": jax.ShapeDtypeStruct(shape, jnp.uint8)}
+
+    def parts(self, out: dict[str, Array]) -> dict:
+        """head: on two pooled outputs side by side."""
+        pair = jnp.concatenate([out["pooled"]] * 2, axis=-1)
+        return {"head": (Head(8, self.hidden), (pair,))}
+
+    def corners(self, keys: Array | None, count: int) -> Array:
+        """Upper left corners of the nine patches int32[B, 9, 2]: a random place of the grid and a
+        random shift of each patch; keys None: the grid in the middle, no shift.
+        """
+        step = self.image_tower.image_size + self.gap
+        grid = jnp.stack(jnp.meshgrid(jnp.arange(3), jnp.arange(3), indexing="ij"), -1) * step
+        grid, slack = grid.reshape(9, 2) + self.jitter, self.picture_size - self.extent
+        if keys is None:
+            return jnp.broadcast_to(grid + slack // 2, (count, 9, 2))
+
+        def place(key: Array) -> Array:
+            at = jax.random.randint(jax.random.fold_in(key, 0), (2,), 0, slack + 1)
+            shift = jax.random.randint(
+                jax.random.fold_in(key, 1), (9, 2), -self.jitter, self.jitter + 1
+            )
+            return grid + at + shift
+
+        return jax.vmap(place)(keys)
+
+    def answers(
+        self, params: Params, extra: Extra, images: Array, rng: Array | None, keys: Array
+    ) -> tuple[Answers, Extra]:
+        """logits float32[B, 16, 8] and labels int32[B, 16]; corners int32[B, 9, 2] for drawing."""
+        corners = self.corners(rngs.fold(keys, "place"), len(images))
+        patches = cut(self.prepare(images, rng), corners, self.image_tower.image_size)
+        drop = jax.vmap(lambda key: jax.random.split(key, 9))(rngs.fold(keys, "colour"))
+        dropped = functools.partial(drop_colour, share=self.color_drop)
+        pooled, extra = self.run_views(
+            params, extra, jax.vmap(jax.vmap(dropped))(patches, drop), rng
+        )
+        first, second, labels = pairs()
+        both = jnp.concatenate([pooled[:, first], pooled[:, second]], axis=-1)  # [B, 16, 2D]
+        logits = Head(8, self.hidden).apply({"params": params["head"]}, both)
+        labels = jnp.broadcast_to(jnp.asarray(labels), logits.shape[:2])
+        return {"logits": logits, "labels": labels, "corners": corners}, extra
+
+    def objective(
+        self, params: Params, representations: Answers, batch: dict[str, Array]
+    ) -> tuple[Array, dict[str, Array]]:
+        """Cross-entropy, its mean or sum over the pairs of a picture."""
+        loss, metrics = super().objective(params, representations, batch)
+        return loss * (16 if self.sum_pairs else 1), metrics
+
+    def show(self, images: Array, rows: Answers) -> Array:
+        """6 panels: three neighbours beside the centre, each at its true and at its answered
+        place.
+        """
+        side = self.image_tower.image_size
+        patches = cut(images, rows["corners"], side)
+        guess = rows["logits"].argmax(-1)  # [B, 16]
+        panels = []
+        for label in SHOWN:
+            for place in (jnp.full(len(images), label), guess[:, label]):
+                cell = jnp.asarray(AROUND)[place]  # [B]
+                here = jnp.arange(9) == cell[:, None]  # [B, 9]
+                tiles = jnp.where(
+                    here[:, :, None, None, None], patches[:, AROUND[label], None], 1.0
+                )
+                tiles = tiles.at[:, CENTRE].set(patches[:, CENTRE])
+                panels.append(mosaic(jnp.pad(tiles, [(0, 0)] * 2 + [(1, 1)] * 2 + [(0, 0)])))
+        return jnp.stack(panels, axis=1)
+
+    def eval_fns(self) -> dict:
+        """features: the mean of the nine patches' pooled outputs, grid in the middle, in colour."""
+
+        def features(params: Params, extra: Extra, batch: dict[str, Array]) -> Array:
+            ready = self.prepare(batch["image"], None)
+            patches = cut(ready, self.corners(None, len(ready)), self.image_tower.image_size)
+            return self.run_views(params, extra, patches, None)[0].mean(1)
+
+        return super().eval_fns() | {"features": features}

@@ -1,0 +1,64 @@
+"""RotNet: which way up is the picture? (arXiv:1803.07728)
+
+All turns of a picture stand in one batch: answering one random turn per picture trains clearly
+worse. Right angles need no interpolation, which would give the answer away. The file exists to hold
+the question.
+"""
+
+import dataclasses
+
+import jax.numpy as jnp
+
+from vlp_jax.core.errors import UserError
+from vlp_jax.core.types import Array, Extra, Params
+from vlp_jax.methods.base import Method
+from vlp_jax.models.head import Head
+from vlp_jax.models.pretext import Answers, LabelTask
+
+ANGLES = (0, 90, 180, 270)
+
+
+def turn(images: Array, angles: tuple[int, ...]) -> Array:
+    """Every picture at every angle, counter-clockwise. [B, S, S, C] -> [B, A, S, S, C]"""
+    return jnp.stack([jnp.rot90(images, angle // 90, axes=(1, 2)) for angle in angles], axis=1)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Rotation(LabelTask, Method):
+    """The trunk's pooled output through a linear layer names the turn.
+
+    Attributes:
+      angles: of 0, 90, 180, 270; two at least.
+    """
+
+    angles: tuple[int, ...] = ANGLES
+
+    def __post_init__(self) -> None:
+        if len(set(self.angles)) < 2 or not {*self.angles} <= {*ANGLES}:
+            raise UserError(f"method.angles={self.angles}: needs two or more of {ANGLES}")
+
+    def parts(self, out: dict[str, Array]) -> dict:
+        """head: a linear layer on the pooled output."""
+        return {"head": (Head(len(self.angles)), (out["pooled"],))}
+
+    def answers(
+        self, params: Params, extra: Extra, images: Array, rng: Array | None, keys: Array
+    ) -> tuple[Answers, Extra]:
+        """logits float32[B, A, A] and labels int32[B, A]; augmented first, then turned: a flip
+        swaps 90 and 270.
+        """
+        del keys
+        count = len(self.angles)
+        views = turn(self.prepare(images, rng), self.angles)
+        pooled, extra = self.run_views(params, extra, views, rng)
+        logits = Head(count).apply({"params": params["head"]}, pooled)
+        labels = jnp.broadcast_to(jnp.arange(count), logits.shape[:2])
+        return {"logits": logits, "labels": labels}, extra
+
+    def show(self, images: Array, rows: Answers) -> Array:
+        """2A panels: the turned pictures, then each turned back by its answer."""
+        turned = turn(images, self.angles)
+        back = jnp.stack([jnp.rot90(turned, -angle // 90, axes=(2, 3)) for angle in self.angles], 2)
+        guess = rows["logits"].argmax(-1)[..., None, None, None, None]
+        back = jnp.take_along_axis(back, guess, axis=2)[:, :, 0]
+        return jnp.concatenate([turned, back], axis=1)

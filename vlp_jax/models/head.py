@@ -1,0 +1,31 @@
+"""A few fully connected layers on top of a trunk.
+
+The file exists as the one head of every task that answers with classes.
+"""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from vlp_jax.core.types import Array
+
+
+class Head(nn.Module):
+    """[..., D] -> float32[..., out]: Dense and ReLU for every hidden width, then a Dense.
+
+    Attributes:
+      out: outputs.
+      hidden: widths of the layers before; () is a linear head.
+    """
+
+    out: int
+    hidden: tuple[int, ...] = ()
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        init = nn.initializers.he_normal()
+        for layer, width in enumerate(self.hidden, start=1):
+            name = f"fc{layer}"
+            x = jax.nn.relu(nn.Dense(width, dtype=self.dtype, kernel_init=init, name=name)(x))
+        return nn.Dense(self.out, dtype=jnp.float32, name="out")(x)
