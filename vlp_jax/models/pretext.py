@@ -14,8 +14,10 @@ import jax.numpy as jnp
 from einops import rearrange
 
 from vlp_jax.core import rng as rngs
+from vlp_jax.core.schema import build
 from vlp_jax.core.types import Array, Aux, Batch, EvalFn, Extra, Params
 from vlp_jax.models.trunk import Trunk
+from vlp_jax.nn import pictures
 
 Answers = dict[str, Array]
 
@@ -31,11 +33,13 @@ def picture_keys(images: Array) -> Array:
     return jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(0), seeds)
 
 
-def grid_of(tokens: Array) -> Array:
-    """Patch tokens as a square map, a class token in front left out.
+def grid_of(out: dict[str, Array]) -> Array:
+    """A trunk's patch tokens as a square map, a class token in front left out: a ViT's after its
+    last norm under `pool=none`, else as they leave the blocks.
 
     float[B, N, D] -> [B, H, W, D]
     """
+    tokens = out["pooled"] if out["pooled"].ndim == 3 else out["tokens"]
     side = int(tokens.shape[1] ** 0.5)
     patches = tokens[:, tokens.shape[1] - side * side :]
     return rearrange(patches, "b (h w) d -> b h w d", h=side)
@@ -87,6 +91,15 @@ class Pretext(Trunk):
         _, out, extra = self.run_image(params, extra, flat, rng)
         return rearrange(out["pooled"], "(b q) d -> b q d", q=count), extra
 
+    def augmented(self, images: Array, rng: Array | None) -> Array:
+        """The first half of `prepare`: float32[B, S, S, 3] in [0, 255]."""
+        how = build(pictures.Augment, self.augment, "method.augment")
+        return pictures.augment(images, how, rng).astype(jnp.float32)
+
+    def normalised(self, images: Array) -> Array:
+        """The second half of `prepare`."""
+        return pictures.normalise(images, self.image_mean, self.image_std)
+
     def answers(
         self, params: Params, extra: Extra, images: Array, rng: Array | None, keys: Array
     ) -> tuple[Answers, Extra]:
@@ -129,7 +142,12 @@ class Pretext(Trunk):
             pictures = batch["image"].astype(jnp.float32) / 255
             return jnp.clip(self.show(pictures, rows(params, extra, batch)), 0, 1)
 
-        return super().eval_fns() | {"task": task, "show": show}
+        def features(params: Params, extra: Extra, batch: Batch) -> Array:
+            pooled = towers["features"](params, extra, batch)
+            return pooled.mean(1) if pooled.ndim == 3 else pooled
+
+        towers = super().eval_fns()
+        return towers | {"features": features, "task": task, "show": show}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

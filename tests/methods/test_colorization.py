@@ -1,0 +1,81 @@
+"""Colorization: what the trunk sees, weights of rare colours, the running prior, grey pictures."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from pretext import B, batch_of, build, check_accumulation, check_eval_fns, gradients, made
+
+from vlp_jax.core.errors import UserError
+from vlp_jax.methods.colorization import rarity
+from vlp_jax.nn.lab import lab_to_srgb
+
+SMALL = dict(size=32, image={"pool": "none"}, widths=(8,), bin_size=20)
+
+
+def test_the_trunk_sees_lightness_alone():
+    method = build("colorization", **SMALL)
+    two = lab_to_srgb(jnp.array([[50.0, 40.0, 0.0], [50.0, -40.0, 20.0]]))
+    images = jnp.broadcast_to(jnp.round(two * 255)[:, None, None], (2, 32, 32, 3))
+    ready = np.asarray(method.prepare(images.astype(jnp.uint8), None))
+    np.testing.assert_allclose(ready[0], ready[1], atol=0.03)
+    back = ready * np.array(method.image_std) + np.array(method.image_mean)
+    np.testing.assert_allclose(back, 0.5, atol=0.01)  # L = 50 in every channel
+
+
+def test_weights_of_rare_colours():
+    prior = jnp.array([0.5, 0.4, 0.1, 0.0])
+    weight = np.asarray(rarity(prior, 0.5))
+    raw = 1 / (0.5 * np.array([0.5, 0.4, 0.1, 0.0]) + 0.5 / 3)
+    np.testing.assert_allclose(weight, raw / (raw * prior).sum(), rtol=1e-6)
+    assert float((weight * prior).sum()) == pytest.approx(1)
+    np.testing.assert_allclose(rarity(prior, 1.0), 1, rtol=1e-6)
+
+
+def test_accumulation_leaves_the_prior_and_the_gradient_alone():
+    method = build("colorization", **SMALL)
+    _, aux, _ = check_accumulation(method)
+    params, extra = made(method)
+    after = method.after_update(params, aux.extra)["colours"]
+    assert float(after["prior"].sum()) == pytest.approx(1, rel=1e-4)
+    assert int(after["updates"]) == 1 and float(after["seen"].sum()) == 0
+    assert np.abs(after["prior"] - extra["colours"]["prior"]).max() > 1e-3
+    again = method.after_update(params, {**aux.extra, "colours": {**aux.extra["colours"], **after}})
+    np.testing.assert_array_equal(again["colours"]["prior"], after["prior"])  # nothing was seen
+
+
+def test_grey_pictures_weigh_nothing():
+    method = build("colorization", **SMALL)
+    params, extra = made(method)
+    batch = batch_of(method)
+    grey = jnp.broadcast_to(batch["image"][..., :1], batch["image"].shape)
+    loss, aux, gradient = gradients(method, params, extra, {"image": grey})
+    assert float(loss) == 0 and float(aux.metrics["grey_pictures"]) == 1
+    assert all(np.abs(g).max() == 0 for g in gradient.values())
+    after = method.after_update(params, aux.extra)["colours"]
+    np.testing.assert_array_equal(after["prior"], extra["colours"]["prior"])
+    half = {"image": batch["image"].at[: B // 2].set(grey[: B // 2])}
+    assert float(gradients(method, params, extra, half)[1].metrics["grey_pictures"]) == 0.5
+
+
+def test_eval_fns_and_a_perfect_answer():
+    method = build("colorization", **SMALL)
+    check_eval_fns(method, panels=4)
+    params, extra = made(method)
+    rows, _ = method.encode(params, extra, batch_of(method), rng=None, step=jnp.int32(0))
+    assert rows["logits"].shape == (B, 8, 8, len(method.bins))
+    sharp = jnp.full(rows["logits"].shape, -50.0)
+    best = jnp.put_along_axis(sharp, rows["ids"][..., :1], 50.0, axis=-1, inplace=False)
+    score = np.asarray(method.score(params, {**rows, "logits": best}))
+    assert score[:, 0].min() > 1 - 20 / 150 and (score[:, 0] > score[:, 1]).all()
+
+
+def test_settings_that_cannot_be(tmp_path):
+    with pytest.raises(
+        UserError, match=r"widths=\(8, 8\): 2 doublings .* 4 x 4 map give 16, not 8"
+    ):
+        made(build("colorization", **{**SMALL, "widths": (8, 8)}))
+    with pytest.raises(UserError, match=r"method\.prior=.*: no such file"):
+        build("colorization", **SMALL, prior="nowhere.npy")
+    np.save(tmp_path / "p.npy", np.ones(5))
+    with pytest.raises(UserError, match=r"p\.npy: needs \d+ numbers"):
+        build("colorization", **SMALL, prior=str(tmp_path / "p.npy"))
