@@ -53,7 +53,7 @@ def _tiny(c: ConfigDict) -> None:
     c.data.image.crop = "squash"
     c.method.unroll = True
     c.batch_size = 64
-    c.steps = 600
+    c.steps = 300
     c.optim.lr = 1e-3
     c.optim.warmup_steps = 50
     sets = dict(train=c.data.path, path="builtin:emoji/noto-test")

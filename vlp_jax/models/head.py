@@ -29,3 +29,24 @@ class Head(nn.Module):
             name = f"fc{layer}"
             x = jax.nn.relu(nn.Dense(width, dtype=self.dtype, kernel_init=init, name=name)(x))
         return nn.Dense(self.out, dtype=jnp.float32, name="out")(x)
+
+
+class CosineHead(nn.Module):
+    """gamma * <x, w / |w|>: float[..., D] -> float32[..., out], gamma learned, no bias, so that a
+    word's frequency cannot hide in its weights (BoWNet, arXiv:2002.12247, section 3.3).
+
+    Attributes:
+      out: rows of w.
+      scale: gamma at the start.
+    """
+
+    out: int
+    scale: float = 10.0
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        normal = nn.initializers.normal(1.0)
+        kernel = self.param("kernel", normal, (x.shape[-1], self.out))
+        gamma = self.param("scale", nn.initializers.constant(self.scale), ())
+        kernel = kernel / jnp.linalg.norm(kernel, axis=0, keepdims=True)
+        return gamma * (x.astype(jnp.float32) @ kernel)

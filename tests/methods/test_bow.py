@@ -1,0 +1,93 @@
+"""Bags of words: targets, the teacher, the head."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from pretext import B, batch_of, build, check_accumulation, check_eval_fns, gradients, made
+
+from vlp_jax.core.errors import UserError
+from vlp_jax.core.pytree import flatten
+from vlp_jax.methods.bow import cut_mix
+from vlp_jax.models.head import CosineHead
+
+SMALL = dict(size=32, image={"pool": "none"}, words=6)
+
+
+def test_cutmix_shares_are_the_areas():
+    images = jnp.broadcast_to(jnp.arange(64.0)[:, None, None, None], (64, 16, 16, 3))
+    keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(0), jnp.arange(64))
+    mixed, kept = map(np.asarray, cut_mix(images, keys))
+    own = (mixed == np.arange(64)[:, None, None, None]).mean((1, 2, 3))
+    np.testing.assert_allclose(kept, own, atol=1e-6)
+    other = (mixed == np.roll(np.arange(64), -1)[:, None, None, None]).mean((1, 2, 3))
+    np.testing.assert_allclose(own + other, 1, atol=1e-6)
+    assert kept.min() < 0.3 and kept.max() > 0.9
+
+
+def test_targets_sum_to_one_and_come_from_the_clean_picture():
+    method = build("bow", **SMALL, augment={"brightness": 0.8})
+    (params, extra), batch = made(method), batch_of(method)
+    keys = jax.random.split(jax.random.key(0), B)
+    rows = {}
+    for name, rng in (("train", keys), ("clean", None)):
+        rows[name] = method.encode(params, extra, batch, rng=rng, step=jnp.int32(0))[0]
+        np.testing.assert_allclose(rows[name]["target"].sum(-1), 1, rtol=1e-5)
+    np.testing.assert_array_equal(rows["train"]["ids"], rows["clean"]["ids"])
+    counts = [
+        np.bincount(ids.ravel(), minlength=6) / 16 for ids in np.asarray(rows["clean"]["ids"])
+    ]
+    np.testing.assert_allclose(rows["clean"]["target"], counts, atol=1e-6)
+    assert np.abs(rows["train"]["target"] - rows["clean"]["target"]).max() > 0.01  # mixed
+
+
+def test_the_head_ignores_the_length_of_its_weights():
+    head, x = CosineHead(5), jax.random.normal(jax.random.key(0), (3, 8))
+    params = head.init(jax.random.key(1), x)["params"]
+    out = head.apply({"params": params}, x)
+    longer = {**params, "kernel": params["kernel"] * jnp.arange(1, 6)}
+    np.testing.assert_allclose(head.apply({"params": longer}, x), out, rtol=1e-4)
+    cosine = out / 10 / np.linalg.norm(x, axis=1, keepdims=True)
+    assert np.abs(cosine).max() <= 1 and params["scale"] == 10
+
+
+def test_the_teacher_starts_as_the_student_and_follows():
+    method = build("bow", **SMALL, cutmix=False, momentum=0.75)
+    (params, extra), batch = made(method), batch_of(method)
+    loaded = {**params, "image": jax.tree.map(lambda x: x + 1.0, params["image"])}  # as init_from
+    keys = jax.random.split(jax.random.key(0), B)
+    encode = lambda step: method.encode(loaded, extra, batch, rng=keys, step=jnp.int32(step))  # noqa: E731
+    first, later = (flatten(encode(step)[1].extra["teacher"]) for step in (0, 1))
+    student, teacher = flatten(loaded["image"]), flatten(extra["teacher"])
+    for path in student:
+        np.testing.assert_array_equal(first[path], student[path])
+        np.testing.assert_array_equal(later[path], teacher[path])
+    moved = flatten(method.after_update(loaded, extra)["teacher"])
+    for path, leaf in moved.items():
+        np.testing.assert_allclose(leaf, 0.75 * teacher[path] + 0.25 * student[path], rtol=1e-5)
+    frozen = build("bow", **SMALL, momentum=1.0)
+    for path, leaf in flatten(frozen.after_update(loaded, extra)["teacher"]).items():
+        np.testing.assert_array_equal(leaf, teacher[path])
+
+
+def test_accumulation_and_eval_fns():
+    method = build("bow", **SMALL, cutmix=False, augment={"flip": 0.5})
+    _, aux, gradient = check_accumulation(method)
+    assert set(path.split("/")[0] for path in gradient) == {"image", "head"}
+    assert 1 <= float(aux.metrics["words_used"]) <= 6.01
+    check_eval_fns(method, panels=7)
+    mixed = build("bow", **SMALL)
+    assert np.isfinite(gradients(mixed, *made(mixed), batch_of(mixed))[0])
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"words": 1}, r"words=1: needs two"),
+        ({"momentum": 1.5}, r"momentum=1.5: from 0 to 1"),
+        ({"memory": 1.0}, r"memory=1.0: from 0 to 0.9999"),
+    ],
+)
+def test_settings_that_cannot_be(changes, message):
+    with pytest.raises(UserError, match=message):
+        build("bow", **{**SMALL, **changes})

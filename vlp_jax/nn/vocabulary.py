@@ -1,0 +1,79 @@
+"""A vocabulary of visual words: spherical k-means, one mini-batch at a time.
+
+Features and words are unit vectors, the same when words are made and when they are assigned. Sums
+of a step add up over micro-batches, and only `update` moves the words. The file exists because
+words must follow features that change while a model trains.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from vlp_jax.core.types import Array
+
+Words = dict[str, Array]
+
+
+def unit(x: Array) -> Array:
+    """x / |x| over the last axis in float32; a zero vector stays zero."""
+    x = x.astype(jnp.float32)
+    return x * jax.lax.rsqrt(jnp.maximum(jnp.sum(jnp.square(x), -1, keepdims=True), 1e-24))
+
+
+def start(rng: Array, count: int, width: int) -> Words:
+    """{words float32[K, D], running sums and masses, the sums of this step}; rng: key[]"""
+    words = unit(jax.random.normal(rng, (count, width)))
+    mass, zeros = jnp.ones(count), jnp.zeros(count)
+    return {
+        "words": words,
+        "sums": words,
+        "mass": mass,
+        "new_sums": jnp.zeros_like(words),
+        "new_mass": zeros,
+    }
+
+
+def assign(words: Words, features: Array) -> tuple[Array, Array]:
+    """The nearest word of every feature float[..., D]: (ids int32[...], cosines float32[...])."""
+    cosine = unit(features) @ words["words"].T
+    return cosine.argmax(-1), cosine.max(-1)
+
+
+def observe(words: Words, features: Array, ids: Array) -> Words:
+    """Adds a batch's features float[..., D] and their words int32[...] to the step's sums."""
+    flat, ids = unit(features).reshape(-1, features.shape[-1]), ids.reshape(-1)
+    return {
+        **words,
+        "new_sums": words["new_sums"].at[ids].add(flat),
+        "new_mass": words["new_mass"].at[ids].add(1.0),
+    }
+
+
+def update(words: Words, memory: float, dead: float = 0.1) -> Words:
+    """Moves every word to the mean of its features; older steps fade by `memory` in [0, 1).
+
+    A word with less than `dead` of the average mass is replaced by half of a heavy one, a little
+    aside: the i-th lightest by the i-th heaviest (the split of Linde, Buzo and Gray, 1980). Nothing
+    changes in a step that saw nothing.
+    """
+    count, width = words["words"].shape
+    share = words["new_mass"] / jnp.maximum(words["new_mass"].sum(), 1.0) * count
+    scale = count / jnp.maximum(words["new_mass"].sum(), 1.0)
+    mass = memory * words["mass"] + (1 - memory) * share
+    sums = memory * words["sums"] + (1 - memory) * scale * words["new_sums"]
+    order = jnp.argsort(mass)  # the lightest first
+    light, heavy = order[: count // 2], order[::-1][: count // 2]
+    split = (mass[light] < dead) & (mass[heavy] > 4 * dead)
+    aside = 0.05 * unit(jax.random.normal(jax.random.key(count), (count // 2, width)))
+    centre = unit(sums[heavy])
+    halves = 0.5 * mass[heavy]
+    pair = [unit(centre + sign * aside) * halves[:, None] for sign in (1, -1)]
+    put = lambda x, at, new: x.at[at].set(  # noqa: E731
+        jnp.where(split.reshape((-1,) + (1,) * (new.ndim - 1)), new, x[at])
+    )
+    sums = put(put(sums, light, pair[0]), heavy, pair[1])
+    mass = put(put(mass, light, halves), heavy, halves)
+    moved = {"words": unit(sums), "sums": sums, "mass": mass}
+    saw = words["new_mass"].sum() > 0
+    kept = {name: jnp.where(saw, leaf, words[name]) for name, leaf in moved.items()}
+    zeros = {name: jnp.zeros_like(words[name]) for name in ("new_sums", "new_mass")}
+    return kept | zeros
