@@ -11,8 +11,17 @@ import numpy as np
 import pytest
 from tiny import SIZE, tiny_method
 
+from vlp_jax.core.errors import UserError
 from vlp_jax.core.rng import example_keys
-from vlp_jax.nn.masks import random_subset, take_tokens
+from vlp_jax.nn.masks import (
+    MASKINGS,
+    is_hidden,
+    put_tokens,
+    random_subset,
+    shuffle,
+    take_tokens,
+    visible_patches,
+)
 from vlp_jax.parallel.mesh import batch_sharding, make_mesh, replicated
 
 SENT = re.compile(r"= .*?(all-gather|all-to-all|collective-permute|reduce-scatter|all-reduce)\(")
@@ -49,6 +58,59 @@ def test_taking_and_its_gradient_equal_plain_indexing(dtype):
     for ours, theirs in zip(value(take_tokens), value(plain), strict=True):
         assert ours.dtype == theirs.dtype
         np.testing.assert_array_equal(ours, theirs)
+
+
+def test_putting_is_the_adjoint_of_taking():
+    """<take(x), y> = <x, put(y)>, and each is the other's gradient."""
+    places = random_subset(example_keys(jax.random.key(1), 6), 11, 5)
+    x = jax.random.normal(jax.random.key(0), (6, 11, 4))
+    y = jax.random.normal(jax.random.key(2), (6, 5, 4))
+    put = lambda y: put_tokens(y, places, 11)  # noqa: E731
+    np.testing.assert_allclose((take_tokens(x, places) * y).sum(), (x * put(y)).sum(), rtol=1e-5)
+    np.testing.assert_array_equal(take_tokens(put(y), places), y)
+    assert not np.asarray(put(y))[np.asarray(is_hidden(places, 11))].any()
+    np.testing.assert_array_equal(jax.vjp(put, y)[1](x)[0], take_tokens(x, places))
+    np.testing.assert_array_equal(jax.vjp(lambda x: take_tokens(x, places), x)[1](y)[0], put(y))
+
+
+def test_shuffle_inverts_as_in_its_example():
+    order, rank = shuffle(jnp.array([[0.3, 0.9, 0.1]]))
+    assert order.tolist() == [[2, 0, 1]] and rank.tolist() == [[1, 2, 0]]
+
+
+@pytest.mark.parametrize("masking", MASKINGS)
+@pytest.mark.parametrize("side, keep", [(14, 49), (7, 12), (8, 40), (2, 1), (3, 8)])
+def test_every_masking_keeps_exactly_as_many(masking, side, keep):
+    keys = example_keys(jax.random.key(0), 16)
+    places = np.asarray(visible_patches(keys, side, keep, masking))
+    assert places.shape == (16, keep) and places.dtype == np.int32
+    assert (places >= 0).all() and (places < side * side).all()
+    assert keep == 1 or (np.diff(places, axis=1) > 0).all()
+    np.testing.assert_array_equal(np.asarray(is_hidden(places, side * side)).sum(1), side**2 - keep)
+    one = visible_patches(keys[3:4], side, keep, masking)  # a key's subset is its own
+    np.testing.assert_array_equal(one[0], places[3])
+
+
+def test_block_masking_hides_blocks_and_grid_masking_a_grid():
+    """Two neighbours are both hidden far more often in blocks than under random masking; a grid of
+    14 keeps the even rows and columns.
+    """
+    keys = example_keys(jax.random.key(0), 200)
+    hidden = {
+        how: np.asarray(is_hidden(visible_patches(keys, 14, 98, how), 196)).reshape(-1, 14, 14)
+        for how in ("random", "block")
+    }
+    both = {how: (h[:, 1:] & h[:, :-1]).mean() for how, h in hidden.items()}
+    assert both["random"] == pytest.approx(0.25, abs=0.02) and both["block"] > 0.38
+    share = hidden["block"].mean(0)  # blocks reach corners less often than the middle
+    assert 0.01 < share[0, 0] < 0.2 and 0.6 < share[7, 7] < 0.95
+    grid = np.asarray(is_hidden(visible_patches(keys[:3], 14, 49, "grid"), 196)).reshape(3, 14, 14)
+    assert not grid[:, ::2, ::2].any() and grid.sum() == 3 * 147
+
+
+def test_an_unknown_masking_is_refused():
+    with pytest.raises(UserError, match="unknown 'blok'; did you mean 'block'"):
+        visible_patches(example_keys(jax.random.key(0), 1), 4, 4, "blok")
 
 
 def test_masking_sends_nothing_between_devices():

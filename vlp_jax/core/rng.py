@@ -31,3 +31,13 @@ def fold(keys: Array | None, name: str | int) -> Array | None:
     data = zlib.crc32(name.encode()) if isinstance(name, str) else name
     fold_one = lambda key: jax.random.fold_in(key, data)  # noqa: E731
     return jax.vmap(fold_one)(keys) if keys.ndim else fold_one(keys)
+
+
+def picture_keys(images: Array) -> Array:
+    """Keys for choices in evaluation that every picture fixes by its bytes alone.
+
+    uint8[B, H, W, C] -> key[B]
+    """
+    pixels = images.reshape(len(images), -1).astype(jnp.uint32)
+    seeds = (pixels * jnp.arange(1, pixels.shape[1] + 1, dtype=jnp.uint32)).sum(1)
+    return jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(0), seeds.astype(jnp.uint32))

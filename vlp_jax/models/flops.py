@@ -67,7 +67,7 @@ def tower_flops(tower: nn.Module, length: int | None = None) -> float:
 
     Args:
       tower: the network.
-      length: tokens of a text; None is its full length.
+      length: tokens of a text, or the only patches that a ViT is given; None is all.
     """
     if isinstance(tower, ModifiedResNet):
         return _resnet_flops(tower)
@@ -77,7 +77,7 @@ def tower_flops(tower: nn.Module, length: int | None = None) -> float:
     head = 2 * tower.width * tower.embed_dim
     if hasattr(tower, "context_length"):
         return stack_flops(config, length or tower.context_length) + head
-    patches = (tower.image_size // tower.patch_size) ** 2
-    kept = max(1, int(patches * (1 - tower.patch_dropout)))
+    patches = length or tower.grid**2
+    kept = length or max(1, int(patches * (1 - tower.patch_dropout)))
     embed = 2 * patches * 3 * tower.patch_size**2 * tower.width
-    return stack_flops(config, kept + (tower.pool == "cls")) + embed + head
+    return stack_flops(config, kept + tower.has_cls) + embed + head

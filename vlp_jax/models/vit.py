@@ -1,4 +1,4 @@
-"""Vision Transformer (arXiv:2010.11929) with the switches of CLIP, SigLIP and big_vision.
+"""Vision Transformer (arXiv:2010.11929) with the switches of CLIP, SigLIP, big_vision and MAE.
 
 The file exists as the one image transformer of the package; the released sizes are in
 clip_archs.py.
@@ -11,12 +11,15 @@ from vlp_jax.core import rng as rngs
 from vlp_jax.core.errors import UserError, nearest
 from vlp_jax.core.types import Array
 from vlp_jax.nn.dropout import patch_dropout
+from vlp_jax.nn.init import token_init
 from vlp_jax.nn.patches import PatchEmbed
 from vlp_jax.nn.pooling import AttentionPool
+from vlp_jax.nn.positions import sincos_table
 from vlp_jax.nn.precision import DTYPES
 from vlp_jax.nn.transformer import LayerNorm, StackConfig, run_blocks
 
-POOLS = ("cls", "gap", "map", "none")
+POOLS = ("cls", "gap", "gap_norm", "map", "none")
+POSITIONS = ("learned", "sincos")
 
 
 class ViT(nn.Module):
@@ -28,8 +31,10 @@ class ViT(nn.Module):
       head_width: K; heads = width / head_width.
       mlp_ratio: MLP hidden width = int(width * mlp_ratio).
       embed_dim: E of the final projection; 0 leaves the pooled D-vector.
-      pool: `cls` (with class token), `gap` (mean over patches), `map` (attention pooling), `none`
-        (all tokens).
+      pool: `cls` (with class token), `gap` (mean over patches), `gap_norm` (the mean before the
+        last norm, `fc_norm`, as MAE is fine-tuned), `map` (attention pooling), `none` (all tokens).
+      cls_token: a class token under another pool than `cls`, too.
+      pos_embed: `learned`, or `sincos` (nn/positions.py), which has no parameter.
       pre_norm: LayerNorm before the blocks (CLIP has it, SigLIP and MAE have not).
       conv_bias, head_bias: biases of patch embedding and projection.
       patch_dropout: fraction of patches dropped in training (FLIP).
@@ -44,6 +49,8 @@ class ViT(nn.Module):
     head_width: int = 64
     mlp_ratio: float = 4.0
     pool: str = "cls"
+    cls_token: bool = False
+    pos_embed: str = "learned"
     pre_norm: bool = True
     conv_bias: bool = False
     head_bias: bool = False
@@ -85,20 +92,39 @@ class ViT(nn.Module):
             attention=self.attention,
         )
 
+    @property
+    def grid(self) -> int:
+        """Patches along one side."""
+        return self.image_size // self.patch_size
+
+    @property
+    def has_cls(self) -> bool:
+        """Whether a class token stands before the patches."""
+        return self.cls_token or self.pool == "cls"
+
     @nn.compact
-    def __call__(self, images: Array, rng: Array | None = None) -> tuple[Array, dict[str, Array]]:
+    def __call__(
+        self,
+        images: Array,
+        rng: Array | None = None,
+        places: Array | None = None,
+        fill: tuple[Array, Array] | None = None,
+    ) -> tuple[Array, dict[str, Array]]:
         """Runs the tower.
 
         Args:
           images: float[B, H, W, 3], normalised.
           rng: key[B] for dropout and patch dropout; None is deterministic.
+          places: int32[B, N'], rising: the only patches to run on.
+          fill: (hidden bool[B, N], token float[D]): what replaces the hidden patches' embeddings.
 
         Returns:
           (embedding float32[B, E], {"tokens": [B, N, D] before the last norm, "pooled": float32[B,
           D]}).
 
         Raises:
-          UserError: pictures of another size than the position embeddings, or an unknown pool.
+          UserError: pictures of another size than the position embeddings, or an unknown pool or
+            kind of positions.
         """
         if images.shape[1] != self.image_size or images.shape[2] != self.image_size:
             got = f"{images.shape[1]}x{images.shape[2]}"
@@ -107,7 +133,7 @@ class ViT(nn.Module):
             )
         if self.pool not in POOLS:
             raise UserError(f"image.pool: unknown {self.pool!r}{nearest(self.pool, POOLS)}")
-        x = self._embed(images, rng)  # [B, N, D]
+        x = self._embed(images, rng, places, fill)  # [B, N, D]
         if self.pre_norm:
             x = LayerNorm(self.norm_eps, DTYPES[self.dtype], name="norm_pre")(x)
         tokens = run_blocks(self.stack_config(), x, None, rngs.fold(rng, "blocks"))
@@ -119,27 +145,49 @@ class ViT(nn.Module):
         head = nn.Dense(self.embed_dim, use_bias=self.head_bias, kernel_init=scale, name="head")
         return head(pooled), out
 
-    def _embed(self, images: Array, rng: Array | None) -> Array:
-        dtype = DTYPES[self.dtype]
-        x = PatchEmbed(self.width, self.patch_size, self.conv_bias, dtype, name="patch_embed")(
-            images
-        )
-        scale = nn.initializers.normal(self.width**-0.5)
-        has_cls = self.pool == "cls"
-        pos = self.param("pos_embed", scale, (x.shape[1] + has_cls, self.width)).astype(dtype)
-        x = patch_dropout(x + pos[has_cls:], self.patch_dropout, rngs.fold(rng, "patch_dropout"))
-        if not has_cls:
+    def _embed(
+        self,
+        images: Array,
+        rng: Array | None,
+        places: Array | None,
+        fill: tuple[Array, Array] | None,
+    ) -> Array:
+        dtype, width = DTYPES[self.dtype], self.width
+        how = (self.patch_size, self.conv_bias, dtype, self.weight_init)
+        x = PatchEmbed(width, *how, name="patch_embed")(images, places)
+        if fill is not None:
+            x = jnp.where(fill[0][:, :, None], fill[1].astype(dtype), x)
+        pos = self._positions().astype(dtype)
+        patches = pos[self.has_cls :]
+        x = x + (patches if places is None else patches[places])  # [B, N', D]
+        if places is None and fill is None:
+            x = patch_dropout(x, self.patch_dropout, rngs.fold(rng, "patch_dropout"))
+        if not self.has_cls:
             return x
-        cls = self.param("cls_token", scale, (self.width,)).astype(dtype) + pos[0]
-        return jnp.concatenate([jnp.broadcast_to(cls, (x.shape[0], 1, self.width)), x], axis=1)
+        cls = self.param("cls_token", token_init(self.weight_init, width), (width,)).astype(dtype)
+        cls = jnp.broadcast_to(cls + pos[0], (x.shape[0], 1, width))
+        return jnp.concatenate([cls, x], axis=1)
+
+    def _positions(self) -> Array:
+        """float32[N, D], or [1 + N, D] where there is a class token."""
+        if self.pos_embed not in POSITIONS:
+            hint = nearest(self.pos_embed, POSITIONS)
+            raise UserError(f"image.pos_embed: unknown {self.pos_embed!r}{hint}")
+        if self.pos_embed == "sincos":
+            return jnp.asarray(sincos_table(self.grid, self.width, int(self.has_cls)))
+        shape = (self.grid**2 + self.has_cls, self.width)
+        return self.param("pos_embed", token_init(self.weight_init, self.width), shape)
 
     def _pool(self, tokens: Array) -> Array:
-        norm = LayerNorm(self.norm_eps, DTYPES[self.dtype], name="norm_post")
+        name = "fc_norm" if self.pool == "gap_norm" else "norm_post"
+        norm = LayerNorm(self.norm_eps, DTYPES[self.dtype], name=name)
         if self.pool == "cls":
             return norm(tokens[:, 0])  # equals pooling the normalised tokens, at 1/N of the cost
+        if self.pool == "gap_norm":
+            return norm(tokens[:, self.has_cls :].mean(1))
         tokens = norm(tokens)
         if self.pool == "gap":
-            return tokens.mean(1)
+            return tokens[:, self.has_cls :].mean(1)
         if self.pool == "map":
             config = self.stack_config()
             sizes = (

@@ -1,8 +1,8 @@
 """Weight initialisation of transformer blocks, by name.
 
 `clip` is the text tower of openai/CLIP (`initialize_parameters`), `torch` is what its image tower
-is left at (framework defaults), `xavier` is the ViT of big_vision and MAE. The file exists because
-a tower initialised with another tower's rule trains, only worse.
+is left at (framework defaults), `xavier` is the ViT of big_vision, `mae` that of MAE. The file
+exists because a tower initialised with another tower's rule trains, only worse.
 """
 
 import dataclasses
@@ -66,7 +66,26 @@ def _xavier(width: int, hidden: int, layers: int) -> BlockInit:
     return BlockInit(qkv=square, out=square, fc1=tall, fc2=tall, fc1_bias=bias, fc2_bias=bias)
 
 
-_RULES = {"clip": _clip, "torch": _torch, "xavier": _xavier}
+def _mae(width: int, hidden: int, layers: int) -> BlockInit:
+    del layers
+    square, tall = uniform(math.sqrt(6 / (2 * width))), uniform(math.sqrt(6 / (width + hidden)))
+    fused = uniform(math.sqrt(6 / (4 * width)))  # Xavier over one [width, 3 width] projection
+    return BlockInit(qkv=fused, out=square, fc1=tall, fc2=tall)
+
+
+_RULES = {"clip": _clip, "torch": _torch, "xavier": _xavier, "mae": _mae}
+
+
+def linear_init(name: str, fan_in: int, width: int) -> Init:
+    """Initialiser of a patch embedding or a linear layer beside the blocks: Xavier over [fan_in,
+    width] in MAE, torch's default in all others.
+    """
+    return uniform(math.sqrt(6 / (fan_in + width)) if name == "mae" else 1 / math.sqrt(fan_in))
+
+
+def token_init(name: str, width: int) -> Init:
+    """Initialiser of class tokens and learned positions: std 0.02 in MAE, else width^-0.5."""
+    return jinit.normal(0.02 if name == "mae" else width**-0.5)
 
 
 def block_init(name: str, width: int, hidden: int, layers: int) -> BlockInit:

@@ -5,15 +5,14 @@ fast in the backward pass as in the forward pass on every backend. The file exis
 equivalence.
 """
 
-import math
-
 import flax.linen as nn
 import jax.numpy as jnp
 from einops import rearrange
 
 from vlp_jax.core.errors import UserError
 from vlp_jax.core.types import Array
-from vlp_jax.nn.init import uniform
+from vlp_jax.nn.init import linear_init
+from vlp_jax.nn.masks import take_tokens
 
 
 class PatchEmbed(nn.Module):
@@ -23,22 +22,29 @@ class PatchEmbed(nn.Module):
       width: D.
       patch_size: P; H and W must be multiples of it.
       use_bias: the released CLIP towers have none, SigLIP and MAE have one.
+      init: a name of nn/init.py.
     """
 
     width: int
     patch_size: int
     use_bias: bool = False
     dtype: jnp.dtype = jnp.float32
+    init: str = "torch"
 
     @nn.compact
-    def __call__(self, images: Array) -> Array:
+    def __call__(self, images: Array, places: Array | None = None) -> Array:
+        """Embeds all patches, or those at places int32[B, N'], rising (their pixels are gathered
+        first, so that the others cost nothing and nothing is gathered in the backward pass).
+        """
         height, width, channels = images.shape[1:]
         side = self.patch_size
         if height % side or width % side:
             raise UserError(f"image_size {height}x{width} is not a multiple of patch_size {side}")
-        bound = uniform(1 / math.sqrt(channels * side * side))  # torch's Conv2d default
-        kernel = self.param("kernel", bound, (side, side, channels, self.width))
+        start = linear_init(self.init, channels * side * side, self.width)
+        kernel = self.param("kernel", start, (side, side, channels, self.width))
         patches = rearrange(images, "b (h p) (w q) c -> b (h w) (p q c)", p=side, q=side)
+        if places is not None:
+            patches = take_tokens(patches, places)  # [B, N', P P C]
         flat = rearrange(kernel, "p q c d -> (p q c) d").astype(self.dtype)
         tokens = patches.astype(self.dtype) @ flat
         if self.use_bias:

@@ -1,0 +1,210 @@
+"""MAE: masked autoencoders (arXiv:2111.06377; reference: facebookresearch/mae).
+
+The encoder sees a quarter of the patches, a narrow decoder paints the others. The file exists to
+hold what makes the tower a masked autoencoder: what is hidden, and what is scored.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from functools import cached_property
+from typing import Any
+
+import jax.numpy as jnp
+
+from vlp_jax.core import rng as rngs
+from vlp_jax.core.errors import UserError, nearest
+from vlp_jax.core.schema import build
+from vlp_jax.core.types import Array, Aux, Batch, EvalFn, Extra, Params
+from vlp_jax.losses import reconstruction
+from vlp_jax.methods.base import Method
+from vlp_jax.models.flops import stack_flops, tower_flops
+from vlp_jax.models.mae_decoder import MAEDecoder
+from vlp_jax.models.trunk import Trunk
+from vlp_jax.models.vit import ViT
+from vlp_jax.nn.init import token_init
+from vlp_jax.nn.masks import MASKINGS, is_hidden, shuffle, visible_patches
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MAE(Trunk, Method):
+    """A ViT, a decoder and the mean squared error of the hidden patches.
+
+    The tower pools by `cls` or `gap`, which is what `features` gives; the decoder gets all tokens.
+    A batch may hold `noise` float[B, N]: its lowest entries stay visible, as in the reference.
+
+    Attributes:
+      mask_ratio: share of patches hidden; int(N (1 - mask_ratio)) stay visible.
+      masking: random, block or grid (nn/masks.py).
+      norm_pix: standardises the target patch by patch, as the released models do.
+      mask_token_in_encoder: hidden patches go through the encoder as mask tokens (Table 1c): the
+        slow variant that the paper argues against.
+      decoder: fields of models/mae_decoder.py.
+    """
+
+    mask_ratio: float = 0.75
+    masking: str = "random"
+    norm_pix: bool = True
+    mask_token_in_encoder: bool = False
+    decoder: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Raises UserError for a tower, ratio or masking that cannot be trained."""
+        tower = self.image_tower
+        if not isinstance(tower, ViT) or tower.pool not in ("cls", "gap"):
+            raise UserError("method.image: mae needs a vit with pool='cls' or pool='gap'")
+        if tower.patch_dropout or tower.embed_dim:
+            key = "patch_dropout" if tower.patch_dropout else "embed_dim"
+            raise UserError(f"method.image.{key}: must be 0; mae hides patches by mask_ratio")
+        if self.masking not in MASKINGS:
+            hint = nearest(self.masking, MASKINGS)
+            raise UserError(f"method.masking: unknown {self.masking!r}{hint}")
+        count = tower.grid**2
+        where = f"method.mask_ratio={self.mask_ratio:g}"
+        if not 0 < self.mask_ratio < 1:
+            raise UserError(f"{where}: must lie between 0 and 1")
+        if not 0 < self.keep < count:
+            few = "none stays visible" if self.keep < 1 else "none is hidden"
+            size = f"{tower.image_size} pixels have {count} patches of {tower.patch_size}"
+            raise UserError(f"{where}: {size}, {few}")
+
+    @property
+    def keep(self) -> int:
+        """Visible patches."""
+        return int(self.image_tower.grid**2 * (1 - self.mask_ratio))
+
+    @cached_property
+    def encoder(self) -> ViT:
+        """The image tower, giving all its tokens after the last norm."""
+        tower = self.image_tower
+        return tower.clone(pool="none", cls_token=tower.has_cls)
+
+    @cached_property
+    def decoder_net(self) -> MAEDecoder:
+        """The decoder."""
+        tower = self.image_tower
+        given = dict(grid=tower.grid, patch_size=tower.patch_size, prefix=int(tower.has_cls))
+        shared = dict(dtype=self.dtype, remat=self.remat, unroll=self.unroll)
+        return build(MAEDecoder, {**shared, **self.decoder, **given}, "method.decoder")
+
+    def init(self, rng: Array, batch: Batch) -> tuple[Params, Extra]:
+        """Fresh parameters {image, decoder} and mask_token where the encoder has one; rng:
+        key[].
+        """
+        del batch
+        image, extra = self.init_image(rngs.fold(rng, "image"))
+        tower, inside = self.image_tower, self.mask_token_in_encoder
+        seen = tower.grid**2 if inside else self.keep
+        tokens = jnp.zeros((1, tower.has_cls + seen, tower.width))
+        places = None if inside else jnp.arange(seen)[None]
+        decoder = self.decoder_net.init(rngs.fold(rng, "decoder"), tokens, places)
+        params = {"image": image, "decoder": decoder["params"]}
+        if inside:
+            start = token_init(tower.weight_init, tower.width)
+            params["mask_token"] = start(rngs.fold(rng, "mask_token"), (tower.width,))
+        return params, extra
+
+    def visible(self, batch: Batch, rng: Array | None) -> Array:
+        """Places of the visible patches, int32[B, N'], rising; without rng and noise a choice that
+        every picture fixes for itself.
+        """
+        if "noise" in batch:
+            return jnp.sort(shuffle(batch["noise"])[0][:, : self.keep], axis=1)
+        keys = rngs.picture_keys(batch["image"]) if rng is None else rngs.fold(rng, "mask")
+        return visible_patches(keys, self.image_tower.grid, self.keep, self.masking)
+
+    def predict(
+        self, params: Params, images: Array, places: Array, rng: Array | None = None
+    ) -> Array:
+        """Predicted patches, float32[B, N, P * P * 3], in the space of `target`.
+
+        Args:
+          images: float32[B, S, S, 3], normalised.
+          places: int32[B, N'], the visible patches.
+          rng: key[B] for dropout, or None.
+        """
+        how: dict[str, Any] = {"places": places}
+        if self.mask_token_in_encoder:
+            hidden = is_hidden(places, self.image_tower.grid**2)
+            how, places = {"fill": (hidden, params["mask_token"])}, None
+        tokens, _ = self.encoder.apply(
+            {"params": params["image"]}, images, rngs.fold(rng, "image"), **how
+        )
+        return self.decoder_net.apply({"params": params["decoder"]}, tokens, places)
+
+    def target(self, images: Array) -> Array:
+        """Patches of normalised pictures, standardised one by one under norm_pix: float32[B, N, P *
+        P * 3].
+        """
+        patches = reconstruction.patchify(images, self.image_tower.patch_size)
+        if not self.norm_pix:
+            return patches
+        mean, deviation = reconstruction.patch_moments(patches)
+        return (patches - mean) / deviation
+
+    def encode(
+        self, params: Params, extra: Extra, batch: Batch, *, rng: Array | None, step: Array
+    ) -> tuple[dict[str, Array], Aux]:
+        """float32[B] each: `error`, the sum over hidden patches, `zero`, that of predicting zero,
+        and `hidden`, their number.
+        """
+        del step
+        images, places = self.prepare(batch["image"], rng), self.visible(batch, rng)
+        target = self.target(images)
+        hidden = is_hidden(places, target.shape[1])
+        prediction = self.predict(params, images, places, rng)
+        errors = {"error": prediction, "zero": jnp.zeros_like(target)}
+        rows = {
+            name: reconstruction.masked_sum(reconstruction.patch_error(value, target), hidden)
+            for name, value in errors.items()
+        }
+        return {**rows, "hidden": hidden.sum(1).astype(jnp.float32)}, Aux({}, extra)
+
+    def objective(
+        self, params: Params, representations: dict[str, Array], batch: Batch
+    ) -> tuple[Array, dict[str, Array]]:
+        """Mean over all hidden patches of the batch; metric zero_loss: that of predicting zero."""
+        del params, batch
+        total = {name: rows.sum() for name, rows in representations.items()}
+        return total["error"] / total["hidden"], {"zero_loss": total["zero"] / total["hidden"]}
+
+    def eval_fns(self) -> dict[str, EvalFn]:
+        """features (nothing hidden); loss: float32[B, 2], each picture's and that of predicting
+        zero; reconstruct: float32[B, 4, S, S, 3] in [0, 1], see `reconstruct`.
+        """
+
+        def loss(params: Params, extra: Extra, batch: Batch) -> Array:
+            rows, _ = self.encode(params, extra, batch, rng=None, step=jnp.int32(0))
+            return jnp.stack([rows["error"], rows["zero"]], axis=1) / rows["hidden"][:, None]
+
+        return super().eval_fns() | {"loss": loss, "reconstruct": self.reconstruct}
+
+    def reconstruct(self, params: Params, extra: Extra, batch: Batch) -> Array:
+        """Input, mask, output and target of every picture, float32[B, 4, S, S, 3] in [0, 1].
+
+        Hidden patches are grey in the input, 1 in the mask and predicted in the output, which shows
+        the visible ones as they are. Under norm_pix the prediction lacks brightness and contrast;
+        the output borrows both from the target patch.
+        """
+        del extra
+        side, images = self.image_tower.patch_size, self.prepare(batch["image"], None)
+        places = self.visible(batch, None)
+        prediction = self.predict(params, images, places)
+        patches = reconstruction.patchify(images, side)
+        if self.norm_pix:
+            mean, deviation = reconstruction.patch_moments(patches)
+            prediction = prediction * deviation + mean
+        hidden = is_hidden(places, patches.shape[1])[:, :, None]
+        painted = reconstruction.unpatchify(jnp.where(hidden, prediction, patches), side)
+        scale, shift = jnp.asarray(self.image_std), jnp.asarray(self.image_mean)
+        mask = reconstruction.unpatchify(jnp.broadcast_to(hidden, patches.shape), side)
+        output, target = (jnp.clip(x * scale + shift, 0, 1) for x in (painted, images))
+        seen = jnp.where(mask, 0.5, target)
+        return jnp.stack([seen, mask.astype(jnp.float32), output, target], axis=1)
+
+    def flops(self, text_length: int | None = None) -> float:
+        """Forward FLOPs of one picture: the encoder over what it sees, the decoder over all."""
+        del text_length
+        tower, decoder = self.image_tower, self.decoder_net
+        seen = tower.grid**2 if self.mask_token_in_encoder else self.keep
+        blocks = stack_flops(decoder.stack_config(), tower.grid**2 + tower.has_cls)
+        return tower_flops(tower, seen) + blocks + decoder.flops(seen + tower.has_cls, tower.width)
