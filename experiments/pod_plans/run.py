@@ -66,6 +66,8 @@ def settings(arch: str, topology: str) -> dict:
     """What the smaller sizes do without: recomputing blocks, splitting the state."""
     if arch == "ViT-B-32":
         return DOTS if topology == "v6e:8x8" else NONE
+    if (arch, topology) == ("ViT-H-14", "v6e:8x8"):  # 512 pairs a chip: two pieces
+        return split(topology, {**FULL, "accumulate": 2})
     return FULL if arch == "ViT-B-16" else split(topology, FULL)
 
 
