@@ -7,6 +7,7 @@ import pytest
 
 from vlp_jax.cli.config import load_config, split_overrides
 from vlp_jax.core.errors import UserError
+from vlp_jax.core.pytree import size as size_of
 from vlp_jax.methods.base import make_method
 from vlp_jax.optim.optimizer import make_optimizer
 from vlp_jax.train.state import Recipe, init_state
@@ -31,7 +32,8 @@ def test_every_recipe(path):
     assert jax.tree.leaves(state["params"])
     spec = method.batch_spec(config.batch_size)
     assert spec["image"].shape[1] == config.image_size
-    assert spec["text"].shape[1] == config.data.context_length
+    assert "text" not in spec or spec["text"].shape[1] == config.data.context_length
+    assert "label" not in spec or config.data.label
 
 
 @pytest.mark.parametrize("arch", ["RN50", "ViT-L-14-336", "ViT-bigG-14"])
@@ -83,3 +85,14 @@ def test_a_missing_file_is_one_line():
 def test_evaluators_may_be_added_by_flags():
     config = load_config(QUICKSTART, {"evals.mine.type": "knn", "evals.mine.k": "(1, 5)"})
     assert config.evals.mine.to_dict() == {"type": "knn", "k": (1, 5)}
+
+
+def test_published_sizes_of_the_classifiers():
+    """timm's counts of vit_{base,large}_patch16_224 and vit_huge_patch14_224 with 1000 classes."""
+    published = {"ViT-B-16": 86_567_656, "ViT-L-16": 304_326_632, "ViT-H-14": 632_045_800}
+    for size, wanted in published.items():
+        method = make_method(load_config(f"{ROOT}/classify/finetune.py:{size}", {}).method)
+        shapes = jax.eval_shape(method.init, jax.random.key(0), method.batch_spec(1))
+        assert size_of(shapes[0]) == wanted
+    with pytest.raises(UserError, match="size: unknown 'ViT-B-61'; did you mean 'ViT-B-16'"):
+        load_config(f"{ROOT}/classify/finetune.py:ViT-B-61", {})

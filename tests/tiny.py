@@ -8,15 +8,19 @@ import numpy as np
 from vlp_jax.methods.base import Method, make_method
 
 SIZE, LENGTH, VOCAB = 32, 12, 259
+FIELDS = {"classify": {"num_classes": 5}}  # methods on one trunk; all others have two towers
 
 
 def tiny_config(name: str = "clip", **changes) -> dict:
-    """A `method` section: two layers of width 64, byte vocabulary."""
+    """A `method` section: two layers of width 64, byte vocabulary; `text` is dropped where the
+    method has none.
+    """
     image = dict(name="vit", image_size=SIZE, patch_size=8, width=64, num_layers=2, head_width=32)
     text = dict(name="text", vocab_size=VOCAB, context_length=LENGTH, width=64, num_layers=2)
     image |= changes.pop("image", {})
     text |= {"num_heads": 2} | changes.pop("text", {})
-    return dict(name=name, embed_dim=32, image=image, text=text, unroll=True, **changes)
+    own = dict(embed_dim=32, text=text) if name not in FIELDS else FIELDS[name]
+    return dict(name=name, image=image, unroll=True) | own | changes
 
 
 def tiny_method(name: str = "clip", **changes) -> Method:
@@ -25,8 +29,11 @@ def tiny_method(name: str = "clip", **changes) -> Method:
 
 
 def tiny_batch(size: int, seed: int = 0) -> dict[str, np.ndarray]:
-    """image uint8[size, 32, 32, 3], text int32[size, 12] with the end token (258) somewhere."""
+    """image uint8[size, 32, 32, 3], text int32[size, 12] with the end token (258) somewhere, label
+    int32[size] of five classes.
+    """
     rng = np.random.default_rng(seed)
     text = rng.integers(1, 257, (size, LENGTH)).astype(np.int32)
     text[np.arange(size), rng.integers(2, LENGTH, size)] = 258
-    return {"image": rng.integers(0, 256, (size, SIZE, SIZE, 3), np.uint8), "text": text}
+    image = rng.integers(0, 256, (size, SIZE, SIZE, 3), np.uint8)
+    return {"image": image, "text": text, "label": np.arange(size, dtype=np.int32) % 5}

@@ -1,0 +1,95 @@
+"""What the classification recipes share: towers, labelled data, augmentation, the start from a run.
+
+The file exists so that each recipe states its published numbers only.
+"""
+
+import json
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+from configs import common
+from vlp_jax.core.errors import UserError, nearest
+
+# patch, layers, width, width of a head (arXiv:2010.11929 Table 1, arXiv:2111.06377)
+SIZES = {
+    "ViT-B-16": (16, 12, 768, 64),
+    "ViT-L-16": (16, 24, 1024, 64),
+    "ViT-H-14": (14, 32, 1280, 80),
+}
+NO_DECAY = r"(.*/)?(bias|scale|cls_token|pos_embed)"
+
+
+def vit(patch_size: int, num_layers: int, width: int, head_width: int, image_size: int) -> dict:
+    """A ViT tower as MAE fine-tunes it, read out at its class token."""
+    sizes = dict(patch_size=patch_size, num_layers=num_layers, width=width, head_width=head_width)
+    how = dict(pool="cls", pre_norm=False, conv_bias=True, norm_eps=1e-6, weight_init="xavier")
+    return dict(name="vit", image_size=image_size, **sizes, **how)
+
+
+def size_of(name: str) -> dict:
+    """The tower of a published size at 224 pixels."""
+    if name not in SIZES:
+        raise UserError(f"size: unknown {name!r}{nearest(name, SIZES)}")
+    return vit(*SIZES[name], 224)
+
+
+def recipe(image: dict, num_classes: int, **fields) -> ConfigDict:
+    """The config of `classify` on a tower; the evaluator `test` follows data.path and data.label.
+
+    Args:
+      image: tower config.
+      **fields: the method's own.
+    """
+    c = common.base()
+    own = {"num_classes": num_classes, "linear": False, "head_norm": "none", "head_init_std": 0.01}
+    own |= {"label_smoothing": 0.0, "rand_augment": {"magnitude": 0.0, "std": 0.5}}
+    own["mixing"] = {"mixup": 0.0, "cutmix": 0.0, "switch": 0.5, "erase": 0.0}
+    c.method = common.trunk_method("classify", {"image": image, **own, **fields})
+    c.image_size = image["image_size"]
+    c.method.image.image_size = c.get_ref("image_size")
+    c.method.augment.flip = 0.5
+    c.data.label = "label"
+    c.optim.no_decay = (NO_DECAY,)
+    c.optim.clip_norm = 0.0
+    test = {"type": "accuracy", "path": "", "label": c.data.get_ref("label")}
+    c.evals.test = {**test, "train": c.data.get_ref("path")}
+    return c
+
+
+def imagenet(c: ConfigDict) -> ConfigDict:
+    """ImageNet-1k through TFDS, random resized crops of the published range on the host."""
+    c.data.path, c.evals.test.path = "tfds:imagenet2012:train", "tfds:imagenet2012:validation"
+    c.data.image.scale = (0.08, 1.0)
+    c.data.workers = 16
+    c.method.dtype = "bfloat16"
+    c.checkpoint_every = 1000
+    return c
+
+
+def strong(c: ConfigDict) -> None:
+    """RandAugment (9, 0.5), smoothing 0.1, mixup 0.8, CutMix 1.0 (MAE, Tables 9 and 11)."""
+    c.method.rand_augment = {"magnitude": 9.0, "std": 0.5}
+    c.method.label_smoothing = 0.1
+    c.method.mixing = {"mixup": 0.8, "cutmix": 1.0, "switch": 0.5, "erase": 0.0}
+
+
+def start_from(c: ConfigDict, workdir: str) -> None:
+    """Takes the tower's description from a finished run and its weights as the start; the head
+    stays fresh.
+    """
+    file = Path(workdir) / "config.json"
+    if not file.is_file():
+        raise UserError(f"{workdir}: no training workdir (it has no config.json)")
+    found = json.loads(file.read_text())
+    method = found["method"]
+    c.image_size = method["image"]["image_size"]
+    c.method.image = ConfigDict(method["image"])
+    c.method.image.image_size = c.get_ref("image_size")
+    c.method.unlock()
+    for key in ("image_mean", "image_std"):
+        if key in method:
+            c.method[key] = tuple(method[key])
+    c.data.image.crop = found["data"]["image"]["crop"]
+    c.data.image.eval_crop = found["data"]["image"]["eval_crop"]
+    c.init_from = f"{workdir}:(batch_stats/)?image/.*"

@@ -1,0 +1,25 @@
+"""SimCLR's linear evaluation on ImageNet-1k (arXiv:2002.05709 section B.6; simclr.md 4.3).
+
+python -m vlp_jax train --config=configs/classify/simclr_linear.py:RUN --workdir=W
+
+RUN is a workdir; its tower is taken as it is, frozen. The file exists as the recipe of the head
+under Nesterov momentum; without an argument the tower is a ViT-B/16.
+"""
+
+from ml_collections import ConfigDict
+
+from configs.classify.common import imagenet, recipe, size_of, start_from
+
+
+def get_config(workdir: str = "") -> ConfigDict:
+    """Args: a finished run."""
+    c = imagenet(recipe(size_of("ViT-B-16"), 1000, linear=True))
+    if workdir:
+        start_from(c, workdir)
+    c.data.image.crop = "random"
+    c.epochs = 90.0
+    c.batch_size = 4096
+    c.optim.name, c.optim.momentum, c.optim.nesterov = "sgd", 0.9, True
+    c.optim.lr = 0.1 * c.batch_size / 256
+    c.optim.weight_decay = 0.0
+    return c
