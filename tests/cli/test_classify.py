@@ -1,0 +1,103 @@
+"""From a run to its probe on the command line: the tower is taken over, the head is fresh."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+from small_runs import ROOT
+
+from vlp_jax.__main__ import main
+from vlp_jax.cli.checkpoint import load_model
+from vlp_jax.core.pytree import flatten
+
+CONFIG = ROOT / "configs" / "classify"
+SMALL = (
+    *("--config.steps=2", "--config.batch_size=8", "--config.optim.warmup_steps=0"),
+    *("--config.data.label=class", "--config.method.num_classes=3", "--config.data.threads=1"),
+    *("--config.method.augment.crop_scale=(1.0, 1.0)", "--config.method.unroll=false"),
+    *("--config.mesh.data=1", "--config.eval_batch_size=16"),
+)
+TOWER = tuple(
+    f"--config.method.image.{key}={value}"
+    for key, value in dict(patch_size=8, width=16, num_layers=1, head_width=8).items()
+)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """(workdir of a supervised run, class folders)."""
+    folder = tmp_path_factory.mktemp("classify")
+    rng = np.random.default_rng(0)
+    for name in ("ant", "bee", "cat"):
+        (folder / "data" / name).mkdir(parents=True)
+        for i in range(4):
+            pixels = rng.integers(0, 256, (32, 32, 3), np.uint8)
+            Image.fromarray(pixels).save(folder / "data" / name / f"{i}.png")
+    assert train(folder / "w", folder / "data", "", *TOWER) == 0
+    return folder / "w", folder / "data"
+
+
+def train(workdir, data, start, *more):
+    paths = (f"--config.data.path={data}", f"--config.evals.test.path={data}")
+    config = f"--config={CONFIG / 'tiny.py'}" + (f":{start}" if start else "")
+    return main(["train", config, f"--workdir={workdir}", *paths, *SMALL, *more])
+
+
+def test_a_probe_takes_the_tower_of_a_run_and_leaves_it(run, tmp_path):
+    workdir, data = run
+    probe = tmp_path / "probe"
+    linear = ("--config.method.linear=true", "--config.method.head_norm=batch")
+    assert train(probe, data, workdir, *linear) == 0
+    before, after = (flatten(load_model(str(w)).params) for w in (workdir, probe))
+    assert before.keys() == after.keys()
+    for path, leaf in before.items():
+        same = np.array_equal(after[path], leaf)
+        assert same == path.startswith("image/"), path
+    last = json.loads((probe / "metrics.jsonl").read_text().splitlines()[-1])
+    assert 0 <= last["eval/test/top1"] <= 1 and last["eval/test/chance_top1"] == pytest.approx(
+        1 / 3
+    )
+
+
+def test_the_untrained_tower_is_the_baseline(run, capsys):
+    workdir, data = run
+    trained, fresh = (load_model(f"{name}{workdir}") for name in ("", "fresh:"))
+    a, b = flatten(trained.params), flatten(fresh.params)
+    assert a.keys() == b.keys() and any((a[path] != b[path]).any() for path in a)
+    flags = [f"--config={CONFIG / 'baselines.py'}", "--only=knn,pixel_knn", "--json"]
+    for name in ("knn", "pixel_knn"):
+        sets = {"train": data, "path": data, "label": "class", "k": "(1,)"}
+        flags += [f"--config.evals.{name}.{key}={value}" for key, value in sets.items()]
+    found = []
+    for name in ("", "fresh:"):
+        assert main(["eval", f"--checkpoint={name}{workdir}", *flags]) == 0
+        found.append(json.loads(capsys.readouterr().out.splitlines()[-1])["eval"])
+    for part in found:  # every picture is its own neighbour
+        assert part["knn"]["metrics"]["top1_k1"] == part["pixel_knn"]["metrics"]["top1_k1"] == 1
+    assert found[0]["pixel_knn"] == found[1]["pixel_knn"]
+
+
+@pytest.mark.parametrize(
+    "flag, message",
+    [
+        ("--config.data.label=", "data.label: this method learns from labels"),
+        ("--config.method.num_classes=4", "has 3 classes but method.num_classes=4"),
+        ("--config.data.label=klass", "did you mean 'class'"),
+        ("--config.method.linear=2", "must be true or false"),
+        ("--config.init_from=/no/such:image/.*", "/no/such"),
+    ],
+)
+def test_mistakes_are_one_line(run, tmp_path, capsys, flag, message):
+    assert train(tmp_path / "w", run[1], "", *TOWER, flag) == 2
+    error = capsys.readouterr().err.strip()
+    assert message in error and "\n" not in error
+    assert not (tmp_path / "w").exists()
+
+
+def test_a_start_that_does_not_fit_names_what_differs(run, tmp_path, capsys):
+    wide = ("--config.method.image.width=32", f"--config.init_from={run[0]}:image/.*")
+    assert train(tmp_path / "w", run[1], "", *TOWER, *wide) == 2
+    assert "image/pos_embed is [16, 16], needs [16, 32]" in capsys.readouterr().err
+    assert train(tmp_path / "w", run[1], tmp_path / "nothing") == 2
+    assert "no training workdir" in capsys.readouterr().err
