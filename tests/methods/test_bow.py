@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from pretext import B, batch_of, build, check_accumulation, check_eval_fns, gradients, made
+from pretext import B, batch_of, build, check_accumulation, check_eval_fns, made
 
 from vlp_jax.core.errors import UserError
 from vlp_jax.core.pytree import flatten
@@ -20,7 +20,7 @@ def test_cutmix_shares_are_the_areas():
     mixed, kept = map(np.asarray, cut_mix(images, keys))
     own = (mixed == np.arange(64)[:, None, None, None]).mean((1, 2, 3))
     np.testing.assert_allclose(kept, own, atol=1e-6)
-    other = (mixed == np.roll(np.arange(64), -1)[:, None, None, None]).mean((1, 2, 3))
+    other = (mixed == np.roll(np.arange(64), 32)[:, None, None, None]).mean((1, 2, 3))
     np.testing.assert_allclose(own + other, 1, atol=1e-6)
     assert kept.min() < 0.3 and kept.max() > 0.9
 
@@ -71,13 +71,11 @@ def test_the_teacher_starts_as_the_student_and_follows():
 
 
 def test_accumulation_and_eval_fns():
-    method = build("bow", **SMALL, cutmix=False, augment={"flip": 0.5})
+    method = build("bow", **SMALL, augment={"flip": 0.5})
     _, aux, gradient = check_accumulation(method)
     assert set(path.split("/")[0] for path in gradient) == {"image", "head"}
     assert 1 <= float(aux.metrics["words_used"]) <= 6.01
     check_eval_fns(method, panels=7)
-    mixed = build("bow", **SMALL)
-    assert np.isfinite(gradients(mixed, *made(mixed), batch_of(mixed))[0])
 
 
 @pytest.mark.parametrize(

@@ -23,9 +23,15 @@ from vlp_jax.nn import vocabulary
 SHOWN = 3  # words that are drawn
 
 
-def cut_mix(images: Array, keys: Array) -> tuple[Array, Array]:
-    """Pastes a random box of the next picture into each (CutMix, arXiv:1905.04899); keys: key[B].
+def partner(rows: Array) -> Array:
+    """Row i + B / 2 (mod B) at place i."""
+    return jnp.roll(rows, len(rows) // 2, axis=0)
 
+
+def cut_mix(images: Array, keys: Array) -> tuple[Array, Array]:
+    """Pastes a random box of its partner into each picture (CutMix, arXiv:1905.04899); keys: key[B].
+
+    Partners are half a batch apart (`partner`), which is the same in micro-batches of even size.
     float[B, S, S, C] -> (the same, kept float32[B]: the share of its own area left).
     """
     side = images.shape[1]
@@ -38,7 +44,7 @@ def cut_mix(images: Array, keys: Array) -> tuple[Array, Array]:
         return inside[0, :, None] & inside[1, None]
 
     pasted = jax.vmap(box)(keys)  # [B, S, S]
-    mixed = jnp.where(pasted[..., None], jnp.roll(images, -1, axis=0), images)
+    mixed = jnp.where(pasted[..., None], partner(images), images)
     return mixed, 1 - pasted.mean((1, 2))
 
 
@@ -50,7 +56,7 @@ class BagOfWords(Pretext, Method):
       words: size K of the vocabulary.
       momentum: of the teacher; 1 keeps it as it was at the start.
       memory: of the words' running means.
-      cutmix: whether training pictures are mixed, each with the next of its micro-batch.
+      cutmix: whether training pictures are mixed in pairs.
       scale: gamma of the head at the start.
     """
 
@@ -120,7 +126,7 @@ class BagOfWords(Pretext, Method):
         pixels = self.augmented(images, rng)
         if self.cutmix and rng is not None:
             pixels, kept = cut_mix(pixels, rngs.fold(keys, "cutmix"))
-            bag = kept[:, None] * bag + (1 - kept[:, None]) * jnp.roll(bag, -1, axis=0)
+            bag = kept[:, None] * bag + (1 - kept[:, None]) * partner(bag)
         _, out, extra = self.run_image(params, extra, self.normalised(pixels), rng)
         logits = self.head.apply({"params": params["head"]}, grid_of(out).mean((1, 2)))
         rows = {"logits": logits, "target": bag, "usual": usual, "ids": ids}

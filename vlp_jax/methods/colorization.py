@@ -47,8 +47,8 @@ class Colorization(Pretext, Method):
     def __post_init__(self) -> None:
         if not 0 < self.rebalance <= 1 or self.bin_size < 2 or self.temperature <= 0:
             raise UserError("method: needs 0 < rebalance <= 1, bin_size >= 2, temperature > 0")
-        if not 1 <= self.neighbours <= len(self.bins):
-            raise UserError(f"method.neighbours={self.neighbours}: of {len(self.bins)} bins")
+        if not 1 <= self.neighbours <= 10:
+            raise UserError(f"method.neighbours={self.neighbours}: from 1 to 10")
         if self.prior:
             self.start_prior()
 
@@ -114,7 +114,7 @@ class Colorization(Pretext, Method):
         _, out, extra = self.run_image(params, extra, self.lightness(lab), rng)
         logits = self.decoder.apply({"params": params["decoder"]}, grid_of(out))
         ids, weights = encode_ab(
-            lab[:, ::STRIDE, ::STRIDE, 1:], self.bins, self.neighbours, self.sigma
+            lab[:, ::STRIDE, ::STRIDE, 1:], self.bin_size, self.neighbours, self.sigma
         )
         coloured = (jnp.abs(lab[..., 1:]) > GREY).any((1, 2, 3))  # [B]
         colours = extra["colours"]

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from einops import rearrange
 
 from vlp_jax.core import rng as rngs
+from vlp_jax.core.errors import UserError
 from vlp_jax.core.schema import build
 from vlp_jax.core.types import Array, Aux, Batch, EvalFn, Extra, Params
 from vlp_jax.models.trunk import Trunk
@@ -38,9 +39,17 @@ def grid_of(out: dict[str, Array]) -> Array:
     last norm under `pool=none`, else as they leave the blocks.
 
     float[B, N, D] -> [B, H, W, D]
+
+    Raises:
+      UserError: patches were dropped, so that the map has holes.
     """
     tokens = out["pooled"] if out["pooled"].ndim == 3 else out["tokens"]
     side = int(tokens.shape[1] ** 0.5)
+    if tokens.shape[1] - side * side > 1:
+        raise UserError(
+            f"the trunk hands on {tokens.shape[1]} tokens, which are no square map; this task needs "
+            "method.image.patch_dropout=0"
+        )
     patches = tokens[:, tokens.shape[1] - side * side :]
     return rearrange(patches, "b (h w) d -> b h w d", h=side)
 

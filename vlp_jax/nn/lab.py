@@ -74,19 +74,38 @@ def _numpy_ab(rgb: np.ndarray) -> np.ndarray:
     return np.stack([500 * (f[:, 0] - f[:, 1]), 200 * (f[:, 1] - f[:, 2])], axis=-1)
 
 
-def encode_ab(ab: Array, bins: np.ndarray, neighbours: int, sigma: float) -> tuple[Array, Array]:
-    """Soft assignment of colours to their nearest bins.
+@functools.cache
+def _bin_table(step: int) -> tuple[np.ndarray, np.ndarray]:
+    """(ids int32[A, B] of the bins on their grid, -1 where there is none, two rows and columns of
+    it all around; int[2] grid place of a = b = 0).
+    """
+    places = np.int64(ab_bins(step) / step)
+    low = places.min(0) - 2
+    table = np.full(places.max(0) + 3 - low, -1, np.int32)
+    table[tuple((places - low).T)] = np.arange(len(places))
+    return table, -low
+
+
+def encode_ab(ab: Array, step: int, neighbours: int, sigma: float) -> tuple[Array, Array]:
+    """Soft assignment of colours to their nearest bins, looked for among the 5 x 5 grid points
+    around a colour.
 
     Args:
-      ab: float[..., 2]; bins: float[Q, 2].
-      neighbours: K nearest bins, weighted by exp(-d^2 / (2 sigma^2)).
+      ab: float[..., 2]; step: of `ab_bins`.
+      neighbours: K nearest bins, weighted by exp(-d^2 / (2 sigma^2)); K up to 10.
 
     Returns:
       (ids int32[..., K], the nearest first, weights float32[..., K] that sum to 1).
     """
-    square = jnp.sum(jnp.square(ab[..., None, :] - bins), axis=-1)  # [..., Q]
-    near, ids = jax.lax.top_k(-square, neighbours)
-    return ids, jax.nn.softmax(near / (2 * sigma**2), axis=-1)
+    table, origin = _bin_table(step)
+    around = np.stack(np.meshgrid(*[np.arange(-2, 3)] * 2, indexing="ij"), -1).reshape(-1, 2)
+    places = jnp.round(ab / step).astype(jnp.int32) + origin
+    places = jnp.clip(places, 2, np.array(table.shape) - 3)[..., None, :] + around  # [..., 25, 2]
+    ids = jnp.asarray(table)[places[..., 0], places[..., 1]]
+    square = jnp.sum(jnp.square((places - origin) * step - ab[..., None, :]), axis=-1)
+    near, which = jax.lax.top_k(jnp.where(ids < 0, -1e9, -square), neighbours)
+    weights = jax.nn.softmax(near / (2 * sigma**2), axis=-1)
+    return jnp.maximum(jnp.take_along_axis(ids, which, axis=-1), 0), weights
 
 
 def decode_ab(logits: Array, bins: np.ndarray, temperature: float) -> Array:
