@@ -9,16 +9,16 @@ embedded emoji. The file exists as the recipe of methods/bow.py.
 
 from ml_collections import ConfigDict
 
-from configs.pretext.common import recipe, show_task, vit
+from configs.pretext.common import recipe, show_task, trunk, whole_map
 
 
 def get_config(size: str = "") -> ConfigDict:
-    """Args: `tiny`, or empty for the full size."""
+    """Args: `tiny`, `resnet50`, or empty for ViT-B/16."""
     tiny = size == "tiny"
-    image = vit(48, 8, 128, 4) if tiny else vit(224, 16, 768, 12)
+    image = trunk(size, 48 if tiny else 224)
     own = dict(words=64 if tiny else 2048, momentum=0.99, memory=0.95 if tiny else 0.98)
     own |= dict(cutmix=True, scale=10.0)
-    c = recipe("bow", {**image, "pool": "none"}, tiny, **own)
+    c = recipe("bow", whole_map(image), tiny, **own)
     a = c.method.augment
     a.crop_scale, a.brightness, a.contrast, a.saturation, a.grey = (0.2, 1.0), 0.4, 0.4, 0.4, 0.2
     truth = tuple(f"word {k}" for k in (1, 2, 3))

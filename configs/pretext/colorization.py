@@ -8,16 +8,18 @@ file exists as the recipe of methods/colorization.py.
 
 from ml_collections import ConfigDict
 
-from configs.pretext.common import recipe, show_task, vit
+from configs.pretext.common import recipe, show_task, trunk, whole_map
 
 
 def get_config(size: str = "") -> ConfigDict:
-    """Args: `tiny`, or empty for the full size."""
+    """Args: `tiny`, `resnet50`, or empty for ViT-B/16."""
     tiny = size == "tiny"
-    image = vit(64, 8, 128, 4) if tiny else vit(176, 16, 768, 12)
-    own = dict(widths=(64,) if tiny else (256, 256), bin_size=10, neighbours=5, sigma=5.0)
+    sides = {"tiny": 64, "resnet50": 224}  # a multiple of 32 for the ResNet
+    widths = {"tiny": (64,), "resnet50": (256, 256, 256)}
+    image = trunk(size, sides.get(size, 176))
+    own = dict(widths=widths.get(size, (256, 256)), bin_size=10, neighbours=5, sigma=5.0)
     own |= dict(rebalance=0.5, prior="", temperature=0.38)
-    c = recipe("colorization", {**image, "pool": "none"}, tiny, **own)
+    c = recipe("colorization", whole_map(image), tiny, **own)
     show_task(c, "auc", ("input", "mean, T=1", "annealed, T=0.38", "target"))
     if not tiny:
         c.epochs, c.batch_size = 15.0, 40

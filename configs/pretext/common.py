@@ -6,6 +6,7 @@ The file exists so that each recipe states its task and its published numbers on
 from ml_collections import ConfigDict
 
 from configs import common
+from vlp_jax.core.errors import UserError, nearest
 
 
 def vit(image_size: int, patch_size: int, width: int, num_layers: int) -> dict:
@@ -23,6 +24,27 @@ def vit(image_size: int, patch_size: int, width: int, num_layers: int) -> dict:
         norm_eps=1e-6,
         weight_init="xavier",
     )
+
+
+def trunk(size: str, image_size: int, patch_size: int = 16, tiny_patch: int = 8) -> dict:
+    """The tower of a recipe's argument: `tiny`, `resnet50`, or empty for ViT-B.
+
+    Raises:
+      UserError: another argument.
+    """
+    sizes = {
+        "": vit(image_size, patch_size, 768, 12),
+        "tiny": vit(image_size, tiny_patch, 128, 4),
+        "resnet50": dict(name="resnet_v1", image_size=image_size, depth=50),
+    }
+    if size not in sizes:
+        raise UserError(f"--config=...:{size}: unknown size{nearest(size, sizes)}")
+    return sizes[size]
+
+
+def whole_map(image: dict) -> dict:
+    """The same tower, handing on every token after its last norm (a ResNet always does)."""
+    return {**image, "pool": "none"} if image["name"] == "vit" else image
 
 
 def recipe(name: str, image: dict, tiny: bool, picture_size: int = 0, **fields) -> ConfigDict:

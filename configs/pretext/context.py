@@ -8,18 +8,18 @@ embedded emoji. The file exists as the recipe of methods/context.py.
 
 from ml_collections import ConfigDict
 
-from configs.pretext.common import recipe, show_task, vit
+from configs.pretext.common import recipe, show_task, trunk
 
 
 def get_config(size: str = "") -> ConfigDict:
-    """Args: `tiny`, or empty for the full size."""
+    """Args: `tiny`, `resnet50`, or empty for ViT-B/16."""
     tiny = size == "tiny"
     if tiny:
         own = dict(gap=4, jitter=2, color_drop=0.5, hidden=(256,))
-        c = recipe("context", vit(16, 4, 128, 4), True, picture_size=64, **own)
+        c = recipe("context", trunk(size, 16, tiny_patch=4), True, picture_size=64, **own)
     else:
         own = dict(gap=48, jitter=7, color_drop=1.0, hidden=(4096, 4096))
-        c = recipe("context", vit(96, 16, 768, 12), False, picture_size=416, **own)
+        c = recipe("context", trunk(size, 96), False, picture_size=416, **own)
         c.epochs, c.batch_size = 100.0, 256
         c.optim.lr, c.optim.warmup_epochs = 1e-3, 5.0
     c.method.sum_pairs = False  # the published loss is the sum

@@ -9,15 +9,15 @@ recipe of methods/denoising.py.
 
 from ml_collections import ConfigDict
 
-from configs.pretext.common import recipe, show_task, vit
+from configs.pretext.common import recipe, show_task, trunk, whole_map
 
 
 def get_config(size: str = "") -> ConfigDict:
-    """Args: `tiny`, or empty for the full size."""
+    """Args: `tiny`, `resnet50`, or empty for ViT-B/16."""
     tiny = size == "tiny"
-    image = vit(64, 8, 128, 4) if tiny else vit(224, 16, 768, 12)
+    image = trunk(size, 64 if tiny else 224)
     own = dict(corruption="masking", amount=0.25, loss_name="cross_entropy", alpha=1.0, beta=1.0)
-    c = recipe("denoising", {**image, "pool": "none"}, tiny, **own)
+    c = recipe("denoising", whole_map(image), tiny, **own)
     show_task(c, "psnr", ("input", "answer", "target"))
     if not tiny:
         c.epochs, c.batch_size = 100.0, 256

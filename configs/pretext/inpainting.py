@@ -9,17 +9,18 @@ The file exists as the recipe of methods/inpainting.py.
 
 from ml_collections import ConfigDict
 
-from configs.pretext.common import recipe, show_task, vit
+from configs.pretext.common import recipe, show_task, trunk, whole_map
 
 
 def get_config(size: str = "") -> ConfigDict:
-    """Args: `tiny`, or empty for the full size."""
+    """Args: `tiny`, `resnet50`, or empty for ViT-B/16."""
     tiny = size == "tiny"
-    image = vit(64, 8, 128, 4) if tiny else vit(128, 16, 768, 12)
+    image = trunk(size, 64 if tiny else 128)
+    widths = {"tiny": (64, 32), "resnet50": (512, 256, 128, 64)}
     own = dict(hole=32 if tiny else 64, place="center", overlap=2 if tiny else 4)
-    own |= dict(widths=(64, 32) if tiny else (512, 256, 128), adversarial=0.001)
+    own |= dict(widths=widths.get(size, (512, 256, 128)), adversarial=0.001)
     own |= dict(critic_widths=(16, 32, 64) if tiny else (64, 128, 256, 512))
-    c = recipe("inpainting", {**image, "pool": "none"}, tiny, **own)
+    c = recipe("inpainting", whole_map(image), tiny, **own)
     c.optim.clip_norm = 0.0  # one norm would couple the players
     c.optim.b1, c.optim.weight_decay = 0.5, 0.0
     c.optim.lr_groups = ((r"critic/.*", 0.1),)

@@ -8,18 +8,18 @@ Pictures of 255 pixels in cells of 85, tiles of 64, as in the published code, wi
 
 from ml_collections import ConfigDict
 
-from configs.pretext.common import recipe, show_task, vit
+from configs.pretext.common import recipe, show_task, trunk
 
 
 def get_config(size: str = "") -> ConfigDict:
-    """Args: `tiny`, or empty for the full size."""
+    """Args: `tiny`, `resnet50`, or empty for ViT-B/16."""
     tiny = size == "tiny"
     if tiny:
         own = dict(grid=3, permutations=50, draws=4, tile_width=64, hidden=(256,))
-        c = recipe("jigsaw", vit(16, 4, 128, 4), True, picture_size=60, **own)
+        c = recipe("jigsaw", trunk(size, 16, tiny_patch=4), True, picture_size=60, **own)
     else:
         own = dict(grid=3, permutations=1000, draws=1, tile_width=1024, hidden=(4096,))
-        c = recipe("jigsaw", vit(64, 16, 768, 12), False, picture_size=255, **own)
+        c = recipe("jigsaw", trunk(size, 64), False, picture_size=255, **own)
         c.epochs, c.batch_size = 100.0, 256
         c.optim.lr, c.optim.warmup_epochs = 1e-3, 5.0
         c.method.augment.grey = 0.3

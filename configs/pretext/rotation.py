@@ -8,13 +8,13 @@ exists as the recipe of methods/rotation.py.
 
 from ml_collections import ConfigDict
 
-from configs.pretext.common import recipe, show_task, vit
+from configs.pretext.common import recipe, show_task, trunk
 
 
 def get_config(size: str = "") -> ConfigDict:
-    """Args: `tiny`, or empty for the full size."""
+    """Args: `tiny`, `resnet50`, or empty for ViT-B/16."""
     tiny = size == "tiny"
-    c = recipe("rotation", vit(48, 8, 128, 4) if tiny else vit(224, 16, 768, 12), tiny)
+    c = recipe("rotation", trunk(size, 48 if tiny else 224), tiny)
     c.method.angles = (0, 90, 180, 270)
     turns = tuple(f"turned {angle}" for angle in c.method.angles)
     show_task(c, "accuracy", (*turns, *(["turned back"] * 4)))

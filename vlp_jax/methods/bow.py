@@ -29,10 +29,10 @@ def partner(rows: Array) -> Array:
 
 
 def cut_mix(images: Array, keys: Array) -> tuple[Array, Array]:
-    """Pastes a random box of its partner into each picture (CutMix, arXiv:1905.04899); keys: key[B].
+    """Pastes a random box of its partner into each picture (CutMix, arXiv:1905.04899).
 
     Partners are half a batch apart (`partner`), which is the same in micro-batches of even size.
-    float[B, S, S, C] -> (the same, kept float32[B]: the share of its own area left).
+    keys: key[B]. float[B, S, S, C] -> (the same, kept float32[B]: the share of its own area left).
     """
     side = images.shape[1]
 

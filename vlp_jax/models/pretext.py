@@ -47,8 +47,8 @@ def grid_of(out: dict[str, Array]) -> Array:
     side = int(tokens.shape[1] ** 0.5)
     if tokens.shape[1] - side * side > 1:
         raise UserError(
-            f"the trunk hands on {tokens.shape[1]} tokens, which are no square map; this task needs "
-            "method.image.patch_dropout=0"
+            f"the trunk hands on {tokens.shape[1]} tokens, no square map; this task "
+            "needs method.image.patch_dropout=0"
         )
     patches = tokens[:, tokens.shape[1] - side * side :]
     return rearrange(patches, "b (h w) d -> b h w d", h=side)
