@@ -16,7 +16,7 @@ SMALL = (
     *("--config.steps=2", "--config.batch_size=8", "--config.optim.warmup_steps=0"),
     *("--config.data.label=class", "--config.method.num_classes=3", "--config.data.threads=1"),
     *("--config.method.augment.crop_scale=(1.0, 1.0)", "--config.method.unroll=false"),
-    *("--config.mesh.data=1", "--config.eval_batch_size=16"),
+    "--config.eval_batch_size=16",
 )
 TOWER = tuple(
     f"--config.method.image.{key}={value}"
