@@ -42,6 +42,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "optim.weight_decay": (0, _ANY),
     "optim.clip_norm": (0, _ANY),
     "optim.layer_decay": (1e-6, 1),
+    "optim.train_blocks": (-1, _ANY),
     "data.word_dropout": (0, 1),
     "data.damage_budget": (0, 1),
     "data.threads": (1, _ANY),
@@ -49,12 +50,15 @@ RANGES: dict[str, tuple[float, float]] = {
     "data.prefetch": (0, _ANY),
 }
 _SIZES = ("embed_dim", "width", "num_layers", "num_heads", "head_width", "patch_size")
-_RATES = ("dropout", "drop_path", "patch_dropout")
+_RATES = ("dropout", "drop_path", "patch_dropout", "label_smoothing")
 # Numbers of networks by their last name, wherever they stand in `method`.
 NETWORKS: dict[str, tuple[float, float]] = {
     **dict.fromkeys((*_SIZES, "vocab_size", "context_length"), (1, _ANY)),
     **dict.fromkeys(_RATES, (0, _BELOW_ONE)),
-    **dict.fromkeys(("flip", "grey"), (0, 1)),
+    **dict.fromkeys(("flip", "grey", "prob", "switch", "erase"), (0, 1)),
+    **dict.fromkeys(("mixup", "cutmix", "std", "head_init_std"), (0, _ANY)),
+    "magnitude": (0, 10),
+    "num_classes": (2, _ANY),
 }
 INTERVALS = ("data.image.scale", "method.augment.crop_scale")
 PATTERNS = ("freeze", "optim.no_decay")
