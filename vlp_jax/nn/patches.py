@@ -22,14 +22,14 @@ class PatchEmbed(nn.Module):
       width: D.
       patch_size: P; H and W must be multiples of it.
       use_bias: the released CLIP towers have none, SigLIP and MAE have one.
-      init: a name of nn/init.py.
+      weight_init: a name of nn/init.py.
     """
 
     width: int
     patch_size: int
     use_bias: bool = False
     dtype: jnp.dtype = jnp.float32
-    init: str = "torch"
+    weight_init: str = "torch"
 
     @nn.compact
     def __call__(self, images: Array, places: Array | None = None) -> Array:
@@ -40,7 +40,7 @@ class PatchEmbed(nn.Module):
         side = self.patch_size
         if height % side or width % side:
             raise UserError(f"image_size {height}x{width} is not a multiple of patch_size {side}")
-        start = linear_init(self.init, channels * side * side, self.width)
+        start = linear_init(self.weight_init, channels * side * side, self.width)
         kernel = self.param("kernel", start, (side, side, channels, self.width))
         patches = rearrange(images, "b (h p) (w q) c -> b (h w) (p q c)", p=side, q=side)
         if places is not None:
