@@ -8,6 +8,7 @@ import pytest
 from vlp_jax.cli.config import load_config, split_overrides
 from vlp_jax.core.errors import UserError
 from vlp_jax.core.pytree import size as size_of
+from vlp_jax.core.pytree import matches
 from vlp_jax.methods.base import make_method
 from vlp_jax.optim.optimizer import make_optimizer
 from vlp_jax.train.state import Recipe, init_state
@@ -40,6 +41,25 @@ def test_every_recipe(path):
 def test_the_reference_recipe_takes_every_size(arch):
     config = load_config(f"{ROOT}/clip/openai.py:{arch}", {})
     assert make_method(config.method).image_tower.image_size == config.image_size
+
+
+@pytest.mark.parametrize("size, width", [("ViT-B-16", 768), ("ViT-L-16", 1024), ("ViT-H-14", 1280)])
+def test_the_masked_autoencoder_as_published(size, width):
+    """mae.md 4.1: peak rate 2.4e-3 at batch 4096; tokens decay, gains and biases do not."""
+    config = load_config(f"{ROOT}/mae/pretrain.py:{size}", {})
+    method = make_method(config.method)
+    assert (method.image_tower.width, method.decoder_net.width) == (width, 512)
+    assert config.optim.lr == pytest.approx(2.4e-3) and config.batch_size == 4096
+    kept = [
+        p for p in ("image/cls_token", "decoder/mask_token") if matches(p, config.optim.no_decay)
+    ]
+    assert not kept and matches("decoder/blocks/norm1/scale", config.optim.no_decay)
+
+
+def test_the_small_masked_autoencoder_takes_another_size_and_set():
+    config = load_config(f"{ROOT}/mae/tiny.py:SOME/DIR", {"method.decoder.num_layers": "1"})
+    assert config.image_size == 28 and config.data.path == "SOME/DIR/fashion_mnist-train-*.tar"
+    assert make_method(config.method).keep == 12  # of 49
 
 
 @pytest.mark.parametrize(

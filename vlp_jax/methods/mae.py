@@ -66,6 +66,7 @@ class MAE(Trunk, Method):
             few = "none stays visible" if self.keep < 1 else "none is hidden"
             size = f"{tower.image_size} pixels have {count} patches of {tower.patch_size}"
             raise UserError(f"{where}: {size}, {few}")
+        self.decoder_net.stack_config()
 
     @property
     def keep(self) -> int:
