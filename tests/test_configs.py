@@ -7,6 +7,7 @@ import pytest
 
 from vlp_jax.cli.config import load_config, split_overrides
 from vlp_jax.core.errors import UserError
+from vlp_jax.core.pytree import matches
 from vlp_jax.core.pytree import size as size_of
 from vlp_jax.core.pytree import matches
 from vlp_jax.methods.base import make_method
