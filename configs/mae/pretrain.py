@@ -1,5 +1,5 @@
-"""MAE pre-training as published (arXiv:2111.06377 Table 8; mae.md 4.1): ImageNet-1k, batch 4096, 800
-epochs.
+"""MAE pre-training as published (arXiv:2111.06377 Table 8; mae.md 4.1): ImageNet-1k, batch 4096,
+800 epochs.
 
 python -m vlp_jax train --config=configs/mae/pretrain.py:ViT-L-16 --workdir=W
 

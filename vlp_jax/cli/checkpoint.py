@@ -20,6 +20,7 @@ from vlp_jax.core.types import Extra, HostBatch, Params
 from vlp_jax.interop.folder import MANIFEST, is_folder, read_folder
 from vlp_jax.interop.golden import compare, golden_inputs
 from vlp_jax.methods.base import Method, make_method
+from vlp_jax.models.dual_encoder import unit
 
 
 @dataclasses.dataclass(frozen=True)
@@ -162,9 +163,13 @@ def _tokenizer_name(folder: str, name: str) -> str:
 def embedders(
     method: Method, params: Params, extra: Extra
 ) -> dict[str, Callable[[HostBatch], np.ndarray]]:
-    """See LoadedModel.embedders. Products run in full float32, so that numbers agree between kinds
-    of device."""
-    compiled = {side: jax.jit(method.eval_fns()[f"embed_{side}"]) for side in ("image", "text")}
+    """See LoadedModel.embedders; a method without embeddings gives 'image', its features. Products
+    run in full float32, so that numbers agree between kinds of device."""
+    fns = method.eval_fns()
+    sides = {side: fns[f"embed_{side}"] for side in ("image", "text") if f"embed_{side}" in fns}
+    if not sides:
+        sides = {"image": lambda *args: unit(fns["features"](*args))}
+    compiled = {side: jax.jit(fn) for side, fn in sides.items()}
 
     def make(side: str) -> Callable[[HostBatch], np.ndarray]:
         def run(batch: HostBatch) -> np.ndarray:
@@ -177,10 +182,13 @@ def embedders(
 
 
 def golden_embeddings(method: Method, fns: Mapping[str, Callable]) -> dict[str, np.ndarray]:
-    """Embeddings of the golden picture and text: {'image': float32[E], 'text': float32[E]}."""
-    tower = method.text_tower
-    batch = golden_inputs(method.image_tower.image_size, tower.context_length, tower.vocab_size)
-    return {side: fns[side]({side: batch[side]})[0] for side in ("image", "text")}
+    """Embeddings of the golden picture and, where there is a text tower, text: {'image':
+    float32[E], 'text': float32[E]}.
+    """
+    tower = method.text_tower if "text" in fns else None
+    text = (tower.context_length, tower.vocab_size) if tower else (2, 2)
+    batch = golden_inputs(method.image_tower.image_size, *text)
+    return {side: fns[side]({side: batch[side]})[0] for side in fns}
 
 
 def expected_shapes(method: Method) -> dict[str, tuple[int, ...]]:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from vlp_jax.core.errors import RunError, UserError
-from vlp_jax.interop import hf, open_clip, preprocess
+from vlp_jax.interop import hf, mae, open_clip, preprocess
 from vlp_jax.interop.folder import replace_folder, write_json
 from vlp_jax.interop.rules import Family, to_ours, to_theirs
 from vlp_jax.interop.weights_file import read_safetensors, write_safetensors
@@ -45,6 +45,8 @@ def write(
     Raises:
       UserError: an architecture that the other library has no class for. RunError: the disk.
     """
+    if manifest["method"]["name"] == "mae":
+        return _write_mae(out, to, arrays, manifest)
     arch = full_arch(manifest["method"])
     siglip = arch["image"].get("pool") == "map"
     if to == "hf":
@@ -59,21 +61,51 @@ def write(
         family = open_clip.OPEN_CLIP_SIGLIP if siglip else open_clip.OPEN_CLIP
         config, notes = open_clip_config(arch, manifest)
         configs = {"open_clip_config.json": config}
+    _write(out, _NAMES[to], family, arrays, configs)
+    return notes
+
+
+def _write_mae(
+    out: str, to: str, arrays: Mapping[str, np.ndarray], manifest: Mapping[str, Any]
+) -> list[str]:
+    """A masked autoencoder for transformers, with the fixed position tables."""
+    from vlp_jax.cli.released_mae import position_tables
+
+    if to != "hf":
+        raise UserError(f"--to={to}: has no masked autoencoder; use --to=hf")
+    method = make_method(manifest["method"])
+    size = method.image_tower.image_size
+    pictures = preprocess.to_hf(manifest["preprocessing"], size, siglip=False)
+    configs = {
+        "config.json": mae.model_config(method),
+        "preprocessor_config.json": pictures | {"image_processor_type": "ViTImageProcessor"},
+    }
+    _write(out, _NAMES[to], mae.HF_MAE, {**arrays, **position_tables(method)}, configs)
+    return []
+
+
+def _write(
+    out: str,
+    name: str,
+    family: Family,
+    arrays: Mapping[str, np.ndarray],
+    configs: Mapping[str, Mapping[str, Any]],
+) -> None:
+    """Weights under their names, proven, and the configs beside them."""
     state = to_theirs(family, arrays)
     expected = {path: array.shape for path, array in arrays.items()}
 
     def fill(folder: str) -> None:
-        path = os.path.join(folder, _NAMES[to])
+        path = os.path.join(folder, name)
         write_safetensors(path, state, {"format": "pt"})
         _prove(path, family, arrays, expected)
-        for name, content in configs.items():
-            write_json(os.path.join(folder, name), content)
+        for file, content in configs.items():
+            write_json(os.path.join(folder, file), content)
 
     if out.endswith(".safetensors"):
-        _write_file(out, fill, _NAMES[to])
+        _write_file(out, fill, name)
     else:
         replace_folder(out, fill)
-    return notes
 
 
 def full_arch(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from vlp_jax.interop.preprocess import default_preprocessing
 from vlp_jax.interop.rules import check, their_shapes, to_ours, to_theirs
 from vlp_jax.methods.base import Method, make_method
 from vlp_jax.models.clip_archs import ARCHS, clip_arch
+from vlp_jax.models.mae_archs import NAMES as MAE_NAMES
 
 
 def read_released(
@@ -28,7 +29,7 @@ def read_released(
 
     Args:
       path: file or folder.
-      arch_name: a name of models/clip_archs.py.
+      arch_name: a name of models/clip_archs.py or, for a masked autoencoder, mae_archs.py.
       image_size: resize a ViT's position embeddings to this; 0 keeps them.
       tokenizer: see data/text; "" takes the one beside the weights, or CLIP's.
 
@@ -39,9 +40,15 @@ def read_released(
     Raises:
       UserError: everything that does not fit, in one message, before a weight is read.
     """
-    if arch_name:
+    if arch_name not in ("", *MAE_NAMES):
         clip_arch(arch_name)  # a typo is told before a large file is opened
     checkpoint = open_checkpoint(path)
+    if checkpoint.is_mae:
+        from vlp_jax.cli.released_mae import read_mae
+
+        if image_size:
+            raise UserError("--image-size: a masked autoencoder's positions are fixed, not resized")
+        return read_mae(checkpoint, arch_name)
     if not arch_name:
         raise UserError(f"--arch: missing{_looks_like(checkpoint) or ', e.g. --arch=ViT-B-32'}")
     config, notes = method_config(checkpoint, arch_name, image_size)
@@ -75,7 +82,7 @@ def _arrays(
         first, *rest = str(error).split("\n")
         raise UserError("\n".join([first + _looks_like(checkpoint), *rest])) from None
     arrays = to_ours(checkpoint.family, state, expected, checkpoint.path)
-    _prove_names(checkpoint, state, arrays)
+    prove_names(checkpoint, state, arrays)
     return arrays
 
 
@@ -161,7 +168,7 @@ def _tokenizer(
     return spec | {"name": name if is_json else f"spm:{name}"}, {name: file}
 
 
-def _prove_names(checkpoint: Checkpoint, state: Any, arrays: dict[str, np.ndarray]) -> None:
+def prove_names(checkpoint: Checkpoint, state: Any, arrays: dict[str, np.ndarray]) -> None:
     """Maps our tree back and compares with the input, bit for bit."""
     for name, array in to_theirs(checkpoint.family, arrays).items():
         if name not in state or array.dtype == np.int64:

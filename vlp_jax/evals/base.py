@@ -21,6 +21,7 @@ EvalFn = Callable[[HostBatch], tuple[np.ndarray, np.ndarray]]
 
 EVALUATORS = {
     "accuracy": "vlp_jax.evals.accuracy:Accuracy",
+    "reconstruction": "vlp_jax.evals.reconstruction:Reconstruction",
     "zeroshot": "vlp_jax.evals.zeroshot:ZeroShot",
     "retrieval": "vlp_jax.evals.retrieval:Retrieval",
     "probe": "vlp_jax.evals.probe:Probe",

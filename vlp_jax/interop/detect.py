@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from vlp_jax.core.errors import UserError
-from vlp_jax.interop import hf, open_clip, preprocess
+from vlp_jax.interop import hf, mae, open_clip, preprocess
 from vlp_jax.interop.rules import Family
 from vlp_jax.interop.tensors import State
 from vlp_jax.interop.torch_file import is_torchscript, read_torch_file
@@ -30,12 +30,16 @@ FAMILIES: dict[str, Family] = {
     "open_clip_siglip": open_clip.OPEN_CLIP_SIGLIP,
     "hf_clip": hf.HF_CLIP,
     "hf_siglip": hf.HF_SIGLIP,
+    "hf_mae": mae.HF_MAE,
+    "mae": mae.OFFICIAL_MAE,
 }
 _SIGNS = (  # the first tensor name that is present decides
     ("visual.trunk.attn_pool.latent", "open_clip_siglip"),
     ("visual.conv1.weight", "open_clip"),
     ("vision_model.head.probe", "hf_siglip"),
     ("vision_model.embeddings.patch_embedding.weight", "hf_clip"),
+    ("decoder.decoder_pred.weight", "hf_mae"),
+    ("patch_embed.proj.weight", "mae"),
 )
 
 
@@ -71,6 +75,10 @@ class Checkpoint:
     def is_siglip(self) -> bool:
         return self.kind.endswith("siglip")
 
+    @property
+    def is_mae(self) -> bool:
+        return self.kind.endswith("mae")
+
     def arch_changes(self) -> dict[str, dict[str, Any]]:
         """Switches of the towers that shapes cannot tell: {'image': {...}, 'text': {...}}."""
         if self.is_hf and self.config:
@@ -98,7 +106,7 @@ def open_checkpoint(path: str) -> Checkpoint:
     """
     weights = _find_weights(path)
     state = _read(weights)
-    state = _native_names(state)
+    state = mae.known_names(_native_names(state))
     kind = next((kind for sign, kind in _SIGNS if sign in state), None)
     if kind is None:
         first = ", ".join(list(state)[:3])

@@ -38,14 +38,15 @@ class MAE(Trunk, Method):
       norm_pix: standardises the target patch by patch, as the released models do.
       mask_token_in_encoder: hidden patches go through the encoder as mask tokens (Table 1c): the
         slow variant that the paper argues against.
-      decoder: fields of models/mae_decoder.py.
+      decoder: fields of models/mae_decoder.py; None: a released encoder alone, which gives features
+        and cannot be trained.
     """
 
     mask_ratio: float = 0.75
     masking: str = "random"
     norm_pix: bool = True
     mask_token_in_encoder: bool = False
-    decoder: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    decoder: Mapping[str, Any] | None = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Raises UserError for a tower, ratio or masking that cannot be trained."""
@@ -66,7 +67,8 @@ class MAE(Trunk, Method):
             few = "none stays visible" if self.keep < 1 else "none is hidden"
             size = f"{tower.image_size} pixels have {count} patches of {tower.patch_size}"
             raise UserError(f"{where}: {size}, {few}")
-        self.decoder_net.stack_config()
+        if self.decoder is not None:
+            self.decoder_net.stack_config()
 
     @property
     def keep(self) -> int:
@@ -81,7 +83,9 @@ class MAE(Trunk, Method):
 
     @cached_property
     def decoder_net(self) -> MAEDecoder:
-        """The decoder."""
+        """The decoder. Raises UserError where there is none."""
+        if self.decoder is None:
+            raise UserError("method.decoder: none; this is an encoder alone, name it in init_from")
         tower = self.image_tower
         given = dict(grid=tower.grid, patch_size=tower.patch_size, prefix=int(tower.has_cls))
         shared = dict(dtype=self.dtype, remat=self.remat, unroll=self.unroll)
@@ -93,6 +97,8 @@ class MAE(Trunk, Method):
         """
         del batch
         image, extra = self.init_image(rngs.fold(rng, "image"))
+        if self.decoder is None:
+            return {"image": image}, extra
         tower, inside = self.image_tower, self.mask_token_in_encoder
         seen = tower.grid**2 if inside else self.keep
         tokens = jnp.zeros((1, tower.has_cls + seen, tower.width))
@@ -177,6 +183,8 @@ class MAE(Trunk, Method):
             rows, _ = self.encode(params, extra, batch, rng=None, step=jnp.int32(0))
             return jnp.stack([rows["error"], rows["zero"]], axis=1) / rows["hidden"][:, None]
 
+        if self.decoder is None:
+            return super().eval_fns()
         return super().eval_fns() | {"loss": loss, "reconstruct": self.reconstruct}
 
     def reconstruct(self, params: Params, extra: Extra, batch: Batch) -> Array:
@@ -205,6 +213,8 @@ class MAE(Trunk, Method):
     def flops(self, text_length: int | None = None) -> float:
         """Forward FLOPs of one picture: the encoder over what it sees, the decoder over all."""
         del text_length
+        if self.decoder is None:
+            return super().flops()
         tower, decoder = self.image_tower, self.decoder_net
         seen = tower.grid**2 if self.mask_token_in_encoder else self.keep
         blocks = stack_flops(decoder.stack_config(), tower.grid**2 + tower.has_cls)
