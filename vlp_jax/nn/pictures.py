@@ -11,6 +11,7 @@ import jax.numpy as jnp
 
 from vlp_jax.core import rng as rngs
 from vlp_jax.core.types import Array
+from vlp_jax.nn import colour, filters
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)  # openai/CLIP preprocessing
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
@@ -20,14 +21,21 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 @dataclasses.dataclass(frozen=True)
 class Augment:
-    """What happens to a training picture on the device; the defaults change nothing.
+    """What happens to a training picture on the device, in this order; the defaults change nothing.
 
     Attributes:
       crop_scale: (low, high) share of the area kept by a random resized crop; (1, 1) is off.
-      crop_ratio: (low, high) of its aspect ratio.
-      flip: probability of a horizontal flip.
-      brightness, contrast, saturation: each factor is drawn from U(1 - x, 1 + x).
+      crop_ratio: (low, high) of its aspect ratio; crop_attempts: see nn/filters.py draw_crop.
+      flip, rotate: probability of a horizontal flip, and of 1, 2 or 3 quarter turns.
+      brightness, contrast, saturation: each factor is drawn from U(1 - x, 1 + x), not below 0.
+      hue: turns, drawn from U(-x, x). These four come in random order.
+      jitter: probability that the four happen at all.
+      brightness_adds: brightness adds U(-x, x) of the range instead (SimCLR v1).
       grey: probability of dropping colour.
+      blur: probability of a Gaussian blur; blur_sigma: (low, high) pixels.
+      sobel: probability of showing edges.
+      noise: standard deviation of Gaussian noise, as a share of the range.
+      cutout: side of a black square, as a share of the picture's.
     """
 
     crop_scale: tuple[float, float] = (1.0, 1.0)
@@ -37,6 +45,16 @@ class Augment:
     contrast: float = 0.0
     saturation: float = 0.0
     grey: float = 0.0
+    hue: float = 0.0
+    jitter: float = 1.0
+    brightness_adds: bool = False
+    crop_attempts: int = 1
+    rotate: float = 0.0
+    blur: float = 0.0
+    blur_sigma: tuple[float, float] = (0.1, 2.0)
+    sobel: float = 0.0
+    noise: float = 0.0
+    cutout: float = 0.0
 
 
 def normalise(images: Array, mean: tuple[float, ...], std: tuple[float, ...]) -> Array:
@@ -48,50 +66,48 @@ def normalise(images: Array, mean: tuple[float, ...], std: tuple[float, ...]) ->
     return images.astype(jnp.float32) * scale - shift
 
 
-def _random_crop(image: Array, key: Array, config: Augment) -> Array:
-    """Random resized crop of one [H, W, 3] picture back to its own size, bicubic with
-    antialiasing.
-    """
-    height, width = image.shape[:2]
-    keys = jax.random.split(key, 4)
-    area = jax.random.uniform(keys[0], (), minval=config.crop_scale[0], maxval=config.crop_scale[1])
-    low, high = jnp.log(jnp.asarray(config.crop_ratio))
-    ratio = jnp.exp(jax.random.uniform(keys[1], (), minval=low, maxval=high))
-    share = jnp.minimum(1.0, jnp.sqrt(area * jnp.stack([1 / ratio, ratio])))  # of height, width
-    size = jnp.array([height, width], jnp.float32)
-    start = jnp.stack([jax.random.uniform(k) for k in keys[2:]]) * (1 - share) * size
-    out = jax.image.scale_and_translate(
-        image, image.shape, (0, 1), 1 / share, -start / share, "cubic"
-    )
-    return jnp.clip(out, 0, 255)
+def _sometimes(key: Array, chance: float, changed: Array, image: Array) -> Array:
+    return changed if chance >= 1 else jnp.where(jax.random.bernoulli(key, chance), changed, image)
 
 
-def _factor(key: Array, spread: float) -> Array:
-    return jax.random.uniform(key, (), minval=1 - spread, maxval=1 + spread)
+def _geometry(image: Array, keys: Array, key: Array, c: Augment) -> Array:
+    if c.crop_scale != (1.0, 1.0):
+        box = filters.draw_crop(keys[0], c.crop_scale, c.crop_ratio, c.crop_attempts)
+        image = filters.crop(image, *box)
+    if c.flip:
+        image = _sometimes(keys[1], c.flip, image[:, ::-1], image)
+    if c.rotate:
+        turns = jax.random.randint(rngs.fold(key, "turns"), (), 1, 4)
+        turned = filters.quarter_turn(image, turns)
+        image = _sometimes(rngs.fold(key, "rotate"), c.rotate, turned, image)
+    return image
 
 
-def _grey(image: Array) -> Array:
-    """ITU-R 601 luma as PIL's "L", kept as [H, W, 1]."""
-    return image @ jnp.array([[0.299], [0.587], [0.114]], jnp.float32)
+def _colour(image: Array, keys: Array, c: Augment) -> Array:
+    spread = colour.Jitter(c.brightness, c.contrast, c.saturation, c.hue, c.brightness_adds)
+    if any(spread[:4]):
+        changed = colour.jitter(image, colour.draw_jitter(keys[2], spread), spread)
+        image = _sometimes(keys[3], c.jitter, changed, image)
+    return _sometimes(keys[5], c.grey, colour.grey(image), image) if c.grey else image
+
+
+def _texture(image: Array, key: Array, c: Augment) -> Array:
+    fold = lambda name: rngs.fold(key, name)  # noqa: E731
+    if c.blur:
+        low, high = c.blur_sigma
+        sigma = jax.random.uniform(fold("sigma"), (), minval=low, maxval=high)
+        image = _sometimes(fold("blur"), c.blur, filters.blur(image, sigma), image)
+    if c.sobel:
+        image = _sometimes(fold("sobel"), c.sobel, filters.edges(image), image)
+    if c.noise:
+        image = image + 255 * c.noise * jax.random.normal(fold("noise"), image.shape)
+    return filters.cutout(image, fold("cutout"), c.cutout) if c.cutout else image
 
 
 def _augment_one(image: Array, key: Array, config: Augment) -> Array:
     keys = jax.random.split(key, 6)
-    if config.crop_scale != (1.0, 1.0):
-        image = _random_crop(image, keys[0], config)
-    if config.flip:
-        image = jnp.where(jax.random.bernoulli(keys[1], config.flip), image[:, ::-1], image)
-    if config.brightness:
-        image = image * _factor(keys[2], config.brightness)
-    if config.contrast:
-        image = (image - _grey(image).mean()) * _factor(keys[3], config.contrast) + _grey(
-            image
-        ).mean()
-    if config.saturation:
-        grey = _grey(image)
-        image = (image - grey) * _factor(keys[4], config.saturation) + grey
-    if config.grey:
-        image = jnp.where(jax.random.bernoulli(keys[5], config.grey), _grey(image), image)
+    image = _geometry(image, keys, key, config)
+    image = _texture(_colour(image, keys, config), key, config)
     return jnp.clip(image, 0, 255)
 
 
