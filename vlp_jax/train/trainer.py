@@ -64,6 +64,8 @@ class Trainer:
         c = self.config
         check_settings(c)
         check_batch(c.batch_size, c.accumulate, self.mesh)
+        if self.method.batch_coupled and c.batch_size < 2:
+            raise UserError("batch_size=1: a contrastive loss needs at least 2 examples")
         spec = self.method.batch_spec(c.batch_size)
         if "image" in spec:
             check_pictures(c.image_size, spec["image"].shape)

@@ -1,0 +1,168 @@
+"""SimCLR: two random views of a picture find each other among all views of the batch
+(arXiv:2002.05709; v2, arXiv:2006.10029; reference: google-research/simclr).
+
+Under `accumulate` the loss still sees every view, but BatchNorm normalises by each micro-batch;
+with networks without BatchNorm accumulation is exact. The file exists to hold what makes a trunk
+SimCLR.
+"""
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from functools import cached_property
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+from einops import rearrange
+
+from vlp_jax.core import rng as rngs
+from vlp_jax.core.errors import UserError, nearest
+from vlp_jax.core.schema import build
+from vlp_jax.core.types import Array, Aux, Batch, EvalFn, Extra, Params
+from vlp_jax.losses.contrastive import nt_xent
+from vlp_jax.methods.base import Method
+from vlp_jax.models.dual_encoder import unit
+from vlp_jax.models.projection import ProjectionHead
+from vlp_jax.models.trunk import Trunk
+
+LOSS_SCALES = {"sum": 2.0, "mean": 1.0}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SimCLR(Trunk, Method):
+    """The trunk, a projection head `params["head"]` and NT-Xent over the global batch.
+
+    Attributes:
+      head: fields of models/projection.py ProjectionHead.
+      temperature: 0.1 on ImageNet, 0.5 on CIFAR.
+      loss_scale: `sum` of both directions as the official code, or their `mean`, equation 1.
+      augment_branches: 2 augments both views, 1 leaves the second as it came (figure 5).
+      ft_proj_selector: stage of the head that `features` returns: 0 is h, the tower's own, 1 after
+        the head's first layer (SimCLRv2), -1 the last.
+      image_mean, image_std: pictures in [0, 1] are not standardised.
+    """
+
+    batch_coupled: ClassVar[bool] = True
+    head: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    temperature: float = 0.1
+    loss_scale: str = "sum"
+    augment_branches: int = 2
+    ft_proj_selector: int = 0
+    image_mean: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    image_std: tuple[float, float, float] = (1.0, 1.0, 1.0)
+
+    def __post_init__(self) -> None:
+        if self.temperature <= 0:
+            raise UserError(f"method.temperature={self.temperature}: must be above 0")
+        if self.loss_scale not in LOSS_SCALES:
+            hint = nearest(self.loss_scale, LOSS_SCALES)
+            raise UserError(f"method.loss_scale: unknown {self.loss_scale!r}{hint}")
+        if self.augment_branches not in (1, 2):
+            raise UserError(f"method.augment_branches={self.augment_branches}: must be 1 or 2")
+
+    @cached_property
+    def projection(self) -> ProjectionHead:
+        """The head's network."""
+        return build(ProjectionHead, {"dtype": self.dtype, **self.head}, "method.head")
+
+    def init(self, rng: Array, batch: Batch) -> tuple[Params, Extra]:
+        """Fresh parameters {image, head} and their batch statistics; rng: key[]."""
+        del batch
+        image, extra = self.init_image(jax.random.fold_in(rng, 0))
+        size = self.image_tower.image_size
+        picture = jnp.zeros((1, size, size, 3), jnp.float32)
+        pooled = self.run_image({"image": image}, extra, picture)[1]["pooled"]
+        head = self.projection.init(jax.random.fold_in(rng, 1), pooled)
+        stats = {**extra.get("batch_stats", {}), "head": head.get("batch_stats", {})}
+        stats = {name: tree for name, tree in stats.items() if tree}
+        params = {"image": image, "head": head.get("params", {})}
+        params = {name: tree for name, tree in params.items() if tree}
+        return params, {"batch_stats": stats} if stats else {}
+
+    def views(self, images: Array, rng: Array | None) -> Array:
+        """Two views of each picture, one after the other, so that a device keeps its own.
+
+        uint8[B, S, S, 3], key[B] -> float32[2B, S, S, 3]
+        """
+        second = rngs.fold(rng, "second") if self.augment_branches == 2 else None
+        pair = self.prepare(images, rngs.fold(rng, "first")), self.prepare(images, second)
+        return rearrange(jnp.stack(pair, 1), "b two h w c -> (b two) h w c")
+
+    def encode(
+        self, params: Params, extra: Extra, batch: Batch, *, rng: Array | None, step: Array
+    ) -> tuple[dict[str, Array], Aux]:
+        """Unit vectors {first, second}: float32[B, E], from one pass over all 2B views; rng: key[B]
+        or None.
+        """
+        images = self.views(batch["image"], rng)  # [2B, S, S, 3]
+        keys = None if rng is None else jax.vmap(lambda key: jax.random.split(key))(rng)
+        keys = keys if keys is None else keys.reshape(-1)  # [2B]
+        _, out, extra = self.run_image(params, extra, images, keys)
+        stages, extra = self.run_head(params, extra, out["pooled"], rng is not None)
+        rows = rearrange(unit(stages[-1]), "(b two) e -> two b e", two=2)
+        return {"first": rows[0], "second": rows[1]}, Aux({}, extra)
+
+    def run_head(
+        self, params: Params, extra: Extra, features: Array, train: bool = False
+    ) -> tuple[list[Array], Extra]:
+        """The head's stages on float[B, D] features, and `extra` with updated statistics."""
+        variables = {"params": params.get("head", {})}
+        stats = extra.get("batch_stats", {})
+        if "head" not in stats:
+            return self.projection.apply(variables, features, train), extra
+        variables["batch_stats"] = stats["head"]
+        stages, state = self.projection.apply(variables, features, train, mutable=["batch_stats"])
+        return stages, {**extra, "batch_stats": {**stats, "head": state["batch_stats"]}}
+
+    def objective(
+        self, params: Params, representations: dict[str, Array], batch: Batch
+    ) -> tuple[Array, dict[str, Array]]:
+        """NT-Xent over the 2B unit vectors {first, second}: float32[B, E]; at chance ln(2B - 1)
+        times 2 for a sum.
+
+        Returns:
+          (float32[] loss; metrics accuracy: the partner is the nearest of all others, and entropy
+          of the softmax over them, nats).
+
+        Raises:
+          UserError: a batch of one picture.
+        """
+        del params, batch
+        rows = jnp.concatenate([representations["first"], representations["second"]])  # [2B, E]
+        if len(rows) < 4:
+            raise UserError("batch_size=1: a contrastive loss needs at least 2 pictures")
+        scale = jnp.float32(math.log(1 / self.temperature))
+        loss, metrics = nt_xent(rows, scale)
+        # With p = softmax(l), entropy = lse(l) - p . l, and p . l is the derivative of lse by the
+        # logits' log scale; the positives' logit drops out of the difference.
+        slope = jax.grad(lambda s: nt_xent(jax.lax.stop_gradient(rows), s)[0])(scale)
+        entropy = jax.lax.stop_gradient(loss - slope)
+        return LOSS_SCALES[self.loss_scale] * loss, {**metrics, "entropy": entropy}
+
+    def eval_fns(self) -> dict[str, EvalFn]:
+        """As Trunk's, but features: the stage of the head that `ft_proj_selector` names; and
+        projection: float32[B, E], the last one.
+
+        Raises:
+          UserError: a stage that the head lacks.
+        """
+
+        def stage(number: int) -> EvalFn:
+            def run(params: Params, extra: Extra, batch: Any) -> Array:
+                ready = self.prepare(batch["image"], None)
+                pooled = self.run_image(params, extra, ready)[1]["pooled"]
+                stages, _ = self.run_head(params, extra, pooled)
+                if not -1 <= number < len(stages):
+                    most = f"must be -1 (last) or 0 to {len(stages) - 1}"
+                    raise UserError(f"method.ft_proj_selector={number}: {most}")
+                return stages[number].astype(jnp.float32)
+
+            return run
+
+        own = {"features": stage(self.ft_proj_selector), "projection": stage(-1)}
+        return super().eval_fns() | own
+
+    def flops(self, text_length: int | None = None) -> float:
+        """Forward FLOPs of one picture: both of its views, without the head."""
+        return 2 * super().flops(text_length)
