@@ -55,6 +55,7 @@ def base() -> ConfigDict:
             "eps": 1e-6,
             "momentum": 0.9,
             "nesterov": False,
+            "lr_in_momentum": False,  # lars as TensorFlow's: the buffer sums lr x direction
             "weight_decay": 0.2,
             "clip_norm": 1.0,
             "layer_decay": 1.0,

@@ -119,6 +119,30 @@ def test_trust_ratios_are_those_of_single_layers(name, coefficient):
             np.testing.assert_allclose(found[path][layer], wanted, rtol=2e-5, atol=1e-6)
 
 
+def test_lars_sums_steps_under_a_changing_rate():
+    """v <- m v + lr trust (g + wd w), w <- w - v; gains and biases without decay and trust."""
+    rates = (0.1, 0.4, 0.05, 0.0)
+    config = dict(name="lars", weight_decay=0.3, clip_norm=0.0, lr_in_momentum=True)
+    tx, params = make_optimizer(config), draw(0)
+    state, wanted = tx.init(params), flatten(draw(0))
+    buffer = {path: np.zeros_like(leaf) for path, leaf in wanted.items()}
+    for number, lr in enumerate(rates):
+        updates, state = tx.update(draw(10 + number), state, params, lr=jnp.float32(lr))
+        params = jax.tree.map(lambda p, u, lr=lr: p - lr * u, params, updates)
+        for path, g in flatten(draw(10 + number)).items():
+            layers = range(3) if "blocks/" in path else (...,)
+            for layer in layers:
+                w, u = np.asarray(wanted[path])[layer], np.asarray(g)[layer]
+                if DECAYED[path]:
+                    u = u + 0.3 * w
+                    u = 1e-3 * np.linalg.norm(w) / np.linalg.norm(u) * u
+                buffer[path][layer] = 0.9 * buffer[path][layer] + lr * u
+            if lr:
+                wanted[path] = wanted[path] - buffer[path]
+    for path, leaf in flatten(params).items():
+        np.testing.assert_allclose(leaf, wanted[path], rtol=2e-5, atol=1e-6, err_msg=path)
+
+
 @pytest.mark.parametrize("name", ["adafactor", "lamb", "lars"])
 def test_a_stack_is_optimised_like_its_layers(name):
     """With as many layers as a large tower: 32 or more rows would count as a matrix."""

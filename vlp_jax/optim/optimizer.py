@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 
@@ -35,6 +36,7 @@ class OptimConfig:
       warmup_steps, warmup_examples, warmup_epochs: the last non-zero one counts.
       b1, b2, eps, momentum: of the chosen rule (momentum for sgd and lars).
       nesterov: Nesterov's form of sgd's momentum.
+      lr_in_momentum: lars sums steps, lr x direction, not directions, as TensorFlow's and SimCLR's.
       weight_decay: decoupled; no_decay: path regexes that are left out.
       clip_norm: global gradient norm; 0 is off.
       layer_decay: lr factor per layer from the head down (1 is off).
@@ -56,6 +58,7 @@ class OptimConfig:
     eps: float = 1e-8
     momentum: float = 0.9
     nesterov: bool = False
+    lr_in_momentum: bool = False
     weight_decay: float = 0.0
     no_decay: tuple[str, ...] = NO_DECAY
     clip_norm: float = 1.0
@@ -94,13 +97,27 @@ DIRECTIONS: dict[str, Callable[[OptimConfig], optax.GradientTransformation]] = {
 }
 
 
+def _sum_steps(momentum: float) -> optax.GradientTransformationExtraArgs:
+    """v <- momentum v + lr u, handed on as v / lr, since the caller multiplies by lr; at lr 0
+    nothing moves.
+    """
+
+    def update(updates: Any, state: Any, params: Any = None, *, lr: Any, **_: Any) -> tuple:
+        del params
+        lr = jnp.maximum(lr, 1e-30)
+        trace = jax.tree.map(lambda v, u: momentum * v + lr * u, state.trace, updates)
+        return jax.tree.map(lambda v: v / lr, trace), optax.TraceState(trace)
+
+    return optax.GradientTransformationExtraArgs(optax.trace(momentum).init, update)
+
+
 def _decay_mask(no_decay: tuple[str, ...]) -> Callable[[Any], Any]:
     return lambda params: map_with_path(lambda path, _: not matches(path, no_decay), params)
 
 
-def make_optimizer(config: Mapping[str, Any]) -> optax.GradientTransformation:
+def make_optimizer(config: Mapping[str, Any]) -> optax.GradientTransformationExtraArgs:
     """Returns the transformation from gradients to a direction; the caller multiplies it by
-    -lr(step).
+    -lr(step), which `update` takes as `lr` too.
 
     Order: clip, direction, decay, trust ratio (LARS and LAMB: decayed leaves only; the others use
       ratio 1).
@@ -120,8 +137,8 @@ def make_optimizer(config: Mapping[str, Any]) -> optax.GradientTransformation:
         ratio = optax.scale_by_trust_ratio(trust_coefficient=coefficient)
         steps.append(optax.masked(_per_layer(ratio), mask))
     if c.name == "lars":
-        steps.append(optax.trace(c.momentum))
-    return optax.chain(*steps)
+        steps.append((_sum_steps if c.lr_in_momentum else optax.trace)(c.momentum))
+    return optax.with_extra_args_support(optax.chain(*steps))
 
 
 def _per_layer(ratio: optax.GradientTransformation) -> optax.GradientTransformation:

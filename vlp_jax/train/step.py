@@ -31,7 +31,7 @@ def _choose(finite: Array, new: Any, old: Any) -> Any:
 
 def make_step(
     method: Method,
-    tx: optax.GradientTransformation,
+    tx: optax.GradientTransformationExtraArgs,
     schedule: Schedule,
     factors: Any,
     recipe: Recipe,
@@ -49,7 +49,7 @@ def make_step(
     """
 
     def update(state: State, gradient: Any, lr: Array) -> tuple[Any, Any]:
-        direction, opt = tx.update(gradient, state["opt"], state["params"])
+        direction, opt = tx.update(gradient, state["opt"], state["params"], lr=lr)
         updates = jax.tree.map(lambda u, f: (-lr * f * u).astype(u.dtype), direction, factors)
         return method.project(optax.apply_updates(state["params"], updates)), opt
 
