@@ -8,7 +8,8 @@ import numpy as np
 from vlp_jax.methods.base import Method, make_method
 
 SIZE, LENGTH, VOCAB = 32, 12, 259
-FIELDS = {"classify": {"num_classes": 5}}  # methods on one trunk; all others have two towers
+# Methods on one trunk that the contract is held against; every other one here has two towers.
+FIELDS = {"classify": {"num_classes": 5}}
 
 
 def tiny_config(name: str = "clip", **changes) -> dict:
@@ -19,7 +20,7 @@ def tiny_config(name: str = "clip", **changes) -> dict:
     text = dict(name="text", vocab_size=VOCAB, context_length=LENGTH, width=64, num_layers=2)
     image |= changes.pop("image", {})
     text |= {"num_heads": 2} | changes.pop("text", {})
-    own = dict(embed_dim=32, text=text) if name not in FIELDS else FIELDS[name]
+    own = FIELDS[name] if name in FIELDS else dict(embed_dim=32, text=text)
     return dict(name=name, image=image, unroll=True) | own | changes
 
 

@@ -9,29 +9,9 @@ from pathlib import Path
 from ml_collections import ConfigDict
 
 from configs import common
-from vlp_jax.core.errors import UserError, nearest
+from vlp_jax.core.errors import UserError
 
-# patch, layers, width, width of a head (arXiv:2010.11929 Table 1, arXiv:2111.06377)
-SIZES = {
-    "ViT-B-16": (16, 12, 768, 64),
-    "ViT-L-16": (16, 24, 1024, 64),
-    "ViT-H-14": (14, 32, 1280, 80),
-}
 NO_DECAY = r"(.*/)?(bias|scale|cls_token|pos_embed)"
-
-
-def vit(patch_size: int, num_layers: int, width: int, head_width: int, image_size: int) -> dict:
-    """A ViT tower as MAE fine-tunes it, read out at its class token."""
-    sizes = dict(patch_size=patch_size, num_layers=num_layers, width=width, head_width=head_width)
-    how = dict(pool="cls", pre_norm=False, conv_bias=True, norm_eps=1e-6, weight_init="xavier")
-    return dict(name="vit", image_size=image_size, **sizes, **how)
-
-
-def size_of(name: str) -> dict:
-    """The tower of a published size at 224 pixels."""
-    if name not in SIZES:
-        raise UserError(f"size: unknown {name!r}{nearest(name, SIZES)}")
-    return vit(*SIZES[name], 224)
 
 
 def recipe(image: dict, num_classes: int, **fields) -> ConfigDict:

@@ -9,13 +9,14 @@ argument: ViT-B-16, ViT-L-16 or ViT-H-14.
 
 from ml_collections import ConfigDict
 
-from configs.classify.common import imagenet, recipe, size_of
+from configs.classify.common import imagenet, recipe
+from vlp_jax.models.mae_archs import mae_arch
 
 
 def get_config(size: str = "ViT-B-16") -> ConfigDict:
     """Args: size."""
     size = size or "ViT-B-16"
-    c = imagenet(recipe(size_of(size), 1000, linear=True, head_norm="batch"))
+    c = imagenet(recipe(mae_arch(size)["image"], 1000, linear=True, head_norm="batch"))
     c.epochs = 90.0 if size == "ViT-B-16" else 50.0
     c.batch_size = 16_384
     c.optim.name = "lars"

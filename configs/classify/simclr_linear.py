@@ -8,12 +8,13 @@ under Nesterov momentum; without an argument the tower is a ViT-B/16.
 
 from ml_collections import ConfigDict
 
-from configs.classify.common import imagenet, recipe, size_of, start_from
+from configs.classify.common import imagenet, recipe, start_from
+from vlp_jax.models.mae_archs import mae_arch
 
 
 def get_config(workdir: str = "") -> ConfigDict:
     """Args: a finished run."""
-    c = imagenet(recipe(size_of("ViT-B-16"), 1000, linear=True))
+    c = imagenet(recipe(mae_arch("ViT-B-16")["image"], 1000, linear=True))
     if workdir:
         start_from(c, workdir)
     c.data.image.crop = "random"

@@ -6,13 +6,14 @@ ViT-H-14.
 
 from ml_collections import ConfigDict
 
-from configs.classify.common import imagenet, recipe, size_of, strong
+from configs.classify.common import imagenet, recipe, strong
+from vlp_jax.models.mae_archs import mae_arch
 
 
 def get_config(size: str = "ViT-B-16") -> ConfigDict:
     """Args: size."""
     size = size or "ViT-B-16"
-    c = imagenet(recipe(size_of(size), 1000))
+    c = imagenet(recipe(mae_arch(size)["image"], 1000))
     strong(c)
     c.method.image.drop_path = 0.1 if size == "ViT-B-16" else 0.2
     c.epochs = 300.0 if size == "ViT-B-16" else 200.0

@@ -11,12 +11,13 @@ the other recipes.
 
 from ml_collections import ConfigDict
 
-from configs.classify.common import recipe, start_from, vit
+from configs.classify.common import recipe, start_from
+from vlp_jax.models.mae_archs import mae_tower
 
 
 def get_config(workdir: str = "") -> ConfigDict:
     """Args: a finished run, or empty."""
-    c = recipe(vit(4, 4, 128, 32, 32), 99)
+    c = recipe(mae_tower(32, 4, 4, 128, 32), 99)
     c.method.image.pool = "gap"
     c.data.path, c.data.label = "builtin:emoji/noto-train", "subcategory"
     c.evals.test.path = "builtin:emoji/noto-test"

@@ -98,6 +98,6 @@ def test_mistakes_are_one_line(run, tmp_path, capsys, flag, message):
 def test_a_start_that_does_not_fit_names_what_differs(run, tmp_path, capsys):
     wide = ("--config.method.image.width=32", f"--config.init_from={run[0]}:image/.*")
     assert train(tmp_path / "w", run[1], "", *TOWER, *wide) == 2
-    assert "image/pos_embed is [16, 16], needs [16, 32]" in capsys.readouterr().err
+    assert "image/patch_embed/bias is [16], needs [32]" in capsys.readouterr().err
     assert train(tmp_path / "w", run[1], tmp_path / "nothing") == 2
     assert "no training workdir" in capsys.readouterr().err

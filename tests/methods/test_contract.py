@@ -4,16 +4,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tiny import SIZE, tiny_batch, tiny_config, tiny_method
+from tiny import FIELDS, SIZE, tiny_batch, tiny_config, tiny_method
 
-from vlp_jax.core import dispatch
 from vlp_jax.core.errors import UserError
 from vlp_jax.core.pytree import flatten
 from vlp_jax.core.rng import example_keys, step_key
 from vlp_jax.methods.base import Method, make_method
 
 B = 8
-METHODS = dispatch.names("methods")
+METHODS = ("clip", "siglip", *FIELDS)
 RANDOM = dict(
     image={"dropout": 0.1, "patch_dropout": 0.5, "num_layers": 1},
     text={"dropout": 0.1, "num_layers": 1},
