@@ -9,7 +9,6 @@ from vlp_jax.cli.config import load_config, split_overrides
 from vlp_jax.core.errors import UserError
 from vlp_jax.core.pytree import matches
 from vlp_jax.core.pytree import size as size_of
-from vlp_jax.core.pytree import matches
 from vlp_jax.methods.base import make_method
 from vlp_jax.optim.optimizer import make_optimizer
 from vlp_jax.train.state import Recipe, init_state
