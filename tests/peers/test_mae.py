@@ -74,7 +74,7 @@ def test_same_noise_same_masks_logits_and_loss_and_back(name, tmp_path):
     assert convert.main([str(tmp_path / "hf"), str(tmp_path / "ours"), *arch]) == 0
     loaded = load_model(str(tmp_path / "ours"))
     method = loaded.method
-    assert method.norm_pix == model.config.norm_pix_loss and not arch or method.keep == 49
+    assert (method.norm_pix == model.config.norm_pix_loss and not arch) or method.keep == 49
     batch, pixels, noise = inputs(method)
     with torch.no_grad():
         out = model(pixels, noise=noise)
