@@ -8,8 +8,10 @@ import numpy as np
 from vlp_jax.methods.base import Method, make_method
 
 SIZE, LENGTH, VOCAB = 32, 12, 259
-# Methods on one trunk that the contract is held against; every other one here has two towers.
-FIELDS = {"classify": {"num_classes": 5}}
+FIELDS = {  # methods on one trunk; all others have two towers
+    "classify": {"num_classes": 5},
+    "mae": {"decoder": {"num_layers": 1, "width": 32, "num_heads": 2}},
+}
 
 
 def tiny_config(name: str = "clip", **changes) -> dict:
@@ -20,7 +22,7 @@ def tiny_config(name: str = "clip", **changes) -> dict:
     text = dict(name="text", vocab_size=VOCAB, context_length=LENGTH, width=64, num_layers=2)
     image |= changes.pop("image", {})
     text |= {"num_heads": 2} | changes.pop("text", {})
-    own = FIELDS[name] if name in FIELDS else dict(embed_dim=32, text=text)
+    own = dict(embed_dim=32, text=text) if name not in FIELDS else FIELDS[name]
     return dict(name=name, image=image, unroll=True) | own | changes
 
 

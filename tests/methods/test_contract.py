@@ -18,12 +18,13 @@ RANDOM = dict(
     text={"dropout": 0.1, "num_layers": 1},
     augment={"crop_scale": (0.5, 1.0), "flip": 0.5},
 )
+OWN = {"mae": {"image": {"dropout": 0.1, "num_layers": 1}}}  # its mask is its patch dropout
 
 
 @pytest.fixture(scope="module", params=METHODS)
 def made(request):
     """(method, params, extra, batch) of every method, with everything random on."""
-    method = tiny_method(request.param, **RANDOM)
+    method = tiny_method(request.param, **(RANDOM | OWN.get(request.param, {})))
     batch = jax.tree.map(jnp.asarray, tiny_batch(B))
     params, extra = jax.jit(method.init)(jax.random.key(0), batch)
     return method, params, extra, batch
