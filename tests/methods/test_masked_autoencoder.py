@@ -1,5 +1,7 @@
 """MAE: what is hidden is scored and nothing else, and what is seen is all the encoder sees."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,6 +12,7 @@ from vlp_jax.core.errors import UserError
 from vlp_jax.core.pytree import flatten
 from vlp_jax.core.rng import example_keys, step_key
 from vlp_jax.methods.base import make_method
+from vlp_jax.parallel.mesh import batch_sharding, make_mesh, replicated
 from vlp_jax.train.gradient import Inputs, loss_and_gradient
 
 B, SIZE, N, KEEP = 6, 32, 16, 4
@@ -215,6 +218,7 @@ def test_panels_show_what_they_say(norm_pix):
         (dict(image={"patch_dropout": 0.5}), "method.image.patch_dropout: must be 0"),
         (dict(image={"embed_dim": 8}), "method.image.embed_dim: must be 0"),
         (dict(decoder={"widht": 3}), "method.decoder.widht: unknown key; did you mean 'width'"),
+        (dict(decoder={"width": 30, "num_heads": 3}), "multiple of 4, not 30"),
         (dict(decoder={"num_heads": 5}), "decoder.num_heads=5 does not divide width=32"),
         (dict(image={"pos_embed": "sine"}), "image.pos_embed: unknown 'sine'"),
     ],
@@ -224,3 +228,22 @@ def test_bad_sections_are_one_line(fields, message):
         method = build(**fields)
         jax.eval_shape(method.init, jax.random.key(0), method.batch_spec(1))
     assert message in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_masking_sends_nothing_between_devices():
+    """Eight devices: gradients are summed, no activation and no index travels."""
+    mesh, method = make_mesh({"data": 8}), build(masking="block")
+    batch = {"image": jax.ShapeDtypeStruct((24, SIZE, SIZE, 3), jnp.uint8)}
+    params, extra = jax.eval_shape(method.init, jax.random.key(0), batch)
+
+    def gradient(params, images):
+        rng = example_keys(jax.random.key(0), 24)
+        return jax.grad(lambda p: loss_of(method, p, extra, {"image": images}, rng)[0])(params)
+
+    with jax.set_mesh(mesh):
+        whole, split = replicated(mesh), batch_sharding(mesh)
+        run = jax.jit(gradient, in_shardings=(whole, split), out_shardings=whole)
+        text = run.lower(params, batch["image"]).compile().as_text()
+    found = re.findall(r"= (.*?)(all-gather|all-to-all|collective-permute|all-reduce)\(", text)
+    assert {kind for _, kind in found} == {"all-reduce"}, found
+    assert not re.search(r"\[24,", " ".join(shape for shape, _ in found))
