@@ -54,32 +54,47 @@ _VIT = (
 )
 
 
-def _batch_norm(ours: str, theirs: str) -> tuple[Rule, ...]:
-    return (
-        Rule(f"image/{ours}/scale", f"visual.{theirs}.weight"),
-        Rule(f"image/{ours}/bias", f"visual.{theirs}.bias"),
-        Rule(f"batch_stats/image/{ours}/mean", f"visual.{theirs}.running_mean"),
-        Rule(f"batch_stats/image/{ours}/var", f"visual.{theirs}.running_var"),
-    )
-
-
 _NORMS = (
     ("stem{n}/bn", "bn{n}"),
     ("stage{s}_block{b}/conv{n}/bn", "layer{s}.{b}.bn{n}"),
     ("stage{s}_block{b}/downsample/bn", "layer{s}.{b}.downsample.1"),
 )
-_CONV = "o i p q -> p q i o"
+_CONVS = (
+    ("stem{n}", "conv{n}"),
+    ("stage{s}_block{b}/conv{n}", "layer{s}.{b}.conv{n}"),
+    ("stage{s}_block{b}/downsample", "layer{s}.{b}.downsample.0"),
+)
+
+
+def _batch_norm(ours: str, theirs: str) -> tuple[Rule, ...]:
+    return (
+        Rule(f"image/{ours}/scale", f"{theirs}.weight"),
+        Rule(f"image/{ours}/bias", f"{theirs}.bias"),
+        Rule(f"batch_stats/image/{ours}/mean", f"{theirs}.running_mean"),
+        Rule(f"batch_stats/image/{ours}/var", f"{theirs}.running_var"),
+    )
+
+
+def residual_stages(prefix: str) -> tuple[Rule, ...]:
+    """Stem and stages of a ResNet in torchvision's names under a prefix."""
+    convs = (
+        Rule(f"image/{ours}/conv/kernel", f"{prefix}{theirs}.weight", "o i p q -> p q i o")
+        for ours, theirs in _CONVS
+    )
+    norms = (_batch_norm(ours, prefix + theirs) for ours, theirs in _NORMS)
+    return (*convs, *(rule for rules in norms for rule in rules))
+
+
+def counters(prefix: str) -> tuple[Rule, ...]:
+    """The step counts that PyTorch's BatchNorm carries."""
+    return tuple(
+        Rule(f"batch_stats/image/{ours}/mean", f"{prefix}{theirs}.num_batches_tracked")
+        for ours, theirs in _NORMS
+    )
+
+
 _RESNET = (
-    Rule("image/stem{n}/conv/kernel", "visual.conv{n}.weight", _CONV),
-    Rule(
-        "image/stage{s}_block{b}/conv{n}/conv/kernel", "visual.layer{s}.{b}.conv{n}.weight", _CONV
-    ),
-    Rule(
-        "image/stage{s}_block{b}/downsample/conv/kernel",
-        "visual.layer{s}.{b}.downsample.0.weight",
-        _CONV,
-    ),
-    *(rule for pair in _NORMS for rule in _batch_norm(*pair)),
+    *residual_stages("visual."),
     Rule("image/attnpool/pos_embed", "visual.attnpool.positional_embedding"),
     *(
         rule
@@ -107,10 +122,7 @@ OPEN_CLIP = Family(
     "open_clip",
     (*_VIT, *_RESNET, *text_tower("", (Rule("text/head/kernel", "text_projection"),)), *_SCALARS),
     ignored=(r".*num_batches_tracked", "attn_mask"),
-    counters=tuple(
-        Rule(f"batch_stats/image/{ours}/mean", f"visual.{theirs}.num_batches_tracked")
-        for ours, theirs in _NORMS
-    ),
+    counters=counters("visual."),
 )
 
 _TRUNK = "visual.trunk"
