@@ -11,7 +11,19 @@ SIZE, LENGTH, VOCAB = 32, 12, 259
 FIELDS = {  # methods on one trunk; all others have two towers
     "classify": {"num_classes": 5},
     "mae": {"decoder": {"num_layers": 1, "width": 32, "num_heads": 2}},
+    "simclr": {},
+    "rotation": {},
+    "context": dict(picture_size=SIZE, gap=2, jitter=1, hidden=(16,)),
+    "jigsaw": dict(picture_size=SIZE, permutations=12, tile_width=8, hidden=(16,)),
+    "colorization": dict(widths=(8,), bin_size=20),
+    "inpainting": dict(hole=16, overlap=2, widths=(8, 8), critic_widths=(4, 8)),
+    "denoising": {},
+    "bow": dict(words=8, cutmix=False),
 }
+PIECES = dict(image_size=8, patch_size=4)  # towers that see pieces of a picture
+WHOLE_MAP = dict(pool="none", patch_dropout=0.0)  # tasks that need every token at its place
+TOWERS = dict.fromkeys(("context", "jigsaw"), PIECES)
+TOWERS |= dict.fromkeys(("colorization", "inpainting", "denoising", "bow"), WHOLE_MAP)
 
 
 def tiny_config(name: str = "clip", **changes) -> dict:
@@ -20,7 +32,7 @@ def tiny_config(name: str = "clip", **changes) -> dict:
     """
     image = dict(name="vit", image_size=SIZE, patch_size=8, width=64, num_layers=2, head_width=32)
     text = dict(name="text", vocab_size=VOCAB, context_length=LENGTH, width=64, num_layers=2)
-    image |= changes.pop("image", {})
+    image |= changes.pop("image", {}) | TOWERS.get(name, {})
     text |= {"num_heads": 2} | changes.pop("text", {})
     own = dict(embed_dim=32, text=text) if name not in FIELDS else FIELDS[name]
     return dict(name=name, image=image, unroll=True) | own | changes
