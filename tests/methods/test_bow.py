@@ -47,8 +47,8 @@ def test_the_head_ignores_the_length_of_its_weights():
     out = head.apply({"params": params}, x)
     longer = {**params, "kernel": params["kernel"] * jnp.arange(1, 6)}
     np.testing.assert_allclose(head.apply({"params": longer}, x), out, rtol=1e-4)
-    cosine = out / 10 / np.linalg.norm(x, axis=1, keepdims=True)
-    assert np.abs(cosine).max() <= 1 and params["scale"] == 10
+    cosine = out / np.linalg.norm(x, axis=1, keepdims=True)
+    assert np.abs(cosine).max() <= 1 and params["scale"] == 1
 
 
 def test_the_teacher_starts_as_the_student_and_follows():

@@ -64,7 +64,7 @@ class BagOfWords(Pretext, Method):
     momentum: float = 0.99
     memory: float = 0.98
     cutmix: bool = True
-    scale: float = 10.0
+    scale: float = 1.0
 
     def __post_init__(self) -> None:
         if self.words < 2:

@@ -37,11 +37,11 @@ class CosineHead(nn.Module):
 
     Attributes:
       out: rows of w.
-      scale: gamma at the start.
+      scale: gamma at the start; 1 suits features of norm sqrt(D), as LayerNorm leaves them.
     """
 
     out: int
-    scale: float = 10.0
+    scale: float = 1.0
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
