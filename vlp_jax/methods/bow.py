@@ -120,8 +120,8 @@ class BagOfWords(Pretext, Method):
         ids int32[B, H, W] of the clean picture.
         """
         features, ids, bag = self.histograms(extra, images)
-        usual = extra["vocabulary"]["mass"] / extra["vocabulary"]["mass"].sum()
-        usual = jnp.broadcast_to(jnp.log(jnp.maximum(usual, 1e-6)), bag.shape)
+        often = jnp.maximum(extra["vocabulary"]["often"], 1e-4)
+        usual = jnp.broadcast_to(jnp.log(often / often.sum()), bag.shape)
         seen = vocabulary.observe(extra["vocabulary"], features, ids)
         pixels = self.augmented(images, rng)
         if self.cutmix and rng is not None:

@@ -45,7 +45,7 @@ class CosineHead(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        normal = nn.initializers.normal(1.0)
+        normal = nn.initializers.normal(0.02)  # short rows turn quickly
         kernel = self.param("kernel", normal, (x.shape[-1], self.out))
         gamma = self.param("scale", nn.initializers.constant(self.scale), ())
         kernel = kernel / jnp.linalg.norm(kernel, axis=0, keepdims=True)

@@ -20,13 +20,15 @@ def unit(x: Array) -> Array:
 
 
 def start(rng: Array, count: int, width: int) -> Words:
-    """{words float32[K, D], running sums and masses, the sums of this step}; rng: key[]"""
+    """{words float32[K, D], running sums and masses, how often each occurs,
+    the sums of this step}; rng: key[]"""
     words = unit(jax.random.normal(rng, (count, width)))
     mass, zeros = jnp.ones(count), jnp.zeros(count)
     return {
         "words": words,
         "sums": words,
         "mass": mass,
+        "often": mass / count,
         "new_sums": jnp.zeros_like(words),
         "new_mass": zeros,
     }
@@ -51,9 +53,10 @@ def observe(words: Words, features: Array, ids: Array) -> Words:
 def update(words: Words, memory: float, dead: float = 0.1) -> Words:
     """Moves every word to the mean of its features; older steps fade by `memory` in [0, 1).
 
-    A word with less than `dead` of the average mass is replaced by half of a heavy one, a little
-    aside: the i-th lightest by the i-th heaviest (the split of Linde, Buzo and Gray, 1980). Nothing
-    changes in a step that saw nothing.
+    A word with less than `dead` of the average mass is put a little aside of a heavy one and takes
+    half of it: the i-th lightest of the i-th heaviest (after Linde, Buzo and Gray, 1980). The heavy
+    one stays, so that a word of equal features (a plain background) keeps them and its name.
+    Nothing changes in a step that saw nothing.
     """
     count, width = words["words"].shape
     share = words["new_mass"] / jnp.maximum(words["new_mass"].sum(), 1.0) * count
@@ -66,13 +69,14 @@ def update(words: Words, memory: float, dead: float = 0.1) -> Words:
     aside = 0.05 * unit(jax.random.normal(jax.random.key(count), (count // 2, width)))
     centre = unit(sums[heavy])
     halves = 0.5 * mass[heavy]
-    pair = [unit(centre + sign * aside) * halves[:, None] for sign in (1, -1)]
+    new = unit(centre + aside) * halves[:, None]
     put = lambda x, at, new: x.at[at].set(  # noqa: E731
         jnp.where(split.reshape((-1,) + (1,) * (new.ndim - 1)), new, x[at])
     )
-    sums = put(put(sums, light, pair[0]), heavy, pair[1])
+    sums = put(put(sums, light, new), heavy, centre * halves[:, None])
     mass = put(put(mass, light, halves), heavy, halves)
     moved = {"words": unit(sums), "sums": sums, "mass": mass}
+    moved["often"] = memory * words["often"] + (1 - memory) * share / count  # as counted, unsplit
     saw = words["new_mass"].sum() > 0
     kept = {name: jnp.where(saw, leaf, words[name]) for name, leaf in moved.items()}
     zeros = {name: jnp.zeros_like(words[name]) for name in ("new_sums", "new_mass")}
