@@ -10,6 +10,7 @@ from vlp_jax.methods.base import Method, make_method
 SIZE, LENGTH, VOCAB = 32, 12, 259
 FIELDS = {  # methods on one trunk; all others have two towers
     "classify": {"num_classes": 5},
+    "simclr": {"head": {"num_layers": 2, "batch_norm": False}},
     "mae": {"decoder": {"num_layers": 1, "width": 32, "num_heads": 2}},
     "simclr": {},
     "rotation": {},

@@ -178,9 +178,13 @@ def test_features_are_any_stage_of_the_head():
         fns = [build(VIT, ft_proj_selector=number).eval_fns() for number in (0, 1, -1)]
         rows = [fn["features"](params, extra, BATCH) for fn in fns]
         last = fns[0]["projection"](params, extra, BATCH)
-        return method.run_head(params, extra, pooled)[0], rows, last
+        pair, _ = method.encode(params, extra, BATCH, rng=None, step=jnp.int32(0))
+        return method.run_head(params, extra, pooled)[0], rows, last, pair
 
-    stages, rows, last = run()
+    stages, rows, last, pair = run()
+    wanted = last / np.linalg.norm(last, axis=1, keepdims=True)
+    for name in ("first", "second"):  # without augmentation both views are the picture
+        np.testing.assert_allclose(pair[name], wanted, atol=1e-4)
     for number, found in zip((0, 1, -1), rows, strict=True):
         np.testing.assert_allclose(found, stages[number], atol=1e-4)
     assert (np.asarray(stages[1]) >= 0).all(), "after the ReLU"
