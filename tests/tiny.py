@@ -12,7 +12,6 @@ FIELDS = {  # methods on one trunk; all others have two towers
     "classify": {"num_classes": 5},
     "simclr": {"head": {"num_layers": 2, "batch_norm": False}},
     "mae": {"decoder": {"num_layers": 1, "width": 32, "num_heads": 2}},
-    "simclr": {},
     "rotation": {},
     "context": dict(picture_size=SIZE, gap=2, jitter=1, hidden=(16,)),
     "jigsaw": dict(picture_size=SIZE, permutations=12, tile_width=8, hidden=(16,)),
