@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import resource
 import subprocess
 import sys
 import time
@@ -154,16 +155,13 @@ def test_the_same_command_resumes_and_json_is_the_last_line(capsys, tmp_path, go
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_help_is_instant(command):
-    best = 9.0
-    for _ in range(3):
-        start = time.monotonic()
-        words = [sys.executable, "-m", "vlp_jax", command, "--help"]
-        run = subprocess.run(words, capture_output=True, text=True, env=environment(), cwd=ROOT)
-        best = min(best, time.monotonic() - start)
-        assert (run.returncode == 0 and "--json" in run.stdout) or command == "data", run.stderr
-        if best < 1:
-            break
-    assert best < 1
+    """Less than a second of the processor: the clock would blame a busy machine."""
+    words = [sys.executable, "-m", "vlp_jax", command, "--help"]
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    run = subprocess.run(words, capture_output=True, text=True, env=environment(), cwd=ROOT)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert (run.returncode == 0 and "--json" in run.stdout) or command == "data", run.stderr
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 1
 
 
 def test_doctor_speaks_json(capsys, tmp_path):
