@@ -65,8 +65,8 @@ def test_bfloat16_keeps_parameters_gradients_and_outputs_in_float32(params):
     method = tiny_method("clip", dtype="bfloat16")
     shapes, _ = jax.eval_shape(method.init, jax.random.key(0), BATCH)
     assert {leaf.dtype for leaf in jax.tree.leaves(shapes)} == {jnp.dtype("float32")}
-    for name, fn in method.eval_fns().items():
-        low = jax.jit(fn)(params, {}, BATCH)
+    for name in ("embed_image", "embed_text", "features"):
+        low = jax.jit(method.eval_fns()[name])(params, {}, BATCH)
         high = jax.jit(tiny_method().eval_fns()[name])(params, {}, BATCH)
         assert low.dtype == jnp.float32, name
         assert 1e-6 < np.abs(low - high).max() < 0.1, name
