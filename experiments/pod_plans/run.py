@@ -2,7 +2,7 @@
 
 python experiments/pod_plans/run.py [--only=TEXT] [--renew]
 
-Needs libtpu (`pip install 'vlp_jax[tpu]'`), no TPU; a recipe takes one to five minutes. The file
+Needs libtpu (`pip install -e '.[tpu]'`), no TPU; a recipe takes one to five minutes. The file
 exists so that the committed plans can be made again.
 """
 

@@ -50,9 +50,12 @@ def test_batches_split_over_data_and_fsdp_but_not_tensor():
     x = jax.device_put(jnp.arange(8.0), batch_sharding(mesh))
     assert {shard.data.shape for shard in x.addressable_shards} == {(2,)}
     check_batch(8, 2, mesh)
-    for batch, accumulate in ((6, 1), (8, 4), (0, 1), (8, 0), (-8, 1)):
-        with pytest.raises(UserError, match=f"batch_size={batch} must be a positive multiple"):
+    for batch, accumulate, example in ((6, 1, 8), (8, 4, 16), (0, 1, 4), (-8, 1, 4)):
+        said = f"batch_size={batch} must be a positive multiple.*, for example {example}$"
+        with pytest.raises(UserError, match=said):
             check_batch(batch, accumulate, mesh)
+    with pytest.raises(UserError, match="accumulate=0: must be at least 1"):
+        check_batch(8, 0, mesh)
 
 
 def test_constraint_pins_the_batch_axis_and_only_under_a_mesh():

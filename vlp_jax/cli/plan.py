@@ -104,7 +104,7 @@ def print_plan(found: dict[str, Any]) -> None:
         console.print(
             f"model FLOPs of a step {found['model_flops']:.3e}; estimated by roofline: "
             f"{times['step_seconds']:.3f} s/step, {times['examples_per_s']:,.0f} examples/s, "
-            f"MFU at most {times['mfu_bound']:.0%}"
+            + (f"MFU at most {times['mfu_bound']:.0%}" if times["mfu_bound"] else "MFU unknown")
         )
     console.print(f"compiled in {found['compile_seconds']} s")
 

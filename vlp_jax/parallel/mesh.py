@@ -40,7 +40,7 @@ def make_mesh(shape: Mapping[str, int], devices: Sequence[jax.Device] | None = N
     if math.prod(sizes.values()) != len(devices):
         raise UserError(
             f"mesh: {dict(sizes)} does not cover {len(devices)} devices; "
-            "set one axis to -1 or fix the product"
+            f"axes that are not -1 must multiply to a divisor of {len(devices)}"
         )
     kinds = (AxisType.Auto,) * len(AXES)
     return jax.make_mesh(tuple(sizes.values()), AXES, axis_types=kinds, devices=devices)
@@ -63,8 +63,11 @@ def check_batch(batch_size: int, accumulate: int, mesh: Mesh) -> None:
       UserError: names batch_size, accumulate and the devices that split the batch.
     """
     ways = math.prod(mesh.shape[axis] for axis in BATCH_AXES)
-    if accumulate < 1 or batch_size < 1 or batch_size % (accumulate * ways):
+    if accumulate < 1:
+        raise UserError(f"accumulate={accumulate}: must be at least 1")
+    unit = accumulate * ways
+    if batch_size < 1 or batch_size % unit:
         raise UserError(
-            f"batch_size={batch_size} must be a positive multiple of "
-            f"accumulate={accumulate} x {ways} batch devices"
+            f"batch_size={batch_size} must be a positive multiple of accumulate={accumulate} x "
+            f"{ways} batch devices, for example {max(1, -(-batch_size // unit)) * unit}"
         )

@@ -182,7 +182,10 @@ class Hub(Pulse):
         quit_now(code)
 
     def fail(self, text: str, code: int) -> None:
-        """Tells everyone that this process fails; it outlives the others' own messages."""
+        """Tells everyone that this process fails; it outlives the others' own messages, and their
+        ends that follow are no deaths.
+        """
+        self._over.acquire(blocking=False)
         for link in self._awake():
             link.send(lost=0, why=f"failed: {text}", code=code)
         time.sleep(_LINGER)

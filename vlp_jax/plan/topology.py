@@ -69,7 +69,7 @@ def prepare(name: str) -> None:
     if name.partition(":")[0] in TPUS:
         if importlib.util.find_spec("libtpu") is None:
             raise UserError(
-                f"--topology={name}: needs libtpu (Linux, x86-64): pip install 'vlp_jax[tpu]'"
+                f"--topology={name}: needs libtpu (Linux, x86-64): pip install -e '.[tpu]'"
             )
         os.environ["TPU_SKIP_MDS_QUERY"] = "1"
         os.environ["ALLOW_MULTIPLE_LIBTPU_LOAD"] = "1"
@@ -94,6 +94,7 @@ def open_topology(name: str) -> Sequence:
             raise UserError(f"--topology={name}: there is none here ({error})") from error
     from jax.experimental import topologies
 
+    jax.config.update("jax_enable_compilation_cache", False)  # cannot read such programs back
     try:
         found = topologies.get_topology_desc(name, platform="tpu", **TPUS[kind].options)
     except Exception as error:
