@@ -18,34 +18,9 @@ from vlp_jax.core.types import Array, Aux, Batch, Extra, Params
 from vlp_jax.methods.base import Method
 from vlp_jax.models.head import CosineHead
 from vlp_jax.models.pretext import Answers, Pretext, grid_of
-from vlp_jax.nn import vocabulary
+from vlp_jax.nn import mixing, vocabulary
 
 SHOWN = 3  # words that are drawn
-
-
-def partner(rows: Array) -> Array:
-    """Row i + B / 2 (mod B) at place i."""
-    return jnp.roll(rows, len(rows) // 2, axis=0)
-
-
-def cut_mix(images: Array, keys: Array) -> tuple[Array, Array]:
-    """Pastes a random box of its partner into each picture (CutMix, arXiv:1905.04899).
-
-    Partners are half a batch apart (`partner`), which is the same in micro-batches of even size.
-    keys: key[B]. float[B, S, S, C] -> (the same, kept float32[B]: the share of its own area left).
-    """
-    side = images.shape[1]
-
-    def box(key: Array) -> Array:
-        size, place = jax.random.split(key)
-        half = jnp.sqrt(1 - jax.random.uniform(size)) * side / 2
-        middle = jax.random.uniform(place, (2, 1)) * side
-        inside = jnp.abs(jnp.arange(side) + 0.5 - middle) < half  # [2, S]
-        return inside[0, :, None] & inside[1, None]
-
-    pasted = jax.vmap(box)(keys)  # [B, S, S]
-    mixed = jnp.where(pasted[..., None], partner(images), images)
-    return mixed, 1 - pasted.mean((1, 2))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -124,9 +99,8 @@ class BagOfWords(Pretext, Method):
         usual = jnp.broadcast_to(jnp.log(often / often.sum()), bag.shape)
         seen = vocabulary.observe(extra["vocabulary"], features, ids)
         pixels = self.augmented(images, rng)
-        if self.cutmix and rng is not None:
-            pixels, kept = cut_mix(pixels, rngs.fold(keys, "cutmix"))
-            bag = kept[:, None] * bag + (1 - kept[:, None]) * partner(bag)
+        if self.cutmix:
+            pixels, bag = mixing.mix(pixels, bag, mixing.Mixing(cutmix=1.0), rng)
         _, out, extra = self.run_image(params, extra, self.normalised(pixels), rng)
         logits = self.head.apply({"params": params["head"]}, grid_of(out).mean((1, 2)))
         rows = {"logits": logits, "target": bag, "usual": usual, "ids": ids}

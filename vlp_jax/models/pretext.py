@@ -23,17 +23,6 @@ from vlp_jax.nn import pictures
 Answers = dict[str, Array]
 
 
-def picture_keys(images: Array) -> Array:
-    """One key per picture that depends on its bytes alone, for questions asked in evaluation.
-
-    uint8[B, H, W, C] -> key[B]
-    """
-    flat = rearrange(images, "b h w c -> b (h w c)").astype(jnp.uint32)
-    weights = jnp.arange(1, flat.shape[1] + 1, dtype=jnp.uint32)
-    seeds = (flat * weights).sum(1, dtype=jnp.uint32)
-    return jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(0), seeds)
-
-
 def grid_of(out: dict[str, Array]) -> Array:
     """A trunk's patch tokens as a square map, a class token in front left out: a ViT's after its
     last norm under `pool=none`, else as they leave the blocks.
@@ -126,7 +115,7 @@ class Pretext(Trunk):
         """The answers to a batch's questions; without rng, questions that each picture fixes."""
         del step
         images = batch["image"]
-        keys = picture_keys(images) if rng is None else rngs.fold(rng, "question")
+        keys = rngs.picture_keys(images) if rng is None else rngs.fold(rng, "question")
         rows, extra = self.answers(params, extra, images, rng, keys)
         return rows, Aux({}, extra)
 

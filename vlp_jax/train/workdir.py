@@ -109,8 +109,10 @@ def read_config(path: str | Path) -> dict[str, Any]:
     file = Path(path) / "config.json"
     try:
         return json.loads(file.read_text())
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: holds no run ({file.name}: {error})") from error
+    except OSError as error:
+        raise UserError(f"{path}: holds no run (no {file.name} can be read)") from error
+    except ValueError as error:
+        raise UserError(f"{file}: no JSON ({error})") from error
 
 
 def check_workdir(path: Path, config: Mapping[str, Any], data_digest: str, force: bool) -> None:
