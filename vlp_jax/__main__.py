@@ -19,6 +19,7 @@ COMMANDS = {
     "eval": "evaluate a run's folder or a converted checkpoint",
     "data": "index, check, stats, bench, convert, prepare data sets",
     "convert": "open_clip / Hugging Face checkpoints <-> vlp_jax",
+    "repro": "repeat a table of a paper: its number, ours, pass or fail",
     "embed": "embed a folder of pictures and a file of texts",
     "doctor": "versions, devices, data visibility",
 }

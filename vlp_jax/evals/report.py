@@ -46,10 +46,11 @@ def _plain(value: Any) -> Any:
 
 def write_json(path: str, content: Any) -> str:
     """Writes plain values as JSON, whole or not at all; returns the path."""
-    return _write(path, json.dumps(_plain(content), indent=2, ensure_ascii=False) + "\n")
+    return write_text(path, json.dumps(_plain(content), indent=2, ensure_ascii=False) + "\n")
 
 
-def _write(path: str, text: str) -> str:
+def write_text(path: str, text: str) -> str:
+    """Writes text, whole or not at all; returns the path."""
     os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
     with open(f"{path}.part", "w", encoding="utf-8") as file:
         file.write(text)
@@ -142,4 +143,4 @@ def write_markdown(
     for caption, picture in (pictures or {}).items():
         link = os.path.relpath(picture, os.path.dirname(os.path.abspath(path)))
         parts.append(f"## {caption}\n\n![{caption}]({link.replace(os.sep, '/')})")
-    return _write(path, "\n\n".join(parts) + "\n")
+    return write_text(path, "\n\n".join(parts) + "\n")

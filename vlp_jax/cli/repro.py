@@ -1,0 +1,220 @@
+"""`repro STUDY`: trains the cells of a paper's table, evaluates them, and prints paper, ours and
+whether each trend holds.
+
+Every cell is an ordinary run in its own workdir, so that an interrupted study goes on where it
+stopped. The file exists as the one runner of all studies.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+EPILOG = """examples:
+  python -m vlp_jax repro mae_mask_ratio --out=runs/mae_mask_ratio
+  python -m vlp_jax repro mae_mask_ratio --only=0.1,0.75 --seeds=3 --config.steps=300
+without STUDY: the list of studies. Without --data the small form runs on the embedded emoji.
+exit codes: 0 every trend holds, 1 one does not (the table is written all the same)"""
+
+
+def parser() -> argparse.ArgumentParser:
+    """The flags of `repro`."""
+    from vlp_jax.cli.output import add_json
+
+    p = argparse.ArgumentParser(
+        "vlp_jax repro",
+        description=__doc__,
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    p.add_argument(
+        "study", nargs="?", metavar="STUDY", help="its name in experiments/, or a folder"
+    )
+    p.add_argument("--full", action="store_true", help="the published sizes and lengths")
+    p.add_argument("--only", default="", metavar="CELLS", help="comma-separated names of cells")
+    p.add_argument("--seeds", type=int, default=1, help="runs of every cell (default 1)")
+    p.add_argument("--out", metavar="DIR", help="default runs/STUDY, with --full runs/STUDY_full")
+    p.add_argument(
+        "--data",
+        default=os.environ.get("VLP_JAX_FASHION_MNIST", ""),
+        metavar="DIR",
+        help="Fashion-MNIST of `data prepare fashion_mnist` for the small form "
+        "(or variable VLP_JAX_FASHION_MNIST)",
+    )
+    p.add_argument("--debug", action="store_true", help="show tracebacks")
+    add_json(p)
+    return p
+
+
+def main(argv: list[str]) -> int:
+    """Runs the command.
+
+    Raises:
+      UserError: a mistake in the flags or in any cell's config, before anything is trained.
+    """
+    from vlp_jax.cli.config import split_overrides
+    from vlp_jax.cli.study import data_set, load_study, studies
+
+    rest, overrides = split_overrides(argv)
+    args = parser().parse_args(rest)
+    if not args.study:
+        print("\n".join(studies()))
+        return 0
+    study = load_study(args.study, args.full, data_set(args.data))
+    names = chosen(args.only, list(study.cells))
+    if args.seeds < 1:
+        from vlp_jax.core.errors import UserError
+
+        raise UserError(f"--seeds={args.seeds}: must be at least 1")
+    folder = f"runs/{Path(args.study).name}" + "_full" * args.full
+    out = Path(args.out or folder)
+    from vlp_jax.cli.output import first_process, print_json, start_jax
+
+    start_jax()
+    runs = check_configs(study, names, args.seeds, overrides)
+    outcome = summary(study, run_cells(study, runs, out), names)
+    outcome = {"study": args.study, "full": args.full, "data": args.data, **outcome}
+    if first_process():
+        from vlp_jax.evals.study import write_study
+
+        write_study(study.title, outcome, str(out))
+    if args.json:
+        print_json(outcome)
+    return int(False in outcome["trends"].values())
+
+
+def chosen(only: str, cells: list[str]) -> list[str]:
+    """The cells that --only names, in the table's order; all where it is empty.
+
+    Raises:
+      UserError: a name that the study lacks.
+    """
+    from vlp_jax.core.errors import UserError, nearest
+
+    wanted = [name.strip() for name in only.split(",") if name.strip()] or cells
+    for name in wanted:
+        if name not in cells:
+            raise UserError(f"--only={name}: no such cell{nearest(name, cells)}")
+    return [name for name in cells if name in wanted]
+
+
+def check_configs(
+    study: Any, names: list[str], seeds: int, overrides: Mapping[str, str]
+) -> dict[tuple[str, int], Any]:
+    """{(cell, seed): config}, seed by seed, each of whose methods and optimisers could be built.
+
+    Raises:
+      UserError: a mistake in a recipe or an override.
+    """
+    from vlp_jax.methods.base import make_method
+    from vlp_jax.optim.optimizer import make_optimizer
+
+    runs = {}
+    for seed in range(seeds):
+        for name in names:
+            runs[name, seed] = config = study.config(name, seed, overrides)
+            make_method(config.method), make_optimizer(config.optim)
+    return runs
+
+
+def run_cells(
+    study: Any, runs: Mapping[tuple[str, int], Any], out: Path
+) -> dict[str, list[dict[str, float]]]:
+    """{cell: measures of each seed}; a cell that `out` holds already is not run again."""
+    from vlp_jax.train.progress import duration_text, show
+
+    found: dict[str, list[dict[str, float]]] = {}
+    took: list[float] = []
+    for index, ((name, seed), config) in enumerate(runs.items()):
+        rest = sum(took) / len(took) * (len(runs) - index) if took else 0
+        eta = f", ETA {duration_text(rest)}" if took else ""
+        show(f"cell {index + 1} of {len(runs)}: {name}, seed {seed}{eta}", last=True)
+        start = time.monotonic()
+        folder = out / "cells" / name.replace(" / ", "_x_").replace(" ", "_") / f"seed{seed}"
+        measures, new = run_cell(config, study.follow_ups, folder)
+        found.setdefault(name, []).append(measures)
+        took += [time.monotonic() - start] * new
+    return found
+
+
+def run_cell(
+    config: Any, follow_ups: Mapping[str, Any], folder: Path
+) -> tuple[dict[str, float], bool]:
+    """Trains and evaluates a cell and its follow-ups, or reads what `folder` holds of them.
+
+    Returns:
+      ({measure: number}, whether anything was run).
+
+    Raises:
+      UserError: the folder holds a run of another config.
+    """
+    from vlp_jax.cli.train import train
+    from vlp_jax.train.workdir import flat_config, write_json
+
+    asked = json.loads(json.dumps(flat_config(config), default=str))
+    asked |= {f"then.{name}": str(run) for name, run in follow_ups.items()}
+    file = folder / "measures.json"
+    done = json.loads(file.read_text()) if file.is_file() else {}
+    if done.get("asked") == asked:
+        return done["measures"], False
+    measures = run_measures(config, folder, train(config, folder))
+    for name, run in follow_ups.items():
+        after = run.load({}, str(folder))
+        more = run_measures(after, folder / name, train(after, folder / name))
+        measures |= {f"{name}.{key}": value for key, value in more.items()}
+    write_json(file, {"asked": asked, "measures": measures})
+    return measures, True
+
+
+def run_measures(config: Any, folder: Path, outcome: Any) -> dict[str, float]:
+    """{EVALUATOR.METRIC: number} of a finished run, and its loss, size, speed and FLOPs."""
+    from vlp_jax.methods.base import make_method
+    from vlp_jax.train.metrics import read_lines
+
+    lines = read_lines(folder / "metrics.jsonl")
+    speeds = [line["examples_per_s"] for line in lines if "examples_per_s" in line]
+    losses = [line["loss"] for line in lines if "loss" in line]
+    return {
+        **{
+            f"{name}.{metric}": float(value)
+            for name, result in outcome.results.items()
+            for metric, value in result.metrics.items()
+        },
+        "loss": float(losses[-1]),
+        "parameters": float(outcome.parameters),
+        "gflops": make_method(config.method).flops() / 1e9,
+        "examples_per_s": statistics.median(speeds[1:] or speeds),  # the first is warming up
+    }
+
+
+def summary(
+    study: Any, measured: Mapping[str, list[Mapping[str, float]]], names: list[str]
+) -> dict[str, Any]:
+    """{cells: {name: {paper, ours, spread, seeds}}, trends: {text: true, false or null}}, plain
+    values; ours: means over seeds, spread: standard deviations where there are several.
+    """
+    from vlp_jax.train.workdir import versions
+
+    count = len(measured[names[0]])
+    by_seed = [study.values({name: measured[name][i] for name in names}) for i in range(count)]
+    cells: dict[str, dict[str, Any]] = {}
+    for name in names:
+        seeds = {
+            title: [values[name][title] for values in by_seed]
+            for title in study.columns
+            if all(title in values[name] for values in by_seed)
+        }
+        cells[name] = {
+            "paper": dict(study.cells[name].paper),
+            "ours": {title: statistics.mean(numbers) for title, numbers in seeds.items()},
+            "spread": {t: statistics.stdev(n) for t, n in seeds.items() if len(n) > 1},
+            "seeds": seeds,
+            "measures": measured[name],
+        }
+    ours = {name: cell["ours"] for name, cell in cells.items()}
+    trends = {trend.text: trend.check(ours) for trend in study.trends}
+    return {"cells": cells, "trends": trends, "versions": versions()}
