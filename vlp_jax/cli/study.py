@@ -1,5 +1,5 @@
-"""A study as data: the cells of a paper's table, how each is trained, what is measured, which trends
-must hold.
+"""A study as data: the cells of a paper's table, how each is trained, what is measured, which
+trends must hold.
 
 A recipe, experiments/NAME/recipe.py, is Python and defines `get_study(full, data) -> Study`; it is
 run by its path, as configs are. The file exists so that a study holds only numbers and predicates.
@@ -7,6 +7,7 @@ run by its path, as configs are. The file exists so that a study holds only numb
 
 import dataclasses
 import importlib.util
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -53,12 +54,17 @@ def data_set(folder: str) -> DataSet:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Run:
-    """What `train` would be told: FILE.py[:ARGS] of the repository, and {key: value} as
-    `--config.KEY=VALUE`.
+    """What `train` would be told.
+
+    Attributes:
+      config: FILE.py[:ARGS] of the repository.
+      changes: {key: value}, as `--config.KEY=VALUE`.
+      image: a tower's config that takes the place of `method.image`, where methods share a trunk.
     """
 
     config: str
     changes: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    image: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def load(self, more: Mapping[str, str], run: str = "") -> ConfigDict:
         """The config, `more` overrides on top; every `{run}` in it stands for the workdir `run`.
@@ -69,7 +75,15 @@ class Run:
         spec = self.config.replace("{run}", run)
         spec = spec if Path(spec.partition(":")[0]).is_absolute() else f"{ROOT}/{spec}"
         changes = {key: str(value).replace("{run}", run) for key, value in self.changes.items()}
-        return load_config(spec, {**changes, **more})
+        config = load_config(spec, {**changes, **more})
+        if self.image:
+            with config.unlocked():
+                config.image_size = self.image["image_size"]
+                config.method.image = ConfigDict(self.image)
+            for key in more:
+                if key == "image_size" or key.startswith("method.image."):
+                    raise UserError(f"--config.{key}: this study gives every cell the same trunk")
+        return config
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -174,6 +188,8 @@ def load_study(name: str, full: bool, data: DataSet) -> Study:
         path = ROOT / "experiments" / name / "recipe.py"
     if not path.is_file():
         raise UserError(f"repro {name}: no such study{nearest(name, studies(), limit=20)}")
+    if str(ROOT) not in sys.path:
+        sys.path.append(str(ROOT))  # recipes say `from experiments import common`
     spec = importlib.util.spec_from_file_location(f"study_{path.parent.name}", path)
     module = importlib.util.module_from_spec(spec)
     try:

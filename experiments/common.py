@@ -1,0 +1,49 @@
+"""What the recipes of the studies share: the published protocols, and the small form's length.
+
+The file exists so that each recipe states its table and its trends only.
+"""
+
+from typing import Any
+
+from vlp_jax.cli.study import Column, DataSet, Run
+
+MAE_FULL = "configs/mae/pretrain.py:ViT-L-16"
+MAE_SMALL = "configs/mae/tiny.py"
+SIMCLR_FULL = "configs/simclr/imagenet.py:r50x1"
+SIMCLR_SMALL = "configs/simclr/tiny.py:r18x0.125"
+
+
+def small(data: DataSet, steps: int = 500, batch_size: int = 128) -> dict[str, Any]:
+    """Changes of every small run: its data, whole pictures, its length."""
+    return {
+        **{"data.path": data.train, "data.image.crop": "squash", "data.image.eval_crop": "squash"},
+        **{"steps": steps, "optim.warmup_steps": steps // 10, "batch_size": batch_size},
+        **{"log_every": 50, "checkpoint_every": 250, "keep_checkpoints": 1},
+    }
+
+
+def evaluators(full: bool, data: DataSet) -> dict[str, Any]:
+    """Probe and neighbours of the small form; the full one is measured by its follow-ups."""
+    return {} if full else {"probe": data.evaluator(), "knn": data.evaluator("knn")}
+
+
+def linear(full: bool) -> Column:
+    """Top-1 of the linear classifier in per cent."""
+    return Column("linear.test.top1" if full else "probe.top1")
+
+
+def mae_follow_ups(full: bool) -> dict[str, Run]:
+    """Linear probe and fine-tuning of MAE (its Tables 9 and 10)."""
+    if not full:
+        return {}
+    starts = {"linear": "{run}:image/.*", "tuned": "{run}:image/(?!norm_post).*"}
+    files = {"linear": "linear_probe", "tuned": "finetune"}
+    return {
+        name: Run(config=f"configs/classify/{files[name]}.py:ViT-L-16", changes={"init_from": run})
+        for name, run in starts.items()
+    }
+
+
+def simclr_follow_ups(full: bool) -> dict[str, Run]:
+    """Linear evaluation of SimCLR (section B.6)."""
+    return {"linear": Run(config="configs/classify/simclr_linear.py:{run}")} if full else {}

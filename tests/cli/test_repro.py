@@ -1,0 +1,145 @@
+"""`repro`: a fake study of two cells through the runner, its resumption, its verdict; mistakes."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from vlp_jax.__main__ import main
+
+RECIPE = """
+from vlp_jax.cli.study import Cell, Column, Study, Trend
+
+SMALL = dict(image_size=16, patch_size=8, width=16, num_layers=1, head_width=8, cls_token=True)
+SMALL = {{f"method.image.{{key}}": value for key, value in SMALL.items() if key != "image_size"}}
+DATA = {data!r}
+
+def get_study(full, data):
+    shared = {{**SMALL, "image_size": 16, "steps": 2, "batch_size": 8, "data.path": DATA}}
+    shared |= {{"data.threads": 1, "method.decoder.num_layers": 1, "eval_batch_size": 16}}
+    shared |= {{"optim.warmup_steps": 0}}
+    cells = {{
+        f"{{ratio}}": Cell(
+            config="configs/mae/tiny.py",
+            changes={{**shared, "method.mask_ratio": ratio}},
+            paper={{"accuracy": 100 * ratio}},
+        )
+        for ratio in (0.25, 0.5)
+    }}
+    knn = {{"type": "knn", "train": DATA, "path": DATA, "label": "class", "k": (1,)}}
+    return Study(
+        title="fake",
+        cells=cells,
+        evals={{"knn": knn}},
+        columns={{
+            "accuracy": Column("knn.top1_k1"),
+            "cost": Column("gflops", 1.0, "0.5"),
+        }},
+        trends=(
+            Trend("hiding less costs more", lambda v: v["0.25"]["cost"] {sign} v["0.5"]["cost"]),
+            Trend("both have a number", lambda v: v["0.5"]["accuracy"] >= 0),
+        ),
+    )
+"""
+
+
+def write_recipe(folder, data, sign):
+    folder.mkdir(exist_ok=True)
+    (folder / "recipe.py").write_text(RECIPE.format(data=str(data), sign=sign))
+    return str(folder)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """(study folder, data, out, exit code) of two finished cells."""
+    root = tmp_path_factory.mktemp("repro")
+    rng = np.random.default_rng(0)
+    for name in ("ant", "bee"):
+        (root / "data" / name).mkdir(parents=True)
+        for i in range(4):
+            pixels = rng.integers(0, 256, (16, 16, 3), np.uint8)
+            Image.fromarray(pixels).save(root / "data" / name / f"{i}.png")
+    study, out = write_recipe(root / "study", root / "data", ">"), root / "out"
+    return study, root / "data", out, main(["repro", study, f"--out={out}"])
+
+
+def results(out):
+    return json.loads((out / "results.json").read_text())
+
+
+def test_two_cells_and_what_they_leave(run):
+    _, _, out, code = run
+    found = results(out)
+    assert code == 0 and list(found["trends"].values()) == [True, True]
+    assert found["cells"]["0.25"]["paper"] == {"accuracy": 25.0}
+    knn = found["cells"]["0.25"]["measures"][0]["knn.top1_k1"]
+    assert found["cells"]["0.25"]["ours"]["accuracy"] == 100 * knn == 100.0  # its own neighbours
+    assert found["cells"]["0.5"]["ours"]["cost"] == 1.0 < found["cells"]["0.25"]["ours"]["cost"]
+    assert "hiding less costs more | pass" in (out / "report.md").read_text()
+    assert Image.open(out / "figure.png").size[0] > 300
+    configs = [json.loads(f.read_text()) for f in sorted(out.rglob("config.json"))]
+    assert [c["method"]["mask_ratio"] for c in configs] == [0.25, 0.5]
+
+
+def test_a_finished_cell_is_skipped_and_an_interrupted_one_goes_on(run, tmp_path, monkeypatch):
+    study, _, out, _ = run
+    shutil.copytree(out, tmp_path / "out")
+    (tmp_path / "out" / "cells" / "0.5" / "seed0" / "measures.json").unlink()
+    from vlp_jax.cli import train
+
+    seen, real = [], train.train
+    monkeypatch.setattr(train, "train", lambda c, w: (seen.append(w.parent.name), real(c, w))[1])
+    assert main(["repro", study, f"--out={tmp_path / 'out'}"]) == 0
+    assert seen == ["0.5"]
+    again, first = results(tmp_path / "out")["cells"], results(out)["cells"]
+    for name in first:
+        assert again[name]["ours"]["accuracy"] == first[name]["ours"]["accuracy"]
+        assert again[name]["measures"][0]["loss"] == first[name]["measures"][0]["loss"]
+
+
+def test_a_trend_that_fails_is_exit_code_1_with_the_table_written(run, tmp_path, capsys):
+    _, data, out, _ = run
+    shutil.copytree(out, tmp_path / "out")
+    study = write_recipe(tmp_path / "study", data, "<")
+    assert main(["repro", study, f"--out={tmp_path / 'out'}", "--json"]) == 1
+    printed = capsys.readouterr().out
+    last = json.loads(printed.splitlines()[-1])
+    assert last["trends"]["hiding less costs more"] is False and "FAIL" in printed
+    assert results(tmp_path / "out")["trends"] == last["trends"]
+    assert "| FAIL" in (tmp_path / "out" / "report.md").read_text()
+
+
+def test_a_trend_without_its_cell_is_not_run(run, tmp_path):
+    study, _, out, _ = run
+    shutil.copytree(out, tmp_path / "out")
+    assert main(["repro", study, f"--out={tmp_path / 'out'}", "--only=0.25"]) == 0
+    assert set(results(tmp_path / "out")["trends"].values()) == {None}
+
+
+def test_another_config_in_the_same_folder_is_refused(run, capsys):
+    study, _, out, _ = run
+    assert main(["repro", study, f"--out={out}", "--config.steps=3"]) == 2
+    assert "steps: 2 -> 3" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        (["mae_mask_ration"], "no such study; did you mean 'mae_mask_ratio'?"),
+        (["mae_mask_ratio", "--only=0.76"], "--only=0.76: no such cell; did you mean '0.75'?"),
+        (["mae_mask_ratio", "--seeds=0"], "--seeds=0: must be at least 1"),
+        (["mae_mask_ratio", "--data=NOWHERE"], "--data=NOWHERE: no fashion_mnist-train-*.tar"),
+        (["mae_mask_ratio", "--config.stepz=3"], "did you mean 'steps'?"),
+    ],
+)
+def test_mistakes_are_one_line(words, message, capsys):
+    assert main(["repro", *words]) == 2
+    error = capsys.readouterr().err
+    assert message in error and error.count("\n") == 1
+
+
+def test_without_a_name_the_studies_are_listed(capsys):
+    assert main(["repro"]) == 0
+    assert "families\nmae_decoder\nmae_mask_ratio" in capsys.readouterr().out

@@ -1,0 +1,73 @@
+"""Every study: its cells build at both scales, its trends ask for cells and columns that exist."""
+
+import json
+
+import jax
+import pytest
+
+from vlp_jax.cli.study import ROOT, DataSet, Trend, load_study, studies
+from vlp_jax.methods.base import make_method
+from vlp_jax.optim.optimizer import make_optimizer
+from vlp_jax.train.state import Recipe, init_state
+
+NAMES = studies()
+
+
+def shapes(config):
+    method, tx = make_method(config.method), make_optimizer(config.optim)
+    recipe = Recipe(config.seed, config.batch_size, config.accumulate, tuple(config.freeze))
+    state = jax.eval_shape(lambda: init_state(method, tx, recipe))
+    assert method.batch_spec(2)["image"].shape[1] == config.image_size
+    return state["params"]
+
+
+@pytest.mark.parametrize("full", [False, True], ids=["small", "full"])
+@pytest.mark.parametrize("name", NAMES)
+def test_every_cell_builds(name, full, tmp_path):
+    study, seen = load_study(name, full, DataSet()), set()
+    for index, cell in enumerate(study.cells):
+        config = study.config(cell, 3, {})
+        assert config.seed == 3 and (config.steps or config.epochs)
+        assert config.data.path.startswith("tfds:" if full else "builtin:emoji/")
+        seen.add(json.dumps(config.to_dict(), default=str))
+        if index in (0, len(study.cells) - 1):
+            trees = shapes(config)
+            for run in study.follow_ups.values():
+                (tmp_path / "config.json").write_text(config.to_json())
+                after = run.load({}, str(tmp_path))
+                later = shapes(after)
+                kept = jax.tree.map(lambda leaf: leaf.shape, trees["image"])
+                found = jax.tree.map(lambda leaf: leaf.shape, later.get("image", kept))
+                assert found == kept or "tuned" in str(run)
+    assert len(seen) == len(study.cells), "two cells are the same run"
+
+
+@pytest.mark.parametrize("full", [False, True], ids=["small", "full"])
+@pytest.mark.parametrize("name", NAMES)
+def test_trends_find_their_numbers(name, full):
+    study = load_study(name, full, DataSet())
+    measures = {cell: {c.measure: 0.5 for c in study.columns.values()} for cell in study.cells}
+    values = study.values(measures)
+    for trend in study.trends:
+        assert trend.check(values) is not None, trend.text
+    for cell in study.cells.values():
+        assert set(cell.paper) <= set(study.columns)
+
+
+def test_the_paper_itself_passes():
+    """Where the paper has every number a trend needs, the trend holds on it."""
+    for name in NAMES:
+        study = load_study(name, True, DataSet())
+        values = {name: dict(cell.paper) for name, cell in study.cells.items()}
+        for trend in study.trends:
+            assert trend.check(values) is not False, (name, trend.text)
+
+
+def test_a_page_for_every_study():
+    for name in NAMES:
+        page = (ROOT / "experiments" / name / "README.md").read_text()
+        assert f"python -m vlp_jax repro {name}" in page
+
+
+def test_a_missing_number_is_no_verdict():
+    assert Trend("x", lambda v: v["a"]["b"] > 0).check({"a": {}}) is None
