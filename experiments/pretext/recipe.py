@@ -1,14 +1,15 @@
-"""All pretext tasks on one probe table, beside labels, random weights and raw pixels.
+"""Every self-supervised method on one probe table, beside labels, random weights and raw pixels.
 
 Paper: linear classifiers on AlexNet's conv5, ImageNet top-1, as Split-Brain Autoencoders (Zhang et
 al., 2017) collect them; RotNet's from arXiv:1803.07728 (unverified). Bags of words have no number
-there.
+there; MAE's is a ViT-B's and SimCLR's a ResNet-50's, their own trunks.
 """
 
+from configs.pretext.common import vit
 from experiments import common
 from vlp_jax.cli.study import Cell, DataSet, Study, Trend
 
-PAPER = {
+TASKS = {
     "context": 29.6,
     "jigsaw": 28.3,
     "rotation": 36.5,
@@ -17,32 +18,44 @@ PAPER = {
     "inpainting": 15.5,
     "denoising": 12.3,
 }
+OTHERS = {  # name: (small recipe, published recipe, the paper's number)
+    "mae": ("mae/tiny.py", "mae/pretrain.py:ViT-B-16", 68.0),
+    "simclr": ("simclr/tiny.py", "simclr/imagenet.py", 69.3),
+    "supervised": ("classify/tiny.py", "classify/supervised.py", 50.5),
+    "random init": ("classify/tiny.py", "classify/supervised.py", 14.1),
+}
 LABELS, RANDOM, PIXELS = "supervised", "random init", "raw pixels"
 
 
 def get_study(full: bool, data: DataSet) -> Study:
-    """Each task as its recipe has it: the trunk's size follows the pieces that it sees."""
+    """Each task as its recipe has it, the trunk's size follows the pieces that it sees; the others
+    on the trunk of rotation. Tasks of colour are left out where pictures have none.
+    """
     own = {"data.path": "tfds:imagenet2012:train"} if full else common.small(data, 300, 64)
+    tasks = {n: v for n, v in TASKS.items() if full or not (data.grey and n == "colorization")}
     cells = {
         name: Cell(
             config=f"configs/pretext/{name}.py" + ("" if full else ":tiny"),
             changes=own,
             paper={} if number is None else {"linear": number},
         )
-        for name, number in PAPER.items()
+        for name, number in tasks.items()
     }
-    labelled = "configs/classify/" + ("supervised.py" if full else "tiny.py")
-    labels = dict(own)
-    if not full:  # the sizes of rotation's trunk
-        labels |= {"data.label": data.label, "method.num_classes": data.num_classes}
-        labels |= {"image_size": 48, "method.image.patch_size": 8}
+    labels = {} if full else {"data.label": data.label, "method.num_classes": data.num_classes}
     untrained = {**labels, "optim.lr": 0.0, "steps": 1, "optim.warmup_steps": 0}
-    cells[LABELS] = Cell(config=labelled, changes=labels, paper={"linear": 50.5})
-    cells[RANDOM] = Cell(config=labelled, changes=untrained, paper={"linear": 14.1})
+    changes = {LABELS: labels, RANDOM: untrained}
+    trunk = {} if full else vit(48, 8, 128, 4)
+    for name, (*recipes, number) in OTHERS.items():
+        cells[name] = Cell(
+            config=f"configs/{recipes[full]}",
+            changes={**own, **changes.get(name, {})},
+            image=trunk,
+            paper={"linear": number},
+        )
     if not full:
         probe = {"probe": data.evaluator(features="pixels")}
-        changes = {**untrained, "image_size": 32}
-        cells[PIXELS] = Cell(config=labelled, changes=changes, evals=probe)
+        pixels = {**own, **untrained, "image_size": 32}
+        cells[PIXELS] = Cell(config=f"configs/{OTHERS[RANDOM][0]}", changes=pixels, evals=probe)
 
     def value(v: dict, name: str) -> float:
         return v[name]["linear"]
@@ -55,11 +68,11 @@ def get_study(full: bool, data: DataSet) -> Study:
         trends=(
             Trend(
                 "every task but denoising beats random init",
-                lambda v: all(value(v, n) > value(v, RANDOM) for n in PAPER if n != "denoising"),
+                lambda v: all(value(v, n) > value(v, RANDOM) for n in tasks if n != "denoising"),
             ),
             Trend(
                 "no task reaches labels",
-                lambda v: all(value(v, name) < value(v, LABELS) for name in PAPER),
+                lambda v: all(value(v, name) < value(v, LABELS) for name in tasks),
             ),
             Trend(
                 "rotation beats the context encoder",

@@ -9,7 +9,7 @@ from PIL import Image
 
 from vlp_jax.core.errors import UserError
 from vlp_jax.data.damage import DamagedSample
-from vlp_jax.data.decode import DCT_EIGHTHS, decode_image, random_box
+from vlp_jax.data.decode import DCT_EIGHTHS, check_colour, decode_image, random_box
 from vlp_jax.data.order import example_rng
 
 
@@ -246,3 +246,12 @@ def test_unknown_settings_are_refused():
         decode_image(ODD["grey"][0], 16, "centre")
     with pytest.raises(UserError, match=r"data.image.resample='cubic'"):
         decode_image(ODD["grey"][0], 16, resample="cubic")
+
+
+def test_grey_pictures_alone_are_refused_where_colours_are_learnt():
+    grey, red = (save(Image.new(mode, (8, 8), 70), "PNG") for mode in ("L", "RGB"))
+    source = [{"image": grey}] * 40 + [{"image": b"torn"}]
+    with pytest.raises(UserError, match=r"data\.path='here': all pictures are grey"):
+        check_colour(source, "here")
+    check_colour([*source[:39], {"image": red}], "here")
+    check_colour([{"image": b"torn"}], "here")  # damage is told elsewhere

@@ -23,18 +23,19 @@ Values = Mapping[str, Mapping[str, float]]  # {cell: {column: mean over seeds}}
 
 @dataclasses.dataclass(frozen=True)
 class DataSet:
-    """Labelled pictures of the small form: sources of both parts, the label's key, its classes."""
+    """Labelled pictures of the small form: sources of both parts, the label's key, its classes,
+    whether they have no colours."""
 
     train: str = "builtin:emoji/noto-train"
     test: str = "builtin:emoji/noto-test"
     label: str = "subcategory"
     num_classes: int = 99
+    grey: bool = False
 
-    def evaluator(self, kind: str = "probe", **changes: Any) -> dict[str, Any]:
-        """The config of a probe or of neighbours on this set, on at most 10,000 of each part."""
-        bound = {"iterations": 300} if kind == "probe" else {}
+    def evaluator(self, **changes: Any) -> dict[str, Any]:
+        """The config of a linear probe on this set, on at most 10,000 pictures of each part."""
         where = dict(train=self.train, path=self.test, label=self.label)
-        return {"type": kind, "limit": 10_000, **bound, **where, **changes}
+        return {"type": "probe", "limit": 10_000, "iterations": 300, **where, **changes}
 
 
 def data_set(folder: str) -> DataSet:
@@ -49,7 +50,7 @@ def data_set(folder: str) -> DataSet:
     for path in paths:
         if not list(Path(folder).glob(Path(path).name)):
             raise UserError(f"--data={folder}: no {Path(path).name}; see data prepare --help")
-    return DataSet(*paths, "label", 10)
+    return DataSet(*paths, "label", 10, grey=True)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

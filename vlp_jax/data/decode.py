@@ -12,7 +12,8 @@ Rules: EXIF orientation applied; alpha over white; grey repeated; CMYK converted
 import io
 import math
 import warnings
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import simplejpeg
@@ -278,3 +279,22 @@ def _inside(box: Box, size: tuple[int, int]) -> Box:
     return Box(
         max(0.0, box.left), max(0.0, box.top), min(size[0], box.right), min(size[1], box.bottom)
     )
+
+
+def check_colour(source: Sequence[Mapping[str, Any]], path: str, looks: int = 16) -> None:
+    """Refuses a source whose `looks` evenly spaced pictures are all grey, damaged ones aside.
+
+    Raises:
+      UserError: names data.path.
+    """
+    seen = 0
+    for index in np.linspace(0, len(source) - 1, min(looks, len(source))).astype(int):
+        try:
+            pixels = decode_image(source[int(index)].get("image", b""), 32, "squash").astype(int)
+        except DamagedSample:
+            continue
+        if np.ptp(pixels, axis=-1).max() > 8:  # JPEG's rounding colours greys by less
+            return
+        seen += 1
+    if seen:
+        raise UserError(f"data.path={path!r}: all pictures are grey; this method learns colours")

@@ -25,10 +25,12 @@ class Method:
       frozen: path regexes of parameters without gradient or optimiser state (config `freeze` adds
         to them).
       batch_coupled: True where examples of a batch see each other in the objective (InfoNCE).
+      needs_colour: True where grey pictures teach nothing.
     """
 
     frozen: ClassVar[tuple[str, ...]] = ()
     batch_coupled: ClassVar[bool] = False
+    needs_colour: ClassVar[bool] = False
 
     def batch_spec(self, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
         """Shapes and dtypes of one global batch."""

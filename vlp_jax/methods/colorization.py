@@ -6,6 +6,7 @@ prior that is estimated as training goes. The file exists to hold the question.
 
 import dataclasses
 import os
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -35,6 +36,8 @@ class Colorization(Pretext, Method):
       prior: path of a float array [Q] (.npy) to use in place of the running estimate.
       temperature: of the annealed mean that is drawn and scored.
     """
+
+    needs_colour: ClassVar[bool] = True
 
     widths: tuple[int, ...] = (256, 256)
     bin_size: int = 10

@@ -16,6 +16,7 @@ from ml_collections import ConfigDict
 from vlp_jax.core.errors import UserError
 from vlp_jax.core.schema import plain
 from vlp_jax.core.types import Batch
+from vlp_jax.data.decode import check_colour
 from vlp_jax.data.pipeline import TrainPipeline
 from vlp_jax.data.text import load_tokenizer
 from vlp_jax.evals.base import EvalContext, Evaluator
@@ -74,6 +75,8 @@ class Trainer:
         if self.tokenizer is not None:
             check_tokenizer(self.tokenizer, spec, self.method)
         _ = self.tx, self.pipeline, self.schedule, self.evaluators
+        if self.method.needs_colour:
+            check_colour(self.pipeline.source, c.data.path)
 
     @cached_property
     def mesh(self) -> Mesh:
