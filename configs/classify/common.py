@@ -40,7 +40,7 @@ def recipe(image: dict, num_classes: int, **fields) -> ConfigDict:
 def imagenet(c: ConfigDict) -> ConfigDict:
     """ImageNet-1k through TFDS, random resized crops of the published range on the host."""
     c.data.path, c.evals.test.path = "tfds:imagenet2012:train", "tfds:imagenet2012:validation"
-    c.data.image.scale = (0.08, 1.0)
+    c.data.image.scale, c.data.image.eval_crop = (0.08, 1.0), "center_875"
     c.data.workers = 16
     c.method.dtype = "bfloat16"
     c.checkpoint_every = 1000

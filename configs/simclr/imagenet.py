@@ -29,7 +29,7 @@ def get_config(args: str = "") -> ConfigDict:
     lars(c, "sqrt", weight_decay=1e-4 if second else 1e-6)
     c.epochs = 800.0 if second else 1000.0
     c.data.path = "tfds:imagenet2012:train"
-    c.data.workers = 16
+    c.data.workers, c.data.image.eval_crop = 16, "center_875"
     test = dict(train=c.data.path, path="tfds:imagenet2012:validation", label="label")
     c.evals.knn = {"type": "knn", "limit": 50_000, **test}
     return c

@@ -16,8 +16,13 @@ def get_study(full: bool, data: DataSet) -> Study:
     """Three heads and four temperatures; the small form's usual temperature is 0.5, as on CIFAR."""
     shared = {"epochs": 100.0} if full else common.small(data, 250)
     config = common.SIMCLR_FULL if full else common.SIMCLR_SMALL
+    usual = 0.1 if full else 0.5  # temperature of the heads
     cells = {
-        f"head {mode}": Cell(config=config, changes={**shared, "method.head.mode": mode})
+        f"head {mode}": Cell(
+            config=config,
+            changes={**shared, "method.head.mode": mode},
+            paper={"linear": TEMPERATURES[usual]} if mode == "nonlinear" else {},
+        )
         for mode in HEADS
     }
     cells |= {
@@ -27,10 +32,9 @@ def get_study(full: bool, data: DataSet) -> Study:
             paper={"linear": number},
         )
         for value, number in TEMPERATURES.items()
-        if full or value != 0.5  # the small form's heads have it
+        if value != usual
     }
     evals, columns = common.evaluators(full, data), {"linear": common.linear(full)}
-    best, cold = "temperature 0.1" if full else USUAL, "temperature 0.05"
     trends = [
         Trend(
             "a nonlinear head beats a linear one",
@@ -40,8 +44,8 @@ def get_study(full: bool, data: DataSet) -> Study:
             "a linear head beats none",
             lambda v: v["head linear"]["linear"] > v["head none"]["linear"],
         ),
-        Trend("0.05 is too cold", lambda v: v[best]["linear"] > v[cold]["linear"]),
-        Trend("1 is too hot", lambda v: v[best]["linear"] > v["temperature 1"]["linear"]),
+        Trend("0.05 is too cold", lambda v: v[USUAL]["linear"] > v["temperature 0.05"]["linear"]),
+        Trend("1 is too hot", lambda v: v[USUAL]["linear"] > v["temperature 1"]["linear"]),
     ]
     if not full:
         evals["z"] = data.evaluator(features="projection")

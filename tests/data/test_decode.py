@@ -22,6 +22,12 @@ def reference(data: bytes, size: int) -> np.ndarray:
     return np.asarray(image.crop((left, top, left + size, top + size)))
 
 
+def test_center_875_shows_the_middle_of_a_larger_picture():
+    data = encode(photo(300, 451), "PNG")
+    whole = decode_image(data, 64)  # shortest side 64
+    assert np.array_equal(decode_image(data, 56, "center_875"), whole[4:60, 4:60])
+
+
 def psnr(a, b) -> float:
     error = np.mean((a.astype(np.float64) - b.astype(np.float64)) ** 2)
     return float(10 * np.log10(255**2 / max(error, 1e-9)))

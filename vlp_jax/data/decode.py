@@ -22,7 +22,8 @@ from PIL import Image
 from vlp_jax.core.errors import UserError, nearest
 from vlp_jax.data.damage import DamagedSample
 
-CROPS = ("random", "center", "center_floor", "squash", "pad")
+CENTERS = {"center": 1.0, "center_floor": 1.0, "center_875": 0.875}  # share of the shortest side
+CROPS = ("random", *CENTERS, "squash", "pad")
 FORMATS = (
     "JPEG",
     "PNG",
@@ -189,14 +190,19 @@ def _planner(size: int, crop: str, rng: np.random.Generator | None, scale: tuple
     def plan(width: int, height: int) -> Box:
         if crop == "random":
             return random_box(width, height, rng, scale)
-        if crop in ("center", "center_floor"):
-            side = min(width, height)
-            wide, high = int(size * width / side), int(size * height / side)
+        if crop in CENTERS:
+            wide, high = _shortest_to((width, height), size, crop)
             left, top = _margin(wide - size, crop), _margin(high - size, crop)
             return Box(left, top, left + size, top + size).scaled(width / wide, height / high)
         return Box(0, 0, width, height)
 
     return plan
+
+
+def _shortest_to(full: tuple[int, int], size: int, crop: str) -> tuple[int, int]:
+    """Width and height once the shortest side fits the crop, rounded as torchvision does."""
+    short = round(size / CENTERS[crop])
+    return int(short * full[0] / min(full)), int(short * full[1] / min(full))
 
 
 def _margin(free: int, crop: str) -> int:
@@ -206,10 +212,9 @@ def _margin(free: int, crop: str) -> int:
 
 
 def _center(image: Image.Image, full: tuple[int, int], size: int, method, crop: str) -> Image.Image:
-    """Shortest side to `size`, then the middle: bit for bit as resize and crop of the whole
+    """Shortest side resized, then the middle: bit for bit as resize and crop of the whole
     picture."""
-    side = min(full)
-    wide, high = int(size * full[0] / side), int(size * full[1] / side)
+    wide, high = _shortest_to(full, size, crop)
     if image.size != (wide, high):
         image = image.resize((wide, high), method)
     left, top = _margin(wide - size, crop), _margin(high - size, crop)
@@ -240,7 +245,8 @@ def decode_image(
     Args:
         data: an encoded picture. size: edge of the output in pixels. crop: 'random' (area share
         drawn from `scale` by `rng`), 'center' (as open_clip), 'center_floor' (as Hugging Face),
-        'squash' (aspect not kept) or 'pad' (white bars). margin: JPEGs may be decoded at a scale
+        'center_875' (256 -> 224 of ImageNet classifiers), 'squash' (aspect not kept) or 'pad'
+        (white bars). margin: JPEGs may be decoded at a scale
         that leaves `margin * size` pixels; inf decodes whole pictures. The default is 1 for
         'random' (above 37 dB to the plain path on natural spectra) and inf, bit-exact, for the
         others.
@@ -265,7 +271,7 @@ def decode_image(
     image, full, box, share = opened
     if crop == "pad":
         image = _pad(image, full, size, method)
-    elif crop in ("center", "center_floor") and share == 1 and max(full) <= 4 * min(full):
+    elif crop in CENTERS and share == 1 and max(full) <= 4 * min(full):
         image = _center(image, full, size, method, crop)
     else:
         box = box.scaled(share, share)  # not by the sizes, which libjpeg rounds up
