@@ -13,12 +13,12 @@ SIMCLR_FULL = "configs/simclr/imagenet.py:r50x1"
 SIMCLR_SMALL = "configs/simclr/tiny.py:r18x0.125"
 
 
-def small(data: DataSet, steps: int = 500, batch_size: int = 128) -> dict[str, Any]:
+def small(data: DataSet, steps: int = 300, batch_size: int = 128) -> dict[str, Any]:
     """Changes of every small run: its data, whole pictures, its length."""
     return {
         **{"data.path": data.train, "data.image.crop": "squash", "data.image.eval_crop": "squash"},
         **{"steps": steps, "optim.warmup_steps": steps // 10, "batch_size": batch_size},
-        **{"log_every": 50, "checkpoint_every": 250, "keep_checkpoints": 1},
+        **{"log_every": 20, "checkpoint_every": 250, "keep_checkpoints": 1},
     }
 
 

@@ -32,7 +32,7 @@ def get_study(full: bool, data: DataSet) -> Study:
         same |= {"data.path": "tfds:imagenet2012:train", "epochs": 100.0, "batch_size": 4096}
         same |= {"optim.lr": 2.4e-3, "optim.warmup_epochs": 10.0}
     else:
-        same |= common.small(data, 400)
+        same |= common.small(data, 200)
     trunk = {**TRUNK, **(FULL_TRUNK if full else SMALL_TRUNK)}
     labels = {} if full else {"data.label": data.label, "method.num_classes": data.num_classes}
     untrained = {"optim.lr": 0.0, "steps": 1, "optim.warmup_steps": 0}

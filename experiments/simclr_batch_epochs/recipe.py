@@ -15,7 +15,7 @@ TABLE = {
     8192: (64.8, 66.6, 67.8, 69.0),
 }
 SMALL = {256: 32, 1024: 128, 4096: 512}  # published -> ours
-PASSES = {100: 3072 * 4, 800: 3072 * 16}  # published epochs -> pictures seen
+PASSES = {100: 3072 * 3, 800: 3072 * 9}  # published epochs -> pictures seen
 
 
 def get_study(full: bool, data: DataSet) -> Study:
