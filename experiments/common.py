@@ -11,6 +11,7 @@ MAE_FULL = "configs/mae/pretrain.py:ViT-L-16"
 MAE_SMALL = "configs/mae/tiny.py"
 SIMCLR_FULL = "configs/simclr/imagenet.py:r50x1"
 SIMCLR_SMALL = "configs/simclr/tiny.py:r18x0.125"
+NARROW = {"method.image.width": 64, "method.image.head_width": 32}
 
 
 def small(data: DataSet, steps: int = 300, batch_size: int = 128) -> dict[str, Any]:
@@ -20,6 +21,17 @@ def small(data: DataSet, steps: int = 300, batch_size: int = 128) -> dict[str, A
         **{"steps": steps, "optim.warmup_steps": steps // 10, "batch_size": batch_size},
         **{"log_every": 20, "checkpoint_every": 250, "keep_checkpoints": 1},
     }
+
+
+def small_mae(data: DataSet) -> dict[str, Any]:
+    """The same, of a narrow MAE: four layers of 64, a decoder of 48."""
+    sizes = {**NARROW, "method.image.num_layers": 4, "method.decoder.width": 48}
+    return {**small(data), **sizes}
+
+
+def small_simclr(data: DataSet, steps: int) -> dict[str, Any]:
+    """The same, of SimCLR on pictures of 24 pixels."""
+    return {**small(data, steps), "image_size": 24}
 
 
 def evaluators(full: bool, data: DataSet) -> dict[str, Any]:

@@ -18,7 +18,7 @@ FAMILIES = {  # name: (small recipe, published recipe, the papers' number)
 LABELLED = ("classify/tiny.py", "classify/supervised.py:ViT-B-16", 82.3)
 TRUNK = dict(name="vit", pool="gap", pre_norm=False, conv_bias=True, norm_eps=1e-6)
 TRUNK |= dict(weight_init="xavier")
-SMALL_TRUNK = dict(image_size=32, patch_size=4, width=128, num_layers=4, head_width=32)
+SMALL_TRUNK = dict(image_size=32, patch_size=4, width=64, num_layers=4, head_width=32)
 FULL_TRUNK = dict(image_size=224, patch_size=16, width=768, num_layers=12, head_width=64)
 
 

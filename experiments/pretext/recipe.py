@@ -31,12 +31,16 @@ def get_study(full: bool, data: DataSet) -> Study:
     """Each task as its recipe has it, the trunk's size follows the pieces that it sees; the others
     on the trunk of rotation. Tasks of colour are left out where pictures have none.
     """
-    own = {"data.path": "tfds:imagenet2012:train"} if full else common.small(data, 200, 64)
+    own = (
+        {"data.path": "tfds:imagenet2012:train"}
+        if full
+        else {**common.small(data, 200, 64), **common.NARROW}
+    )
     tasks = {n: v for n, v in TASKS.items() if full or not (data.grey and n == "colorization")}
     cells = {
         name: Cell(
             config=f"configs/pretext/{name}.py" + ("" if full else ":tiny"),
-            changes=own,
+            changes={**own, **narrow},
             paper={} if number is None else {"linear": number},
         )
         for name, number in tasks.items()
@@ -44,7 +48,7 @@ def get_study(full: bool, data: DataSet) -> Study:
     labels = {} if full else {"data.label": data.label, "method.num_classes": data.num_classes}
     untrained = {**labels, "optim.lr": 0.0, "steps": 1, "optim.warmup_steps": 0}
     changes = {LABELS: labels, RANDOM: untrained}
-    trunk = {} if full else vit(48, 8, 128, 4)
+    trunk = {} if full else vit(48, 8, 64, 4)
     for name, (*recipes, number) in OTHERS.items():
         cells[name] = Cell(
             config=f"configs/{recipes[full]}",

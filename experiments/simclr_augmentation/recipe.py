@@ -39,7 +39,7 @@ def get_study(full: bool, data: DataSet) -> Study:
     """15 pairs of five, or the 10 pairs of four of them (no cutout) on `data`."""
     off = {"crop_scale": (1.0, 1.0), "flip": 0.0, "hue": 0.0, "jitter": 1.0, "grey": 0.0}
     off |= dict.fromkeys(("brightness", "contrast", "saturation", "blur"), 0.0)
-    shared = {"epochs": 100.0} if full else common.small(data, 100)
+    shared = {"epochs": 100.0} if full else common.small_simclr(data, 100)
     shared["method.augment_branches"] = 1
     cells = {}
     names = [name for name in NAMES if full or name != "cutout"]

@@ -27,7 +27,8 @@ def get_study(full: bool, data: DataSet) -> Study:
         for epochs in EPOCHS if full else PASSES:
             own = {"batch_size": size, "epochs": float(epochs), "optim.lr": 0.3 * size / 256}
             if not full:
-                own = common.small(data, PASSES[epochs] // SMALL[size], SMALL[size])
+                own = common.small_simclr(data, PASSES[epochs] // SMALL[size])
+                own["batch_size"] = SMALL[size]
                 own["optim.lr"] = 1e-3 * SMALL[size] / 128
             cells[f"{size} / {epochs}"] = Cell(
                 config=common.SIMCLR_FULL if full else common.SIMCLR_SMALL,

@@ -14,7 +14,7 @@ USUAL = "head nonlinear"
 
 def get_study(full: bool, data: DataSet) -> Study:
     """Three heads and four temperatures; the small form's usual temperature is 0.5, as on CIFAR."""
-    shared = {"epochs": 100.0} if full else common.small(data, 150)
+    shared = {"epochs": 100.0} if full else common.small_simclr(data, 150)
     config = common.SIMCLR_FULL if full else common.SIMCLR_SMALL
     usual = 0.1 if full else 0.5  # temperature of the heads
     cells = {
