@@ -14,7 +14,7 @@ SMALL = (1, 2, 4)
 
 def get_study(full: bool, data: DataSet) -> Study:
     """Published depths, or three of them on `data`; the last cell has the slow encoder."""
-    shared = {"method.norm_pix": False} if full else common.small_mae(data)
+    shared = {"method.norm_pix": False} | ({} if full else common.small_mae(data))
     usual = 8 if full else 2
     config = common.MAE_FULL if full else common.MAE_SMALL
     depths = DEPTHS if full else SMALL

@@ -6,7 +6,7 @@ import signal
 from forks import Child, wait_for_steps
 
 from vlp_jax.train.checkpoint import Checkpoints
-from vlp_jax.train.preemption import EXIT_PREEMPTED
+from vlp_jax.train.preemption import EXIT_PREEMPTED, StopSignal
 
 
 def test_sigterm_saves_and_the_same_command_goes_on(config_file, tmp_path):
@@ -26,3 +26,15 @@ def test_sigterm_saves_and_the_same_command_goes_on(config_file, tmp_path):
     lines = (workdir / "metrics.jsonl").read_text().splitlines()
     steps = [json.loads(line)["step"] for line in lines]
     assert steps == list(range(1, len(steps) + 1)) and len(steps) > stopped
+
+
+def test_what_a_run_heard_too_late_reaches_the_study_around_it():
+    with StopSignal() as outer:
+        with StopSignal() as inner:
+            assert not inner.heard
+            signal.raise_signal(signal.SIGTERM)
+        assert inner.heard and outer.heard
+        with StopSignal() as later:
+            assert later.requested(1)  # the next run stops at once
+    with StopSignal() as apart:
+        assert not apart.heard

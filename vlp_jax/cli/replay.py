@@ -9,7 +9,11 @@ verdict.
 import argparse
 from pathlib import Path
 
-NOTE = " (bits are promised on the run's own device count, mesh and jaxlib)"
+NOTE = (
+    " (bits are promised on the run's own device count, mesh and jaxlib, and with the config that "
+    "the step ran with, which --force may have changed since)"
+)
+NOTHING = "nothing was compared: take a logged step, or more --steps"
 EXAMPLE = "example: python -m vlp_jax replay --workdir=runs/mine --step=1200 --json"
 
 
@@ -20,7 +24,7 @@ def parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(
         "vlp_jax replay",
         description=__doc__,
-        epilog=EXAMPLE + "\nexit codes: 0 every bit the same, 1 different",
+        epilog=EXAMPLE + "\nexit codes: 0 every bit the same, 1 different or nothing compared",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     p.add_argument("--workdir", required=True, help="folder of the run")
@@ -53,9 +57,8 @@ def main(argv: list[str]) -> int:
     config = ConfigDict(read_config(workdir))
     lines = {line["step"]: line for line in read_lines(workdir / "metrics.jsonl") if "lr" in line}
     if args.steps < 1 or not args.step <= last <= max(lines, default=0):
-        raise UserError(
-            f"--step={args.step}: the run has logged steps up to {max(lines, default=0)}"
-        )
+        asked = f"--step={args.step}" + f" --steps={args.steps}" * (args.steps != 1)
+        raise UserError(f"{asked}: the run has logged steps up to {max(lines, default=0)}")
     start_jax(config.get("heartbeat_seconds", 60.0))
     trainer = Trainer(config)
     check_workdir(workdir, config, trainer.pipeline.fingerprint, force=False)
@@ -67,17 +70,19 @@ def main(argv: list[str]) -> int:
     else:
         state = checkpoints.restore(trainer.abstract_state, start)
     found = replay(trainer, checkpoints, state, lines, last)
+    compared = bool(found.compared or found.checkpoints)
     if first_process():
         for text in found.different:
             print(f"different: {text}")
         span = f"steps {found.start + 1} to {last}: {len(found.compared)} log lines and "
         print(f"{span}{len(found.checkpoints)} checkpoints compared")
-        print("different" + NOTE if found.different else "ok, every bit the same")
+        same = "ok, every bit the same" if compared else NOTHING
+        print("different" + NOTE if found.different else same)
     if args.json:
         print_json(
             {
                 "workdir": args.workdir,
-                "same": not found.different,
+                "same": compared and not found.different,
                 "start": found.start,
                 "last": last,
                 "compared": found.compared,
@@ -85,4 +90,4 @@ def main(argv: list[str]) -> int:
                 "different": found.different,
             }
         )
-    return int(bool(found.different))
+    return int(bool(found.different) or not compared)

@@ -124,20 +124,28 @@ def check_configs(
 def run_cells(
     study: Any, runs: Mapping[tuple[str, int], Any], out: Path
 ) -> dict[str, list[dict[str, float]]]:
-    """{cell: measures of each seed}; a cell that `out` holds already is not run again."""
+    """{cell: measures of each seed}; a cell that `out` holds already is not run again.
+
+    Raises:
+      Preempted: a signal between two cells.
+    """
+    from vlp_jax.train.preemption import Preempted, StopSignal
     from vlp_jax.train.progress import duration_text, show
 
     found: dict[str, list[dict[str, float]]] = {}
     took: list[float] = []
-    for index, ((name, seed), config) in enumerate(runs.items()):
-        rest = sum(took) / len(took) * (len(runs) - index) if took else 0
-        eta = f", ETA {duration_text(rest)}" if took else ""
-        show(f"cell {index + 1} of {len(runs)}: {name}, seed {seed}{eta}", last=True)
-        start = time.monotonic()
-        folder = out / "cells" / name.replace(" / ", "_x_").replace(" ", "_") / f"seed{seed}"
-        measures, new = run_cell(config, study.follow_ups, folder)
-        found.setdefault(name, []).append(measures)
-        took += [time.monotonic() - start] * new
+    with StopSignal() as stop:
+        for index, ((name, seed), config) in enumerate(runs.items()):
+            rest = sum(took) / len(took) * (len(runs) - index) if took else 0
+            eta = f", ETA {duration_text(rest)}" if took else ""
+            show(f"cell {index + 1} of {len(runs)}: {name}, seed {seed}{eta}", last=True)
+            start = time.monotonic()
+            folder = out / "cells" / name.replace(" / ", "_x_").replace(" ", "_") / f"seed{seed}"
+            measures, new = run_cell(config, study.follow_ups, folder)
+            found.setdefault(name, []).append(measures)
+            took += [time.monotonic() - start] * new
+            if stop.heard and index + 1 < len(runs):
+                raise Preempted(f"stopped after {name}, seed {seed}; run the same command again")
     return found
 
 

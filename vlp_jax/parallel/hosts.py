@@ -12,6 +12,8 @@ import itertools
 import json
 import logging
 import os
+import sys
+import threading
 from collections.abc import Mapping, Sequence
 
 from vlp_jax.core.errors import RunError, UserError
@@ -26,7 +28,8 @@ FLAGS = {
 # All that JAX's own detection of a Slurm step reads.
 _SLURM = ("JOB_ID", "STEP_NODELIST", "NTASKS", "PROCID", "LOCALID")
 JOIN_SECONDS = 300  # how long a process waits for the others to appear; jax's own default
-_MARGIN = 10  # JAX's heartbeat comes this much later than ours, which names the rank
+_MARGIN = 10  # seconds
+_SILENCE = 5.0  # seconds after which a process tells that it waits for the others
 _calls = itertools.count()
 
 
@@ -111,10 +114,14 @@ def join(heartbeat: float = 60.0, environment: Mapping[str, str] = os.environ) -
     words = {} if job is None else dataclasses.asdict(job)
     if job:
         words["coordinator_address"] = words.pop("coordinator")
+    waiting = threading.Timer(_SILENCE, _tell_waiting, [job.coordinator if job else manager, job])
+    waiting.daemon = True
+    waiting.start()
     try:
         jax.distributed.initialize(
             **words,
-            heartbeat_timeout_seconds=int(heartbeat) + _MARGIN,
+            # JAX names no rank and aborts; it may do so after half of this. Ours comes first.
+            heartbeat_timeout_seconds=2 * int(heartbeat) + _MARGIN,
             initialization_timeout=JOIN_SECONDS,
         )
     except ValueError:
@@ -125,7 +132,15 @@ def join(heartbeat: float = 60.0, environment: Mapping[str, str] = os.environ) -
         where = job.coordinator if job else manager
         text = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise RunError(f"{where}: this process could not join its job: {text}") from error
+    finally:
+        waiting.cancel()
     _start_pulse(heartbeat)
+
+
+def _tell_waiting(where: str, job: Job | None) -> None:
+    who = f"rank {job.process_id} of {job.num_processes}" if job else "this process"
+    text = f"{who} waits for the others at {where}, at most {JOIN_SECONDS} s; do all of them run?"
+    print(text, file=sys.stderr, flush=True)
 
 
 def _state():  # jax has no public way to the key-value store of its coordination service

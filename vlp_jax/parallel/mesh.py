@@ -38,9 +38,10 @@ def make_mesh(shape: Mapping[str, int], devices: Sequence[jax.Device] | None = N
     if free and len(devices) % fixed == 0:
         sizes[free[0]] = len(devices) // fixed
     if math.prod(sizes.values()) != len(devices):
+        need = "a divisor of " if free else ""
         raise UserError(
-            f"mesh: {dict(sizes)} does not cover {len(devices)} devices; "
-            f"axes that are not -1 must multiply to a divisor of {len(devices)}"
+            f"mesh: {dict(sizes)} does not cover {len(devices)} devices; axes that are not -1 must "
+            f"multiply to {need}{len(devices)}, or let mesh.data=-1 take what is left"
         )
     kinds = (AxisType.Auto,) * len(AXES)
     return jax.make_mesh(tuple(sizes.values()), AXES, axis_types=kinds, devices=devices)

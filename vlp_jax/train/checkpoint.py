@@ -25,7 +25,7 @@ from vlp_jax.core.pytree import flatten
 log = logging.getLogger(__name__)
 _CHUNK = 1 << 22
 _TORN = ".orbax-checkpoint-tmp"  # in the name of a folder whose save has not been committed
-_HINT = "delete this step's folder or pass --step=OLDER to go on from an older checkpoint"
+_HINT = "delete this step's folder or let train go on from an older one with --step=OLDER"
 
 
 def _context() -> ocp.Context:

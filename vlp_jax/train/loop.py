@@ -164,9 +164,8 @@ class Loop:
             values = {"loss": self._logged["loss"], **values}
         if self.step < self.trainer.steps or self.step > self.start:  # not of a finished run again
             self.writers.write(self.step, values)
-        log.info(
-            "step %d: %s", self.step, {name: round(value, 4) for name, value in values.items()}
-        )
+        if jax.process_index() == 0:
+            log.info("step %d: %s", self.step, {k: round(v, 4) for k, v in values.items()})
         self.meter.resume(paused)
 
     def _save_when_due(self) -> None:

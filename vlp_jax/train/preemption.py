@@ -21,7 +21,10 @@ class Preempted(Exception):
 
 
 class StopSignal:
-    """Listens while a run goes on; `with StopSignal() as stop: ... stop.requested(step)`."""
+    """Listens while a run goes on; `with StopSignal() as stop: ... stop.requested(step)`.
+
+    One around several runs hears what a run heard too late to act on.
+    """
 
     def __init__(self) -> None:
         self._seen = threading.Event()
@@ -31,7 +34,13 @@ class StopSignal:
         if threading.current_thread() is threading.main_thread() and jax.process_count() == 1:
             for number in (signal.SIGTERM, signal.SIGINT):
                 self._old[number] = signal.signal(number, self._handle)
+                if (outer := self._outer(number)) is not None and outer.heard:
+                    self._seen.set()
         return self
+
+    def _outer(self, number: int) -> "StopSignal | None":
+        found = getattr(self._old[number], "__self__", None)
+        return found if isinstance(found, StopSignal) else None
 
     def __exit__(self, *_: object) -> None:
         for number, handler in self._old.items():
@@ -41,6 +50,13 @@ class StopSignal:
         if self._seen.is_set():  # a second signal means now
             raise KeyboardInterrupt
         self._seen.set()
+        if (outer := self._outer(number)) is not None:
+            outer._seen.set()
+
+    @property
+    def heard(self) -> bool:
+        """Whether this process alone was asked to stop."""
+        return self._seen.is_set()
 
     def requested(self, step: int) -> bool:
         """Whether to stop after this step; the same answer on every process."""
