@@ -2,7 +2,8 @@
 
 Paper: linear classifiers on AlexNet's conv5, ImageNet top-1, as Split-Brain Autoencoders (Zhang et
 al., 2017) collect them; RotNet's from arXiv:1803.07728 (unverified). Bags of words have no number
-there; MAE's is a ViT-B's and SimCLR's a ResNet-50's, their own trunks.
+there; MAE's is a ViT-B's and SimCLR's a ResNet-50's, their own trunks. Our raw pixels
+are of 16 x 16.
 """
 
 from configs.pretext.common import vit
@@ -55,7 +56,7 @@ def get_study(full: bool, data: DataSet) -> Study:
         )
     if not full:
         probe = {"probe": data.evaluator(features="pixels")}
-        pixels = {**own, **untrained, "image_size": 32}
+        pixels = {**own, **untrained, "image_size": 16}
         cells[PIXELS] = Cell(config=f"configs/{OTHERS[RANDOM][0]}", changes=pixels, evals=probe)
 
     def value(v: dict, name: str) -> float:
