@@ -15,7 +15,8 @@ EPILOG = """examples:
   python -m vlp_jax train --config=configs/clip/openai.py:ViT-B-32
   --config.data.path='shards/{0000..0099}.tar' --workdir=W
 any config key: --config.KEY=VALUE, e.g. --config.steps=1000 --config.optim.lr=1e-3
-  --config.mesh.fsdp=4"""
+  --config.mesh.fsdp=4
+one of several processes: --coordinator=HOST:PORT --num-processes=N --process-id=I"""
 
 
 def parser() -> argparse.ArgumentParser:

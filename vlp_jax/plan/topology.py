@@ -74,7 +74,7 @@ def prepare(name: str) -> None:
         os.environ["TPU_SKIP_MDS_QUERY"] = "1"
         os.environ["ALLOW_MULTIPLE_LIBTPU_LOAD"] = "1"
         os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
-        os.environ.setdefault("TPU_ACCELERATOR_TYPE", "none")
+        os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5litepod-4")  # any known one: no plan asks
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 
@@ -100,7 +100,7 @@ def open_topology(name: str) -> Sequence:
     except Exception as error:
         reason = str(error).splitlines()[0]
         known = ", ".join(n for n in KNOWN if n.startswith(kind))
-        raise UserError(f"--topology={name}: {reason}; for example {known}") from error
+        raise UserError(f"--topology={name}: no such slice ({reason}); for example {known}") from error
     return found.devices
 
 
