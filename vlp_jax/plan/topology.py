@@ -100,7 +100,8 @@ def open_topology(name: str) -> Sequence:
     except Exception as error:
         reason = str(error).splitlines()[0]
         known = ", ".join(n for n in KNOWN if n.startswith(kind))
-        raise UserError(f"--topology={name}: no such slice ({reason}); for example {known}") from error
+        text = f"--topology={name}: no such slice ({reason}); for example {known}"
+        raise UserError(text) from error
     return found.devices
 
 
