@@ -32,8 +32,8 @@ def recipe(image: dict, num_classes: int, **fields) -> ConfigDict:
     c.data.label = "label"
     c.optim.no_decay = (NO_DECAY,)
     c.optim.clip_norm = 0.0
-    test = {"type": "accuracy", "path": "", "label": c.data.get_ref("label")}
-    c.evals.test = {**test, "train": c.data.get_ref("path")}
+    test = {"type": "accuracy", "path": "", "label": c.data.get_oneway_ref("label")}
+    c.evals.test = {**test, "train": c.data.get_oneway_ref("path")}
     return c
 
 

@@ -25,8 +25,8 @@ def get_config(arch: str = "") -> ConfigDict:
     c.optim.warmup_steps = 20
     c.data.path = "builtin:emoji/noto-train"
     c.data.image.crop = c.data.image.eval_crop = "squash"
-    sets = dict(train=c.data.get_ref("path"), path="builtin:emoji/noto-test", label="category")
-    c.evals.knn = {"type": "knn", **sets}
-    c.evals.probe = {"type": "probe", **sets}
+    test = dict(path="builtin:emoji/noto-test", label="category")
+    for name in ("knn", "probe"):
+        c.evals[name] = {"type": name, "train": c.data.get_oneway_ref("path"), **test}
     c.log_every = 20
     return c

@@ -132,6 +132,7 @@ def test_another_config_in_the_same_folder_is_refused(run, capsys):
         (["mae_mask_ratio", "--seeds=0"], "--seeds=0: must be at least 1"),
         (["mae_mask_ratio", "--data=NOWHERE"], "--data=NOWHERE: no fashion_mnist-train-*.tar"),
         (["mae_mask_ratio", "--config.stepz=3"], "did you mean 'steps'?"),
+        (["mae_mask_ratio", "--config.method.mask_ratio=0.5"], "cells of this study differ in it"),
     ],
 )
 def test_mistakes_are_one_line(words, message, capsys):

@@ -83,3 +83,13 @@ def test_what_cannot_be_a_class_is_refused(tmp_path):
     ):
         with pytest.raises(DamagedSample, match=reason):
             label_of({"meta": {"y": value}}, "y", classes)
+
+
+def test_a_folders_own_classes_are_counted(tmp_path):
+    for name in ("ant", "bee"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "a.png").write_bytes(b"x")
+    source = open_source(str(tmp_path))
+    with pytest.raises(UserError, match=r"has 2 classes but method\.num_classes=99"):
+        open_classes(source, "label", 99)
+    assert list(open_classes(source, "label", 2)) == [0, 1]

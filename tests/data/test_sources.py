@@ -18,7 +18,7 @@ from vlp_jax.data.caption import MAX_CHARACTERS, CaptionSpec, choose_caption
 from vlp_jax.data.damage import DamagedSample
 from vlp_jax.data.export import export
 from vlp_jax.data.mixture import Concat, WeightedOrder, open_mixture, split_paths
-from vlp_jax.data.source import Source, captions_of, open_source
+from vlp_jax.data.source import Source, captions_of, check_captions, open_source
 
 
 @pytest.fixture
@@ -116,7 +116,7 @@ class Tiny(tfds.core.GeneratorBasedBuilder):
 Tiny(data_dir=sys.argv[1], file_format="array_record").download_and_prepare()
 
 from vlp_jax.data.pipeline import TrainPipeline
-from vlp_jax.data.source import open_source
+from vlp_jax.data.source import check_captions, open_source
 source = open_source("tfds:" + sys.argv[1] + "/tiny/1.0.0:train")
 names = [(e["text"][0], e["meta"]["label"]) for e in map(source.__getitem__, range(len(source)))]
 print(sorted(set(names)), len(source))
@@ -149,7 +149,6 @@ BAD_PATHS = {
     "tfds:no_such_set": "TFDS cannot open 'no_such_set'",
     "notes.md": "is no data set",
     "empty": "no pictures in 'empty'",
-    "flat": "no captions in 'flat'",
     "bare.csv": "has no picture column .* it has: a, b",
     "rows.csv": "no rows in",
 }
@@ -159,14 +158,22 @@ BAD_PATHS = {
 def test_bad_paths_are_one_line_errors(path, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "empty").mkdir()
-    (tmp_path / "flat").mkdir()
-    (tmp_path / "flat" / "a.png").write_bytes(b"x")
     (tmp_path / "notes.md").write_text("x")
     (tmp_path / "bare.csv").write_text("a,b\n1,2\n")
     (tmp_path / "rows.csv").write_text("image,caption\n")
     with pytest.raises(UserError, match=BAD_PATHS[path]) as caught:
         open_source(path)
     assert "\n" not in str(caught.value)
+
+
+def test_a_flat_folder_is_pictures_alone(tmp_path):
+    (tmp_path / "b.png").write_bytes(encode(np.zeros((4, 4, 3), np.uint8)))
+    (tmp_path / "a.png").write_bytes(encode(np.ones((4, 4, 3), np.uint8)))
+    source = open_source(str(tmp_path))
+    assert len(source) == 2 and not source.damage
+    assert source[0]["key"] == "a" and source[0]["text"] == [] and source[0]["image"]
+    with pytest.raises(UserError, match=r"no captions in 'here': put NAME\.txt beside each"):
+        check_captions(source, "here")
 
 
 def test_damaged_rows_are_counted(tmp_path):

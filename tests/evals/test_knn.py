@@ -58,7 +58,18 @@ def test_a_class_that_the_bank_lacks_is_refused_before_any_picture(memory_source
     def features(batch):
         raise AssertionError("a picture was read")
 
-    sources = [memory_source([1], metas=[{"c": c}]) for c in ("dog", "dgo")]
+    sources = [
+        memory_source([1] * len(names), metas=[{"c": name} for name in names])
+        for names in (("dog", "cat"), ("dgo",))
+    ]
     cfg = {"train": sources[0], "path": sources[1], "label": "c"}
     with pytest.raises(UserError, match="unknown class 'dgo'; did you mean 'dog'"):
         make_evaluator("knn", cfg, context())({"features": features})
+
+
+def test_one_class_is_nothing_to_tell_apart(memory_source, context):
+    source = memory_source([1, 2], metas=[{"c": "dog"}] * 2)
+    config = {"train": source, "path": source, "label": "c"}
+    knn = make_evaluator("knn", config, context())
+    with pytest.raises(UserError, match="label='c': there is only one class, 'dog'"):
+        knn({"features": lambda batch: None})

@@ -208,8 +208,8 @@ def test_panels_show_what_they_say(norm_pix):
 @pytest.mark.parametrize(
     "fields, message",
     [
-        (dict(mask_ratio=0.0), "method.mask_ratio=0: must lie between 0 and 1"),
-        (dict(mask_ratio=1.0), "method.mask_ratio=1: must lie between 0 and 1"),
+        (dict(mask_ratio=0.0), "method.mask_ratio=0: must lie strictly between 0 and 1"),
+        (dict(mask_ratio=1.0), "method.mask_ratio=1: must lie strictly between 0 and 1"),
         (dict(mask_ratio=0.95), "32 pixels have 16 patches of 8, none stays visible"),
         (dict(image={"image_size": 8}), "8 pixels have 1 patches of 8, none stays visible"),
         (dict(image={"image_size": 4}), "4 pixels have 0 patches of 8, none stays visible"),

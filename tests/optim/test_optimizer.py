@@ -245,3 +245,12 @@ def test_the_first_matching_group_counts():
 def test_refusals(config, message):
     with pytest.raises(UserError, match=message):
         make_optimizer(config)
+
+
+def test_more_blocks_than_there_are_cannot_learn():
+    params = {"image": {"blocks": {"kernel": jnp.ones((3, 2))}}}
+    with pytest.raises(UserError, match=r"optim\.train_blocks=4: at most 3"):
+        lr_factors({"train_blocks": 4}, params)
+    with pytest.raises(UserError, match=r"optim\.train_blocks=1: no tower with blocks"):
+        lr_factors({"train_blocks": 1}, {"image": {"stage": jnp.ones(2)}})
+    lr_factors({"train_blocks": 3}, params)

@@ -18,7 +18,9 @@ EPILOG = """examples:
   python -m vlp_jax repro mae_mask_ratio --out=runs/mae_mask_ratio
   python -m vlp_jax repro mae_mask_ratio --only=0.1,0.75 --seeds=3 --config.steps=300
 without STUDY: the list of studies. Without --data the small form runs on the embedded emoji.
-exit codes: 0 every trend holds, 1 one does not (the table is written all the same)"""
+exit codes: 0 every trend whose cells ran holds, 1 one does not (the table is written)"""
+
+LENGTHS = ("steps", "optim.warmup_steps", "optim.lr")  # 0 or 1 where nothing is to be learnt
 
 
 def parser() -> argparse.ArgumentParser:
@@ -77,7 +79,8 @@ def main(argv: list[str]) -> int:
     start_jax()
     runs = check_configs(study, names, args.seeds, overrides)
     outcome = summary(study, run_cells(study, runs, out), names)
-    outcome = {"study": args.study, "full": args.full, "data": args.data, **outcome}
+    outcome = {"data": args.data or "the embedded emoji", "changes": overrides, **outcome}
+    outcome = {"study": args.study, "full": args.full, **outcome}
     if first_process():
         from vlp_jax.evals.study import write_study
 
@@ -110,9 +113,14 @@ def check_configs(
     Raises:
       UserError: a mistake in a recipe or an override.
     """
+    from vlp_jax.core.errors import UserError
     from vlp_jax.methods.base import make_method
     from vlp_jax.optim.optimizer import make_optimizer
 
+    for key in overrides:
+        values = {str(cell.changes.get(key, "")) for cell in study.cells.values()}
+        if len(values) > 1 and key not in LENGTHS:
+            raise UserError(f"--config.{key}: the cells of this study differ in it; see --only")
     runs = {}
     for seed in range(seeds):
         for name in names:
@@ -161,6 +169,7 @@ def run_cell(
       UserError: the folder holds a run of another config.
     """
     from vlp_jax.cli.train import train
+    from vlp_jax.core.errors import UserError
     from vlp_jax.train.workdir import flat_config, write_json
 
     asked = json.loads(json.dumps(flat_config(config), default=str))
@@ -169,7 +178,11 @@ def run_cell(
     done = json.loads(file.read_text()) if file.is_file() else {}
     if done.get("asked") == asked:
         return done["measures"], False
-    measures = run_measures(config, folder, train(config, folder))
+    try:
+        measures = run_measures(config, folder, train(config, folder))
+    except UserError as error:
+        text = str(error).replace("choose another folder or pass --force", "choose another --out")
+        raise UserError(text) from error
     for name, run in follow_ups.items():
         after = run.load({}, str(folder))
         more = run_measures(after, folder / name, train(after, folder / name))

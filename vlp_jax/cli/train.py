@@ -56,9 +56,19 @@ def main(argv: list[str]) -> int:
     start_jax(config.heartbeat_seconds)
     outcome = train(config, Path(args.workdir), force=args.force, step=args.step)
     if outcome.results and first_process():
+        from vlp_jax.cli.eval import write_report
         from vlp_jax.evals.report import print_results
 
         print_results(outcome.results)
+        where = Path(args.workdir) / "report"
+        write_report(
+            outcome.results,
+            where,
+            args.workdir,
+            outcome.scale,
+            str(Path(args.workdir) / "metrics.jsonl"),
+        )
+        print(f"report.md and pictures in {where}")
     if args.json:
         print_json(outcome.summary())
     return 0

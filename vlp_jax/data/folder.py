@@ -58,7 +58,7 @@ class FolderSource:
     With any `.txt` or `.json` beside a picture the folder is a captioned one and pictures without
     either are counted as damage. Without any, the first sub-folder's name is the class:
     `meta['label']` is its rank among the sorted class names, `meta['class']` the name, and the
-    caption is the name with '_' and '-' as spaces.
+    caption is the name with '_' and '-' as spaces. A flat folder is pictures alone.
     """
 
     def __init__(self, root: str):
@@ -89,10 +89,7 @@ class FolderSource:
     def _class_names(self, images: list[str]) -> list[str]:
         names = [name for name in images if "/" in name]
         if not names:
-            raise UserError(
-                f"no captions in {self.root!r}: put NAME.txt beside each picture, "
-                "or the pictures into one sub-folder per class"
-            )
+            return images
         self.classes = sorted({name.split("/", 1)[0] for name in names})
         self.damage += [
             Damage("no_class", os.path.join(self.root, n)) for n in images if "/" not in n
@@ -110,7 +107,9 @@ class FolderSource:
         name, where = self._names[i], self.where(i)
         stem = name.rsplit(".", 1)[0]
         if not self.captioned:
-            folder = name.split("/", 1)[0]
+            folder, inside, _ = name.partition("/")
+            if not inside:
+                return {"key": stem, "text": [], "meta": {}}
             meta = {"class": folder, "label": self.classes.index(folder)}
             return {"key": stem, "text": [folder.replace("_", " ").replace("-", " ")], "meta": meta}
         base = os.path.join(self.root, stem)

@@ -51,9 +51,10 @@ def open_classes(source: Source, key: str, num_classes: int) -> Sequence[str | i
       UserError: see `class_list`; or their number is not the model's.
     """
     classes = class_list(source, key, "data.label")
-    if classes and num_classes not in (0, len(classes)):
+    count = len(classes or getattr(source, "classes", ()))  # a folder numbers its own
+    if count and num_classes not in (0, count):
         raise UserError(
-            f"data.label={key!r} has {len(classes)} classes but method.num_classes={num_classes}; "
+            f"data.label={key!r} has {count} classes but method.num_classes={num_classes}; "
             "make them equal"
         )
     return classes or range(num_classes)

@@ -24,7 +24,7 @@ from vlp_jax.data.labels import open_classes
 from vlp_jax.data.lengths import Buckets, LengthCounter, open_buckets
 from vlp_jax.data.mixture import open_mixture
 from vlp_jax.data.order import example_rng, replacement
-from vlp_jax.data.source import check_key, label_of
+from vlp_jax.data.source import check_captions, check_key, label_of
 
 _log = logging.getLogger(__name__)
 MAX_ATTEMPTS = 32
@@ -183,6 +183,8 @@ class TrainPipeline:
         self.log.check()
         if tokenizer is not None and spec.caption not in CHOICES:
             check_key(self.source, spec.caption, "data.caption")
+        elif tokenizer is not None:
+            check_captions(self.source, spec.path)
         self.classes: Sequence[str | int] = ()
         if spec.label:
             check_key(self.source, spec.label, "data.label")

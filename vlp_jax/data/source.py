@@ -87,6 +87,20 @@ def check_key(source: Source, key: str, flag: str) -> None:
     raise UserError(f"{flag}={key!r}: no sample has this JSON key" + nearest(key, found))
 
 
+def check_captions(source: Source, path: str) -> None:
+    """Raises UserError, naming the path, where none of a source's first samples has a caption."""
+    for index in range(min(_KEY_SAMPLES, len(source))):
+        try:
+            if source.metadata(index)["text"]:
+                return
+        except DamagedSample:
+            return  # told elsewhere
+    raise UserError(
+        f"no captions in {path!r}: put NAME.txt beside each picture, or the pictures into one "
+        "sub-folder per class"
+    )
+
+
 def digest(parts: Iterable[str | bytes]) -> str:
     """Digest of a listing: 32 hex digits over length-prefixed parts."""
     state = hashlib.blake2b(digest_size=16)

@@ -42,7 +42,8 @@ class Accuracy:
         require_fns(self, fns)
         source = open_samples(self.path, self.limit)
         values = read_values(source, self.label)
-        classes = class_list(open_samples(self.train or self.path), self.label, "label")
+        trained = open_samples(self.train or self.path)
+        classes = class_list(trained, self.label, "label")
         if classes:
             class_ids(values, dict.fromkeys(classes), where="path")  # before any picture is read
         logits, kept = embed_pictures(fns["classify"], source, self.context)  # [N, C]
@@ -54,6 +55,8 @@ class Accuracy:
         known = dict.fromkeys(classes or range(logits.shape[1]))
         label = class_ids([values[i] for i in kept], known, where="path")
         one_hot = np.eye(len(known), dtype=np.float32)
-        metrics, table = score(logits, one_hot, label, [*map(str, known)])
+        names = [*map(str, getattr(trained, "classes", ()) or known)]
+        names = names if len(names) == len(known) else [*map(str, known)]
+        metrics, table = score(logits, one_hot, label, names)
         protocol = {"images": len(kept), "damaged": len(source) - len(kept)}
         return Result(metrics, {"per_class": table}, {"protocol": protocol})

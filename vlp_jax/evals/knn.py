@@ -13,7 +13,14 @@ from vlp_jax.core.errors import UserError
 from vlp_jax.data.source import Source
 from vlp_jax.evals.base import EvalContext, EvalFn, Result, require_fns, unit
 from vlp_jax.evals.ranking import nearest_neighbours
-from vlp_jax.evals.samples import class_ids, class_names, embed_pictures, open_samples, read_values
+from vlp_jax.evals.samples import (
+    check_several,
+    class_ids,
+    class_names,
+    embed_pictures,
+    open_samples,
+    read_values,
+)
 from vlp_jax.evals.scores import majority, per_class_recall
 
 
@@ -52,6 +59,7 @@ class NearestNeighbours:
         bank, queries = open_samples(self.train, self.limit), open_samples(self.path, self.limit)
         train_values = read_values(bank, self.label)
         classes = class_names(train_values)
+        check_several(classes, self.label)
         values = read_values(queries, self.label)
         class_ids(values, classes, where="path")  # before any picture is read
         bank_rows, kept = embed_pictures(fns[self.features], bank, self.context)

@@ -19,7 +19,14 @@ import optax
 from vlp_jax.core.errors import UserError
 from vlp_jax.data.source import Source
 from vlp_jax.evals.base import EvalContext, EvalFn, Result, require_fns
-from vlp_jax.evals.samples import class_ids, class_names, embed_pictures, open_samples, read_values
+from vlp_jax.evals.samples import (
+    check_several,
+    class_ids,
+    class_names,
+    embed_pictures,
+    open_samples,
+    read_values,
+)
 from vlp_jax.evals.scores import majority, per_class_recall
 
 START = tuple(range(-6, 7, 2))  # log10 of l2: seven points, two decades apart
@@ -78,6 +85,7 @@ class Probe:
             sources["val"] = open_samples(self.val, self.limit)
         values = {part: read_values(source, self.label) for part, source in sources.items()}
         classes = class_names(values["train"])
+        check_several(classes, self.label)
         label = {part: class_ids(v, classes, where=part) for part, v in values.items()}
         rows = {}
         for part, source in sources.items():

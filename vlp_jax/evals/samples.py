@@ -7,7 +7,7 @@ them.
 
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -103,6 +103,12 @@ def read_values(source: Source, key: str) -> list[Any]:
             raise UserError(f"sample {sample['key']!r}: {key!r} is no label but {value}")
         values.append(value)
     return values
+
+
+def check_several(classes: Mapping[Any, str], label: str) -> None:
+    """Raises UserError where there is nothing to tell apart."""
+    if len(classes) < 2:
+        raise UserError(f"label={label!r}: there is only one class, {next(iter(classes), None)!r}")
 
 
 def read_metadata(source: Source) -> Iterator[dict[str, Any] | None]:

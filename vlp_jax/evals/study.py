@@ -48,7 +48,9 @@ def write_study(
         console.print(table)
     write_json(os.path.join(folder, "results.json"), outcome)
     draw_study(title, outcome["cells"], os.path.join(folder, "figure.png"))
-    parts = [f"# {title}", markdown_table(rows), markdown_table(verdicts), "![](figure.png)"]
+    changes = "".join(f" --config.{k}={v}" for k, v in outcome.get("changes", {}).items())
+    made = f"Data: {outcome.get('data', '')}; changes:{changes or ' none'}."
+    parts = [f"# {title}", made, markdown_table(rows), markdown_table(verdicts), "![](figure.png)"]
     write_text(os.path.join(folder, "report.md"), "\n\n".join(parts) + "\n")
     console.print(f"results.json, report.md and figure.png in {folder}")
 

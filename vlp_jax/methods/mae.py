@@ -62,7 +62,7 @@ class MAE(Trunk, Method):
         count = tower.grid**2
         where = f"method.mask_ratio={self.mask_ratio:g}"
         if not 0 < self.mask_ratio < 1:
-            raise UserError(f"{where}: must lie between 0 and 1")
+            raise UserError(f"{where}: must lie strictly between 0 and 1")
         if not 0 < self.keep < count:
             few = "none stays visible" if self.keep < 1 else "none is hidden"
             size = f"{tower.image_size} pixels have {count} patches of {tower.patch_size}"

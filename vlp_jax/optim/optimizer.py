@@ -180,6 +180,9 @@ def lr_factors(config: Mapping[str, Any], params: Any) -> Any:
     depths: dict[str, int] = {}
     if c.layer_decay != 1.0 or c.train_blocks >= 0:
         map_with_path(lambda path, leaf: _note_depth(depths, path, leaf.shape), params)
+    if c.train_blocks > max(depths.values(), default=-1):
+        most = f"at most {max(depths.values())}" if depths else "no tower with blocks learns here"
+        raise UserError(f"optim.train_blocks={c.train_blocks}: {most}")
     return map_with_path(factor, params)
 
 

@@ -17,6 +17,7 @@ from vlp_jax.core.errors import UserError
 from vlp_jax.core.types import Array, Extra, HostBatch, Params
 from vlp_jax.data.device import to_device
 from vlp_jax.data.mixture import open_pool
+from vlp_jax.data.source import check_key
 from vlp_jax.evals.base import EvalContext, EvalFn, Evaluator, Result, make_evaluator
 from vlp_jax.methods.base import Method
 from vlp_jax.parallel.mesh import BATCH_AXES, batch_sharding, replicated
@@ -44,8 +45,10 @@ def make_evaluators(
                 f"{sorted(offered)}"
             )
         for path in (getattr(evaluator, "train", ""), getattr(evaluator, "path", "")):
-            if isinstance(path, str) and path:
-                open_pool(path)  # a missing set shows now, not after the training
+            if isinstance(path, str) and path:  # a mistake shows now, not after the training
+                source, label = open_pool(path), getattr(evaluator, "label", "")
+                if label:
+                    check_key(source, label, f"evals.{name}.label")
         found[name] = evaluator
     return found
 
