@@ -168,3 +168,16 @@ def test_a_log_is_cut_at_the_step_that_the_run_goes_on_from(tmp_path):
     writer.close()
     assert [(x["step"], x["loss"]) for x in lines(tmp_path)] == [(1, 1), (2, 1), (3, 1), (4, 2)]
     assert [path.name for path in tmp_path.iterdir()] == ["metrics.jsonl"]
+
+
+def test_an_evaluation_that_fails_costs_no_training(make_trainer, tmp_path, monkeypatch):
+    trainer = make_trainer(steps=2, checkpoint_every=0)
+    loop = loop_of(trainer, tmp_path)
+
+    def fail():
+        raise UserError("no such class")
+
+    monkeypatch.setattr(loop, "_evaluate", fail)
+    with pytest.raises(UserError):
+        loop.run()
+    assert Checkpoints(tmp_path / "checkpoints").steps()[-1] == 2

@@ -88,8 +88,10 @@ class Loop:
                     if stop.requested(self.step) and self.step < total:
                         self._stop()
                 self._save()  # under way first: an evaluation that fails costs no training
-                self._evaluate()
-                self.checkpoints.wait()
+                try:
+                    self._evaluate()
+                finally:
+                    self.checkpoints.wait()
         finally:
             self.writers.close()
         return self.results
