@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import pytest
 from small_runs import digests
 
-from vlp_jax.core.errors import RunError
+from vlp_jax.core.errors import RunError, UserError
 from vlp_jax.train.checkpoint import Checkpoints
 from vlp_jax.train.loop import Loop
 from vlp_jax.train.metrics import JsonlWriter, logged
