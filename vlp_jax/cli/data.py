@@ -53,7 +53,10 @@ def parser() -> argparse.ArgumentParser:
     sub = add("prepare", "build a known data set", None)
     sub.add_argument("name", choices=("emoji", "fashion_mnist"))
     sub.add_argument("--out", metavar="DIR", help="default for emoji: the package's own folder")
-    text = "fashion_mnist: folder of its four *-ubyte.gz files (default: Debian's package)"
+    text = (
+        "fashion_mnist: folder of its four *-ubyte.gz files (default: Debian's package "
+        "dataset-fashion-mnist, downloaded by apt-get and only unpacked)"
+    )
     sub.add_argument("--source", metavar="DIR", default="", help=text)
     return cli
 

@@ -32,6 +32,7 @@ CLASSES = (
 ARTICLES = ("a", "a pair of", "a", "a", "a", "a", "a", "a", "a", "an")
 CAPTIONS = tuple(f"a photo of {a} {name}" for a, name in zip(ARTICLES, CLASSES, strict=True))
 SPLITS = {"train": "train", "test": "t10k"}  # our name -> the files'
+KINDS = ("images-idx3-ubyte.gz", "labels-idx1-ubyte.gz")
 PER_SHARD = 10_000
 
 
@@ -114,6 +115,11 @@ def main(out: str, source: str = "") -> dict:
     source = source or (installed if os.path.isdir(installed) else "")
     with tempfile.TemporaryDirectory() as folder:
         read_from = source or fetch(folder)
+        names = [f"{split}-{kind}" for split in SPLITS.values() for kind in KINDS]
+        missing = [name for name in names if not os.path.isfile(os.path.join(read_from, name))]
+        if missing:
+            text = f"lacks {', '.join(missing)}; Debian's package {PACKAGE} has them"
+            raise UserError(f"{read_from}: {text}")
         splits = {split: read_split(read_from, split) for split in SPLITS}
     os.makedirs(out, exist_ok=True)
     report: dict = {"shards": {}}
