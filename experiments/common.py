@@ -23,10 +23,10 @@ def small(data: DataSet, steps: int = 300, batch_size: int = 128) -> dict[str, A
     }
 
 
-def small_mae(data: DataSet, steps: int = 600, batch_size: int = 256) -> dict[str, Any]:
-    """The same, of a narrow MAE on 4 x 4 patches: four layers of 64, a decoder of 48."""
+def small_mae(data: DataSet, patch_size: int = 4, steps: int = 300) -> dict[str, Any]:
+    """The same, of a narrow MAE: four layers of 64, a decoder of 48; 8 x 8 patches or fewer."""
     sizes = {**NARROW, "method.image.num_layers": 4, "method.decoder.width": 48}
-    return {**small(data, steps, batch_size), **sizes, "method.image.patch_size": 8}
+    return {**small(data, steps), **sizes, "method.image.patch_size": patch_size}
 
 
 def small_simclr(data: DataSet, steps: int) -> dict[str, Any]:

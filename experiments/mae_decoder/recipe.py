@@ -14,8 +14,7 @@ SMALL = (1, 2, 4)
 
 def get_study(full: bool, data: DataSet) -> Study:
     """Published depths, or three of them on `data`; the last cell has the slow encoder."""
-    small = {**common.small_mae(data, 300, 128), "method.image.patch_size": 4}  # tokens that cost
-    shared = {"method.norm_pix": False} | ({} if full else small)
+    shared = {"method.norm_pix": False} | ({} if full else common.small_mae(data))
     usual = 8 if full else 2
     config = common.MAE_FULL if full else common.MAE_SMALL
     depths = DEPTHS if full else SMALL

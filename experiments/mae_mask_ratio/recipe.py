@@ -20,7 +20,7 @@ SMALL = (0.1, 0.3, 0.5, 0.75, 0.9)  # ratios of the small form
 
 def get_study(full: bool, data: DataSet) -> Study:
     """The published sweep, or five ratios on `data`."""
-    shared = {"method.norm_pix": False} | ({} if full else common.small_mae(data))
+    shared = {"method.norm_pix": False} | ({} if full else common.small_mae(data, 8, 1200))
     columns = {"linear": common.linear(full)}
     if full:
         columns["fine-tuned"] = Column("tuned.test.top1")
