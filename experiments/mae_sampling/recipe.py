@@ -25,7 +25,7 @@ def get_study(full: bool, data: DataSet) -> Study:
         own = {"method.masking": masking, "method.mask_ratio": ratio, "method.norm_pix": norm_pix}
         cells[name] = Cell(
             config=common.MAE_FULL if full else common.MAE_SMALL,
-            changes={**({} if full else common.small_mae(data)), **own},
+            changes={**({} if full else common.small_mae(data, 8, 1200)), **own},
             paper={"linear": probed, **({"fine-tuned": tuned} if full else {})},
         )
 
