@@ -90,8 +90,7 @@ def read_split(source: str, split: str) -> tuple[np.ndarray, np.ndarray]:
       UserError: see `read_idx`; or the two files do not belong together.
     """
     stem = os.path.join(source, SPLITS[split])
-    images = read_idx(stem + "-images-idx3-ubyte.gz")
-    labels = read_idx(stem + "-labels-idx1-ubyte.gz")
+    images, labels = (read_idx(f"{stem}-{kind}") for kind in KINDS)
     fits = images.ndim == 3 and labels.shape == images.shape[:1] and len(labels)
     if not fits or labels.max() >= len(CLASSES):
         raise UserError(f"{stem}-*: pictures {images.shape} and labels {labels.shape} do not fit")

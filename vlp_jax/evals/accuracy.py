@@ -55,8 +55,8 @@ class Accuracy:
         known = dict.fromkeys(classes or range(logits.shape[1]))
         label = class_ids([values[i] for i in kept], known, where="path")
         one_hot = np.eye(len(known), dtype=np.float32)
-        names = [*map(str, getattr(trained, "classes", ()) or known)]
-        names = names if len(names) == len(known) else [*map(str, known)]
+        own = getattr(trained, "classes", ())  # a folder numbers its own names
+        names = [*map(str, own if len(own) == len(known) else known)]
         metrics, table = score(logits, one_hot, label, names)
         protocol = {"images": len(kept), "damaged": len(source) - len(kept)}
         return Result(metrics, {"per_class": table}, {"protocol": protocol})
