@@ -40,8 +40,9 @@ def evaluators(full: bool, data: DataSet) -> dict[str, Any]:
 
 
 def linear(full: bool) -> Column:
-    """Top-1 of the linear classifier in per cent."""
-    return Column("linear.test.top1" if full else "probe.top1")
+    """Top-1 of the linear classifier in per cent; of the small form the mean of the classes, which
+    is the same on Fashion-MNIST, whereas one concept is 27 % of the emoji's test pictures."""
+    return Column("linear.test.top1" if full else "probe.mean_per_class")
 
 
 def mae_follow_ups(full: bool) -> dict[str, Run]:

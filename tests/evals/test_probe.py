@@ -91,13 +91,26 @@ def test_the_sweep_halves_towards_the_peak_and_ends_at_an_eighth_of_a_decade(pea
     monkeypatch.setattr(probe, "fit", fake_fit)
     monkeypatch.setattr(probe, "predict", fake_predict)
     parts = {"train": np.zeros((1, 1)), "val": np.zeros((1200, 1))}
-    curve = sweep(parts, {"train": None, "val": np.ones(1200)}, 2, 10)
+    curve = sweep(parts, {"train": None, "val": np.ones(1200, int)}, 2, 10)
     best = max(curve, key=curve.get)
     assert abs(best - peak) <= 1 / 16 + 1e-9
     np.testing.assert_allclose(visited[:7], [-6, -4, -2, 0, 2, 4, 6])
     assert len(visited) == len(set(np.round(visited, 6))) <= 15
     assert min(visited) >= -6.001 and max(visited) <= 6.001
     assert np.diff(sorted(curve)).min() == 0.125
+
+
+def test_small_classes_decide_where_the_metric_is_the_mean_of_classes(monkeypatch):
+    label = np.array([0] * 8 + [2] * 2)  # a strong penalty answers with the large class
+    monkeypatch.setattr(probe, "fit", lambda rows, label, classes, l2, iterations: l2)
+    monkeypatch.setattr(probe, "predict", lambda l2, rows: label * (l2 < 1) ^ (l2 < 1) * (rows < 3))
+    parts, labels = {"train": None, "val": np.arange(10)}, {"train": None, "val": label}
+    chosen = {metric: sweep(parts, labels, 3, 1, metric) for metric in probe.METRICS}
+    assert max(chosen["top1"].values()) == 0.8 and chosen["top1"][6.0] == 0.8
+    best = max(chosen["mean_per_class"], key=chosen["mean_per_class"].get)
+    assert best < 0 and chosen["mean_per_class"][best] == pytest.approx((5 / 8 + 1) / 2)
+    with pytest.raises(UserError, match=r"probe\.metric='f1': choose top1 or mean_per_class"):
+        probe.Probe(None, metric="f1")
 
 
 def test_validation_split_takes_every_fifth_sample():

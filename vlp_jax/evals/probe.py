@@ -31,6 +31,7 @@ from vlp_jax.evals.scores import majority, per_class_recall
 
 START = tuple(range(-6, 7, 2))  # log10 of l2: seven points, two decades apart
 HALVINGS = 4  # 2 decades -> 1/8 decade
+METRICS = ("top1", "mean_per_class")
 
 
 class Fit(NamedTuple):
@@ -51,7 +52,7 @@ class Probe:
 
     label: JSON key. iterations: bound for each fit. limit: evenly spaced samples of each set (0 =
     all). features: the method's function that gives the rows; `pixels` is the baseline of raw
-    pictures.
+    pictures. metric: what l2 is chosen by, top1 or mean_per_class where classes differ in size.
     """
 
     context: EvalContext
@@ -63,6 +64,7 @@ class Probe:
     iterations: int = 1000
     limit: int = 0
     features: str = "features"
+    metric: str = "top1"
 
     @property
     def requires(self) -> tuple[str, ...]:
@@ -72,9 +74,11 @@ class Probe:
     def __post_init__(self) -> None:
         if not 0 < self.val_fraction <= 0.5 or self.iterations < 1:
             raise UserError("probe needs 0 < val_fraction <= 0.5 and iterations >= 1")
+        if self.metric not in METRICS:
+            raise UserError(f"probe.metric={self.metric!r}: choose {' or '.join(METRICS)}")
 
     def __call__(self, fns: Mapping[str, EvalFn]) -> Result:
-        """Returns metrics top1, mean_per_class, val_top1, log10_l2 and how the last fit stopped."""
+        """Returns metrics top1, mean_per_class, val_METRIC, log10_l2 and how the last fit ended."""
         require_fns(self, fns)
         fn = fns[self.features]
         sources = {
@@ -93,23 +97,20 @@ class Probe:
             label[part] = label[part][kept]
         if not self.val:
             split_validation(rows, label, self.val_fraction)
-        curve = sweep(rows, label, len(classes), self.iterations)
+        curve = sweep(rows, label, len(classes), self.iterations, self.metric)
         log_l2 = max(curve, key=lambda point: (curve[point], point))  # a tie: the simpler one
         both = [np.concatenate([part["train"], part["val"]]) for part in (rows, label)]
         final = fit(*both, len(classes), 10.0**log_l2, self.iterations)
-        hit = predict(final, rows["path"]) == label["path"]
-        recall, support = per_class_recall(hit, label["path"], len(classes))
         metrics = {
-            "top1": float(hit.mean()),
-            "mean_per_class": float(recall[support > 0].mean()),
-            "val_top1": curve[log_l2],
+            **scores(final, rows["path"], label["path"]),
+            f"val_{self.metric}": curve[log_l2],
             "log10_l2": log_l2,
             "iterations": float(final.iterations),
             "gradient": final.gradient,
             "chance_top1": 1 / len(classes),
             "majority_top1": majority(label["path"]),
         }
-        table = [{"log10 l2": point, "val top1": curve[point]} for point in sorted(curve)]
+        table = [{"log10 l2": point, f"val {self.metric}": curve[point]} for point in sorted(curve)]
         protocol = {part: len(v) for part, v in label.items()} | {
             "objective": "sum CE + l2/2 |W|^2"
         }
@@ -132,16 +133,17 @@ def sweep(
     label: Mapping[str, np.ndarray],
     num_classes: int,
     iterations: int,
+    metric: str = "top1",
 ) -> dict[float, float]:
-    """Validation accuracy by log10(l2): seven points, then the interval around the best is halved
-    four times."""
+    """Validation score by log10(l2): seven points, then the interval around the best is halved four
+    times."""
     curve: dict[float, float] = {}
 
     def visit(points: tuple[float, ...]) -> float:
         for point in points:
             if START[0] <= point <= START[-1]:
                 fitted = fit(rows["train"], label["train"], num_classes, 10.0**point, iterations)
-                curve[point] = float(np.mean(predict(fitted, rows["val"]) == label["val"]))
+                curve[point] = scores(fitted, rows["val"], label["val"])[metric]
         return max(curve, key=lambda point: (curve[point], point))
 
     best, step = visit(tuple(map(float, START))), 2.0
@@ -149,6 +151,14 @@ def sweep(
         step /= 2
         best = visit((best - step, best + step))
     return curve
+
+
+def scores(fitted: Fit, rows: np.ndarray, label: np.ndarray) -> dict[str, float]:
+    """METRICS of float32[N, D] rows: the share of hits, and its mean over the classes in `label`,
+    int[N]."""
+    hit = predict(fitted, rows) == label
+    recall, support = per_class_recall(hit, label, label.max() + 1)
+    return dict(zip(METRICS, (float(hit.mean()), float(recall[support > 0].mean())), strict=True))
 
 
 def predict(fitted: Fit, rows: np.ndarray) -> np.ndarray:
