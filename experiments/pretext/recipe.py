@@ -32,7 +32,7 @@ def get_study(full: bool, data: DataSet) -> Study:
     """Each task as its recipe has it, the trunk's size follows the pieces that it sees; the others
     on the trunk of rotation. Tasks of colour are left out where pictures have none.
     """
-    own = {"data.path": "tfds:imagenet2012:train"} if full else common.small(data, 120, 64)
+    own = {"data.path": "tfds:imagenet2012:train"} if full else common.small(data, 300, 64)
     narrow = {} if full else common.NARROW
     tasks = {n: v for n, v in TASKS.items() if full or not (data.grey and n == "colorization")}
     cells = {
@@ -63,7 +63,7 @@ def get_study(full: bool, data: DataSet) -> Study:
         return v[name]["linear"]
 
     return Study(
-        title="Pretext tasks, labels, random weights and pixels: linear top-1 (%)",
+        title="Pretext tasks, labels, random weights and pixels: linear accuracy (%)",
         cells=cells,
         evals={} if full else {"probe": data.evaluator()},
         columns={"linear": common.linear(full)},
