@@ -14,7 +14,7 @@ from vlp_jax.data import index as index_module
 from vlp_jax.data.check import check
 from vlp_jax.data.damage import DamagedSample
 from vlp_jax.data.pipeline import TrainPipeline
-from vlp_jax.data.source import open_source
+from vlp_jax.data.source import check_captions, open_source
 from vlp_jax.data.tar import TarSource
 
 COUNT = 20
@@ -231,6 +231,11 @@ def test_empty_and_missing_shards_are_user_errors(tmp_path):
         TarSource(str(tmp_path / "e.tar"))
     with pytest.raises(UserError, match=r"no such shard: .*none.tar"):
         TarSource(str(tmp_path / "none.tar"))
+
+
+def test_pictures_alone_are_samples_without_captions(tmp_path):
     (tmp_path / "p.tar").write_bytes(tar_bytes([sample(0)[0]]))
-    with pytest.raises(UserError, match="no captions in"):
-        TarSource(str(tmp_path / "p.tar"))
+    source = TarSource(str(tmp_path / "p.tar"))
+    assert len(source) == 1 and not source.damage and source[0]["text"] == []
+    with pytest.raises(UserError, match="no captions in 'here'"):
+        check_captions(source, "here")

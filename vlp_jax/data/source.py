@@ -96,8 +96,8 @@ def check_captions(source: Source, path: str) -> None:
         except DamagedSample:
             return  # told elsewhere
     raise UserError(
-        f"no captions in {path!r}: put NAME.txt beside each picture, or the pictures into one "
-        "sub-folder per class"
+        f"no captions in {path!r}: put NAME.txt beside each picture, in a tar too, or the pictures "
+        "of a folder into one sub-folder per class"
     )
 
 

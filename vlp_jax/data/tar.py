@@ -91,7 +91,7 @@ class TarSource:
         self._ends = list(itertools.accumulate(shard.count for shard in self._shards))
         self.damage = [damage for index, _ in indices for damage in index.damage]
         self.fingerprint = digest(index.digest for index, _ in indices)
-        self._check(indices)
+        self._check()
 
     def _open(self, path: str, rebuild: bool) -> tuple[ShardIndex, str | None]:
         try:
@@ -99,17 +99,14 @@ class TarSource:
         except (OSError, ValueError) as error:
             raise UserError(f"cannot read shard {path!r}: {error}") from error
 
-    def _check(self, indices: list) -> None:
+    def _check(self) -> None:
         if not len(self):
             if self.damage:
                 first = self.damage[0]
                 raise RunError(f"no sample left in {self.pattern!r}: {first.where}: {first.reason}")
             raise UserError(
-                f"no samples in {self.pattern!r} (expected KEY.jpg with KEY.txt or KEY.json)"
-            )
-        if not any(index.offset[:, 1:].any() for index, _ in indices):
-            raise UserError(
-                f"no captions in {self.pattern!r} (expected KEY.txt, KEY.json or KEY.cls)"
+                f"no samples in {self.pattern!r} (expected KEY.jpg, with captions KEY.txt or "
+                "KEY.json)"
             )
 
     @property
