@@ -69,6 +69,11 @@ def base() -> ConfigDict:
     return c
 
 
+def scale_lr(c: ConfigDict, base: float) -> None:
+    """lr = base x batch_size / 256, also where batch_size is changed later (set it first)."""
+    c.optim.lr = c.get_ref("batch_size").to_float() * (base / 256)
+
+
 def data() -> ConfigDict:
     """Where training pictures and captions come from and how the host prepares them."""
     return ConfigDict(

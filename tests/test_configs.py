@@ -107,6 +107,30 @@ def test_evaluators_may_be_added_by_flags():
     assert config.evals.mine.to_dict() == {"type": "knn", "k": (1, 5)}
 
 
+@pytest.mark.parametrize("name", ["pretrain", "finetune", "linear_probe", "supervised"])
+def test_the_rate_follows_the_batch(name):
+    path = f"{ROOT}/{'mae' if name == 'pretrain' else 'classify'}/{name}.py"
+    usual, small = load_config(path, {}), load_config(path, {"batch_size": "128"})
+    assert usual.optim.lr / usual.batch_size == pytest.approx(small.optim.lr / 128)
+    assert load_config(path, {"batch_size": "128", "optim.lr": "0.5"}).optim.lr == 0.5
+    floors = [c.optim.lr_final * c.optim.lr for c in (usual, small)]
+    assert floors == pytest.approx([1e-6 if name == "finetune" else 0.0] * 2)
+
+
+@pytest.mark.parametrize(
+    "recipe", ["simclr/tiny.py", "clip/quickstart.py", "pretext/bow.py:tiny", "mae/tiny.py"]
+)
+def test_a_classifier_sees_what_its_tower_was_trained_on(recipe, tmp_path):
+    before = load_config(f"{ROOT}/{recipe}", {})
+    (tmp_path / "config.json").write_text(before.to_json())
+    after = load_config(f"{ROOT}/classify/tiny.py:{tmp_path}", {})
+    old, new = make_method(before.method), make_method(after.method)
+    assert (new.image_mean, new.image_std) == (old.image_mean, old.image_std)
+    made = jax.eval_shape(new.init, jax.random.key(0), new.batch_spec(1))[0]
+    out = new.image_tower.width if before.method.image.name == "vit" else 16 * 8
+    assert made["head"]["out"]["kernel"].shape == (out, 99)
+
+
 def test_published_sizes_of_the_classifiers():
     """timm's counts of vit_{base,large}_patch16_224 and vit_huge_patch14_224 with 1000 classes,
     whose positions are parameters; MAE's are fixed.

@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 
 from configs import common
 from vlp_jax.core.errors import UserError
+from vlp_jax.methods.base import make_method
 
 NO_DECAY = r"(.*/)?(bias|scale|cls_token|pos_embed)"
 
@@ -55,8 +56,8 @@ def strong(c: ConfigDict) -> None:
 
 
 def start_from(c: ConfigDict, workdir: str) -> None:
-    """Takes the tower's description from a finished run and its weights as the start; the head
-    stays fresh.
+    """Takes the tower's description and preprocessing from a finished run and its weights as the
+    start; the head stays fresh. A tower that hands on all its tokens gives their mean.
     """
     file = Path(workdir) / "config.json"
     if not file.is_file():
@@ -66,10 +67,11 @@ def start_from(c: ConfigDict, workdir: str) -> None:
     c.image_size = method["image"]["image_size"]
     c.method.image = ConfigDict(method["image"])
     c.method.image.image_size = c.get_ref("image_size")
+    if method["image"].get("pool") == "none":
+        c.method.image.pool = "gap"
+    pictures = make_method(method)
     c.method.unlock()
-    for key in ("image_mean", "image_std"):
-        if key in method:
-            c.method[key] = tuple(method[key])
+    c.method.image_mean, c.method.image_std = pictures.image_mean, pictures.image_std
     c.data.image.crop = found["data"]["image"]["crop"]
     c.data.image.eval_crop = found["data"]["image"]["eval_crop"]
     c.init_from = f"{workdir}:(batch_stats/)?image/.*"

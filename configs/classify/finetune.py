@@ -9,6 +9,7 @@ recipe of layer-wise decay; argument: ViT-B-16, ViT-L-16 or ViT-H-14.
 
 from ml_collections import ConfigDict
 
+from configs import common
 from configs.classify.common import imagenet, recipe, strong
 from vlp_jax.models.mae_archs import mae_arch
 
@@ -32,8 +33,8 @@ def get_config(size: str = "ViT-B-16") -> ConfigDict:
     strong(c)
     c.method.mixing.erase = 0.25
     c.batch_size = 1024
-    c.optim.lr = base_lr * c.batch_size / 256
-    c.optim.lr_final = 1e-6 / c.optim.lr
+    common.scale_lr(c, base_lr)
+    c.optim.lr_final = 1e-6 / c.optim.get_ref("lr")
     c.optim.b2, c.optim.eps, c.optim.weight_decay = 0.999, 1e-8, 0.05
     c.optim.warmup_epochs = 5.0
     return c

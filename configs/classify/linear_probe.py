@@ -9,6 +9,7 @@ argument: ViT-B-16, ViT-L-16 or ViT-H-14.
 
 from ml_collections import ConfigDict
 
+from configs import common
 from configs.classify.common import imagenet, recipe
 from vlp_jax.models.mae_archs import mae_arch
 
@@ -20,7 +21,7 @@ def get_config(size: str = "ViT-B-16") -> ConfigDict:
     c.epochs = 90.0 if size == "ViT-B-16" else 50.0
     c.batch_size = 16_384
     c.optim.name = "lars"
-    c.optim.lr = 0.1 * c.batch_size / 256
+    common.scale_lr(c, 0.1)
     c.optim.weight_decay = 0.0
     c.optim.warmup_epochs = 10.0
     return c

@@ -8,6 +8,7 @@ under Nesterov momentum; without an argument the tower is a ViT-B/16.
 
 from ml_collections import ConfigDict
 
+from configs import common
 from configs.classify.common import imagenet, recipe, start_from
 from vlp_jax.models.mae_archs import mae_arch
 
@@ -17,10 +18,10 @@ def get_config(workdir: str = "") -> ConfigDict:
     c = imagenet(recipe(mae_arch("ViT-B-16")["image"], 1000, linear=True))
     if workdir:
         start_from(c, workdir)
-    c.data.image.crop = "random"
+    c.data.image.crop, c.data.image.eval_crop = "random", "center_875"
     c.epochs = 90.0
     c.batch_size = 4096
     c.optim.name, c.optim.momentum, c.optim.nesterov = "sgd", 0.9, True
-    c.optim.lr = 0.1 * c.batch_size / 256
+    common.scale_lr(c, 0.1)
     c.optim.weight_decay = 0.0
     return c

@@ -6,6 +6,7 @@ ViT-H-14.
 
 from ml_collections import ConfigDict
 
+from configs import common
 from configs.classify.common import imagenet, recipe, strong
 from vlp_jax.models.mae_archs import mae_arch
 
@@ -19,7 +20,7 @@ def get_config(size: str = "ViT-B-16") -> ConfigDict:
     c.epochs = 300.0 if size == "ViT-B-16" else 200.0
     c.batch_size = 4096
     c.ema_decay = 0.9999
-    c.optim.lr = 1e-4 * c.batch_size / 256
+    common.scale_lr(c, 1e-4)
     c.optim.b2, c.optim.eps, c.optim.weight_decay = 0.95, 1e-8, 0.3
     c.optim.warmup_epochs = 20.0
     return c

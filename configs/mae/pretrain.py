@@ -22,7 +22,7 @@ def get_config(size: str = "ViT-L-16") -> ConfigDict:
     c.epochs = 800.0
     c.batch_size = 4096
     c.sharding = "fsdp"
-    c.optim.lr = 1.5e-4 * 4096 / 256
+    common.scale_lr(c, 1.5e-4)
     c.optim.warmup_epochs = 40.0
     c.data.path = "tfds:imagenet2012:train"
     c.data.image.scale = (0.2, 1.0)

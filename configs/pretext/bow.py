@@ -2,7 +2,7 @@
 
 python -m vlp_jax train --config=configs/pretext/bow.py:tiny --workdir=runs/bow
 
-A RotNet teacher as published: `--config.init_from=runs/rotation:image/.*
+A RotNet teacher as published: `--config.init_from='runs/rotation:(batch_stats/)?image/.*'
 --config.method.momentum=1.0` with a trunk of the same sizes. A ViT-B/16 trunk; `:tiny` runs on the
 embedded emoji. The file exists as the recipe of methods/bow.py.
 """

@@ -4,8 +4,8 @@ python -m vlp_jax train --config=configs/simclr/tiny.py --workdir=W
 
 Fashion-MNIST, prepared in DIR: --config.data.path='DIR/*-train-*.tar'
 --config.evals.probe.train='DIR/*-train-*.tar' --config.evals.probe.path='DIR/*-test-*.tar'
---config.evals.probe.label=label, and the same for knn. The file exists as the laptop's form of the
-other recipes, for the studies.
+--config.evals.probe.label=label, and the same for knn; without these the emoji evaluate it. The file
+exists as the laptop's form of the other recipes, for the studies.
 """
 
 from ml_collections import ConfigDict
@@ -25,8 +25,8 @@ def get_config(arch: str = "") -> ConfigDict:
     c.optim.warmup_steps = 20
     c.data.path = "builtin:emoji/noto-train"
     c.data.image.crop = c.data.image.eval_crop = "squash"
-    test = dict(path="builtin:emoji/noto-test", label="category")
+    test = dict(train=c.data.path, path="builtin:emoji/noto-test", label="category")
     for name in ("knn", "probe"):
-        c.evals[name] = {"type": name, "train": c.data.get_oneway_ref("path"), **test}
+        c.evals[name] = {"type": name, **test}
     c.log_every = 20
     return c

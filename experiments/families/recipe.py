@@ -24,7 +24,7 @@ FULL_TRUNK = dict(image_size=224, patch_size=16, width=768, num_layers=12, head_
 
 def get_study(full: bool, data: DataSet) -> Study:
     """One ViT, one optimiser and one number of pictures for all, whatever a method makes of a
-    picture: four layers of 128, or ViT-B/16 for 100 epochs of ImageNet.
+    picture: four layers of 64, or ViT-B/16 for 100 epochs of ImageNet.
     """
     same = {"optim.name": "adamw", "optim.lr": 1e-3, "optim.weight_decay": 0.05}
     same |= {"optim.b2": 0.95, "optim.clip_norm": 1.0}

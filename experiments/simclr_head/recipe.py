@@ -49,7 +49,7 @@ def get_study(full: bool, data: DataSet) -> Study:
     ]
     if not full:
         evals["z"] = data.evaluator(features="projection")
-        columns["after the head"] = Column("z.top1")
+        columns["after the head"] = Column("z.mean_per_class")
         trends.append(
             Trend("h beats g(h)", lambda v: v[USUAL]["linear"] > v[USUAL]["after the head"])
         )

@@ -8,6 +8,7 @@ from pretext import B, batch_of, build, check_accumulation, check_eval_fns, made
 
 from vlp_jax.core.errors import UserError
 from vlp_jax.core.pytree import flatten
+from vlp_jax.methods.base import make_method
 from vlp_jax.models.head import CosineHead
 
 SMALL = dict(size=32, image={"pool": "none"}, words=6)
@@ -46,7 +47,7 @@ def test_the_teacher_starts_as_the_student_and_follows():
     keys = jax.random.split(jax.random.key(0), B)
     encode = lambda step: method.encode(loaded, extra, batch, rng=keys, step=jnp.int32(step))  # noqa: E731
     first, later = (flatten(encode(step)[1].extra["teacher"]) for step in (0, 1))
-    student, teacher = flatten(loaded["image"]), flatten(extra["teacher"])
+    student, teacher = flatten({"image": loaded["image"]}), flatten(extra["teacher"])
     for path in student:
         np.testing.assert_array_equal(first[path], student[path])
         np.testing.assert_array_equal(later[path], teacher[path])
@@ -56,6 +57,24 @@ def test_the_teacher_starts_as_the_student_and_follows():
     frozen = build("bow", **SMALL, momentum=1.0)
     for path, leaf in flatten(frozen.after_update(loaded, extra)["teacher"]).items():
         np.testing.assert_array_equal(leaf, teacher[path])
+
+
+def test_a_frozen_teacher_keeps_the_batch_statistics_that_it_was_loaded_with():
+    image = dict(name="resnet_v1", image_size=16, depth=18, width_multiplier=0.125, stem="cifar")
+    method = make_method(dict(name="bow", image=image, words=6, momentum=1.0))
+    (params, extra), batch = made(method), batch_of(method)
+    stats = jax.tree.map(lambda x: x + 0.5, extra["batch_stats"])  # as init_from
+    keys = jax.random.split(jax.random.key(0), B)
+    step = lambda extra, n: (
+        method.encode(params, extra, batch, rng=keys, step=jnp.int32(n))[1].extra
+    )  # noqa: E731, E501
+    first = method.after_update(params, step({**extra, "batch_stats": stats}, 0))
+    later = method.after_update(params, step(first, 1))
+    for path, leaf in flatten(stats).items():
+        np.testing.assert_array_equal(flatten(later["teacher"]["batch_stats"])[path], leaf)
+    assert any((flatten(later["batch_stats"])[p] != v).any() for p, v in flatten(stats).items())
+    seen = [method.histograms(e, batch["image"])[0] for e in (first, later)]
+    np.testing.assert_array_equal(*seen)
 
 
 def test_accumulation_and_eval_fns():

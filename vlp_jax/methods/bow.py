@@ -3,8 +3,8 @@ online form OBoW, arXiv:2012.11552)
 
 A teacher turns the clean picture into a histogram of words; the student sees it perturbed and mixed
 with another. The teacher is the moving average of the student, or, with momentum 1, the weights
-that the run started from (`init_from=RUN:image/.*`), and its words are found as training goes
-(nn/vocabulary.py). The file exists to hold the question.
+that the run started from (`init_from='RUN:(batch_stats/)?image/.*'`), and its words are found as
+training goes (nn/vocabulary.py). The file exists to hold the question.
 """
 
 import dataclasses
@@ -62,8 +62,14 @@ class BagOfWords(Pretext, Method):
         params, extra = super().init(rng, batch)
         width = grid_of(self.trunk_shapes()).shape[-1]
         words = vocabulary.start(rngs.fold(rng, "words"), self.words, width)
-        teacher = jax.tree.map(jnp.copy, params["image"])
+        teacher = jax.tree.map(jnp.copy, self.student(params, extra))
         return params, {**extra, "teacher": teacher, "vocabulary": words}
+
+    def student(self, params: Params, extra: Extra) -> dict:
+        """What a teacher is made of: the tower's parameters and, where it has them, its batch
+        statistics.
+        """
+        return {"image": params["image"]} | {k: extra[k] for k in extra if k == "batch_stats"}
 
     def encode(
         self, params: Params, extra: Extra, batch: Batch, *, rng: Array | None, step: Array
@@ -73,8 +79,8 @@ class BagOfWords(Pretext, Method):
         """
         if rng is not None:
             copy = lambda mine, hers: jnp.where(step == 0, mine, hers)  # noqa: E731
-            teacher = jax.lax.stop_gradient(jax.tree.map(copy, params["image"], extra["teacher"]))
-            extra = {**extra, "teacher": teacher}
+            teacher = jax.tree.map(copy, self.student(params, extra), extra["teacher"])
+            extra = {**extra, "teacher": jax.lax.stop_gradient(teacher)}
         return super().encode(params, extra, batch, rng=rng, step=step)
 
     def histograms(self, extra: Extra, images: Array) -> tuple[Array, Array, Array]:
@@ -82,7 +88,7 @@ class BagOfWords(Pretext, Method):
         histograms float32[B, K] that sum to 1.
         """
         ready = self.normalised(images.astype(jnp.float32))
-        _, out, _ = self.run_image({"image": extra["teacher"]}, extra, ready, None)
+        _, out, _ = self.run_image(extra["teacher"], extra["teacher"], ready)
         features = jax.lax.stop_gradient(grid_of(out))
         ids, _ = vocabulary.assign(extra["vocabulary"], features)
         bag = jax.nn.one_hot(ids, self.words).mean((1, 2))
@@ -109,7 +115,7 @@ class BagOfWords(Pretext, Method):
     def after_update(self, params: Params, extra: Extra) -> Extra:
         """Moves the teacher and the words."""
         follow = lambda hers, mine: self.momentum * hers + (1 - self.momentum) * mine  # noqa: E731
-        teacher = jax.tree.map(follow, extra["teacher"], params["image"])
+        teacher = jax.tree.map(follow, extra["teacher"], self.student(params, extra))
         words = vocabulary.update(extra["vocabulary"], self.memory)
         return {**extra, "teacher": teacher, "vocabulary": words}
 
