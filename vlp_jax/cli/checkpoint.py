@@ -163,8 +163,8 @@ def _tokenizer_name(folder: str, name: str) -> str:
 def embedders(
     method: Method, params: Params, extra: Extra
 ) -> dict[str, Callable[[HostBatch], np.ndarray]]:
-    """See LoadedModel.embedders; a method without embeddings gives 'image', its features. Products
-    run in full float32, so that numbers agree between kinds of device."""
+    """See LoadedModel.embedders; a method without embeddings gives 'image', its features divided
+    by their norm. Products run in full float32, so that numbers agree between kinds of device."""
     fns = method.eval_fns()
     sides = {side: fns[f"embed_{side}"] for side in ("image", "text") if f"embed_{side}" in fns}
     if not sides:

@@ -1,9 +1,11 @@
 """`embed --checkpoint=OUT --images=DIR --texts=FILE --out=E.npz`: pictures and lines of text to
 unit vectors.
 
-E.npz holds image float32[N, E], text float32[M, E], image_paths [N] (relative to DIR, sorted),
-texts [M] (one per line of FILE) and logit_scale (the factor of the dot product, exponential taken).
-The file exists so that anything outside this package can use a model's space.
+E.npz holds image float32[N, E] and image_paths [N] (relative to DIR, sorted) and, where the model
+has a text tower, text float32[M, E], texts [M] (one per line of FILE) and logit_scale (the factor
+of the dot product, exponential taken). A model without a joint space (MAE, SimCLR, a classifier, a
+pretext task) gives its features, each row divided by its norm. The file exists so that anything
+outside this package can use a model's space.
 """
 
 import argparse
@@ -32,7 +34,9 @@ def parser() -> argparse.ArgumentParser:
         help="a converted checkpoint or a training workdir",
     )
     cli.add_argument("--images", metavar="DIR", help="folder of pictures, searched recursively")
-    cli.add_argument("--texts", metavar="FILE", help="UTF-8 file, one text per line")
+    cli.add_argument(
+        "--texts", metavar="FILE", help="UTF-8 file, one text per line (text towers only)"
+    )
     cli.add_argument("--out", required=True, metavar="FILE.npz", help="file to write")
     cli.add_argument(
         "--batch-size", type=int, default=32, metavar="N", help="rows per call (default 32)"
@@ -54,42 +58,27 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     Raises:
       UserError: nothing to embed, a missing folder or file, an unreadable picture (named), a
-        checkpoint that does not
-        prove itself, a tokenizer that does not fit.
+        checkpoint that does not prove itself, texts for a model without a text tower, a tokenizer
+        that does not fit.
     """
     args = parser().parse_args(argv)
     paths, texts = list_images(args.images), read_texts(args.texts)
     _check(args)
     start = time.perf_counter()
 
-    import numpy as np
-
     from vlp_jax.cli.checkpoint import load_model
 
     start_jax()
-    model = load_model(args.checkpoint)
-    fns = model.embedders()
-    progress = Progress(len(paths) + len(texts))
-    image, kept = embed_images(model, fns["image"], args, paths, progress)
-    text = embed_texts(model, fns["text"], args.batch_size, texts, progress)
-    progress.end()
-    scale = np.float32(np.exp(np.asarray(model.params["logit_scale"], np.float32)))
-    result = {
-        "image": image,
-        "text": text,
-        "image_paths": np.array(kept, dtype=str),
-        "texts": np.array(texts, dtype=str),
-        "logit_scale": scale,
-    }
+    result = embed(load_model(args.checkpoint), args, paths, texts)
     if not first_process():
         return 0
     write_npz(args.out, result)
     report = {
         "out": args.out,
-        "images": len(kept),
-        "skipped": len(paths) - len(kept),
+        "images": len(result["image"]),
+        "skipped": len(paths) - len(result["image"]),
         "texts": len(texts),
-        "dim": int(image.shape[1]),
+        "dim": result["image"].shape[1],
         "seconds": round(time.perf_counter() - start, 2),
     }
     print(
@@ -153,10 +142,36 @@ def read_texts(path: str | None) -> list[str]:
     return [line.rstrip("\r") for line in lines]
 
 
+def embed(
+    model: Any, args: argparse.Namespace, paths: list[str], texts: list[str]
+) -> dict[str, Any]:
+    """The arrays of the file by name (see the top). Raises UserError as `main`."""
+    import numpy as np
+
+    from vlp_jax.core.errors import UserError
+
+    fns = model.embedders()
+    if texts and "text" not in fns:
+        what = f"a model of method {model.config['method']['name']!r}"
+        raise UserError(f"--texts: {args.checkpoint} holds {what}, without a text tower")
+    progress, result = Progress(len(paths) + len(texts)), {}
+    if "text" in fns:  # first: a tokenizer that does not fit is told at once
+        result["text"] = embed_texts(model, fns["text"], args.batch_size, texts, progress)
+        result["texts"] = np.array(texts, dtype=str)
+    result["image"], kept = embed_images(model, fns["image"], args, paths, progress)
+    result["image_paths"] = np.array(kept, dtype=str)
+    if "logit_scale" in model.params:
+        scale = np.asarray(model.params["logit_scale"], np.float32)
+        result["logit_scale"] = np.float32(np.exp(scale))
+    progress.end()
+    return result
+
+
 def embed_images(
     model: Any, fn: Callable, args: argparse.Namespace, paths: list[str], progress: "Progress"
 ) -> tuple:
-    """Returns (float32[N, E], the paths that were readable)."""
+    """Returns (float32[N, E], the paths that were readable). Raises UserError when an unreadable
+    one is not to be skipped, or all are."""
     import numpy as np
 
     from vlp_jax.core.errors import UserError
@@ -173,7 +188,7 @@ def embed_images(
         except OSError as error:
             raise UserError(f"--images: {path}: cannot be read ({error.strerror})") from error
 
-    rows, kept = [np.zeros((0, model.method.embed_dim), np.float32)], []
+    rows, kept = [], []
     size = max(1, min(args.batch_size, len(paths)))
     with ThreadPoolExecutor(args.threads) as pool:
         for names, pictures in _ahead(pool, decode, paths, size):
@@ -186,7 +201,9 @@ def embed_images(
                 kept += [name for name, _ in good]
                 rows.append(_padded(fn, "image", np.stack([picture for _, picture in good]), size))
             progress.add(len(names))
-    return np.concatenate(rows), kept
+    if paths and not kept:
+        raise UserError(f"--images: {args.images}: none of {len(paths)} pictures can be read")
+    return _joined(rows, model.method), kept
 
 
 def embed_texts(
@@ -195,13 +212,20 @@ def embed_texts(
     """Returns float32[M, E]."""
     import numpy as np
 
-    rows = [np.zeros((0, model.method.embed_dim), np.float32)]
+    rows = []
     tokenizer, size = model.tokenizer() if texts else None, max(1, min(batch_size, len(texts)))
     for start in range(0, len(texts), size):
         ids = tokenizer(texts[start : start + size])
         rows.append(_padded(fn, "text", np.asarray(ids, np.int32), size))
         progress.add(len(ids))
-    return np.concatenate(rows)
+    return _joined(rows, model.method)
+
+
+def _joined(rows: list, method: Any) -> Any:
+    """float32[N, E] of batches of rows; without any, the E of the joint space."""
+    import numpy as np
+
+    return np.concatenate(rows) if rows else np.zeros((0, method.embed_dim), np.float32)
 
 
 def _ahead(
