@@ -97,6 +97,7 @@ def test_positions_are_resized_only_when_asked(tiny_weights, tmp_path):
             ["IN", "OUT", "--arch=tiny", "--to=hff"],
             r"--to: unknown format 'hff'; did you mean 'hf'\?",
         ),
+        (["IN", "OUT", "--arch=tiny", "--to=mae"], "--to=mae: method 'clip' cannot be exported so"),
         (["NONE", "OUT", "--arch=tiny"], "no such file or folder"),
         (["IN", "OUT", "--arch=tiny", "--image-size=25"], "--image-size: 25 is no multiple of 8"),
         (["IN", "OUT", "--arch=RN50", "--image-size=256"], "--image-size: only a ViT"),

@@ -21,7 +21,11 @@ FRESH = {"colorization": SIZE, "context": 3 * 8 + 2 * 2 + 2 * 1}  # method: side
 def run(request, tmp_path_factory):
     """(method, workdir of a run of one step)."""
     folder, name = tmp_path_factory.mktemp("run"), request.param
-    text = CONFIG.replace("tiny_config(image=tower, text=tower)", f"tiny_config({name!r})")
+    image = (
+        "dict(pre_norm=False, conv_bias=True, norm_eps=1e-6)"  # as the released masked autoencoders
+    )
+    method = f"tiny_config({name!r}, image={image})"
+    text = CONFIG.replace("tiny_config(image=tower, text=tower)", method)
     config, data = folder / "config.py", make_pictures(folder / "pictures", count=16)
     config.write_text(text.format(tests=str(ROOT / "tests"), data=str(data)))
     argv = [f"--config={config}", f"--workdir={folder / 'w'}", "--config.steps=1"]
@@ -86,3 +90,17 @@ def test_no_picture_at_all_is_an_error(run, tmp_path, capsys):
     argv = ["embed", f"--checkpoint={run[1]}", f"--images={tmp_path / 'broken'}"]
     line = fails(capsys, *argv, f"--out={tmp_path / 'e.npz'}", "--skip-damaged")
     assert "none of 1 pictures can be read" in line
+
+
+def test_runs_are_exported_where_there_is_a_format(run, tmp_path, capsys):
+    name, workdir = run
+    for to in ("open_clip", "hf", "mae"):
+        out = tmp_path / to
+        if name == "mae" and to != "open_clip":
+            assert main(["convert", str(workdir), str(out), f"--to={to}"]) == 0
+            assert (out / "model.safetensors").is_file()
+            continue
+        line = fails(capsys, "convert", workdir, out, f"--to={to}")
+        assert f"--to={to}: method '{name}' cannot be exported so" in line
+        assert "clip to open_clip or hf" in line and "mae to hf or mae" in line
+        assert not out.exists()

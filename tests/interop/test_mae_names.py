@@ -12,7 +12,7 @@ from vlp_jax.cli.checkpoint import load_model
 from vlp_jax.cli.released_mae import position_tables
 from vlp_jax.core.errors import UserError
 from vlp_jax.core.pytree import flatten
-from vlp_jax.interop.mae import HF_MAE, OFFICIAL_MAE, model_config
+from vlp_jax.interop.mae import HF_MAE, OFFICIAL_MAE, check_fits, model_config
 from vlp_jax.interop.rules import to_theirs
 from vlp_jax.methods.base import make_method
 from vlp_jax.models.mae_archs import mae_tower
@@ -122,8 +122,32 @@ def test_the_whole_model_through_hugging_face_and_back(tree, tmp_path):
     assert one.method.image_tower == two.method.image_tower
     for path, array in flatten(two.params).items():
         np.testing.assert_array_equal(array, arrays[path])
-    with pytest.raises(UserError, match="--to=open_clip: has no masked autoencoder"):
+    with pytest.raises(UserError, match="--to=open_clip: method 'mae' cannot be exported so"):
         convert.main([first, str(tmp_path / "oc"), "--to=open_clip"])
+
+
+@pytest.mark.parametrize("part", ["encoder", "whole"])
+def test_official_files_are_written_as_they_are_read(tree, tmp_path, capsys, part):
+    state = official(*tree)
+    if part == "encoder":
+        del state["mask_token"]
+        state = {name: array for name, array in state.items() if "decoder" not in name}
+    save_file(state, tmp_path / "in.safetensors")
+    ours, out, folder = (str(tmp_path / name) for name in ("ours", "out.safetensors", "out"))
+    assert convert.main([str(tmp_path / "in.safetensors"), ours, "--arch=tiny"]) == 0
+    capsys.readouterr()
+    for target in (out, folder):
+        assert convert.main([ours, target, "--to=mae"]) == 0
+    note = capsys.readouterr().err
+    heads = "num_heads=2, decoder_num_heads=16" if part == "whole" else "num_heads=2"
+    assert f"load it with {heads}, norms of eps=1e-06, activation gelu" in note
+    for written in (load_file(out), load_file(f"{folder}/model.safetensors")):
+        assert written.keys() == state.keys()
+        for name, array in state.items():
+            np.testing.assert_array_equal(written[name], array, err_msg=name)
+    assert convert.main([folder, str(tmp_path / "again"), "--arch=tiny"]) == 0
+    one, two = load_model(ours), load_model(str(tmp_path / "again"))
+    assert one.config["golden"] == two.config["golden"] and one.method == two.method
 
 
 def test_names_of_newer_transformers_are_read(tree, tmp_path):
@@ -173,17 +197,21 @@ def test_other_positions_of_the_encoder_are_kept_as_weights(tree, tmp_path, caps
     np.testing.assert_array_equal(loaded.params["image"]["pos_embed"], state["pos_embed"][0])
 
 
-@pytest.mark.parametrize(
-    "fields, message",
-    [
-        ({"image": {"pool": "gap"}}, "a tower without a class token"),
-        ({"image": {"pre_norm": True}}, "a norm before the blocks"),
-        ({"mask_token_in_encoder": True}, "mask tokens in the encoder"),
-        ({"decoder": {"norm_eps": 1e-5}}, "another norm_eps or activation"),
-    ],
-)
-def test_what_transformers_cannot_be_is_refused(fields, message):
-    parts = {"image": {**IMAGE, **fields.pop("image", {})}}
-    parts["decoder"] = {**DECODER, **fields.pop("decoder", {})}
-    with pytest.raises(UserError, match=message):
-        model_config(make_method({"name": "mae", **parts, **fields}))
+NO_PLACE = {
+    "a tower without a class token": {"image": {"pool": "gap"}},
+    "a norm before the blocks": {"image": {"pre_norm": True}},
+    "a patch embedding without bias": {"image": {"conv_bias": False}},
+    "mask tokens in the encoder": {"mask_token_in_encoder": True},
+    "another norm_eps or activation": {"decoder": {"norm_eps": 1e-5}},
+}
+
+
+@pytest.mark.parametrize("message", NO_PLACE)
+def test_what_neither_library_can_be_is_refused(message):
+    fields = dict(NO_PLACE[message])
+    image, decoder = IMAGE | fields.pop("image", {}), DECODER | fields.pop("decoder", {})
+    method = make_method({"name": "mae", "image": image, "decoder": decoder, **fields})
+    with pytest.raises(UserError, match=f"--to=hf: ViTMAEForPreTraining cannot be {message}"):
+        model_config(method)
+    with pytest.raises(UserError, match=f"--to=mae cannot be {message}"):
+        check_fits(method, "--to=mae")

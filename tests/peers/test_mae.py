@@ -1,4 +1,5 @@
-"""Live parity with transformers' ViTMAEForPreTraining: random weights, the same noise.
+"""Live parity with transformers' ViTMAEForPreTraining: random weights, the same noise; and with
+timm's ViT, which reads facebookresearch/mae's files.
 
 Versions of transformers leave position tables and mask token of a random model at zero, and its
 released weights hold the fixed tables; `random_model` puts them there, by transformers' own rule.
@@ -15,11 +16,14 @@ transformers = pytest.importorskip("transformers", reason="live parity needs the
 import jax  # noqa: E402
 import jax.numpy as jnp  # noqa: E402
 import torch  # noqa: E402
+from safetensors.torch import load_file  # noqa: E402
 from transformers.models.vit_mae import modeling_vit_mae as theirs  # noqa: E402
 
-from vlp_jax.cli import convert  # noqa: E402
-from vlp_jax.cli.checkpoint import load_model  # noqa: E402
+from vlp_jax.cli import convert, export  # noqa: E402
+from vlp_jax.cli.checkpoint import expected_shapes, load_model, split_extra  # noqa: E402
 from vlp_jax.core.errors import UserError  # noqa: E402
+from vlp_jax.methods.base import make_method  # noqa: E402
+from vlp_jax.models.mae_archs import mae_tower  # noqa: E402
 from vlp_jax.nn.masks import is_hidden, shuffle  # noqa: E402
 
 TINY = dict(
@@ -109,6 +113,38 @@ def test_same_noise_same_masks_logits_and_loss_and_back(name, tmp_path):
     assert {k: said[k] for k in kept if k != "mask_ratio"} == {
         k: getattr(model.config, k) for k in kept if k != "mask_ratio"
     }
+
+
+@pytest.mark.parametrize("decoder", [True, False])
+def test_our_export_gives_timm_our_features(decoder, tmp_path):
+    """A file of --to=mae, loaded with strict=False as facebookresearch/mae fine-tunes and timm
+    reads it.
+    """
+    vision_transformer = pytest.importorskip("timm.models.vision_transformer")
+    config = {"name": "mae", "image": mae_tower(32, 8, 2, 64, 16)}
+    config["decoder"] = dict(num_layers=1, width=32, num_heads=2) if decoder else None
+    method = make_method(config)
+    rng = np.random.default_rng(0)
+    arrays = {
+        path: rng.normal(0, 0.1, shape).astype(np.float32)
+        for path, shape in expected_shapes(method).items()
+    }
+    how = dict(mean=method.image_mean, std=method.image_std)
+    export.write(str(tmp_path / "m"), "mae", arrays, {"method": config, "preprocessing": how})
+    state = load_file(tmp_path / "m" / "model.safetensors")
+    model = vision_transformer.VisionTransformer(
+        img_size=32, patch_size=8, embed_dim=64, depth=2, num_heads=4, num_classes=0
+    ).eval()
+    found = model.load_state_dict(state, strict=False)
+    assert not found.missing_keys
+    assert all("decoder" in key or key == "mask_token" for key in found.unexpected_keys)
+    assert bool(found.unexpected_keys) == decoder
+
+    batch, pixels, _ = inputs(method)
+    with jax.default_matmul_precision("highest"):
+        features = method.eval_fns()["features"](split_extra(arrays)[0], {}, batch)
+    with torch.no_grad():
+        np.testing.assert_allclose(features, model(pixels).numpy(), atol=1e-4)
 
 
 def test_a_random_model_without_its_tables_is_noticed(tmp_path):

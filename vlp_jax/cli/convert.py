@@ -1,4 +1,4 @@
-"""`convert IN OUT --arch=NAME [--to=open_clip|hf]`: released checkpoints in and out, offline,
+"""`convert IN OUT --arch=NAME [--to=open_clip|hf|mae]`: released checkpoints in and out, offline,
 without PyTorch.
 
 IN is an open_clip or Hugging Face file or folder, OpenAI's TorchScript archive, or (with --to) one
@@ -14,14 +14,15 @@ from typing import Any
 
 from vlp_jax.cli.output import add_json, first_process, print_json, start_jax
 
-FORMATS = ("vlp_jax", "open_clip", "hf")
+FORMATS = ("vlp_jax", "open_clip", "hf", "mae")
 
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     cli = argparse.ArgumentParser(
         prog="python -m vlp_jax convert",
-        description="Converts checkpoints between open_clip, Hugging Face and vlp_jax.",
+        description="Converts checkpoints between open_clip, Hugging Face, facebookresearch/mae"
+        " and vlp_jax.",
     )
     cli.add_argument(
         "input",
@@ -29,13 +30,18 @@ def parser() -> argparse.ArgumentParser:
         help="open_clip, Hugging Face or OpenAI file or folder, a vlp_jax folder or workdir",
     )
     cli.add_argument(
-        "output", metavar="OUT", help="folder to write (or a .safetensors file with --to=open_clip)"
+        "output",
+        metavar="OUT",
+        help="folder to write (or a .safetensors file with --to=open_clip or --to=mae)",
     )
     cli.add_argument(
         "--arch", default="", help="architecture under open_clip's name, e.g. ViT-B-32"
     )
     cli.add_argument(
-        "--to", default="vlp_jax", help="format of OUT: vlp_jax (default), open_clip or hf"
+        "--to",
+        default="vlp_jax",
+        help="format of OUT: vlp_jax (default), open_clip, hf, or mae (the names of"
+        " facebookresearch/mae, which timm's ViT reads)",
     )
     cli.add_argument(
         "--image-size", type=int, default=0, metavar="N",
@@ -162,7 +168,7 @@ def _read_any(args: argparse.Namespace) -> tuple[dict, dict[str, Any], list[str]
         if args.arch and args.arch != manifest["arch"]:
             raise UserError(f"--arch: {args.input} holds {manifest['arch']}, not {args.arch}")
         if args.to == "vlp_jax":
-            raise UserError(f"{args.input}: is converted already; give --to=open_clip or --to=hf")
+            raise UserError(f"{args.input}: is converted already; give --to=open_clip, hf or mae")
         return arrays, manifest, [], {}
     if os.path.isdir(os.path.join(args.input, "checkpoints")):
         return _read_run(args)

@@ -1,5 +1,5 @@
-"""Writes our tree as files that open_clip or transformers load: weights and their config beside
-them.
+"""Writes our tree as files that open_clip, transformers or facebookresearch/mae load: weights and,
+where they have one, their config beside them.
 
 The file exists to hold what `convert --to` decides about its output.
 """
@@ -17,7 +17,12 @@ from vlp_jax.interop.rules import Family, to_ours, to_theirs
 from vlp_jax.interop.weights_file import read_safetensors, write_safetensors
 from vlp_jax.methods.base import make_method
 
-_NAMES = {"open_clip": "open_clip_model.safetensors", "hf": "model.safetensors"}
+_NAMES = {
+    "open_clip": "open_clip_model.safetensors",
+    "hf": "model.safetensors",
+    "mae": "model.safetensors",
+}
+_METHODS = {"clip": ("open_clip", "hf"), "siglip": ("open_clip", "hf"), "mae": ("hf", "mae")}
 _TIMM = {768: "base", 1024: "large", 1152: "so400m"}
 
 
@@ -36,16 +41,21 @@ def check_writable(out: str, to: str) -> None:
 def write(
     out: str, to: str, arrays: Mapping[str, np.ndarray], manifest: Mapping[str, Any]
 ) -> list[str]:
-    """Writes a folder (or one .safetensors file for open_clip), whole or not at all, and reads it
+    """Writes a folder (or one .safetensors file, but for hf), whole or not at all, and reads it
     back.
 
     Returns:
       Notes for the user.
 
     Raises:
-      UserError: an architecture that the other library has no class for. RunError: the disk.
+      UserError: a method or an architecture that the other library has no class for. RunError: the
+        disk.
     """
-    if manifest["method"]["name"] == "mae":
+    name = manifest["method"]["name"]
+    if to not in _METHODS.get(name, ()):
+        known = "; ".join(f"{key} to {' or '.join(formats)}" for key, formats in _METHODS.items())
+        raise UserError(f"--to={to}: method {name!r} cannot be exported so; what can: {known}")
+    if name == "mae":
         return _write_mae(out, to, arrays, manifest)
     arch = full_arch(manifest["method"])
     siglip = arch["image"].get("pool") == "map"
@@ -68,19 +78,21 @@ def write(
 def _write_mae(
     out: str, to: str, arrays: Mapping[str, np.ndarray], manifest: Mapping[str, Any]
 ) -> list[str]:
-    """A masked autoencoder for transformers, with the fixed position tables."""
+    """A masked autoencoder with the fixed position tables, as both libraries store them."""
     from vlp_jax.cli.released_mae import position_tables
 
-    if to != "hf":
-        raise UserError(f"--to={to}: has no masked autoencoder; use --to=hf")
-    method = make_method(manifest["method"])
-    size = method.image_tower.image_size
-    pictures = preprocess.to_hf(manifest["preprocessing"], size, siglip=False)
+    method, pictures = make_method(manifest["method"]), manifest["preprocessing"]
+    arrays = {**arrays, **position_tables(method)}
+    if to == "mae":
+        mae.check_fits(method, "--to=mae: facebookresearch/mae")
+        _write(out, _NAMES[to], mae.OFFICIAL_MAE, arrays, {})
+        return [mae.unsaid(method, pictures)]
+    processor = preprocess.to_hf(pictures, method.image_tower.image_size, siglip=False)
     configs = {
         "config.json": mae.model_config(method),
-        "preprocessor_config.json": pictures | {"image_processor_type": "ViTImageProcessor"},
+        "preprocessor_config.json": processor | {"image_processor_type": "ViTImageProcessor"},
     }
-    _write(out, _NAMES[to], mae.HF_MAE, {**arrays, **position_tables(method)}, configs)
+    _write(out, _NAMES[to], mae.HF_MAE, arrays, configs)
     return []
 
 

@@ -182,26 +182,50 @@ _DEFAULTS = {  # of ViTMAEConfig
 }
 
 
+def check_fits(method: Any, where: str) -> None:
+    """Raises UserError, which begins with `where`, for a MAE method that neither library can be:
+    mean pooling without a class token, a norm before the blocks, patches without a bias, mask
+    tokens in the encoder, an encoder and a decoder of different eps or activation.
+    """
+    image = method.image_tower
+    decoder = image if method.decoder is None else method.decoder_net
+    reasons = {
+        "a tower without a class token": not image.has_cls,
+        "a norm before the blocks": image.pre_norm,
+        "a patch embedding without bias": not image.conv_bias,
+        "mask tokens in the encoder": method.mask_token_in_encoder,
+        "another norm_eps or activation in the decoder": (decoder.norm_eps, decoder.activation)
+        != (image.norm_eps, image.activation),
+    }
+    for what, found in reasons.items():
+        if found:
+            raise UserError(f"{where} cannot be {what}")
+
+
+def unsaid(method: Any, preprocessing: Mapping[str, Any]) -> str:
+    """What facebookresearch/mae's files do not say and their loader has to know, in one line."""
+    image = method.image_tower
+    heads = f"num_heads={image.width // image.head_width}"
+    if method.decoder is not None:
+        heads += f", decoder_num_heads={method.decoder_net.num_heads}"
+    pixels = f"mean={tuple(preprocessing['mean'])} and std={tuple(preprocessing['std'])}"
+    return (
+        f"the file holds weights alone; load it with {heads}, norms of eps={image.norm_eps:g},"
+        f" activation {image.activation}, on pictures normalised by {pixels}"
+    )
+
+
 def model_config(method: Any) -> dict[str, Any]:
     """Writes config.json for a MAE method.
 
     Raises:
-      UserError: what ViTMAEForPreTraining cannot be: an encoder alone, mean pooling without a class
-        token, mask tokens in the encoder, an encoder and a decoder of different eps or activation.
+      UserError: an encoder alone, and see `check_fits`.
     """
-    image = method.image_tower
-    decoder = None if method.decoder is None else method.decoder_net
-    reasons = {
-        "an encoder alone": decoder is None,
-        "a tower without a class token": not image.has_cls,
-        "a norm before the blocks": image.pre_norm,
-        "mask tokens in the encoder": method.mask_token_in_encoder,
-        "another norm_eps or activation in the decoder": decoder is not None
-        and (decoder.norm_eps, decoder.activation) != (image.norm_eps, image.activation),
-    }
-    for what, found in reasons.items():
-        if found:
-            raise UserError(f"--to=hf: ViTMAEForPreTraining cannot be {what}")
+    where = "--to=hf: ViTMAEForPreTraining"
+    if method.decoder is None:
+        raise UserError(f"{where} cannot be an encoder alone; --to=mae can")
+    check_fits(method, where)
+    image, decoder = method.image_tower, method.decoder_net
     names = {ours: theirs for theirs, ours in ACTIVATIONS.items()}
     return {
         "architectures": ["ViTMAEForPreTraining"],
