@@ -9,6 +9,8 @@ from vlp_jax.core.errors import UserError
 from vlp_jax.core.pytree import flatten, merge, partition
 from vlp_jax.core.rng import example_keys, step_key
 from vlp_jax.methods.base import make_method
+from vlp_jax.methods.classify import Classify
+from vlp_jax.nn import mixing
 from vlp_jax.optim.optimizer import lr_factors, make_optimizer
 from vlp_jax.train.gradient import Inputs, loss_and_gradient
 from vlp_jax.train.state import Recipe, init_state
@@ -77,6 +79,18 @@ def test_two_micro_batches_are_the_batch_with_everything_random_on():
         np.testing.assert_allclose(found[path], gradient, atol=2e-5 * scale, err_msg=path)
     quiet = jax.jit(lambda p: method.loss(p, extra, batch(), rng=None, step=0)[0])(params)
     assert abs(float(quiet) - float(one[0])) > 1e-3, "nothing random was on"
+
+
+def test_pictures_are_erased_before_they_are_mixed(monkeypatch):
+    """Noise in a mixed picture fills its own erased box and its partner's."""
+    method = build(mixing={"mixup": 0.8, "erase": 1.0})
+    monkeypatch.setattr(Classify, "classify", lambda self, p, extra, images, rng: (images, extra))
+    black, keys = jnp.zeros_like(batch()["image"]), example_keys(jax.random.key(0), B)
+    seen, _ = method.encode({}, {}, {**batch(), "image": black}, rng=keys, step=0)
+    ready = method.prepare(black, None)
+    box = (mixing.erase(ready, 1.0, keys) != ready).all(-1)
+    noisy = (jnp.abs(seen["logits"] - ready) > 1e-4).any(-1)
+    np.testing.assert_array_equal(noisy, box | jnp.roll(box, -B // 2, 0))
 
 
 def train(method, steps=3, **optim):

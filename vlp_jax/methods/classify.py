@@ -88,15 +88,15 @@ class Classify(Trunk, Method):
     def encode(
         self, params: Params, extra: Extra, batch: Batch, *, rng: Array | None, step: Array
     ) -> tuple[dict[str, Array], Aux]:
-        """{"logits", "target"}: float32[B, C], the target's rows sum to one; rng: key[B] or
-        None.
+        """{"logits", "target"}: float32[B, C], the target's rows sum to one; rng: key[B] or None.
+
+        A picture is erased before it is mixed, so its partner shows through its noise.
         """
         how = build(mixing.Mixing, self.mixing, "method.mixing")
-        images = self.prepare(batch["image"], rng)
+        images = mixing.erase(self.prepare(batch["image"], rng), how.erase, rng)
         target = jax.nn.one_hot(batch["label"], self.num_classes)
         target = optax.smooth_labels(target, self.label_smoothing if rng is not None else 0.0)
         images, target = mixing.mix(images, target, how, rng)
-        images = mixing.erase(images, how.erase, rng)
         logits, extra = self.classify(params, extra, images, rng)
         return {"logits": logits, "target": target}, Aux({}, extra)
 
