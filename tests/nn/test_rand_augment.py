@@ -34,7 +34,7 @@ def add_below(level):
 
 
 def affine(picture, *matrix):
-    how = dict(resample=Image.BILINEAR, fillcolor=MEAN)
+    how = dict(resample=Image.BICUBIC, fillcolor=MEAN)
     return picture.transform(picture.size, Image.AFFINE, matrix, **how)
 
 
@@ -49,7 +49,7 @@ ORACLE = {
     "contrast": lambda p, v, s: ImageEnhance.Contrast(p).enhance(factor(v, s)),
     "brightness": lambda p, v, s: ImageEnhance.Brightness(p).enhance(factor(v, s)),
     "sharpness": lambda p, v, s: ImageEnhance.Sharpness(p).enhance(factor(v, s)),
-    "rotation": lambda p, v, s: p.rotate(s * 3.0 * v, resample=Image.BILINEAR, fillcolor=MEAN),
+    "rotation": lambda p, v, s: p.rotate(s * 3.0 * v, resample=Image.BICUBIC, fillcolor=MEAN),
     "shear_x": lambda p, v, s: affine(p, 1, s * 0.03 * v, 0, 0, 1, 0),
     "shear_y": lambda p, v, s: affine(p, 1, 0, 0, s * 0.03 * v, 1, 0),
     "translate_x": lambda p, v, s: affine(p, 1, 0, s * 0.045 * v * p.size[0], 0, 1, 0),
@@ -74,8 +74,10 @@ def test_every_operation_is_pils(applied, name):
         for got, image in zip(found, images, strict=True):
             wanted = np.asarray(ORACLE[name](Image.fromarray(image), level, sign), np.float32)
             off = np.abs(got - wanted)
-            # A warped pixel on the very edge may fall to the other side by rounding.
-            assert np.mean(off > 1) <= (0.01 if name in NAMES[10:] else 0), (level, sign, off.max())
+            # Rounding may put a warped pixel on the very edge, or a whole grey level, to the other
+            # side of it.
+            wrong = np.mean(off > 0) > 0.01 if name in NAMES[10:] else off.max() > 1
+            assert not wrong, (level, sign, off.max())
 
 
 def test_each_picture_follows_its_own_key_and_rates_hold():

@@ -1,8 +1,8 @@
 """RandAugment (arXiv:1909.13719) on the device: a few random operations of PIL's on every picture.
 
 Operations, ranges and "increasing" magnitudes are those of the recipes that write
-`rand-m9-mstd0.5-inc1` (MAE's fine-tuning); each equals PIL's to one grey level. Under vmap a
-`lax.switch` computes its branches for the whole batch and selects, so the five warps share one
+`rand-m9-mstd0.5-inc1` (MAE's fine-tuning, bicubic); each equals PIL's to one grey level. Under vmap
+a `lax.switch` computes its branches for the whole batch and selects, so the five warps share one
 branch. The file exists because on the host this costs more than the training step of a small model.
 """
 
@@ -145,9 +145,19 @@ def translate_y(level: Array, sign: Array, size: tuple[int, int]) -> Array:
     return jnp.array([1, 0, 0, 0, 1, 0.0]).at[5].set(sign * 0.45 * level / LEVELS * size[0])
 
 
+def _cubic(share: Array) -> Array:
+    """Weights of the four pixels around a place `share` in [0, 1) past the second: Keys' kernel
+    with a = -1, which PIL's transforms have (its resize has -0.5). [4, ..., 1]
+    """
+    near, far = jnp.stack([share, 1 - share]), jnp.stack([1 - share, share])
+    inner, outer = 1 + near * near * (near - 2), -near * far * far
+    return jnp.stack([outer[0], inner[0], inner[1], outer[1]])[..., None]
+
+
 def warp(image: Array, matrix: Array, fill: Array) -> Array:
-    """PIL's Image.transform(AFFINE, BILINEAR): output (x, y) shows the input at (a x + b y + c,
-    d x + e y + f), coordinates of pixel centres at .5; outside, the colour `fill`.
+    """PIL's Image.transform(AFFINE, BICUBIC): output (x, y) shows the input at (a x + b y + c,
+    d x + e y + f), coordinates of pixel centres at .5, its border repeated; where that place lies
+    outside the input, the colour `fill`.
 
     Args:
       image: float32[H, W, C]; matrix: float32[6], a to f; fill: float32[C].
@@ -158,7 +168,7 @@ def warp(image: Array, matrix: Array, fill: Array) -> Array:
     x, y = a * grid[0] + b * grid[1] + c, d * grid[0] + e * grid[1] + f
     inside = (x >= 0) & (x < width) & (y >= 0) & (y < height)
     left, top = jnp.floor(x - 0.5), jnp.floor(y - 0.5)
-    right_share, low_share = (x - 0.5 - left)[..., None], (y - 0.5 - top)[..., None]
+    across, down = _cubic(x - 0.5 - left), _cubic(y - 0.5 - top)  # [4, H, W, 1]
     flat = rearrange(image, "h w c -> (h w) c")
 
     def pick(row: Array, column: Array) -> Array:
@@ -166,9 +176,9 @@ def warp(image: Array, matrix: Array, fill: Array) -> Array:
         column = jnp.clip(column, 0, width - 1).astype(jnp.int32)
         return flat[row * width + column]  # [H, W, C]
 
-    upper = pick(top, left) * (1 - right_share) + pick(top, left + 1) * right_share
-    lower = pick(top + 1, left) * (1 - right_share) + pick(top + 1, left + 1) * right_share
-    out = jnp.floor(upper * (1 - low_share) + lower * low_share + 0.5)
+    lines = [sum(across[i] * pick(top + j - 1, left + i - 1) for i in range(4)) for j in range(4)]
+    out = sum(down[j] * line for j, line in enumerate(lines))
+    out = jnp.clip(jnp.floor(out + 1e-4), 0, 255)  # whole numbers must not fall below
     return jnp.where(inside[..., None], out, fill)
 
 
