@@ -20,7 +20,7 @@ def get_config(size: str = "") -> ConfigDict:
     own = dict(widths=widths.get(size, (256, 256)), bin_size=10, neighbours=5, sigma=5.0)
     own |= dict(rebalance=0.5, prior="", temperature=0.38)
     c = recipe("colorization", whole_map(image), tiny, **own)
-    show_task(c, "auc", ("input", "mean, T=1", "annealed, T=0.38", "target"))
+    show_task(c, "auc,auc_rebalanced,psnr", ("input", "mean, T=1", "annealed, T=0.38", "target"))
     if not tiny:
         c.epochs, c.batch_size = 15.0, 40
         c.optim.lr, c.optim.b2, c.optim.warmup_epochs = 3e-5, 0.99, 0.5

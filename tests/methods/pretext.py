@@ -75,7 +75,7 @@ def check_eval_fns(method, panels, extra=None):
         rows = found[name] = np.asarray(run(params, extra, batch))
         assert rows.shape[0] == B and rows.dtype == np.float32 and np.isfinite(rows).all(), name
         np.testing.assert_allclose(run(params, extra, rolled)[1:], rows[:-1], atol=1e-4)
-    assert found["features"].ndim == 2 and found["task"].shape == (B, 2)
+    assert found["features"].ndim == 2 and found["task"].shape[::2] == (B, 3)
     assert found["show"].shape[1] == panels and found["show"].shape[-1] == 3
     assert found["show"].min() >= 0 and found["show"].max() <= 1
     return found

@@ -1,5 +1,6 @@
 """Colorization: what the trunk sees, weights of rare colours, the running prior, grey pictures."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -67,6 +68,24 @@ def test_eval_fns_and_a_perfect_answer():
     best = jnp.put_along_axis(sharp, rows["ids"][..., :1], 50.0, axis=-1, inplace=False)
     score = np.asarray(method.score(params, {**rows, "logits": best}))
     assert score[:, 0].min() > 1 - 20 / 150 and (score[:, 0] > score[:, 1]).all()
+
+
+def test_scores_by_hand():
+    """Half of the places are red, half blue; the answer is red everywhere."""
+    method = build("colorization", **SMALL, temperature=0.01)
+    ab = jnp.repeat(jnp.array([[60.0, 40.0], [20.0, -60.0]]), 16, axis=0)  # rows 0-15, 16-31
+    lab = jnp.concatenate([jnp.full((32, 1), 50.0), ab], 1)[:, None].repeat(32, 1)[None]
+    red = np.flatnonzero((method.bins == [60, 40]).all(1))[0]
+    logits = jnp.broadcast_to(jax.nn.one_hot(red, len(method.bins)), (1, 8, 8, len(method.bins)))
+    rarity = jnp.repeat(jnp.array([1.0, 3.0]), 4)[None, :, None].repeat(8, 2)
+    found = np.asarray(method.scores({}, {"logits": logits, "lab": lab, "rarity": rarity}))[0]
+    far, grey = np.hypot(40, 100), np.array([np.hypot(60, 40), np.hypot(20, 60)])
+    np.testing.assert_allclose(found[0], [1 - far / 300, 1 - grey.sum() / 300, 1], rtol=1e-4)
+    balanced = [1 - 0.75 * far / 150, 1 - (grey * [0.25, 0.75]).sum() / 150, 2]
+    np.testing.assert_allclose(found[1], balanced, rtol=1e-4)
+    pictures = [np.asarray(lab_to_srgb(lab.at[..., 1:].set(c))) for c in ([60.0, 40.0], [0.0, 0.0])]
+    errors = [np.square(p - np.asarray(lab_to_srgb(lab))).mean() for p in pictures]
+    np.testing.assert_allclose(found[2], [*(-10 * np.log10(errors)), 1], rtol=1e-4)
 
 
 def test_settings_that_cannot_be(tmp_path):

@@ -1,8 +1,8 @@
 """How well a method answers its own question on other pictures, and what its answers look like.
 
-The method's `task` gives every picture a score and that of a trivial answer; its `show` gives rows
-of panels. The file exists so that any method with those two functions has a number beside chance
-and a sheet in the report.
+The method's `task` gives every picture scores, those of a trivial answer and weights; its `show`
+gives rows of panels. The file exists so that any method with those two functions has numbers beside
+chance and a sheet in the report.
 """
 
 import dataclasses
@@ -19,8 +19,8 @@ from vlp_jax.evals.samples import embed_pictures, open_samples
 
 @dataclasses.dataclass(frozen=True)
 class PretextTask:
-    """Config keys: path: data set. metric: name of the score. titles: one per panel. limit: evenly
-    spaced samples for the score (0 = all). shown: pictures on the sheet.
+    """Config keys: path: data set. metric: names of the first scores, with commas. titles: one per
+    panel. limit: evenly spaced samples for the scores (0 = all). shown: pictures on the sheet.
     """
 
     context: EvalContext
@@ -33,15 +33,20 @@ class PretextTask:
     requires: ClassVar[tuple[str, ...]] = ("task", "show")
 
     def __call__(self, fns: Mapping[str, EvalFn]) -> Result:
-        """Returns metrics METRIC and chance_METRIC, means over pictures; details hold the panels
-        float32[shown, P, S, S, 3] in [0, 1] and their titles.
+        """Returns metrics METRIC and chance_METRIC of every name, weighted means over pictures;
+        details hold the panels float32[shown, P, S, S, 3] in [0, 1] and their titles.
         """
         require_fns(self, fns)
         rows, _ = embed_pictures(fns["task"], open_samples(self.path, self.limit), self.context)
         panels, _ = embed_pictures(fns["show"], open_samples(self.path, self.shown), self.context)
         if self.titles and len(self.titles) != panels.shape[1]:
             raise UserError(f"titles: {len(self.titles)} of them for {panels.shape[1]} panels")
-        score, chance = map(float, rows.mean(axis=0, dtype=np.float64))
-        metrics = {self.metric: score, f"chance_{self.metric}": chance}
+        names = self.metric.split(",")
+        if len(names) > rows.shape[1]:
+            raise UserError(f"metric: {len(names)} names for {rows.shape[1]} scores")
+        means = np.average(rows[..., :2], 0, np.float64(rows[..., 2:].repeat(2, -1)))  # [M, 2]
+        metrics = {}
+        for name, (score, chance) in zip(names, means.tolist(), strict=False):
+            metrics |= {name: score, f"chance_{name}": chance}
         details = {"panels": panels, "titles": self.titles, "protocol": {"images": len(rows)}}
         return Result(metrics, {}, details)

@@ -21,6 +21,7 @@ from vlp_jax.nn.lab import ab_bins, decode_ab, encode_ab, lab_to_srgb, srgb_to_l
 
 STRIDE = 4  # colours are asked at a quarter of the resolution, subsampled without averaging
 GREY = 5.0  # a picture without any |a| or |b| above this has no colours to learn
+BALANCE = 0.5  # share of the uniform distribution in the prior of the rebalanced score
 MEMORY = 1e-3  # the prior's smallest rate of change
 
 
@@ -110,7 +111,8 @@ class Colorization(Pretext, Method):
         self, params: Params, extra: Extra, images: Array, rng: Array | None, keys: Array
     ) -> tuple[Answers, Extra]:
         """logits float32[B, S/4, S/4, Q]; ids, weights [B, S/4, S/4, K] of the soft target;
-        importance float32[B, S/4, S/4] of a place, 0 in grey pictures.
+        importance float32[B, S/4, S/4] of a place, 0 in grey pictures, and its rarity
+        where every method is measured alike.
         """
         del keys
         lab = srgb_to_lab(self.augmented(images, rng) / 255)
@@ -121,12 +123,12 @@ class Colorization(Pretext, Method):
         )
         coloured = (jnp.abs(lab[..., 1:]) > GREY).any((1, 2, 3))  # [B]
         colours = extra["colours"]
-        importance = rarity(colours["prior"], self.rebalance)[ids[..., 0]]
-        importance *= coloured[:, None, None]
+        weight = lambda uniform: rarity(colours["prior"], uniform)[ids[..., 0]]  # noqa: E731
+        importance = weight(self.rebalance) * coloured[:, None, None]
         mass = jnp.zeros(len(self.bins)).at[ids].add(weights * coloured[:, None, None, None])
         colours = {**colours, "seen": colours["seen"] + mass}
         rows = {"logits": logits, "ids": ids, "weights": weights, "importance": importance}
-        rows["true_ab"] = lab[:, ::STRIDE, ::STRIDE, 1:]
+        rows |= {"lab": lab, "rarity": weight(BALANCE)}
         return rows, {**extra, "colours": colours}
 
     def after_update(self, params: Params, extra: Extra) -> Extra:
@@ -167,25 +169,52 @@ class Colorization(Pretext, Method):
         (section 3.1), beside that of the grey picture.
         """
         del params
-        guess = decode_ab(rows["logits"], self.bins, self.temperature)
+        return self.nearness(rows).mean((1, 2))
 
-        def area(ab: Array) -> Array:
-            distance = jnp.linalg.norm(ab - rows["true_ab"], axis=-1)
-            return 1 - jnp.minimum(distance, 150).mean((1, 2)) / 150
+    def guesses(self, rows: Answers) -> tuple[Array, Array]:
+        """The answer's ab and the grey picture's. float32[B, S/4, S/4, 2] each"""
+        ab = decode_ab(rows["logits"], self.bins, self.temperature)
+        return ab, jnp.zeros_like(ab)
 
-        return jnp.stack([area(guess), area(0 * guess)], axis=1)
+    def nearness(self, rows: Answers) -> Array:
+        """Every place's area under that curve, in [0, 1], of both guesses.
+        float32[B, S/4, S/4, 2]
+        """
+        true = rows["lab"][:, ::STRIDE, ::STRIDE, 1:]
+        far = [jnp.linalg.norm(ab - true, axis=-1) for ab in self.guesses(rows)]
+        return 1 - jnp.minimum(jnp.stack(far, axis=-1), 150) / 150
+
+    def scores(self, params: Params, rows: Answers) -> Array:
+        """`score`; the same with places weighted by the rarity of their true colour over all
+        pictures; PSNR in dB of the coloured picture.
+        """
+        rare = rows["rarity"][..., None]
+        weight = rare.mean((1, 2))  # [B, 1]
+        balanced = (rare * self.nearness(rows)).mean((1, 2)) / weight
+        true = lab_to_srgb(rows["lab"])
+
+        def psnr(ab: Array) -> Array:
+            error = jnp.square(paint(rows["lab"], ab) - true).mean((1, 2, 3))
+            return -10 * jnp.log10(jnp.maximum(error, 1e-6))
+
+        clear = jnp.stack([psnr(ab) for ab in self.guesses(rows)], axis=1)
+        values = jnp.stack([self.score(params, rows), balanced, clear], axis=1)  # [B, 3, 2]
+        one = jnp.ones_like(weight)
+        return jnp.concatenate([values, jnp.stack([one, weight, one], axis=1)], axis=-1)
 
     def show(self, images: Array, rows: Answers) -> Array:
         """4 panels: input, mean (T = 1), annealed mean, target."""
         lab = srgb_to_lab(images)
+        annealed, grey = self.guesses(rows)
+        mean = decode_ab(rows["logits"], self.bins, 1.0)
+        panels = [paint(lab, ab) for ab in (grey, mean, annealed)]
+        return jnp.stack([*panels, images], axis=1)
 
-        def paint(temperature: float) -> Array:
-            ab = decode_ab(rows["logits"], self.bins, temperature)
-            ab = jax.image.resize(ab, (*lab.shape[:3], 2), "bilinear")
-            return lab_to_srgb(jnp.concatenate([lab[..., :1], ab], axis=-1))
 
-        grey = lab_to_srgb(lab * jnp.array([1.0, 0.0, 0.0]))
-        return jnp.stack([grey, paint(1.0), paint(self.temperature), images], axis=1)
+def paint(lab: Array, ab: Array) -> Array:
+    """The picture float32[B, S, S, 3] in other colours float32[B, h, w, 2], as sRGB."""
+    ab = jax.image.resize(ab, (*lab.shape[:3], 2), "bilinear")
+    return lab_to_srgb(jnp.concatenate([lab[..., :1], ab], axis=-1))
 
 
 def rarity(prior: Array, uniform: float) -> Array:

@@ -123,18 +123,24 @@ class Pretext(Trunk):
         """float32[B, 2]: how good each picture's answers are, and a trivial answer (chance)."""
         raise NotImplementedError(type(self).__name__)
 
+    def scores(self, params: Params, rows: Answers) -> Array:
+        """float32[B, M, 3] for the evaluator: `score`, then where a task has them further ones;
+        each with its weight in the mean over pictures.
+        """
+        return jnp.pad(self.score(params, rows), ((0, 0), (0, 1)), constant_values=1)[:, None]
+
     def show(self, images: Array, rows: Answers) -> Array:
         """float32[B, P, S, S, 3] panels in [0, 1] of pictures float32[B, S, S, 3] in [0, 1]."""
         raise NotImplementedError(type(self).__name__)
 
     def eval_fns(self) -> dict[str, EvalFn]:
-        """features; task: float32[B, 2], `score`; show: float32[B, P, S, S, 3], `show`."""
+        """features; task: float32[B, M, 3], `scores`; show: float32[B, P, S, S, 3], `show`."""
 
         def rows(params: Params, extra: Extra, batch: Batch) -> Answers:
             return self.encode(params, extra, batch, rng=None, step=jnp.int32(0))[0]
 
         def task(params: Params, extra: Extra, batch: Batch) -> Array:
-            return self.score(params, rows(params, extra, batch))
+            return self.scores(params, rows(params, extra, batch))
 
         def show(params: Params, extra: Extra, batch: Batch) -> Array:
             pictures = batch["image"].astype(jnp.float32) / 255
