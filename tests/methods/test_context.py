@@ -1,5 +1,7 @@
 """Context prediction: labels, places, shortcuts closed."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,7 +10,8 @@ from pretext import B, batch_of, build, check_accumulation, check_eval_fns
 
 from vlp_jax.core.errors import UserError
 from vlp_jax.core.rng import example_keys
-from vlp_jax.methods.context import AROUND, CENTRE, drop_colour, pairs
+from vlp_jax.methods.context import AROUND, CENTRE, downsample, drop_colour, pairs
+from vlp_jax.nn.filters import pixelate
 from vlp_jax.nn.tiles import cut
 
 GRID = dict(picture_size=64, gap=4, jitter=2, hidden=(16,))
@@ -53,12 +56,49 @@ def test_dropping_colour_keeps_one_centred_channel():
     np.testing.assert_array_equal(drop_colour(patch, jax.random.key(0), 0.0), patch)
 
 
+def test_projection_moves_green_and_magenta_to_grey_and_leaves_grey_alone():
+    method = build("context", **GRID, color_projection=True)
+    colours = np.array([(80, 80, 80), (0, 240, 0), (120, 0, 120), (200, 100, 0)], np.uint8)
+    images = jnp.asarray(np.broadcast_to(colours[:, None, None], (4, 64, 64, 3)))
+    ready = np.asarray(method.prepare(images, None))[:, 0, 0]
+    found = (ready * np.array(method.image_std) + np.array(method.image_mean)) * 255
+    wanted = [(80, 80, 80), (80, 80, 80), (80, 80, 80), (200, 100, 0)]  # the last lies across
+    np.testing.assert_allclose(found, wanted, atol=1e-3)
+
+
+def test_a_share_of_patches_loses_resolution():
+    patch = jax.random.uniform(jax.random.key(0), (32, 32, 3))
+    keys = jax.random.split(jax.random.key(1), 400)
+    out = np.asarray(jax.vmap(lambda key: downsample(patch, key, 0.33))(keys))
+    changed = (out != np.asarray(patch)).any((1, 2, 3))
+    assert 0.25 < changed.mean() < 0.41
+    sides = {float(s): pixelate(patch, s) for s in jnp.arange(10.0, 31)}
+    near = [min(sides, key=lambda s: np.abs(sides[s] - x).max()) for x in out[changed]]
+    for side, x in zip(near, out[changed], strict=True):
+        np.testing.assert_allclose(x, sides[side], atol=1e-5)
+    area = np.square(np.array(near))
+    assert min(near) < 14 and max(near) == 30 and 470 < area.mean() < 560  # uniform in pixels
+    np.testing.assert_array_equal(downsample(patch, keys[0], 0.0), patch)
+
+
+def test_patches_are_spoiled_one_by_one():
+    method = build("context", **GRID, color_drop=0.5, downsample=0.5)
+    patches = jnp.broadcast_to(
+        jax.random.uniform(jax.random.key(0), (16, 16, 3)), (B, 9, 16, 16, 3)
+    )
+    keys = example_keys(jax.random.key(1), B)
+    out = np.asarray(method.spoiled(patches, keys))
+    kinds = len({patch.tobytes() for patch in out.reshape(-1, 16 * 16 * 3)})
+    assert kinds > 9 * B / 2
+    np.testing.assert_allclose(method.spoiled(patches[3:], keys[3:]), out[3:], atol=1e-6)
+
+
 def test_accumulation_and_eval_fns():
-    method = build("context", **GRID, color_drop=0.5)
+    method = build("context", **GRID, color_drop=0.5, downsample=0.5, color_projection=True)
     loss, aux, _ = check_accumulation(method)
     assert float(loss) == pytest.approx(np.log(8), rel=0.5)
     assert aux.metrics["chance_accuracy"] == 0.125
-    summed = check_accumulation(build("context", **GRID, color_drop=0.5, sum_pairs=True))[0]
+    summed = check_accumulation(dataclasses.replace(method, sum_pairs=True))[0]
     assert float(summed) == pytest.approx(16 * float(loss), rel=1e-5)
     check_eval_fns(method, panels=6)
 

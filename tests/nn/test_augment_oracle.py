@@ -124,6 +124,16 @@ def test_small_pictures_are_not_blurred():
     np.testing.assert_array_equal(filters.blur(small, 1.0), small)
 
 
+@pytest.mark.parametrize("side", [1, 7, 19, 20])
+def test_lost_resolution_is_pillows_resize_there_and_back(side):
+    image = IMAGES[2].astype(np.float32)
+    found = jax.jit(filters.pixelate)(image, jnp.float32(side))
+    for channel in range(3):
+        small = Image.fromarray(image[..., channel]).resize((side, side), Image.BILINEAR)
+        back = np.asarray(small.resize((20, 20), Image.BILINEAR))
+        np.testing.assert_allclose(found[..., channel], back, atol=1e-2)
+
+
 def test_quarter_turns():
     for turns in range(4):
         found = filters.quarter_turn(IMAGES[3], jnp.int32(turns))

@@ -1,8 +1,8 @@
 """Context prediction: where does this patch lie, seen from that one? (arXiv:1505.05192)
 
 Nine patches of a 3 x 3 grid run through the trunk once and are asked in 16 pairs: the centre with
-each neighbour, in both orders. Gap, jitter and colour dropping close the shortcuts (continued
-lines, chromatic aberration). The file exists to hold the question.
+each neighbour, in both orders. Gap, jitter, colour dropping or projection and lost resolution close
+the shortcuts (continued lines, chromatic aberration). The file exists to hold the question.
 """
 
 import dataclasses
@@ -18,11 +18,15 @@ from vlp_jax.core.types import Array, Extra, Params
 from vlp_jax.methods.base import Method
 from vlp_jax.models.head import Head
 from vlp_jax.models.pretext import Answers, LabelTask
+from vlp_jax.nn.filters import pixelate
 from vlp_jax.nn.tiles import cut, mosaic
 
 CENTRE = 4
 AROUND = np.array([0, 1, 2, 3, 5, 6, 7, 8])  # grid cell of label 0 .. 7, row by row
 SHOWN = (0, 4, 6)  # neighbours that are drawn
+FEWEST = 100  # pixels in all of a patch that lost its resolution
+# RGB without its part along the green-magenta axis (-1, 2, -1); greys stay (section 3.1)
+PROJECTION = np.eye(3) - np.outer([-1, 2, -1], [-1, 2, -1]) / 6
 
 
 def pairs() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -50,6 +54,19 @@ def drop_colour(patch: Array, key: Array, share: float) -> Array:
     return jnp.where(jax.random.bernoulli(chosen, share), dropped, patch)
 
 
+def downsample(patch: Array, key: Array, share: float) -> Array:
+    """With probability `share` a patch is shrunk to a number of pixels drawn from [100, (S - 1)^2],
+    and enlarged again. [S, S, 3]
+    """
+    if not share:
+        return patch
+    chosen, area = jax.random.split(key)
+    most = (patch.shape[0] - 1) ** 2
+    pixels = jax.random.uniform(area, minval=min(FEWEST, most), maxval=most)
+    coarse = pixelate(patch, jnp.floor(jnp.sqrt(pixels)))
+    return jnp.where(jax.random.bernoulli(chosen, share), coarse, patch)
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Context(LabelTask, Method):
     """The tower sees patches (its image_size is the patch); a head on two patches names one of
@@ -60,6 +77,10 @@ class Context(LabelTask, Method):
       gap: pixels between neighbouring patches.
       jitter: each patch moves by up to this many pixels in both axes.
       color_drop: share of patches that lose two channels in training and in the task.
+      color_projection: moves green and magenta towards grey in every picture the tower sees, the
+        paper's alternative to color_drop.
+      downsample: share of patches that lose resolution, down to 100 pixels, in training and in the
+        task; 0.33 as published.
       hidden: widths of the head's layers.
       sum_pairs: the published loss sums the pairs of a picture; the mean is 16 times smaller.
     """
@@ -68,6 +89,8 @@ class Context(LabelTask, Method):
     gap: int = 48
     jitter: int = 7
     color_drop: float = 1.0
+    color_projection: bool = False
+    downsample: float = 0.0
     hidden: tuple[int, ...] = (4096, 4096)
     sum_pairs: bool = False
 
@@ -114,17 +137,31 @@ class Context(LabelTask, Method):
 
         return jax.vmap(place)(keys)
 
+    def prepare(self, images: Array, rng: Array | None) -> Array:
+        """As every trunk's, colours projected where that is on."""
+        if not self.color_projection:
+            return super().prepare(images, rng)
+        pixels = jnp.matmul(self.augmented(images, rng), PROJECTION, precision="highest")
+        return self.normalised(pixels)
+
+    def spoiled(self, patches: Array, keys: Array) -> Array:
+        """Patches [B, 9, S, S, 3], some coarser, some without their colours; keys: key[B]."""
+        ways = {
+            "downsample": (downsample, self.downsample),
+            "colour": (drop_colour, self.color_drop),
+        }
+        for name, (change, share) in ways.items():
+            each = jax.vmap(lambda key: jax.random.split(key, 9))(rngs.fold(keys, name))
+            patches = jax.vmap(jax.vmap(functools.partial(change, share=share)))(patches, each)
+        return patches
+
     def answers(
         self, params: Params, extra: Extra, images: Array, rng: Array | None, keys: Array
     ) -> tuple[Answers, Extra]:
         """logits float32[B, 16, 8] and labels int32[B, 16]; corners int32[B, 9, 2] for drawing."""
         corners = self.corners(rngs.fold(keys, "place"), len(images))
         patches = cut(self.prepare(images, rng), corners, self.image_tower.image_size)
-        drop = jax.vmap(lambda key: jax.random.split(key, 9))(rngs.fold(keys, "colour"))
-        dropped = functools.partial(drop_colour, share=self.color_drop)
-        pooled, extra = self.run_views(
-            params, extra, jax.vmap(jax.vmap(dropped))(patches, drop), rng
-        )
+        pooled, extra = self.run_views(params, extra, self.spoiled(patches, keys), rng)
         first, second, labels = pairs()
         both = jnp.concatenate([pooled[:, first], pooled[:, second]], axis=-1)  # [B, 16, 2D]
         logits = Head(8, self.hidden).apply({"params": params["head"]}, both)

@@ -1,5 +1,5 @@
 """Spatial changes of one picture: random crop, quarter turns, blur, edges, noise, cutout (SimCLR,
-arXiv:2002.05709 figure 4 and appendix A).
+arXiv:2002.05709 figure 4 and appendix A), resolution lost (context prediction, arXiv:1505.05192).
 
 A blur is two small matrix products, as the resize of a crop is. The file exists to hold the
 operations that move or mix pixels. Pictures are float32[H, W, 3] in [0, 255].
@@ -48,6 +48,18 @@ def crop(image: Array, share: Array, start: Array) -> Array:
         image, image.shape, (0, 1), 1 / share, -start * size / share, "cubic"
     )
     return jnp.clip(out, 0, 255)
+
+
+def pixelate(image: Array, side: Array) -> Array:
+    """Shrinks a picture to side x side pixels, linear with antialiasing, and enlarges it again;
+    side: whole number in [1, S].
+    """
+    scale = side / jnp.array(image.shape[:2], jnp.float32)
+    resize = lambda x, scale: jax.image.scale_and_translate(  # noqa: E731
+        x, image.shape, (0, 1), scale, jnp.zeros(2), "linear"
+    )
+    row, column = (jnp.minimum(jnp.arange(n), side - 1).astype(int) for n in image.shape[:2])
+    return resize(resize(image, scale)[row][:, column], 1 / scale)
 
 
 def quarter_turn(image: Array, turns: Array) -> Array:
