@@ -23,5 +23,6 @@ def get_config(size: str = "") -> ConfigDict:
         c.epochs, c.batch_size = 100.0, 256
         c.optim.lr, c.optim.warmup_epochs = 1e-3, 5.0
         c.method.augment.grey = 0.3
+    c.method.dropout = 0.0 if tiny else 0.5  # after fc6 and fc7, as published
     show_task(c, "accuracy", ("asked", "put back", "true"))
     return c

@@ -1,5 +1,7 @@
 """Jigsaw: tiles, permutations and their inverse."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,6 +10,7 @@ from pretext import B, batch_of, build, check_accumulation, check_eval_fns, made
 
 from vlp_jax.core.errors import UserError
 from vlp_jax.core.rng import example_keys
+from vlp_jax.models.head import Head
 from vlp_jax.nn.tiles import cut, mosaic, standardise
 
 PUZZLE = dict(picture_size=60, permutations=20, tile_width=8, hidden=(16,))
@@ -61,12 +64,27 @@ def test_the_head_sees_the_tiles_in_the_order_of_the_class():
 
 
 def test_accumulation_and_eval_fns():
-    method = build("jigsaw", **PUZZLE, draws=3)
+    method = build("jigsaw", **PUZZLE, draws=3, dropout=0.5)
     loss, aux, _ = check_accumulation(method)
     assert float(loss) == pytest.approx(np.log(20), rel=0.5)
     assert aux.metrics["chance_accuracy"] == pytest.approx(1 / 20)
     check_eval_fns(method, panels=3)
     check_eval_fns(build("jigsaw", **{**PUZZLE, "grid": 2}), panels=3)
+
+
+def test_dropout_after_the_tile_layer_and_after_the_hidden_ones():
+    """In training alone, each example by its own key; kept values are doubled."""
+    keys, head = example_keys(jax.random.key(0), B), Head(1, (1000,), 0.5)
+    ones = {"fc1": {"kernel": jnp.ones((1, 1000)), "bias": jnp.zeros(1000)}}
+    ones["out"] = {"kernel": jnp.full((1000, 1), 1e-3), "bias": jnp.zeros(1)}
+    out = np.asarray(head.apply({"params": ones}, jnp.ones((B, 1)), keys))
+    assert len(np.unique(out)) > B / 2 and (np.abs(out - 1) < 0.15).all()
+    np.testing.assert_allclose(head.apply({"params": ones}, jnp.ones((B, 1))), 1, rtol=1e-5)
+    off = build("jigsaw", **{**PUZZLE, "hidden": ()})
+    method, (params, extra) = dataclasses.replace(off, dropout=0.5), made(off)
+    run = lambda m, rng: m.encode(params, extra, batch_of(m), rng=rng, step=0)[0]["logits"]  # noqa: E731
+    assert (run(method, keys) != run(off, keys)).all()  # the tiles' layer is the only one
+    np.testing.assert_array_equal(run(method, None), run(off, None))
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ from vlp_jax.core.types import Array, Extra, Params
 from vlp_jax.methods.base import Method
 from vlp_jax.models.head import Head
 from vlp_jax.models.pretext import Answers, LabelTask
+from vlp_jax.nn.dropout import dropout
 from vlp_jax.nn.permutations import distant_permutations
 from vlp_jax.nn.tiles import cut, mosaic, standardise
 
@@ -36,6 +37,7 @@ class Jigsaw(LabelTask, Method):
       draws: permutations asked of each picture; its tiles run through the trunk once.
       tile_width: width of the layer on each tile before they are joined.
       hidden: widths of the layers on the joined tiles.
+      dropout: rate in training after the layer on each tile and those on the joined tiles.
     """
 
     picture_size: int
@@ -44,6 +46,7 @@ class Jigsaw(LabelTask, Method):
     draws: int = 1
     tile_width: int = 1024
     hidden: tuple[int, ...] = (4096,)
+    dropout: float = 0.0
 
     def __post_init__(self) -> None:
         if self.grid not in (2, 3):
@@ -101,12 +104,14 @@ class Jigsaw(LabelTask, Method):
         corners = self.corners(rngs.fold(keys, "place"), len(images))
         pooled, extra = self.tiles(params, extra, images, rng, corners)
         pooled = Head(self.tile_width).apply({"params": params["tile_head"]}, pooled)
+        pooled = dropout(jax.nn.relu(pooled), self.dropout, rngs.fold(rng, "tile_head"))
         draw = lambda key: jax.random.randint(key, (self.draws,), 0, self.permutations)  # noqa: E731
         labels = jax.vmap(draw)(rngs.fold(keys, "order"))
         order = jnp.asarray(self.orders, jnp.int32)[labels]  # [B, draws, G * G]
-        shuffled = jax.vmap(lambda tiles, places: tiles[places])(jax.nn.relu(pooled), order)
+        shuffled = jax.vmap(lambda tiles, places: tiles[places])(pooled, order)
         joined = rearrange(shuffled, "b m k d -> b m (k d)")
-        logits = Head(self.permutations, self.hidden).apply({"params": params["head"]}, joined)
+        head = Head(self.permutations, self.hidden, self.dropout)
+        logits = head.apply({"params": params["head"]}, joined, rngs.fold(rng, "head"))
         return {"logits": logits, "labels": labels, "corners": corners}, extra
 
     def show(self, images: Array, rows: Answers) -> Array:

@@ -7,7 +7,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from vlp_jax.core import rng as rngs
 from vlp_jax.core.types import Array
+from vlp_jax.nn.dropout import dropout
 
 
 class Head(nn.Module):
@@ -16,18 +18,22 @@ class Head(nn.Module):
     Attributes:
       out: outputs.
       hidden: widths of the layers before; () is a linear head.
+      dropout: rate after every hidden layer.
     """
 
     out: int
     hidden: tuple[int, ...] = ()
+    dropout: float = 0.0
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, x: Array) -> Array:
+    def __call__(self, x: Array, rng: Array | None = None) -> Array:
+        """rng: key[B] for dropout; None is deterministic."""
         init = nn.initializers.he_normal()
         for layer, width in enumerate(self.hidden, start=1):
             name = f"fc{layer}"
             x = jax.nn.relu(nn.Dense(width, dtype=self.dtype, kernel_init=init, name=name)(x))
+            x = dropout(x, self.dropout, rngs.fold(rng, name))
         return nn.Dense(self.out, dtype=jnp.float32, name="out")(x)
 
 
