@@ -17,7 +17,7 @@ def get_config(size: str = "") -> ConfigDict:
     tiny = size == "tiny"
     image = trunk(size, 48 if tiny else 224)
     own = dict(words=64 if tiny else 2048, momentum=0.99, memory=0.95 if tiny else 0.98)
-    own |= dict(cutmix=True, scale=1.0)
+    own |= dict(cutmix=not tiny, scale=1.0)
     c = recipe("bow", whole_map(image), tiny, **own)
     a = c.method.augment
     a.crop_scale, a.brightness, a.contrast, a.saturation, a.grey = (0.2, 1.0), 0.4, 0.4, 0.4, 0.2

@@ -2,8 +2,9 @@
 
 Paper: linear classifiers on AlexNet's conv5, ImageNet top-1, as Split-Brain Autoencoders (Zhang et
 al., 2017) collect them; RotNet's from arXiv:1803.07728 (unverified). Bags of words have no number
-there; MAE's is a ViT-B's and SimCLR's a ResNet-50's, their own trunks. Our raw pixels
-are of 16 x 16.
+there; MAE's is a ViT-B's and SimCLR's a ResNet-50's, their own trunks. Our bags of words have
+rotation's tower as their frozen teacher, as published, and start from it. Our raw pixels are of 16
+x 16.
 """
 
 from configs.pretext.common import vit
@@ -19,6 +20,7 @@ TASKS = {
     "inpainting": 15.5,
     "denoising": 12.3,
 }
+STARTS = {"bow": "rotation"}  # whose tower is the frozen teacher
 OTHERS = {  # name: (small recipe, published recipe, the paper's number)
     "mae": ("mae/tiny.py", "mae/pretrain.py:ViT-B-16", 68.0),
     "simclr": ("simclr/tiny.py", "simclr/imagenet.py", 69.3),
@@ -35,10 +37,12 @@ def get_study(full: bool, data: DataSet) -> Study:
     own = {"data.path": "tfds:imagenet2012:train"} if full else common.small(data, 300, 64)
     narrow = {} if full else common.NARROW
     tasks = {n: v for n, v in TASKS.items() if full or not (data.grey and n == "colorization")}
+    frozen = {"method.momentum": 1.0}
     cells = {
         name: Cell(
             config=f"configs/pretext/{name}.py" + ("" if full else ":tiny"),
-            changes={**own, **narrow},
+            changes={**own, **narrow, **(frozen if name in STARTS else {})},
+            start=STARTS.get(name, ""),
             paper={} if number is None else {"linear": number},
         )
         for name, number in tasks.items()

@@ -118,6 +118,23 @@ def test_a_trend_without_its_cell_is_not_run(run, tmp_path):
     assert set(results(tmp_path / "out")["trends"].values()) == {None}
 
 
+def test_a_cell_starts_from_the_tower_of_another(run, tmp_path, capsys):
+    study = write_recipe(tmp_path / "study", run[1], ">")
+    text = (tmp_path / "study" / "recipe.py").read_text()
+    text = text.replace("knn = {", 'object.__setattr__(cells["0.5"], "start", "0.25")\n    knn = {')
+    (tmp_path / "study" / "recipe.py").write_text(text)
+    words = ["repro", study, f"--out={tmp_path / 'out'}", "--seeds=2"]
+    assert main([*words, "--only=0.5"]) == 2
+    assert "starts from '0.25', which" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+    assert main(words) == 0
+    for seed in ("seed0", "seed1"):
+        cells = tmp_path / "out" / "cells"
+        config = json.loads((cells / "0.5" / seed / "config.json").read_text())
+        assert config["init_from"] == f"{cells / '0.25' / seed}:(batch_stats/)?image/.*"
+    assert main([*words, "--only=0.5"]) == 0  # it is there
+
+
 def test_another_config_in_the_same_folder_is_refused(run, capsys):
     study, _, out, _ = run
     assert main(["repro", study, f"--out={out}", "--config.steps=3"]) == 2

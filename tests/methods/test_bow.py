@@ -64,10 +64,11 @@ def test_a_frozen_teacher_keeps_the_batch_statistics_that_it_was_loaded_with():
     method = make_method(dict(name="bow", image=image, words=6, momentum=1.0))
     (params, extra), batch = made(method), batch_of(method)
     stats = jax.tree.map(lambda x: x + 0.5, extra["batch_stats"])  # as init_from
-    keys = jax.random.split(jax.random.key(0), B)
-    step = lambda extra, n: (
-        method.encode(params, extra, batch, rng=keys, step=jnp.int32(n))[1].extra
-    )  # noqa: E731, E501
+
+    def step(extra, number):
+        at = dict(rng=jax.random.split(jax.random.key(0), B), step=jnp.int32(number))
+        return method.encode(params, extra, batch, **at)[1].extra
+
     first = method.after_update(params, step({**extra, "batch_stats": stats}, 0))
     later = method.after_update(params, step(first, 1))
     for path, leaf in flatten(stats).items():

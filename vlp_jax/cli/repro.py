@@ -135,11 +135,15 @@ def run_cells(
     """{cell: measures of each seed}; a cell that `out` holds already is not run again.
 
     Raises:
+      UserError: a cell whose start is neither in `runs` nor in `out`, before anything is trained.
       Preempted: a signal between two cells.
     """
     from vlp_jax.train.preemption import Preempted, StopSignal
     from vlp_jax.train.progress import duration_text, show
 
+    for (name, seed), config in runs.items():
+        if study.cells[name].start:
+            config.init_from = start_of(study.cells[name].start, seed, runs, out)
     found: dict[str, list[dict[str, float]]] = {}
     took: list[float] = []
     with StopSignal() as stop:
@@ -148,13 +152,31 @@ def run_cells(
             eta = f", ETA {duration_text(rest)}" if took else ""
             show(f"cell {index + 1} of {len(runs)}: {name}, seed {seed}{eta}", last=True)
             start = time.monotonic()
-            folder = out / "cells" / name.replace(" / ", "_x_").replace(" ", "_") / f"seed{seed}"
-            measures, new = run_cell(config, study.follow_ups, folder)
+            measures, new = run_cell(config, study.follow_ups, folder_of(name, seed, out))
             found.setdefault(name, []).append(measures)
             took += [time.monotonic() - start] * new
             if stop.heard and index + 1 < len(runs):
                 raise Preempted(f"stopped after {name}, seed {seed}; run the same command again")
     return found
+
+
+def folder_of(cell: str, seed: int, out: Path) -> Path:
+    """The workdir of a run of the table."""
+    return out / "cells" / cell.replace(" / ", "_x_").replace(" ", "_") / f"seed{seed}"
+
+
+def start_of(cell: str, seed: int, runs: Mapping[tuple[str, int], Any], out: Path) -> str:
+    """`init_from` of a run that starts from the tower of `cell`.
+
+    Raises:
+      UserError: that cell will not be there.
+    """
+    from vlp_jax.core.errors import UserError
+
+    folder = folder_of(cell, seed, out)
+    if (cell, seed) not in runs and not (folder / "measures.json").is_file():
+        raise UserError(f"--only: a cell starts from {cell!r}, which {out} lacks; name it as well")
+    return f"{folder}:(batch_stats/)?image/.*"
 
 
 def run_cell(

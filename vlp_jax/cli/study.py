@@ -96,8 +96,10 @@ class Cell(Run):
     Attributes:
       paper: {column: the paper's number}.
       evals: evaluators that replace those of the study with the same names.
+      start: an earlier cell, whose tower of the same seed this one starts from.
     """
 
+    start: str = ""
     paper: Mapping[str, float] = dataclasses.field(default_factory=dict)
     evals: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
 
