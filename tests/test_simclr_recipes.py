@@ -49,6 +49,12 @@ def test_the_rate_follows_the_batch_unless_it_is_given():
     assert given.optim.lr == 0.3 and given.batch_size == 256
 
 
+@pytest.mark.parametrize("words, rate", [("", 0.075 * 512**0.5), (",v2,linear", 0.3 * 2)])
+def test_the_rate_follows_the_batch_by_the_asked_rule(words, rate):
+    assert load(f"imagenet.py:r50x1{words}", batch_size="512").optim.lr == pytest.approx(rate)
+    assert load(f"imagenet.py:r50x1{words}").optim.lr == pytest.approx(4.8)
+
+
 def test_both_versions_of_the_recipe():
     first, second = load("imagenet.py:r50x1"), load("imagenet.py:r50x1,v2")
     assert (first.optim.weight_decay, second.optim.weight_decay) == (1e-6, 1e-4)
@@ -73,5 +79,5 @@ def test_lars_leaves_out_exactly_gains_and_biases():
 
 @pytest.mark.parametrize("spec", ["imagenet.py:resnet50", "imagenet.py:r50x1,v3"])
 def test_unknown_names_are_one_line(spec):
-    with pytest.raises(UserError, match=r"not of the form r50x1|unknown .v3.; valid: v1, v2"):
+    with pytest.raises(UserError, match=r"not of the form r50x1|unknown .v3.; valid: linear"):
         load(spec)

@@ -27,5 +27,5 @@ def get_config(size: str = "") -> ConfigDict:
     show_task(c, "psnr", ("input", "painted", "target"))
     if not tiny:
         c.epochs, c.batch_size = 100.0, 64
-        c.optim.lr, c.optim.warmup_epochs = 2e-3, 1.0
+        c.optim.lr, c.optim.b2, c.optim.warmup_epochs = 2e-3, 0.999, 1.0
     return c

@@ -3,30 +3,35 @@ arXiv:2006.10029).
 
 python -m vlp_jax train --config=configs/simclr/imagenet.py:r50x1 --workdir=W
 
-Argument: ARCH[,v2] with ARCH r50x1, r50x2, r50x4, r152x3+sk, ... Linear evaluation:
-configs/classify/simclr_linear.py:W. The file exists as the published recipe of both papers; v1 has
-a 2-layer head and weight decay 1e-6, v2 a 3-layer head, 1e-4 and 800 epochs. Smaller batches:
---config.batch_size=256, with the rate following its square root.
+Argument: ARCH[,v2][,linear] with ARCH r50x1, r50x2, r50x4, r152x3+sk, ... Linear evaluation:
+configs/classify/simclr_linear.py:W, fine-tuning: simclr_finetune.py:W. The file exists as the
+published recipe of both papers; v1 has a 2-layer head and weight decay 1e-6, v2 a 3-layer head,
+1e-4 and 800 epochs. Smaller batches: --config.batch_size=256, with the rate following its square
+root, or, with `linear`, the batch itself (both 4.8 at 4096). Known difference: the two crops are
+cut from the central square, already at 224 pixels, not from the whole picture.
 """
 
 from ml_collections import ConfigDict
 
 from configs.simclr.common import lars, recipe, resnet
-from vlp_jax.core.errors import UserError
+from vlp_jax.core.errors import UserError, nearest
+
+WORDS = ("v1", "v2", "sqrt", "linear")  # the first of each pair is the default
 
 
 def get_config(args: str = "") -> ConfigDict:
-    """Args: a ResNet's name, empty for r50x1; then `,v2` for the second paper's recipe."""
-    arch, _, version = args.partition(",")
-    if version not in ("", "v1", "v2"):
-        raise UserError(f"version: unknown {version!r}; valid: v1, v2")
-    second = version == "v2"
+    """Args: a ResNet's name, empty for r50x1; then words of WORDS."""
+    arch, *words = args.split(",")
+    for word in words:
+        if word not in WORDS:
+            raise UserError(f"--config=...:{args}: unknown {word!r}{nearest(word, WORDS)}")
+    second = "v2" in words
     c = recipe(resnet(arch or "r50x1", 224), 4096, strength=1.0, blur=0.5)
     c.method.dtype = "bfloat16"
     c.method.head.num_layers = 3 if second else 2
     c.method.head.batch_norm = second
     c.method.augment.brightness_adds = not second
-    lars(c, "sqrt", weight_decay=1e-4 if second else 1e-6)
+    lars(c, "linear" if "linear" in words else "sqrt", weight_decay=1e-4 if second else 1e-6)
     c.epochs = 800.0 if second else 1000.0
     c.data.path = "tfds:imagenet2012:train"
     c.data.workers, c.data.image.eval_crop = 16, "center_875"

@@ -214,6 +214,12 @@ def test_first_moments_may_be_bfloat16():
     assert all(leaf.dtype == jnp.float32 for p, leaf in flatten(state).items() if "/nu/" in p)
 
 
+def test_layer_decay_needs_a_tower_with_blocks():
+    params = {"image": {"stage1_block0": {"conv1": {"kernel": jnp.ones((2, 2))}}}}
+    with pytest.raises(UserError, match=r"optim\.layer_decay=0\.5: no tower with blocks"):
+        lr_factors(dict(layer_decay=0.5), params)
+
+
 def test_layer_decay_and_groups():
     config = dict(layer_decay=0.5, lr_groups=(("text/.*", 0.1), ("image/head/.*", 3.0)))
     factors = flatten(lr_factors(config, draw(0)))

@@ -183,6 +183,8 @@ def lr_factors(config: Mapping[str, Any], params: Any) -> Any:
     if c.train_blocks > max(depths.values(), default=-1):
         most = f"at most {max(depths.values())}" if depths else "no tower with blocks learns here"
         raise UserError(f"optim.train_blocks={c.train_blocks}: {most}")
+    if c.layer_decay != 1.0 and not depths:
+        raise UserError(f"optim.layer_decay={c.layer_decay}: no tower with blocks learns here")
     return map_with_path(factor, params)
 
 
