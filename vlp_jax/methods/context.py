@@ -43,13 +43,13 @@ def pairs() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     )
 
 
-def drop_colour(patch: Array, key: Array, share: float) -> Array:
+def drop_colour(patch: Array, key: Array, share: float, level: Array) -> Array:
     """With probability `share` keeps one random channel, centred, and fills the others with noise
-    U(-0.5, 0.5). [S, S, 3]
+    of half a grey level to both sides; level: float32[3], one of 255 as the patch counts. [S, S, 3]
     """
     chosen, channel, noise = jax.random.split(key, 3)
     kept = jnp.arange(3) == jax.random.randint(channel, (), 0, 3)
-    dull = jax.random.uniform(noise, patch.shape, minval=-0.5, maxval=0.5)
+    dull = level * jax.random.uniform(noise, patch.shape, minval=-0.5, maxval=0.5)
     dropped = jnp.where(kept, patch - patch.mean((0, 1)), dull)
     return jnp.where(jax.random.bernoulli(chosen, share), dropped, patch)
 
@@ -146,9 +146,10 @@ class Context(LabelTask, Method):
 
     def spoiled(self, patches: Array, keys: Array) -> Array:
         """Patches [B, 9, S, S, 3], some coarser, some without their colours; keys: key[B]."""
+        level = 1 / (255 * jnp.asarray(self.image_std, jnp.float32))
         ways = {
             "downsample": (downsample, self.downsample),
-            "colour": (drop_colour, self.color_drop),
+            "colour": (functools.partial(drop_colour, level=level), self.color_drop),
         }
         for name, (change, share) in ways.items():
             each = jax.vmap(lambda key: jax.random.split(key, 9))(rngs.fold(keys, name))
