@@ -18,7 +18,7 @@ FAMILIES = {  # name: (small recipe, published recipe, the papers' number)
 LABELLED = ("classify/tiny.py", "classify/supervised.py:ViT-B-16", 82.3)
 TRUNK = dict(name="vit", pool="gap", pre_norm=False, conv_bias=True, norm_eps=1e-6)
 TRUNK |= dict(weight_init="xavier")
-SMALL_TRUNK = dict(image_size=32, patch_size=4, width=64, num_layers=4, head_width=32)
+SMALL_TRUNK = dict(image_size=48, patch_size=8, width=64, num_layers=4, head_width=32)
 FULL_TRUNK = dict(image_size=224, patch_size=16, width=768, num_layers=12, head_width=64)
 
 
@@ -32,7 +32,7 @@ def get_study(full: bool, data: DataSet) -> Study:
         same |= {"data.path": "tfds:imagenet2012:train", "epochs": 100.0, "batch_size": 4096}
         same |= {"optim.lr": 2.4e-3, "optim.warmup_epochs": 10.0}
     else:
-        same |= common.small(data, 200)
+        same |= common.small(data, 600, 64)
     trunk = {**TRUNK, **(FULL_TRUNK if full else SMALL_TRUNK)}
     labels = {} if full else {"data.label": data.label, "method.num_classes": data.num_classes}
     untrained = {"optim.lr": 0.0, "steps": 1, "optim.warmup_steps": 0}
@@ -51,7 +51,7 @@ def get_study(full: bool, data: DataSet) -> Study:
         return v[name]["linear"]
 
     return Study(
-        title="Three families on one trunk, linear top-1 (%)",
+        title="Three families on one trunk, linear accuracy (%)",
         cells=cells,
         evals=common.evaluators(full, data),
         columns={"linear": common.linear(full)},
