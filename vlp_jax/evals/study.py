@@ -130,11 +130,12 @@ def _line(axes: Any, column: str, cells: Mapping[str, Mapping[str, Any]]) -> Non
 
 def _bars(axes: Any, column: str, cells: Mapping[str, Mapping[str, Any]]) -> None:
     place, error = np.arange(len(cells)), np.nan_to_num(_series(cells, "spread", column))
-    for shift, part, color in ((-0.2, "paper", GREY), (0.2, "ours", BLUE)):
+    looks = ((-0.2, "paper", GREY, None), (0.2, "ours", BLUE, error))
+    for shift, part, color, spread in looks:
         values = _series(cells, part, column)
-        bars = axes.barh(place + shift, np.nan_to_num(values), 0.36, color=color, label=part)
+        how = dict(height=0.36, xerr=spread, color=color, label=part)
+        bars = axes.barh(place + shift, np.nan_to_num(values), **how)  # labels keep clear of xerr
         axes.bar_label(bars, [f" {v:.1f}" if np.isfinite(v) else "" for v in values], fontsize=7)
-    axes.errorbar(_series(cells, "ours", column), place + 0.2, xerr=error, fmt="none", color="k")
     axes.set_yticks(place, [printable(name, 34) for name in cells], fontsize=8)
     axes.invert_yaxis()
     axes.set_title(printable(column, 40), loc="left", fontsize=10)
