@@ -61,6 +61,8 @@ def main(argv: list[str] | None = None) -> int:
         code = 2 if isinstance(error, UserError) else getattr(error, "exit_code", 1)
         lines = [" ".join(line.split()) for line in str(error).splitlines() if line.strip()]
         text = "; ".join(lines) or type(error).__name__
+        if "RESOURCE_EXHAUSTED" in text:
+            text += "; a smaller batch_size, accumulate=N or method.remat=full needs less memory"
         known = isinstance(error, (UserError, RunError)) or hasattr(error, "exit_code")
         note = "" if known else f"{type(error).__name__} (a traceback with --debug): "
         print(f"{'' if code == EXIT_PREEMPTED else 'error: '}{note}{text}", file=sys.stderr)

@@ -33,7 +33,7 @@ def get_study(full: bool, data: DataSet) -> Study:
         for ratio in (LINEAR if full else SMALL)
     }
     return Study(
-        title="MAE, figure 5: mask ratio, top-1 (%)",
+        title="MAE, figure 5: mask ratio, linear accuracy (%)",
         cells=cells,
         evals=common.evaluators(full, data),
         columns=columns,

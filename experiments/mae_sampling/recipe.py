@@ -33,7 +33,7 @@ def get_study(full: bool, data: DataSet) -> Study:
         return Trend(f"{better} beats {worse}", lambda v: v[better]["linear"] > v[worse]["linear"])
 
     return Study(
-        title="MAE, Tables 1d and 1f: mask sampling and target, top-1 (%)",
+        title="MAE, Tables 1d and 1f: mask sampling and target, linear accuracy (%)",
         cells=cells,
         evals=common.evaluators(full, data),
         columns=columns,

@@ -57,7 +57,7 @@ def get_study(full: bool, data: DataSet) -> Study:
         return Trend(f"{better} beats {worse}", lambda v: v[better]["linear"] > v[worse]["linear"])
 
     return Study(
-        title="SimCLR, figure 5: pairs of augmentations, linear top-1 (%)",
+        title="SimCLR, figure 5: pairs of augmentations, linear accuracy (%)",
         cells=cells,
         evals=common.evaluators(full, data),
         columns={"linear": common.linear(full)},

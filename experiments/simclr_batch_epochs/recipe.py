@@ -41,7 +41,7 @@ def get_study(full: bool, data: DataSet) -> Study:
         return v[f"{most} / {epochs}"]["linear"] - v[f"{least} / {epochs}"]["linear"]
 
     return Study(
-        title="SimCLR, figure 9: batch size / epochs, linear top-1 (%)",
+        title="SimCLR, figure 9: batch size / epochs, linear accuracy (%)",
         cells=cells,
         evals=common.evaluators(full, data),
         columns={"linear": common.linear(full)},

@@ -54,7 +54,7 @@ def get_study(full: bool, data: DataSet) -> Study:
             Trend("h beats g(h)", lambda v: v[USUAL]["linear"] > v[USUAL]["after the head"])
         )
     return Study(
-        title="SimCLR, figure 8 and Table 5: projection head and temperature, top-1 (%)",
+        title="SimCLR, figure 8 and Table 5: projection head and temperature, linear accuracy (%)",
         cells=cells,
         evals=evals,
         columns=columns,

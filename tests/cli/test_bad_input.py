@@ -57,6 +57,7 @@ OVERRIDES = {
     "init_from=/no/such/checkpoint": "/no/such/checkpoint",
     "evals.x.type=retreival": "did you mean 'retrieval'",
     "evals.retrieval.pth=3": "did you mean 'path'",
+    "evals.retrieval.path=/no/such/set": "evals.retrieval: ",
 }
 
 

@@ -6,7 +6,7 @@ from generated import encode, tar_bytes
 
 from vlp_jax.core.errors import UserError
 from vlp_jax.data.damage import DamagedSample
-from vlp_jax.data.labels import class_list, open_classes
+from vlp_jax.data.labels import check_classes, class_list, open_classes
 from vlp_jax.data.pipeline import TrainPipeline
 from vlp_jax.data.source import label_of, open_source
 
@@ -67,6 +67,9 @@ def test_what_cannot_be_a_class_is_refused(tmp_path):
     for key in ("label", "class"):
         with pytest.raises(UserError, match=f"data.label='{key}': there is only one class, 'only'"):
             pipeline(tmp_path, key)
+        with pytest.raises(UserError, match=f"x='{key}': there is only one class, "):
+            check_classes(open_source(str(tmp_path)), key, "x")
+    check_classes(open_source(EMOJI), "category", "x")
     with pytest.raises(UserError, match=r"has 10 classes but method.num_classes=9; make them"):
         pipeline(EMOJI, "category", 9)
     with pytest.raises(UserError, match="no sample has a number or a word"):

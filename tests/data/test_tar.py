@@ -237,5 +237,6 @@ def test_pictures_alone_are_samples_without_captions(tmp_path):
     (tmp_path / "p.tar").write_bytes(tar_bytes([sample(0)[0]]))
     source = TarSource(str(tmp_path / "p.tar"))
     assert len(source) == 1 and not source.damage and source[0]["text"] == []
+    assert not list(check(source))
     with pytest.raises(UserError, match="no captions in 'here'"):
         check_captions(source, "here")

@@ -212,7 +212,7 @@ def test_panels_show_what_they_say(norm_pix):
         (dict(mask_ratio=1.0), "method.mask_ratio=1: must lie strictly between 0 and 1"),
         (dict(mask_ratio=0.95), "32 pixels have 16 patches of 8, none stays visible"),
         (dict(image={"image_size": 8}), "8 pixels have 1 patches of 8, none stays visible"),
-        (dict(image={"image_size": 4}), "4 pixels have 0 patches of 8, none stays visible"),
+        (dict(image={"image_size": 4}), "image_size=4: smaller than a patch of"),
         (dict(masking="blocks"), "method.masking: unknown 'blocks'; did you mean 'block'"),
         (dict(image={"pool": "map"}), "needs a vit with pool='cls' or pool='gap'"),
         (dict(image={"patch_dropout": 0.5}), "method.image.patch_dropout: must be 0"),

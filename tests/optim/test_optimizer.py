@@ -216,7 +216,7 @@ def test_first_moments_may_be_bfloat16():
 
 def test_layer_decay_needs_a_tower_with_blocks():
     params = {"image": {"stage1_block0": {"conv1": {"kernel": jnp.ones((2, 2))}}}}
-    with pytest.raises(UserError, match=r"optim\.layer_decay=0\.5: no tower with blocks"):
+    with pytest.raises(UserError, match=r"optim\.layer_decay=0\.5: no ViT or text tower"):
         lr_factors(dict(layer_decay=0.5), params)
 
 
@@ -257,6 +257,6 @@ def test_more_blocks_than_there_are_cannot_learn():
     params = {"image": {"blocks": {"kernel": jnp.ones((3, 2))}}}
     with pytest.raises(UserError, match=r"optim\.train_blocks=4: at most 3"):
         lr_factors({"train_blocks": 4}, params)
-    with pytest.raises(UserError, match=r"optim\.train_blocks=1: no tower with blocks"):
+    with pytest.raises(UserError, match=r"optim\.train_blocks=1: no ViT or text tower"):
         lr_factors({"train_blocks": 1}, {"image": {"stage": jnp.ones(2)}})
     lr_factors({"train_blocks": 3}, params)

@@ -12,6 +12,7 @@ from vlp_jax.data import index
 from vlp_jax.data.damage import Damage, DamagedSample
 from vlp_jax.data.decode import decode_image
 from vlp_jax.data.shard import ShardFile
+from vlp_jax.data.source import captioned
 
 _PIECE = 4096
 
@@ -25,11 +26,11 @@ def _headers(source: Any) -> Iterator[Damage]:
         yield from (Damage("missing", f"{path}: {key!r}") for key in known.keys if key in lost)
 
 
-def check_sample(source: Any, i: int) -> Damage | None:
-    """Reads and decodes sample i completely; None when it is sound."""
+def check_sample(source: Any, i: int, captions: bool = True) -> Damage | None:
+    """Reads and decodes sample i completely; None when it is sound. captions: it must have one."""
     try:
         example = source[i]
-        if not example["text"] and "cls" not in example["meta"]:
+        if captions and not example["text"] and "cls" not in example["meta"]:
             raise DamagedSample("no_caption")
         if "image" not in example:
             raise DamagedSample("no_image")
@@ -41,17 +42,21 @@ def check_sample(source: Any, i: int) -> Damage | None:
 
 def check(source: Any, threads: int = 4, limit: int | None = None) -> Iterator[Damage]:
     """All damage of a source: what its listing knows, what a new walk finds, what fails to decode.
+    A missing caption is damage where others have one.
 
     Yields each place once. limit: decode only the first so many samples.
     """
     seen = set()
     count = len(source) if limit is None else min(limit, len(source))
+    captions = captioned(source)
     with ThreadPoolExecutor(threads) as pool:
         pieces = (range(s, min(s + _PIECE, count)) for s in range(0, count, _PIECE))
         samples = (
-            d for piece in pieces for d in pool.map(lambda i: check_sample(source, i), piece)
+            damage
+            for piece in pieces
+            for damage in pool.map(lambda i: check_sample(source, i, captions), piece)
         )
-        found = itertools.chain(source.damage, _headers(source), (d for d in samples if d))
+        found = itertools.chain(source.damage, _headers(source), filter(None, samples))
         for damage in found:
             if damage.where not in seen:
                 seen.add(damage.where)

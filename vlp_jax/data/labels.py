@@ -37,6 +37,23 @@ def class_list(source: Source, key: str, flag: str) -> tuple[str, ...]:
     return _several(tuple(sorted(values)), key, flag)
 
 
+def check_classes(source: Source, key: str, flag: str) -> None:
+    """Raises UserError, naming the flag, where all samples have the same value under a JSON key;
+    evenly spaced ones are looked at first, which nearly always is enough.
+    """
+    values: set[Any] = set()
+    for index in (*range(0, len(source), len(source) // 64 + 1), *range(len(source))):
+        try:
+            values.add(source.metadata(index)["meta"].get(key))
+        except DamagedSample:
+            continue
+        if len(values - {None}) > 1:
+            return
+    raise UserError(
+        f"{flag}={key!r}: there is only one class, {next(iter(values - {None}), None)!r}"
+    )
+
+
 def _several(classes: tuple[str, ...], key: str, flag: str) -> tuple[str, ...]:
     if len(classes) == 1:
         raise UserError(f"{flag}={key!r}: there is only one class, {classes[0]!r}")

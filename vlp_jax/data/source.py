@@ -84,17 +84,25 @@ def check_key(source: Source, key: str, flag: str) -> None:
             continue
         if key in found:
             return
-    raise UserError(f"{flag}={key!r}: no sample has this JSON key" + nearest(key, found))
+    hint = nearest(key, found) or "; the sub-folders of a folder become 'label'"
+    raise UserError(f"{flag}={key!r}: no sample has this JSON key{hint}")
+
+
+def captioned(source: Source) -> bool:
+    """Whether one of a source's first samples has a caption; a damaged one is told elsewhere."""
+    for index in range(min(_KEY_SAMPLES, len(source))):
+        try:
+            if source.metadata(index)["text"]:
+                return True
+        except DamagedSample:
+            return True
+    return False
 
 
 def check_captions(source: Source, path: str) -> None:
     """Raises UserError, naming the path, where none of a source's first samples has a caption."""
-    for index in range(min(_KEY_SAMPLES, len(source))):
-        try:
-            if source.metadata(index)["text"]:
-                return
-        except DamagedSample:
-            return  # told elsewhere
+    if captioned(source):
+        return
     raise UserError(
         f"no captions in {path!r}: put NAME.txt beside each picture, in a tar too, or the pictures "
         "of a folder into one sub-folder per class"

@@ -60,6 +60,9 @@ class MAE(Trunk, Method):
             hint = nearest(self.masking, MASKINGS)
             raise UserError(f"method.masking: unknown {self.masking!r}{hint}")
         count = tower.grid**2
+        if not count:
+            side = f"a patch of method.image.patch_size={tower.patch_size}"
+            raise UserError(f"image_size={tower.image_size}: smaller than {side}")
         where = f"method.mask_ratio={self.mask_ratio:g}"
         if not 0 < self.mask_ratio < 1:
             raise UserError(f"{where}: must lie strictly between 0 and 1")

@@ -181,10 +181,10 @@ def lr_factors(config: Mapping[str, Any], params: Any) -> Any:
     if c.layer_decay != 1.0 or c.train_blocks >= 0:
         map_with_path(lambda path, leaf: _note_depth(depths, path, leaf.shape), params)
     if c.train_blocks > max(depths.values(), default=-1):
-        most = f"at most {max(depths.values())}" if depths else "no tower with blocks learns here"
+        most = f"at most {max(depths.values())}" if depths else "no ViT or text tower learns here"
         raise UserError(f"optim.train_blocks={c.train_blocks}: {most}")
     if c.layer_decay != 1.0 and not depths:
-        raise UserError(f"optim.layer_decay={c.layer_decay}: no tower with blocks learns here")
+        raise UserError(f"optim.layer_decay={c.layer_decay}: no ViT or text tower learns here")
     return map_with_path(factor, params)
 
 

@@ -16,6 +16,7 @@ from jax.sharding import Mesh
 from vlp_jax.core.errors import UserError
 from vlp_jax.core.types import Array, Extra, HostBatch, Params
 from vlp_jax.data.device import to_device
+from vlp_jax.data.labels import check_classes
 from vlp_jax.data.mixture import open_pool
 from vlp_jax.data.source import check_key
 from vlp_jax.evals.base import EvalContext, EvalFn, Evaluator, Result, make_evaluator
@@ -46,9 +47,14 @@ def make_evaluators(
             )
         for path in (getattr(evaluator, "train", ""), getattr(evaluator, "path", "")):
             if isinstance(path, str) and path:  # a mistake shows now, not after the training
-                source, label = open_pool(path), getattr(evaluator, "label", "")
+                try:
+                    source, label = open_pool(path), getattr(evaluator, "label", "")
+                except UserError as error:
+                    raise UserError(f"evals.{name}: {error}") from error
                 if label:
                     check_key(source, label, f"evals.{name}.label")
+                    if path == getattr(evaluator, "train", ""):
+                        check_classes(source, label, f"evals.{name}.label")
         found[name] = evaluator
     return found
 
