@@ -95,7 +95,7 @@ def ends(children: list[Child], timeout: float = 120) -> tuple[list[int], list[s
     return [code for code, _ in found], [text for _, text in found]
 
 
-def wait_for_steps(workdir: pathlib.Path, count: int, timeout: float = 90) -> None:
+def wait_for_steps(workdir: pathlib.Path, count: int, timeout: float = 240) -> None:
     """Returns once the run has logged so many lines."""
     deadline, file = time.monotonic() + timeout, workdir / "metrics.jsonl"
     while time.monotonic() < deadline:
