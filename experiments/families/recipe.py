@@ -6,6 +6,7 @@ give for trunks of their own: rotation 48.9 and SimCLR 69.3 (ResNet-50), MAE 68.
 82.3 (ViT-B).
 """
 
+from configs.pretext.common import vit
 from experiments import common
 from vlp_jax.cli.study import Cell, DataSet, Study, Trend
 
@@ -16,10 +17,6 @@ FAMILIES = {  # name: (small recipe, published recipe, the papers' number)
     "generative: MAE": ("mae/tiny.py", "mae/pretrain.py:ViT-B-16", 68.0),
 }
 LABELLED = ("classify/tiny.py", "classify/supervised.py:ViT-B-16", 82.3)
-TRUNK = dict(name="vit", pool="gap", pre_norm=False, conv_bias=True, norm_eps=1e-6)
-TRUNK |= dict(weight_init="xavier")
-SMALL_TRUNK = dict(image_size=48, patch_size=8, width=64, num_layers=4, head_width=32)
-FULL_TRUNK = dict(image_size=224, patch_size=16, width=768, num_layers=12, head_width=64)
 
 
 def get_study(full: bool, data: DataSet) -> Study:
@@ -33,7 +30,7 @@ def get_study(full: bool, data: DataSet) -> Study:
         same |= {"optim.lr": 2.4e-3, "optim.warmup_epochs": 10.0}
     else:
         same |= common.small(data, 600, 64)
-    trunk = {**TRUNK, **(FULL_TRUNK if full else SMALL_TRUNK)}
+    trunk = vit(224, 16, 768, 12) if full else vit(48, 8, 64, 4)
     labels = {} if full else {"data.label": data.label, "method.num_classes": data.num_classes}
     untrained = {"optim.lr": 0.0, "steps": 1, "optim.warmup_steps": 0}
     rows = {name: (row, {}) for name, row in FAMILIES.items()}

@@ -69,7 +69,8 @@ def test_what_cannot_be_a_class_is_refused(tmp_path):
             pipeline(tmp_path, key)
         with pytest.raises(UserError, match=f"x='{key}': there is only one class, "):
             check_classes(open_source(str(tmp_path)), key, "x")
-    check_classes(open_source(EMOJI), "category", "x")
+    for key in ("category", "keywords"):  # lists are for the evaluator to refuse
+        check_classes(open_source(EMOJI), key, "x")
     with pytest.raises(UserError, match=r"has 10 classes but method.num_classes=9; make them"):
         pipeline(EMOJI, "category", 9)
     with pytest.raises(UserError, match="no sample has a number or a word"):

@@ -41,17 +41,17 @@ def check_classes(source: Source, key: str, flag: str) -> None:
     """Raises UserError, naming the flag, where all samples have the same value under a JSON key;
     evenly spaced ones are looked at first, which nearly always is enough.
     """
-    values: set[Any] = set()
+    values: set[str | int] = set()
     for index in (*range(0, len(source), len(source) // 64 + 1), *range(len(source))):
         try:
-            values.add(source.metadata(index)["meta"].get(key))
+            value = source.metadata(index)["meta"].get(key)
         except DamagedSample:
             continue
-        if len(values - {None}) > 1:
+        if isinstance(value, str | int):  # what else there is, the evaluator names
+            values.add(value)
+        if len(values) > 1:
             return
-    raise UserError(
-        f"{flag}={key!r}: there is only one class, {next(iter(values - {None}), None)!r}"
-    )
+    _several(tuple(map(str, values)), key, flag)
 
 
 def _several(classes: tuple[str, ...], key: str, flag: str) -> tuple[str, ...]:

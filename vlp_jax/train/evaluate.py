@@ -45,7 +45,8 @@ def make_evaluators(
                 f"evals.{name}: needs {lacking} but {type(method).__name__} offers "
                 f"{sorted(offered)}"
             )
-        for path in (getattr(evaluator, "train", ""), getattr(evaluator, "path", "")):
+        for part in ("train", "path"):
+            path = getattr(evaluator, part, "")
             if isinstance(path, str) and path:  # a mistake shows now, not after the training
                 try:
                     source, label = open_pool(path), getattr(evaluator, "label", "")
@@ -53,7 +54,7 @@ def make_evaluators(
                     raise UserError(f"evals.{name}: {error}") from error
                 if label:
                     check_key(source, label, f"evals.{name}.label")
-                    if path == getattr(evaluator, "train", ""):
+                    if part == "train":
                         check_classes(source, label, f"evals.{name}.label")
         found[name] = evaluator
     return found
