@@ -2,6 +2,7 @@
 
 import os
 import socket
+import threading
 import time
 
 import jax
@@ -104,12 +105,21 @@ def test_the_slowest_is_silent_or_furthest_behind():
 
 @pytest.fixture
 def ended(monkeypatch):
-    """Verdicts in place of the ends of processes."""
+    """Verdicts in place of the ends of processes; no pulse outlives its test."""
     found = []
     monkeypatch.setattr(pulse, "say", lambda rank, why: found.append((rank, why)))
     monkeypatch.setattr(pulse, "quit_now", lambda code: found.append(code))
-    monkeypatch.setattr(pulse, "_LINGER", 0.0)
-    return found
+    monkeypatch.setattr(pulse, "_LINGER", 0.1)
+    yield found
+    settle()
+
+
+def settle():
+    """Waits until every pulse of this test has ended, and with it spoken."""
+    for thread in threading.enumerate():
+        if thread.name == "pulse":
+            thread.join(10)
+            assert not thread.is_alive(), "it would speak in the next test"
 
 
 def connect(hub, rank):
@@ -128,6 +138,7 @@ def test_an_error_reaches_all_with_its_rank_and_code(ended):
         time.sleep(0.01)
     first.leave()
     hub._ended.set()
+    settle()
     assert ended.count((2, "failed: disk full")) == 2, "process 0 and rank 1"
     assert set(ended) == {(2, "failed: disk full"), 1}
 
@@ -144,5 +155,5 @@ def test_a_good_bye_is_no_death_and_strangers_are_not_heard(ended):
     spoke.leave()
     spoke._link.sock.shutdown(socket.SHUT_WR)
     hub.leave()
-    hub._thread.join(5)
+    settle()
     assert ended == []
