@@ -5,7 +5,6 @@ import pathlib
 import resource
 import subprocess
 import sys
-import time
 
 import numpy as np
 import pytest
@@ -65,9 +64,8 @@ OVERRIDES = {
 def test_a_bad_value_is_refused_before_anything_is_written(capsys, tmp_path, good, override):
     workdir = tmp_path / "w"
     words = ("train", f"--config={good[0]}", f"--workdir={workdir}", f"--config.{override}")
-    start = time.monotonic()
     assert OVERRIDES[override] in refused(capsys, *words)
-    assert not list(workdir.glob("checkpoints/[0-9]*")) and time.monotonic() - start < 10
+    assert not list(workdir.glob("checkpoints/[0-9]*"))
     if not override.startswith("init_from"):
         assert not workdir.exists()
 

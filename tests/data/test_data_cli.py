@@ -4,7 +4,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 
 import pytest
 from generated import sample, tar_bytes
@@ -86,14 +85,13 @@ def test_convert_and_bench(shards, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("argv", [["--help"], ["check", "--help"]])
-def test_help_is_instant(argv):
-    start = time.perf_counter()
+def test_help_imports_nothing_heavy(argv):
     out = subprocess.run(
         [sys.executable, "-X", "importtime", "-m", "vlp_jax", "data", *argv],
         capture_output=True,
         text=True,
         check=True,
     )
-    assert "usage" in out.stdout and time.perf_counter() - start < 3
+    assert "usage" in out.stdout
     for heavy in ("numpy", "jax", "PIL", "rich", "grain"):
         assert f"| {heavy}\n" not in out.stderr.replace(" ", "").replace("|", "| ")

@@ -13,7 +13,7 @@ from vlp_jax.train.preemption import EXIT_PREEMPTED
 
 
 def run(count, words, folder, **more):
-    codes, texts = ends(job(count, words, folder, **more), timeout=90)
+    codes, texts = ends(job(count, words, folder, **more), timeout=240)
     return codes, texts
 
 

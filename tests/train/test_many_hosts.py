@@ -39,7 +39,7 @@ def test_a_stopped_process_is_named_with_stacks(words, tmp_path):
     wait_for_steps(tmp_path / "w", 3)
     children[1].send(signal.SIGSTOP)
     try:
-        code, text = children[0].end(timeout=60)
+        code, text = children[0].end()
     finally:
         children[1].send(signal.SIGKILL)
     children[1].end()
@@ -50,7 +50,7 @@ def test_a_stopped_process_is_named_with_stacks(words, tmp_path):
 
 def test_a_slow_loader_is_named_on_every_rank(words, tmp_path):
     command = [*words, "--config.hang_seconds=3", f"--workdir={tmp_path / 'w'}"]
-    codes, texts = ends(job(2, command, tmp_path, faults={1: "sleep:4"}), timeout=60)
+    codes, texts = ends(job(2, command, tmp_path, faults={1: "sleep:4"}))
     assert codes == [EXIT_LOST] * 2
     for text in texts:
         assert "error: rank 1 hangs in 'data' of step 4" in text, text

