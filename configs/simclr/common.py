@@ -44,7 +44,7 @@ def recipe(image: dict, batch_size: int, strength: float, blur: float) -> Config
     c = common.base()
     head = {"mode": "nonlinear", "num_layers": 3, "embed_dim": 128, "batch_norm": True}
     own = {"head": head, "temperature": 0.1, "loss_scale": "sum"}
-    own |= {"augment_branches": 2, "ft_proj_selector": 0}
+    own |= {"augment_branches": 2, "ft_proj_selector": 0, "canvas": 0}
     c.method = common.trunk_method("simclr", {"image": image, **own})
     c.batch_size = batch_size
     c.image_size = image["image_size"]

@@ -7,8 +7,8 @@ Argument: ARCH[,v2][,linear] with ARCH r50x1, r50x2, r50x4, r152x3+sk, ... Linea
 configs/classify/simclr_linear.py:W, fine-tuning: simclr_finetune.py:W. The file exists as the
 published recipe of both papers; v1 has a 2-layer head and weight decay 1e-6, v2 a 3-layer head,
 1e-4 and 800 epochs. Smaller batches: --config.batch_size=256, with the rate following its square
-root, or, with `linear`, the batch itself (both 4.8 at 4096). Known difference: the two crops are
-cut from the central square, already at 224 pixels, not from the whole picture.
+root, or, with `linear`, the batch itself (both 4.8 at 4096). Both crops are cut from the whole
+picture on the device, to which it travels squashed to 320 x 320, the bytes of two crops.
 """
 
 from ml_collections import ConfigDict
@@ -28,6 +28,7 @@ def get_config(args: str = "") -> ConfigDict:
     second = "v2" in words
     c = recipe(resnet(arch or "r50x1", 224), 4096, strength=1.0, blur=0.5)
     c.method.dtype = "bfloat16"
+    c.method.canvas, c.data.image.crop = 320, "squash"
     c.method.head.num_layers = 3 if second else 2
     c.method.head.batch_norm = second
     c.method.augment.brightness_adds = not second

@@ -38,7 +38,7 @@ def stepped(made):
     """(loss, Aux) of one batch, and its 2B views."""
     method, params, extra = made
     run = lambda: method.loss(params, extra, BATCH, rng=KEYS, step=jnp.int32(0))  # noqa: E731
-    return *jax.jit(run)(), jax.jit(lambda: method.views(BATCH["image"], KEYS))()
+    return *jax.jit(run)(), jax.jit(lambda: method.views(BATCH, KEYS))()
 
 
 def written_out(first, second, temperature):
@@ -94,7 +94,7 @@ def test_both_views_share_one_pass_and_one_set_of_statistics(made, stepped):
 
 
 def test_one_branch_may_stay_as_it_came():
-    views = jax.jit(build(augment_branches=1).views)(BATCH["image"], KEYS)
+    views = jax.jit(build(augment_branches=1).views)(BATCH, KEYS)
     np.testing.assert_allclose(views[1::2], IMAGES / np.float32(255), atol=1e-6)
     assert np.abs(np.asarray(views[::2]) - IMAGES / 255).max() > 0.1
 
@@ -191,9 +191,22 @@ def test_features_are_any_stage_of_the_head():
     np.testing.assert_allclose(last, stages[-1], atol=1e-4)
 
 
+def test_views_are_cut_from_a_canvas_larger_than_the_tower():
+    method = build(image={**VIT, "image_size": 8}, canvas=16, augment_branches=1)
+    batch = {**BATCH, "aspect": jnp.full(B, 0.5)}
+    same = lambda have, want: have.shape[1:] == want.shape[1:] and have.dtype == want.dtype  # noqa: E731
+    assert jax.tree.all(jax.tree.map(same, method.batch_spec(B), batch))
+    views = np.asarray(jax.jit(method.views)(batch, KEYS))
+    assert views.shape == (2 * B, 8, 8, 3)
+    upright = IMAGES[:, 4:12].astype(np.float64)  # half as wide as high: all of the width
+    averages = views[1::2].mean((1, 2, 3)) * 255
+    np.testing.assert_allclose(averages, upright.mean((1, 2, 3)), atol=6)
+
+
 @pytest.mark.parametrize(
     "changes, message",
     [
+        ({"canvas": 15}, "method.canvas=15: must be 0 or at least the tower's 16"),
         ({"temperature": 0.0}, "method.temperature=0.0: must be above 0"),
         ({"loss_scale": "men"}, "method.loss_scale: unknown 'men'; did you mean 'mean'"),
         ({"augment_branches": 3}, "method.augment_branches=3: must be 1 or 2"),

@@ -171,6 +171,46 @@ def test_crops_are_drawn_again_until_one_fits():
     np.testing.assert_array_equal(whole[0], 1.0)
 
 
+@pytest.mark.parametrize("size", [(90, 60), (50, 75)])
+def test_crops_of_a_squashed_picture_are_those_of_the_picture(size):
+    """Area, shape and pixels as PIL cuts them from the picture before it was squashed."""
+    aspect = size[0] / size[1]
+    draw = lambda key: filters.draw_crop(key, (0.08, 1.0), (3 / 4, 4 / 3), 10, aspect)  # noqa: E731
+    keys = example_keys(jax.random.key(5), 2000)
+    share, start = (np.asarray(x) for x in jax.jit(jax.vmap(draw))(keys))
+    ratio = aspect * share[:, 1] / share[:, 0]
+    fits = share.max(1) < 1
+    assert fits.mean() > 0.99 and (share + start).max() <= 1 + 1e-6
+    assert 0.749 < ratio[fits].min() < 0.76 and 1.31 < ratio[fits].max() < 1.334
+    assert 0.08 < share.prod(1).min() < 0.09 and share.prod(1)[fits].max() > 0.8
+
+    whole = Image.fromarray(np.random.default_rng(1).integers(0, 256, (9, 9, 3), np.uint8))
+    whole = whole.resize(size, Image.Resampling.BICUBIC)
+    canvas = np.asarray(whole.resize((120, 120), Image.Resampling.BICUBIC), np.float32)
+    cut = jax.jit(jax.vmap(lambda a, b: filters.crop(canvas, a, b, 32)))(share[:8], start[:8])
+    for found, a, b in zip(np.asarray(cut), share, start, strict=False):
+        start_x, start_y = b[::-1] * size
+        end_x, end_y = np.minimum((a + b)[::-1] * size, size)
+        box = (start_x, start_y, end_x, end_y)
+        wanted = whole.resize((32, 32), Image.Resampling.BICUBIC, box=box)
+        np.testing.assert_allclose(found, np.asarray(wanted), atol=6)
+
+
+def test_a_canvas_ends_at_the_asked_size_with_or_without_a_crop():
+    aspect = np.full(len(IMAGES), 2.0, np.float32)
+    plain = np.asarray(augment(IMAGES, Augment(), None, 10, aspect))
+    assert plain.shape == (24, 10, 10, 3)
+    for image, found in zip(IMAGES, plain, strict=True):  # a square of a wide one: half its width
+        wanted = Image.fromarray(image).resize(
+            (10, 10), Image.Resampling.BICUBIC, box=(5, 0, 15, 20)
+        )
+        np.testing.assert_allclose(found, np.asarray(wanted), atol=1.5)
+    flipped = np.asarray(augment(IMAGES, Augment(flip=1.0), KEYS, 10, aspect))
+    np.testing.assert_allclose(flipped, plain[:, :, ::-1], atol=1e-3)
+    cut = Augment(crop_scale=(0.2, 0.9), crop_attempts=10)
+    assert augment(IMAGES, cut, KEYS, 10, aspect).shape == (24, 10, 10, 3)
+
+
 def test_the_pipeline_is_its_steps_per_picture():
     """flip, jitter, grey, blur and clip, with the pipeline's own keys, one picture at a time."""
     c = Augment(flip=0.5, brightness=0.8, contrast=0.8, saturation=0.8, hue=0.2)

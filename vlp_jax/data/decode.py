@@ -254,6 +254,19 @@ def decode_image(
     Raises DamagedSample (without a place) for what cannot be read, UserError for an unknown crop or
     filter.
     """
+    return decode_shaped(data, size, crop, rng, scale, resample, margin)[0]
+
+
+def decode_shaped(
+    data: bytes,
+    size: int,
+    crop: str,
+    rng: np.random.Generator | None,
+    scale: tuple[float, float],
+    resample: str,
+    margin: float | None = None,
+) -> tuple[np.ndarray, float]:
+    """As decode_image, and the upright picture's width over height."""
     if crop not in CROPS:
         raise UserError(f"data.image.crop={crop!r} is unknown" + nearest(crop, CROPS))
     if resample not in _RESAMPLE:
@@ -277,7 +290,7 @@ def decode_image(
         box = box.scaled(share, share)  # not by the sizes, which libjpeg rounds up
         gap = margin if crop == "random" and margin < math.inf else None
         image = image.resize((size, size), method, box=_inside(box, image.size), reducing_gap=gap)
-    return np.asarray(image)
+    return np.asarray(image), full[0] / full[1]
 
 
 def _inside(box: Box, size: tuple[int, int]) -> Box:

@@ -18,7 +18,7 @@ from absl import flags
 from vlp_jax.core.errors import RunError, UserError
 from vlp_jax.data.caption import CHOICES, CaptionSpec, choose_caption
 from vlp_jax.data.damage import Damage, DamagedSample, DamageLog
-from vlp_jax.data.decode import decode_image, tune_pillow
+from vlp_jax.data.decode import decode_shaped, tune_pillow
 from vlp_jax.data.evaluation import eval_batches as eval_batches
 from vlp_jax.data.labels import open_classes
 from vlp_jax.data.lengths import Buckets, LengthCounter, open_buckets
@@ -113,7 +113,7 @@ class RowReader:
             row["label"] = label_of(example, spec.label, self.classes)
         if "image" not in example:
             raise DamagedSample("no_image")
-        row["image"] = decode_image(
+        row["image"], row["aspect"] = decode_shaped(
             example["image"], self.image_size, spec.crop, rng, spec.scale, spec.resample
         )
         return row
@@ -131,11 +131,13 @@ class RowReader:
 def stack(
     rows: list[dict[str, Any]], tokenizer: Any, limit: int | None = None
 ) -> dict[str, np.ndarray]:
-    """Rows -> image uint8[b, S, S, 3], text int32[b, L or limit], label int32[b], as far as
-    present."""
+    """Rows -> image uint8[b, S, S, 3], aspect float32[b], text int32[b, L or limit], label
+    int32[b], as far as present."""
     batch = {}
     if "image" in rows[0]:
         batch["image"] = np.stack([row["image"] for row in rows])
+    if "aspect" in rows[0]:
+        batch["aspect"] = np.asarray([row["aspect"] for row in rows], np.float32)
     if "text" in rows[0]:
         batch["text"] = np.asarray(tokenizer([row["text"] for row in rows])[:, :limit], np.int32)
     if "label" in rows[0]:
@@ -211,9 +213,10 @@ class TrainPipeline:
     def batches(self, start_step: int = 0) -> Iterator[dict[str, np.ndarray]]:
         """Host-local batches from `start_step` on, without end.
 
-        Yields image uint8[b, S, S, 3], text int32[b, L] (with a tokenizer; L is the step's bucket
-        under data.buckets) and label int32[b] (with data.label); b = batch_size / process_count.
-        Raises RunError when damage exceeds data.damage_budget.
+        Yields image uint8[b, S, S, 3], aspect float32[b] (width over height of the picture itself),
+        text int32[b, L] (with a tokenizer; L is the step's bucket under data.buckets) and label
+        int32[b] (with data.label); b = batch_size / process_count. Raises RunError when damage
+        exceeds data.damage_budget.
         """
         size = self._chunk_size()
         per_batch = self.local_size // size

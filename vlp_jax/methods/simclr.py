@@ -38,6 +38,8 @@ class SimCLR(Trunk, Method):
       temperature: 0.1 on ImageNet, 0.5 on CIFAR.
       loss_scale: `sum` of both directions as the official code, or their `mean`, equation 1.
       augment_branches: 2 augments both views, 1 leaves the second as it came (figure 5).
+      canvas: pixels of a side of the training pictures, above the tower's, so that crops are cut
+        from the whole picture, which data.image.crop=squash fits in; 0: as the tower's.
       ft_proj_selector: stage of the head that `features` returns: 0 is h, the tower's own, 1 after
         the head's first layer (SimCLRv2), -1 the last.
       image_mean, image_std: pictures in [0, 1] are not standardised.
@@ -48,6 +50,7 @@ class SimCLR(Trunk, Method):
     temperature: float = 0.1
     loss_scale: str = "sum"
     augment_branches: int = 2
+    canvas: int = 0
     ft_proj_selector: int = 0
     image_mean: tuple[float, float, float] = (0.0, 0.0, 0.0)
     image_std: tuple[float, float, float] = (1.0, 1.0, 1.0)
@@ -60,6 +63,20 @@ class SimCLR(Trunk, Method):
             raise UserError(f"method.loss_scale: unknown {self.loss_scale!r}{hint}")
         if self.augment_branches not in (1, 2):
             raise UserError(f"method.augment_branches={self.augment_branches}: must be 1 or 2")
+        if self.canvas and self.canvas < self.image_tower.image_size:
+            least = f"must be 0 or at least the tower's {self.image_tower.image_size}"
+            raise UserError(f"method.canvas={self.canvas}: {least}")
+
+    def batch_spec(self, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
+        """image uint8[B, S, S, 3]; with a canvas S is its side, and aspect float32[B] is width over
+        height of the picture before it was squashed.
+        """
+        if not self.canvas:
+            return super().batch_spec(batch_size)
+        return {
+            "image": jax.ShapeDtypeStruct((batch_size, self.canvas, self.canvas, 3), jnp.uint8),
+            "aspect": jax.ShapeDtypeStruct((batch_size,), jnp.float32),
+        }
 
     @cached_property
     def projection(self) -> ProjectionHead:
@@ -80,13 +97,14 @@ class SimCLR(Trunk, Method):
         params = {name: tree for name, tree in params.items() if tree}
         return params, {"batch_stats": stats} if stats else {}
 
-    def views(self, images: Array, rng: Array | None) -> Array:
-        """Two views of each picture, one after the other, so that a device keeps its own.
-
-        uint8[B, S, S, 3], key[B] -> float32[2B, S, S, 3]
+    def views(self, batch: Batch, rng: Array | None) -> Array:
+        """Two views of each picture of a batch, one after the other, so that a device keeps its
+        own; rng: key[B]. float32[2B, S, S, 3]
         """
+        how = {"size": self.image_tower.image_size, "aspect": batch.get("aspect", 1.0)}
         second = rngs.fold(rng, "second") if self.augment_branches == 2 else None
-        pair = self.prepare(images, rngs.fold(rng, "first")), self.prepare(images, second)
+        keys = rngs.fold(rng, "first"), second
+        pair = [self.prepare(batch["image"], key, **how) for key in keys]
         return rearrange(jnp.stack(pair, 1), "b two h w c -> (b two) h w c")
 
     def encode(
@@ -95,7 +113,7 @@ class SimCLR(Trunk, Method):
         """Unit vectors {first, second}: float32[B, E], from one pass over all 2B views; rng: key[B]
         or None.
         """
-        images = self.views(batch["image"], rng)  # [2B, S, S, 3]
+        images = self.views(batch, rng)  # [2B, S, S, 3]
         keys = None if rng is None else jax.vmap(lambda key: jax.random.split(key))(rng)
         keys = keys if keys is None else keys.reshape(-1)  # [2B]
         _, out, extra = self.run_image(params, extra, images, keys)

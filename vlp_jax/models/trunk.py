@@ -66,14 +66,13 @@ class Trunk:
         stats = {"batch_stats": {"image": found["batch_stats"]}} if "batch_stats" in found else {}
         return found["params"], stats
 
-    def prepare(self, images: Array, rng: Array | None) -> Array:
+    def prepare(self, images: Array, rng: Array | None, **how: Any) -> Array:
         """uint8[B, S, S, 3] -> float32[B, S, S, 3], augmented (rng: key[B], None leaves that out)
-        and normalised.
+        and normalised; how: further arguments of nn/pictures.py augment.
         """
-        how = build(pictures.Augment, self.augment, "method.augment")
-        return pictures.normalise(
-            pictures.augment(images, how, rng), self.image_mean, self.image_std
-        )
+        config = build(pictures.Augment, self.augment, "method.augment")
+        pixels = pictures.augment(images, config, rng, **how)
+        return pictures.normalise(pixels, self.image_mean, self.image_std)
 
     def run_image(
         self, params: Params, extra: Extra, images: Array, rng: Array | None = None

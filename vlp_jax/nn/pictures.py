@@ -5,6 +5,7 @@ pictures can travel as bytes, a quarter of the bandwidth of float32.
 """
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -70,10 +71,12 @@ def _sometimes(key: Array, chance: float, changed: Array, image: Array) -> Array
     return changed if chance >= 1 else jnp.where(jax.random.bernoulli(key, chance), changed, image)
 
 
-def _geometry(image: Array, keys: Array, key: Array, c: Augment) -> Array:
+def _geometry(image: Array, aspect: Array, keys: Array, key: Array, c: Augment, size: int) -> Array:
     if c.crop_scale != (1.0, 1.0):
-        box = filters.draw_crop(keys[0], c.crop_scale, c.crop_ratio, c.crop_attempts)
-        image = filters.crop(image, *box)
+        box = filters.draw_crop(keys[0], c.crop_scale, c.crop_ratio, c.crop_attempts, aspect)
+        image = filters.crop(image, *box, size)
+    elif len(image) != size:
+        image = filters.crop(image, *filters.central(aspect), size)
     if c.flip:
         image = _sometimes(keys[1], c.flip, image[:, ::-1], image)
     if c.rotate:
@@ -104,20 +107,39 @@ def _texture(image: Array, key: Array, c: Augment) -> Array:
     return filters.cutout(image, fold("cutout"), c.cutout) if c.cutout else image
 
 
-def _augment_one(image: Array, key: Array, config: Augment) -> Array:
+def _augment_one(image: Array, aspect: Array, key: Array, config: Augment, size: int) -> Array:
     keys = jax.random.split(key, 6)
-    image = _geometry(image, keys, key, config)
+    image = _geometry(image, aspect, keys, key, config, size)
     image = _texture(_colour(image, keys, config), key, config)
     return jnp.clip(image, 0, 255)
 
 
-def augment(images: Array, config: Augment, rng: Array | None) -> Array:
-    """Augments uint8[B, H, W, 3] pictures; rng: key[B], None returns them unchanged.
+def augment(
+    images: Array,
+    config: Augment,
+    rng: Array | None,
+    size: int = 0,
+    aspect: Array | float = 1.0,
+) -> Array:
+    """Augments uint8[B, H, H, 3] pictures.
+
+    Args:
+      images: whole pictures, squashed to squares.
+      config: what happens.
+      rng: key[B]; None changes nothing but the size, to which it cuts the central square.
+      size: S, pixels of a side that leave; 0: as they came.
+      aspect: float32[B], width over height of the pictures before they were squashed, so that a
+        crop has the area and the shape of one from the picture itself; 1: they were squares.
 
     Returns:
-      float32[B, H, W, 3] in [0, 255] (or the input when there is nothing to do).
+      float32[B, S, S, 3] in [0, 255] (or the input when there is nothing to do).
     """
-    if rng is None or config == Augment():
+    size = size or images.shape[1]
+    if (rng is None or config == Augment()) and size == images.shape[1]:
         return images
-    keys = rngs.fold(rng, "augment")
-    return jax.vmap(_augment_one, (0, 0, None))(images.astype(jnp.float32), keys, config)
+    pixels, aspect = images.astype(jnp.float32), jnp.broadcast_to(aspect, len(images))
+    if rng is None:
+        cut = lambda image, aspect: filters.crop(image, *filters.central(aspect), size)  # noqa: E731
+        return jax.vmap(cut)(pixels, aspect)
+    one = functools.partial(_augment_one, config=config, size=size)
+    return jax.vmap(one)(pixels, aspect, rngs.fold(rng, "augment"))

@@ -10,6 +10,9 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import jax
+from ml_collections import ConfigDict
+
 from vlp_jax.core.errors import UserError, nearest
 from vlp_jax.data.decode import CROPS
 from vlp_jax.train.workdir import flat_config
@@ -121,13 +124,20 @@ def check_pattern(key: str, pattern: str) -> None:
         raise UserError(f"{key}: {pattern!r} is no regular expression: {error}") from error
 
 
-def check_pictures(image_size: int, rows: tuple[int, ...]) -> None:
-    """Refuses pictures of another size than the model's; rows: the batch's shape [B, S, S, 3].
+def check_pictures(c: ConfigDict, spec: Mapping[str, jax.ShapeDtypeStruct]) -> None:
+    """Refuses pictures of another size than the model's, and a canvas that holds no whole picture;
+    spec: the method's batch_spec.
 
     Raises:
-      UserError: names both sizes.
+      UserError: names both sizes, or the crop.
     """
-    if rows[1] != image_size:
+    size = spec["image"].shape[1]
+    if "aspect" in spec:
+        if c.data.image.crop != "squash":
+            crop = f"data.image.crop={c.data.image.crop!r}"
+            raise UserError(f"{crop}: method.canvas={size} takes whole pictures, crop='squash'")
+        size = c.method.image.image_size
+    if size != c.image_size:
         raise UserError(
-            f"image_size={image_size} but method.image.image_size={rows[1]}; make them equal"
+            f"image_size={c.image_size} but method.image.image_size={size}; make them equal"
         )

@@ -69,7 +69,7 @@ class Trainer:
             raise UserError("batch_size=1: a contrastive loss needs at least 2 examples")
         spec = self.method.batch_spec(c.batch_size)
         if "image" in spec:
-            check_pictures(c.image_size, spec["image"].shape)
+            check_pictures(c, spec)
         if "label" in spec and not c.data.label:
             raise UserError("data.label: this method learns from labels; set it to their JSON key")
         if self.tokenizer is not None:
@@ -106,7 +106,7 @@ class Trainer:
             {**c.data, "buckets": buckets},
             tokenizer=self.tokenizer,
             batch_size=c.batch_size,
-            image_size=c.image_size,
+            image_size=getattr(self.method, "canvas", 0) or c.image_size,
             seed=c.seed,
             num_classes=getattr(self.method, "num_classes", 0),
             process_index=jax.process_index(),
