@@ -107,9 +107,10 @@ def ideal(args: argparse.Namespace) -> dict[str, Any]:
         for inside in (True, False)
     }
     runs = {inside: timed(Run(method, args.batch)) for inside, method in methods.items()}
+    turn = lambda run: (run(), run())[1]["seconds"]  # noqa: E731  the second, as in duel.py
     for run in runs.values():
-        run(), run()
-    rows = [{k: run()["seconds"] for k, run in runs.items()} for _ in range(args.pairs)]
+        turn(run)
+    rows = [{k: turn(run) for k, run in runs.items()} for _ in range(args.pairs)]
     flops = {inside: method.flops() for inside, method in methods.items()}
     ratios = sorted(row[True] / row[False] for row in rows)
     seconds = statistics.median(row[False] for row in rows)

@@ -102,7 +102,8 @@ def wait_for_steps(workdir: pathlib.Path, count: int, timeout: float = 240) -> N
         if file.exists() and file.read_text().count("\n") >= count:
             return
         time.sleep(0.02)
-    raise AssertionError("the run never came so far")
+    tails = [log.read_text()[-1000:] for log in sorted(workdir.parent.glob("*log"))]
+    raise AssertionError("\n".join(["the run never came so far:", *tails]))
 
 
 def children_of(pid: int) -> list[int]:

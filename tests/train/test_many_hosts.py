@@ -34,7 +34,7 @@ def test_a_dead_process_is_named_and_the_job_goes_on_after_it(words, tmp_path):
 
 
 def test_a_stopped_process_is_named_with_stacks(words, tmp_path):
-    command = [*words, "--config.hang_seconds=3", f"--workdir={tmp_path / 'w'}"]
+    command = [*words, "--config.hang_seconds=8", f"--workdir={tmp_path / 'w'}"]
     children = job(2, command, tmp_path)
     wait_for_steps(tmp_path / "w", 3)
     children[1].send(signal.SIGSTOP)
@@ -49,7 +49,7 @@ def test_a_stopped_process_is_named_with_stacks(words, tmp_path):
 
 
 def test_a_slow_loader_is_named_on_every_rank(words, tmp_path):
-    command = [*words, "--config.hang_seconds=3", f"--workdir={tmp_path / 'w'}"]
+    command = [*words, "--config.hang_seconds=8", f"--workdir={tmp_path / 'w'}"]
     codes, texts = ends(job(2, command, tmp_path, faults={1: "sleep:4"}))
     assert codes == [EXIT_LOST] * 2
     for text in texts:
