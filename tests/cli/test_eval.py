@@ -49,13 +49,14 @@ def test_another_mesh_and_batch_change_nothing(run, capsys):
 
 
 def test_only_some_and_a_report_on_disk(run, capsys, tmp_path):
-    workdir, summary, _ = run
+    workdir, summary, data = run
     out = tmp_path / "report"
     found = report(capsys, f"--checkpoint={workdir}", "--only=second", f"--out={out}")
     assert list(found) == ["second"]
     written = json.loads((out / "report.json").read_text())
     assert written["second"]["metrics"] == summary["eval"]["second"]
-    assert str(workdir) in (out / "report.md").read_text() and list(out.glob("*.png"))
+    page = (out / "report.md").read_text()
+    assert str(workdir) in page and f"path: {data}" in page and list(out.glob("*.png"))
 
 
 def test_the_moving_average_is_what_is_evaluated(run):

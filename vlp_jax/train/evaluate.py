@@ -6,6 +6,7 @@ and methods never see evaluators.
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -115,7 +116,7 @@ def eval_context(
 def run_evaluators(
     evaluators: Mapping[str, Evaluator], fns: Mapping[str, EvalFn]
 ) -> dict[str, Result]:
-    """{name: Result} of every evaluator.
+    """{name: Result} of every evaluator, its data sets named in the protocol.
 
     Raises:
       UserError: a mistake in an evaluator's data, named `evals.NAME`.
@@ -123,10 +124,17 @@ def run_evaluators(
     results = {}
     for name, evaluator in evaluators.items():
         try:
-            results[name] = evaluator(fns)
+            result = evaluator(fns)
         except UserError as error:
             raise UserError(f"evals.{name}: {error}") from error
+        protocol = {**_sets(evaluator), **result.details.get("protocol", {})}
+        results[name] = replace(result, details={**result.details, "protocol": protocol})
     return results
+
+
+def _sets(evaluator: Evaluator) -> dict[str, str]:
+    found = {key: getattr(evaluator, key.split("_")[0], "") for key in ("train_path", "path")}
+    return {key: path for key, path in found.items() if path and isinstance(path, str)}
 
 
 def scalars(results: Mapping[str, Result]) -> dict[str, float]:
