@@ -23,6 +23,7 @@ def get_config(size: str = "") -> ConfigDict:
         c.epochs, c.batch_size = 100.0, 256
         c.optim.lr, c.optim.warmup_epochs = 1e-3, 5.0
     c.method.color_projection = False  # the published alternative to color_drop
+    c.method.divide_rms = not tiny
     c.method.sum_pairs = False  # the published loss is the sum
     c.method.augment.flip = 0.0
     show_task(c, "accuracy", ("true place", "answer") * 3)

@@ -66,6 +66,18 @@ def test_projection_moves_green_and_magenta_to_grey_and_leaves_grey_alone():
     np.testing.assert_allclose(found, wanted, atol=1e-3)
 
 
+def test_the_tower_sees_patches_of_one_strength():
+    patches = (
+        jax.random.normal(jax.random.key(0), (2, 9, 4, 4, 3)) * jnp.arange(9)[:, None, None, None]
+    )
+    method = build("context", **GRID, divide_rms=True)
+    strength = np.sqrt(np.square(method.levelled(patches)).mean((2, 3, 4)))
+    np.testing.assert_allclose(strength[:, 1:], 1, rtol=1e-4)
+    assert not strength[:, 0].any(), "a black patch stays black"
+    same = build("context", **GRID).levelled(patches)
+    np.testing.assert_array_equal(same, patches)
+
+
 def test_a_share_of_patches_loses_resolution():
     patch = jax.random.uniform(jax.random.key(0), (32, 32, 3))
     keys = jax.random.split(jax.random.key(1), 400)

@@ -110,9 +110,8 @@ def open_checkpoint(path: str) -> Checkpoint:
     kind = next((kind for sign, kind in _SIGNS if sign in state), None)
     if kind is None:
         first = ", ".join(list(state)[:3])
-        raise UserError(
-            f"{weights}: neither an open_clip nor a Hugging Face CLIP or SigLIP (holds {first})"
-        )
+        known = "neither an open_clip nor a Hugging Face CLIP, SigLIP or MAE"
+        raise UserError(f"{weights}: {known} (holds {first})")
     if kind == "open_clip" and weights.endswith(".pt") and is_torchscript(weights):
         kind = "openai"
     folder = os.path.dirname(os.path.abspath(weights))

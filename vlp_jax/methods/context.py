@@ -81,6 +81,8 @@ class Context(LabelTask, Method):
         paper's alternative to color_drop.
       downsample: share of patches that lose resolution, down to 100 pixels, in training and in the
         task; 0.33 as published.
+      divide_rms: the tower sees every patch divided by its root mean square, as published (whose
+        further factor of 50 suits a network that expects pixels up to 127).
       hidden: widths of the head's layers.
       sum_pairs: the published loss sums the pairs of a picture; the mean is 16 times smaller.
     """
@@ -91,6 +93,7 @@ class Context(LabelTask, Method):
     color_drop: float = 1.0
     color_projection: bool = False
     downsample: float = 0.0
+    divide_rms: bool = False
     hidden: tuple[int, ...] = (4096, 4096)
     sum_pairs: bool = False
 
@@ -156,13 +159,21 @@ class Context(LabelTask, Method):
             patches = jax.vmap(jax.vmap(functools.partial(change, share=share)))(patches, each)
         return patches
 
+    def levelled(self, patches: Array) -> Array:
+        """Patches [B, 9, S, S, 3], where that is on each of root mean square 1; zero stays zero."""
+        if not self.divide_rms:
+            return patches
+        square = jnp.square(patches).mean((2, 3, 4), keepdims=True)
+        return patches * jax.lax.rsqrt(square + 1e-6)
+
     def answers(
         self, params: Params, extra: Extra, images: Array, rng: Array | None, keys: Array
     ) -> tuple[Answers, Extra]:
         """logits float32[B, 16, 8] and labels int32[B, 16]; corners int32[B, 9, 2] for drawing."""
         corners = self.corners(rngs.fold(keys, "place"), len(images))
         patches = cut(self.prepare(images, rng), corners, self.image_tower.image_size)
-        pooled, extra = self.run_views(params, extra, self.spoiled(patches, keys), rng)
+        ready = self.levelled(self.spoiled(patches, keys))
+        pooled, extra = self.run_views(params, extra, ready, rng)
         first, second, labels = pairs()
         both = jnp.concatenate([pooled[:, first], pooled[:, second]], axis=-1)  # [B, 16, 2D]
         logits = Head(8, self.hidden).apply({"params": params["head"]}, both)
@@ -201,6 +212,6 @@ class Context(LabelTask, Method):
         def features(params: Params, extra: Extra, batch: dict[str, Array]) -> Array:
             ready = self.prepare(batch["image"], None)
             patches = cut(ready, self.corners(None, len(ready)), self.image_tower.image_size)
-            return self.run_views(params, extra, patches, None)[0].mean(1)
+            return self.run_views(params, extra, self.levelled(patches), None)[0].mean(1)
 
         return super().eval_fns() | {"features": features}
