@@ -11,6 +11,7 @@ from vlp_jax.core.pytree import matches
 from vlp_jax.core.pytree import size as size_of
 from vlp_jax.methods.base import make_method
 from vlp_jax.optim.optimizer import make_optimizer
+from vlp_jax.train.settings import check_pictures
 from vlp_jax.train.state import Recipe, init_state
 
 ROOT = pathlib.Path(__file__).parents[1] / "configs"
@@ -32,7 +33,7 @@ def test_every_recipe(path):
     state = jax.eval_shape(lambda: init_state(method, tx, recipe))
     assert jax.tree.leaves(state["params"])
     spec = method.batch_spec(config.batch_size)
-    assert spec["image"].shape[1] == config.image_size
+    check_pictures(config, spec)
     assert "text" not in spec or spec["text"].shape[1] == config.data.context_length
     assert "label" not in spec or config.data.label
 

@@ -8,6 +8,7 @@ import pytest
 from vlp_jax.cli.study import ROOT, DataSet, Trend, load_study, studies
 from vlp_jax.methods.base import make_method
 from vlp_jax.optim.optimizer import make_optimizer
+from vlp_jax.train.settings import check_pictures
 from vlp_jax.train.state import Recipe, init_state
 
 NAMES = studies()
@@ -17,7 +18,7 @@ def shapes(config):
     method, tx = make_method(config.method), make_optimizer(config.optim)
     recipe = Recipe(config.seed, config.batch_size, config.accumulate, tuple(config.freeze))
     state = jax.eval_shape(lambda: init_state(method, tx, recipe))
-    assert method.batch_spec(2)["image"].shape[1] == config.image_size
+    check_pictures(config, method.batch_spec(2))
     return state["params"]
 
 

@@ -24,6 +24,7 @@ def recipe(image: dict, num_classes: int, **fields) -> ConfigDict:
     """
     c = common.base()
     own = {"num_classes": num_classes, "linear": False, "head_norm": "none", "head_init_std": 0.01}
+    own |= {"projection": {}, "ft_proj_selector": 0}
     own |= {"label_smoothing": 0.0, "rand_augment": {"magnitude": 0.0, "std": 0.5}}
     own["mixing"] = {"mixup": 0.0, "cutmix": 0.0, "switch": 0.5, "erase": 0.0}
     c.method = common.trunk_method("classify", {"image": image, **own, **fields})
@@ -55,9 +56,13 @@ def strong(c: ConfigDict) -> None:
     c.method.mixing = {"mixup": 0.8, "cutmix": 1.0, "switch": 0.5, "erase": 0.0}
 
 
-def start_from(c: ConfigDict, workdir: str) -> None:
+def start_from(c: ConfigDict, workdir: str, layers: int = 0) -> None:
     """Takes the tower's description and preprocessing from a finished run and its weights as the
-    start; the head stays fresh. A tower that hands on all its tokens gives their mean.
+    start, and so many layers of SimCLR's head; the classifier stays fresh. A tower that hands on
+    all its tokens gives their mean.
+
+    Raises:
+      UserError: no finished run, or no head to take layers from.
     """
     file = Path(workdir) / "config.json"
     if not file.is_file():
@@ -75,3 +80,9 @@ def start_from(c: ConfigDict, workdir: str) -> None:
     c.data.image.crop = found["data"]["image"]["crop"]
     c.data.image.eval_crop = found["data"]["image"]["eval_crop"]
     c.init_from = f"{workdir}:(batch_stats/)?image/.*"
+    if layers:
+        if method["name"] != "simclr":
+            raise UserError(f"{workdir}: a run of {method['name']!r}, which has no projection head")
+        c.method.projection, c.method.ft_proj_selector = ConfigDict(method["head"]), layers
+        numbers = "|".join(str(i + 1) for i in range(layers))
+        c.init_from = rf"{workdir}:(batch_stats/)?(image|head/layer({numbers})(_bn)?)/.*"

@@ -13,11 +13,11 @@ from configs.classify.common import imagenet, recipe, start_from
 from vlp_jax.models.mae_archs import mae_arch
 
 
-def get_config(workdir: str = "") -> ConfigDict:
-    """Args: a finished run."""
+def get_config(workdir: str = "", layers: int = 0) -> ConfigDict:
+    """Args: a finished run, and how many layers of its head stay below the classifier."""
     c = imagenet(recipe(mae_arch("ViT-B-16")["image"], 1000, linear=True))
     if workdir:
-        start_from(c, workdir)
+        start_from(c, workdir, layers)
     c.data.image.crop, c.data.image.eval_crop = "random", "center_875"
     c.epochs = 90.0
     c.batch_size = 4096

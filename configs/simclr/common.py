@@ -11,10 +11,11 @@ from ml_collections import ConfigDict
 from configs import common
 from vlp_jax.core.errors import UserError
 
-LR_RULES = {  # of the batch; both give 4.8 at 4096 (arXiv:2002.05709 section B.1)
+LR_RULES = {  # of the batch; the first two give 4.8 at 4096 (arXiv:2002.05709 section B.1)
     "sqrt": lambda size: 0.075 * size**0.5,
     "linear": lambda size: 0.3 * size / 256,
     "cifar": lambda size: 1.0 * size / 256,
+    "finetune": lambda size: 0.005 * size**0.5,  # SimCLRv2 with few labels
 }
 
 

@@ -60,6 +60,30 @@ def test_a_probe_takes_the_tower_of_a_run_and_leaves_it(run, tmp_path):
     )
 
 
+def test_few_labels_start_from_the_first_layer_of_simclr_s_head(run, tmp_path, capsys):
+    data, simclr = run[1], tmp_path / "simclr"
+    config = ROOT / "configs" / "simclr" / "tiny.py"
+    sizes = ("steps=2", "batch_size=8", "image_size=32", "data.threads=1", "optim.warmup_steps=0")
+    words = [f"--config.{size}" for size in sizes] + [f"--config.data.path={data}"]
+    assert main(["train", f"--config={config}", f"--workdir={simclr}", *words]) == 0
+    tuned, flags = tmp_path / "tuned", [*words, "--config.data.label=class", "--config.steps=1"]
+    flags += [f"--config.evals.test.path={data}", "--config.method.num_classes=3"]
+    flags += ["--config.data.workers=0", "--config.optim.lr=0.0", "--config.eval_batch_size=16"]
+    config = CONFIG / "simclr_finetune.py"
+    assert main(["train", f"--config={config}:{simclr},v2", f"--workdir={tuned}", *flags]) == 0
+    before, after = (flatten(load_model(str(w)).params) for w in (simclr, tuned))
+    kept = {path for path in after if not path.startswith("head/out/")}
+    assert {path.split("/")[1] for path in kept if path[:4] == "head"} == {"layer1", "layer1_bn"}
+    for path in kept:
+        np.testing.assert_array_equal(after[path], before[path], err_msg=path)
+    for start, message in {
+        f"{simclr},v3": "unknown 'v3'; did you mean 'v2'",
+        f"{run[0]},v2": "a run of 'classify', which has no projection head",
+    }.items():
+        assert main(["train", f"--config={config}:{start}", f"--workdir={tmp_path / 'x'}"]) == 2
+        assert message in capsys.readouterr().err
+
+
 def test_the_untrained_tower_is_the_baseline(run, capsys):
     workdir, data = run
     trained, fresh = (load_model(f"{name}{workdir}") for name in ("", "fresh:"))

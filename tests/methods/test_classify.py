@@ -1,5 +1,7 @@
 """Classification: loss by hand, mixing under accumulation, the frozen probe, the BatchNorm head."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -150,6 +152,38 @@ def test_the_batchnorm_head_keeps_running_statistics_and_has_no_scale():
     normal = (np.asarray(pooled) - mean) / np.sqrt(var + 1e-6)
     head = params["head"]["out"]
     np.testing.assert_allclose(logits, normal @ head["kernel"] + head["bias"], atol=1e-4)
+
+
+def test_a_projection_head_s_first_layers_keep_names_and_numbers():
+    """SimCLRv2 fine-tunes from the first layer of the head: same paths, same features."""
+    fields = dict(projection={"num_layers": 3, "embed_dim": 8}, ft_proj_selector=2)
+    simclr = make_method(dict(name="simclr", image=tower(), head=fields["projection"]))
+    simclr = dataclasses.replace(simclr, image_mean=build().image_mean, image_std=build().image_std)
+    params, extra = jax.jit(simclr.init)(jax.random.key(0), batch())
+    method = build(**fields)
+    own, statistics = made(method)
+    layers = {name for name in own["head"] if name != "out"}
+    assert layers == {"layer1", "layer1_bn", "layer2", "layer2_bn"}
+    taken = {name: params["head"][name] for name in layers}
+    own = {"image": params["image"], "head": {**taken, "out": own["head"]["out"]}}
+    features = dataclasses.replace(simclr, ft_proj_selector=2).eval_fns()["features"]
+    rows = np.asarray(jax.jit(features)(params, extra, batch()))
+    logits = jax.jit(method.eval_fns()["classify"])(own, statistics, batch())
+    out = own["head"]["out"]
+    np.testing.assert_allclose(logits, rows @ out["kernel"] + out["bias"], atol=1e-5)
+
+    keys = example_keys(jax.random.key(0), B)
+    for linear in (False, True):
+        part = build(**fields, linear=linear)
+        after = part.encode(own, statistics, batch(), rng=keys, step=0)[1].extra["batch_stats"]
+        pairs = zip(
+            flatten(after).values(), flatten(statistics["batch_stats"]).values(), strict=True
+        )
+        assert all(bool((a == b).all()) for a, b in pairs) == linear
+    frozen, trained = partition(own, build(**fields, linear=True).frozen)
+    assert set(frozen["head"]) == layers and set(trained["head"]) == {"out"}
+    with pytest.raises(UserError, match=r"method.ft_proj_selector=4: the head has 3 layers"):
+        made(build(projection=fields["projection"], ft_proj_selector=4))
 
 
 def test_layer_decay_follows_the_published_ids():

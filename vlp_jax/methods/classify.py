@@ -18,6 +18,7 @@ from vlp_jax.core.schema import build
 from vlp_jax.core.types import Array, Aux, Batch, EvalFn, Extra, Params
 from vlp_jax.methods.base import Method
 from vlp_jax.models.classifier import Classifier
+from vlp_jax.models.projection import ProjectionHead
 from vlp_jax.models.trunk import Trunk
 from vlp_jax.nn import mixing, pictures
 from vlp_jax.nn.rand_augment import RandAugment, rand_augment
@@ -32,6 +33,8 @@ class Classify(Trunk, Method):
       linear: only the head learns: the tower is frozen and runs as in evaluation, without dropout
         and with its running statistics (the linear probe).
       head_norm, head_init_std: see models/classifier.py.
+      projection: fields of models/projection.py ProjectionHead, SimCLR's `head`.
+      ft_proj_selector: layers of it between tower and classifier, 1 in SimCLRv2's fine-tuning.
       label_smoothing: share of the target spread over all classes.
       rand_augment: fields of nn/rand_augment.py RandAugment.
       mixing: fields of nn/mixing.py Mixing.
@@ -41,19 +44,26 @@ class Classify(Trunk, Method):
     linear: bool = False
     head_norm: str = "none"
     head_init_std: float = 0.01
+    projection: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    ft_proj_selector: int = 0
     label_smoothing: float = 0.0
     rand_augment: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     mixing: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     @property
     def frozen(self) -> tuple[str, ...]:
-        """The tower, for a linear probe."""
-        return ("image/.*",) if self.linear else ()
+        """Tower and projection, for a linear probe."""
+        return ("image/.*", "head/layer.*") if self.linear else ()
 
     @cached_property
     def head(self) -> Classifier:
-        """The linear classifier."""
-        return Classifier(self.num_classes, self.head_norm, self.head_init_std)
+        """The linear classifier and the layers of the projection that it sits on."""
+        layers = None
+        if self.ft_proj_selector:
+            how = {"dtype": self.dtype, **self.projection, "stop": self.ft_proj_selector}
+            layers = build(ProjectionHead, how, "method.projection")
+        norm = self.head_norm, self.head_init_std
+        return Classifier(self.num_classes, *norm, layers, self.linear)
 
     def batch_spec(self, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
         """image uint8[B, S, S, 3] and label int32[B]."""

@@ -1,5 +1,5 @@
 """The linear classifier on pooled features, with MAE's parameter-free BatchNorm where a probe wants
-it (arXiv:2111.06377 A.1).
+it (arXiv:2111.06377 A.1), or on the first layers of a projection head (SimCLRv2, arXiv:2006.10029).
 
 The file exists as the one head of supervised learning, fine-tuning and the trained linear probe.
 """
@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from vlp_jax.core.errors import UserError, nearest
 from vlp_jax.core.types import Array
+from vlp_jax.models.projection import ProjectionHead
 
 NORMS = ("none", "batch")
 
@@ -21,11 +22,15 @@ class Classifier(nn.Module):
       norm: `batch` normalises every feature by the batch (eps 1e-6, running statistics with decay
         0.9, no scale or bias), as in MAE's linear probe; `none` leaves the features.
       init_std: of the kernel's normal initialisation; the bias starts at 0.
+      projection: layers that come first, named as where they were learned, or None; as the tower
+        they run in evaluation when they are `frozen`.
     """
 
     num_classes: int
     norm: str = "none"
     init_std: float = 0.01
+    projection: ProjectionHead | None = None
+    frozen: bool = False
 
     @nn.compact
     def __call__(self, x: Array, train: bool) -> Array:
@@ -37,6 +42,9 @@ class Classifier(nn.Module):
         """
         if self.norm not in NORMS:
             raise UserError(f"method.head_norm: unknown {self.norm!r}{nearest(self.norm, NORMS)}")
+        if self.projection is not None:
+            nn.share_scope(self, self.projection)
+            x = self.projection(x, train and not self.frozen)[-1]
         x = x.astype(jnp.float32)
         if self.norm == "batch":
             settings = dict(momentum=0.9, epsilon=1e-6, use_bias=False, use_scale=False)

@@ -23,6 +23,7 @@ class ProjectionHead(nn.Module):
       embed_dim: E.
       batch_norm: BatchNorm after every layer, in the last one without bias (the official code);
         without it hidden layers have a bias.
+      stop: so many layers are there and run; -1: all.
     """
 
     mode: str = "nonlinear"
@@ -30,6 +31,7 @@ class ProjectionHead(nn.Module):
     embed_dim: int = 128
     batch_norm: bool = True
     dtype: str = "float32"
+    stop: int = -1
 
     @nn.compact
     def __call__(self, features: Array, train: bool = False) -> list[Array]:
@@ -42,15 +44,17 @@ class ProjectionHead(nn.Module):
             be mutable).
 
         Raises:
-          UserError: an unknown mode, or a head without layers.
+          UserError: an unknown mode, a head without layers, or fewer than `stop`.
         """
         if self.mode not in MODES:
             raise UserError(f"head.mode: unknown {self.mode!r}{nearest(self.mode, MODES)}")
         if self.num_layers < 1:
             raise UserError(f"head.num_layers={self.num_layers}: must be at least 1")
         count = {"none": 0, "linear": 1}.get(self.mode, self.num_layers)
+        if not -1 <= self.stop <= count:
+            raise UserError(f"method.ft_proj_selector={self.stop}: the head has {count} layers")
         stages = [features]
-        for index in range(1, count + 1):
+        for index in range(1, (count if self.stop < 0 else self.stop) + 1):
             stages.append(self._layer(stages[-1], index, index == count, train))
         return [*stages[:-1], stages[-1].astype(jnp.float32)]
 
