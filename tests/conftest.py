@@ -7,13 +7,10 @@ import os
 import pathlib
 import tempfile
 
-from vlp_jax.core.xla import COLLECTIVES, REDUCTIONS
-
 os.environ["JAX_PLATFORMS"] = "cpu"
 FLAGS = (
     "--xla_force_host_platform_device_count=8",
-    COLLECTIVES,
-    REDUCTIONS,
+    "--xla_cpu_enable_concurrency_optimized_scheduler=false",  # see vlp_jax/cli/output.py
     "--xla_backend_optimization_level=0",  # tiny programs: compiling is what takes the time
     "--xla_llvm_disable_expensive_passes=true",
 )

@@ -14,10 +14,6 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from vlp_jax.core.xla import set_cpu_flags
-
-set_cpu_flags()
-
 
 class Worker:
     """A child process that answers commands."""

@@ -12,8 +12,6 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
-from vlp_jax.core.xla import set_cpu_flags
-
 
 def add_json(parser: argparse.ArgumentParser) -> None:
     """Adds --json."""
@@ -63,7 +61,7 @@ def start_jax(heartbeat: float = 60.0) -> None:
     Args:
       heartbeat: seconds of silence after which another process counts as dead.
     """
-    set_cpu_flags()
+    _separate_collectives()
     import jax
 
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
@@ -77,3 +75,13 @@ def start_jax(heartbeat: float = 60.0) -> None:
     from vlp_jax.parallel.hosts import join
 
     join(heartbeat)
+
+
+def _separate_collectives() -> None:
+    """Simulated CPU devices share one thread pool, which two collectives at a time can exhaust."""
+    flags, switch = (
+        os.environ.get("XLA_FLAGS", ""),
+        "xla_cpu_enable_concurrency_optimized_scheduler",
+    )
+    if "xla_force_host_platform_device_count" in flags and switch not in flags:
+        os.environ["XLA_FLAGS"] = f"{flags} --{switch}=false"

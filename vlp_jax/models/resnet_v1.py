@@ -197,6 +197,8 @@ class ResNet(nn.Module):
             sizes = (planes, stride, self.expand, self.sk_ratio, train, dtype)
             x = Block(*sizes, name=name)(x)
             out[name.split("_")[0]] = x  # the last block of a stage stays
+        # jaxlib 0.12's CPU would pool bfloat16 inside the last stage, and get NaN.
+        x = jax.lax.optimization_barrier(x)
         pooled = x.astype(jnp.float32).mean((1, 2))  # [B, C]
         out |= {"tokens": rearrange(x, "b h w c -> b (h w) c"), "pooled": pooled}
         if not self.embed_dim:
