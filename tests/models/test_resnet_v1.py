@@ -183,5 +183,7 @@ def test_half_precision_gives_numbers():
     )
     images = np.random.default_rng(1).normal(size=(16, 32, 32, 3)).astype(np.float32)
     variables = jax.jit(whole.init)(jax.random.key(0), images)
-    wanted, found = (jax.jit(lambda t=t: t.apply(variables, images)[0])() for t in (whole, half))
+    wanted, found = (
+        jax.jit(lambda v, x, t=t: t.apply(v, x)[0])(variables, images) for t in (whole, half)
+    )
     np.testing.assert_allclose(found, wanted, atol=0.05)
