@@ -110,6 +110,7 @@ def test_the_untrained_tower_is_the_baseline(run, capsys):
         ("--config.data.label=klass", "did you mean 'class'"),
         ("--config.method.linear=2", "must be true or false"),
         ("--config.init_from=/no/such:image/.*", "/no/such"),
+        ("--config.optim.train_blocks=9", "optim.train_blocks=9: at most 1"),
     ],
 )
 def test_mistakes_are_one_line(run, tmp_path, capsys, flag, message):
@@ -117,6 +118,20 @@ def test_mistakes_are_one_line(run, tmp_path, capsys, flag, message):
     error = capsys.readouterr().err.strip()
     assert message in error and "\n" not in error
     assert not (tmp_path / "w").exists()
+
+
+def test_numbered_folders_must_be_the_trained_ones(run, tmp_path, capsys):
+    """A folder's number is its rank in its own set: without `ant` a bee would count as an ant."""
+    for name in ("bee", "cat"):
+        (tmp_path / "test" / name).mkdir(parents=True)
+        Image.new("RGB", (8, 8)).save(tmp_path / "test" / name / "0.png")
+    test = f"--config.evals.test.path={tmp_path / 'test'}"
+    assert train(tmp_path / "w", run[1], "", *TOWER, test, "--config.data.label=label") == 2
+    error = capsys.readouterr().err
+    assert "evals.test.label='label' numbers the class folders of each set" in error
+    assert "path (bee, cat) are not those of train (ant, bee, cat); set it to 'class'" in error
+    assert not (tmp_path / "w").exists()
+    assert train(tmp_path / "w", run[1], "", *TOWER, test) == 0
 
 
 def test_a_start_that_does_not_fit_names_what_differs(run, tmp_path, capsys):

@@ -56,7 +56,7 @@ def test_only_some_and_a_report_on_disk(run, capsys, tmp_path):
     written = json.loads((out / "report.json").read_text())
     assert written["second"]["metrics"] == summary["eval"]["second"]
     page = (out / "report.md").read_text()
-    assert str(workdir) in page and f"path: {data}" in page and list(out.glob("*.png"))
+    assert str(workdir) in page and f"data: {data}" in page and list(out.glob("*.png"))
 
 
 def test_the_moving_average_is_what_is_evaluated(run):

@@ -117,7 +117,7 @@ def train(config: Any, workdir: Path, force: bool = False, step: int | None = No
     start = time.monotonic()
     trainer = Trainer(config)
     agree({**run_facts(config, trainer.pipeline.fingerprint), "--workdir": workdir, "--step": step})
-    abstract = trainer.abstract_state
+    abstract, _ = trainer.abstract_state, trainer.jit_step  # what they refuse leaves no trace
     checkpoints = Checkpoints(workdir / "checkpoints", config.keep_checkpoints, config.keep_every)
     check_workdir(workdir, config, trainer.pipeline.fingerprint, force)
     weights = first_weights(trainer, checkpoints)

@@ -53,7 +53,7 @@ def open_samples(path: str | Source, limit: int = 0) -> Source:
     if limit < 0:
         raise UserError(f"limit is {limit}, it must be >= 0 (0: all samples)")
     if isinstance(path, str) and not path:
-        raise UserError("no data: set `path`")
+        raise UserError("no data: set `path`, and `train` where the evaluator learns")
     source = open_pool(path) if isinstance(path, str) else path
     if not len(source):
         raise UserError(f"no samples in {path}")

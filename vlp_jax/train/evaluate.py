@@ -46,6 +46,7 @@ def make_evaluators(
                 f"evals.{name}: needs {lacking} but {type(method).__name__} offers "
                 f"{sorted(offered)}"
             )
+        folders = {}
         for part in ("train", "path"):
             path = getattr(evaluator, part, "")
             if isinstance(path, str) and path:  # a mistake shows now, not after the training
@@ -55,10 +56,21 @@ def make_evaluators(
                     raise UserError(f"evals.{name}: {error}") from error
                 if label:
                     check_key(source, label, f"evals.{name}.label")
+                    folders[part] = tuple(getattr(source, "classes", ()))
                     if part == "train":
                         check_classes(source, label, f"evals.{name}.label")
+        if len(set(folders.values())) > 1 and all(folders.values()) and label == "label":
+            raise UserError(
+                f"evals.{name}.label='label' numbers the class folders of each set, and those of "
+                f"path {_some(folders['path'])} are not those of train {_some(folders['train'])}; "
+                "set it to 'class', their names"
+            )
         found[name] = evaluator
     return found
+
+
+def _some(names: tuple[str, ...]) -> str:
+    return f"({', '.join(names[:4])}{', ...' if len(names) > 4 else ''})"
 
 
 class Embedder:
@@ -133,7 +145,7 @@ def run_evaluators(
 
 
 def _sets(evaluator: Evaluator) -> dict[str, str]:
-    found = {key: getattr(evaluator, key.split("_")[0], "") for key in ("train_path", "path")}
+    found = {"train data": getattr(evaluator, "train", ""), "data": getattr(evaluator, "path", "")}
     return {key: path for key, path in found.items() if path and isinstance(path, str)}
 
 
