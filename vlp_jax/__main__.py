@@ -66,7 +66,7 @@ def main(argv: list[str] | None = None) -> int:
         known = isinstance(error, (UserError, RunError)) or hasattr(error, "exit_code")
         note = "" if known else f"{type(error).__name__} (a traceback with --debug): "
         print(f"{'' if code == EXIT_PREEMPTED else 'error: '}{note}{text}", file=sys.stderr)
-        _leave(text, code, known)
+        _leave(text, code, known and error.__cause__ is None)  # what it wraps may be an echo
         return code
 
 

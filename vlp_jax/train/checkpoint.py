@@ -275,9 +275,11 @@ class Checkpoints:
     def _failure(self, step: int, error: BaseException) -> RunError:
         if self._main:
             self._clear_torn()  # a full disk gets its space back
-        return RunError(
+        failure = RunError(
             f"{self.folder / str(step)}: checkpoint could not be saved: {_one_line(error)}"
         )
+        failure.__cause__ = error
+        return failure
 
 
 def _check_file(path: Path, expected: dict[str, int]) -> None:

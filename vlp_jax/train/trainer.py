@@ -23,6 +23,7 @@ from vlp_jax.evals.base import EvalContext, Evaluator
 from vlp_jax.methods.base import Method, make_method
 from vlp_jax.optim.optimizer import OptimConfig, lr_factors, make_optimizer
 from vlp_jax.optim.schedules import Schedule, duration, make_schedule
+from vlp_jax.parallel.hosts import gather
 from vlp_jax.parallel.mesh import batch_sharding, check_batch, make_mesh, replicated
 from vlp_jax.train.evaluate import Embedder, eval_context, make_evaluators
 from vlp_jax.train.settings import check_pictures, check_settings
@@ -193,6 +194,8 @@ class Trainer:
             with jax.set_mesh(self.mesh):
                 lowered = self.jit_step.lower(self.abstract_state, spec)
                 self._programs[length] = lowered.compile()
+            if jax.default_backend() == "cpu":
+                gather("compiled")  # a CPU collective waits 30 s for the slowest, then fails
         return self._programs[length]
 
     @cached_property
