@@ -84,6 +84,8 @@ def data() -> ConfigDict:
                 "crop": "random",
                 "scale": (0.9, 1.0),
                 "resample": "bicubic",
+                "alpha": "white",  # ground of transparent pictures; drop: as PIL's conversion
+                "fill": 255,  # grey level of the bars that crop="pad" adds
                 "eval_crop": "center",
             },
             "tokenizer": "clip",

@@ -202,7 +202,8 @@ def quality(path: str) -> tuple[float, float, bool]:
     equal drops."""
     sys.path.insert(0, str(ROOT))
     from vlp_jax.data.damage import DamagedSample
-    from vlp_jax.data.decode import decode_image, random_box
+    from vlp_jax.data.decode import decode_image
+    from vlp_jax.data.framing import random_box
     from vlp_jax.data.order import example_rng
     from vlp_jax.data.tar import TarSource
 

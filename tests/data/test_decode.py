@@ -9,7 +9,8 @@ from PIL import Image
 
 from vlp_jax.core.errors import UserError
 from vlp_jax.data.damage import DamagedSample
-from vlp_jax.data.decode import DCT_EIGHTHS, check_colour, decode_image, random_box
+from vlp_jax.data.decode import DCT_EIGHTHS, check_colour, decode_image
+from vlp_jax.data.framing import random_box
 from vlp_jax.data.order import example_rng
 
 
@@ -33,7 +34,8 @@ def psnr(a, b) -> float:
     return float(10 * np.log10(255**2 / max(error, 1e-9)))
 
 
-SHAPES = [(40, 40), (37, 61), (100, 33), (224, 224), (300, 451), (64, 30), (20, 75)]
+SHAPES = [(40, 40), (37, 61), (100, 33), (224, 224), (300, 451), (64, 30), (20, 75),
+          (100, 449), (449, 100), (37, 1000), (1000, 37), (2, 300)]  # fmt: skip
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -42,11 +44,6 @@ def test_center_crop_is_resize_and_crop_bit_for_bit(shape, form):
     data = encode(photo(*shape), form)
     for size in (32, 65):
         assert np.array_equal(decode_image(data, size), reference(data, size))
-
-
-def test_center_crop_of_a_very_long_picture_needs_no_long_resize():
-    data = encode(photo(50, 350))
-    assert psnr(decode_image(data, 32), reference(data, 32)) > 50
 
 
 @pytest.mark.parametrize("shape", [(370, 500), (470, 613), (452, 452), (901, 950), (1001, 803)])
@@ -100,7 +97,7 @@ def test_squash_and_pad():
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-@pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP"])
+@pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP", "TIFF"])
 def test_exif_orientation_is_applied(orientation, form):
     upright = np.zeros((32, 48, 3), np.uint8)
     upright[:16, :24, 0] = 200  # one red quarter, one green
@@ -112,7 +109,7 @@ def test_exif_orientation_is_applied(orientation, form):
     exif = Image.Exif()
     exif[0x0112] = orientation
     out = io.BytesIO()
-    image.save(out, form, exif=exif, **({"quality": 98} if form != "PNG" else {}))
+    image.save(out, form, exif=exif, **({"quality": 98} if form in ("JPEG", "WEBP") else {}))
     mine = decode_image(out.getvalue(), 32, "squash").astype(int)
     plain = decode_image(encode(upright), 32, "squash").astype(int)
     assert np.abs(mine - plain).mean() < 4

@@ -8,6 +8,7 @@ from safetensors.numpy import save_file
 
 from vlp_jax.core.errors import UserError
 from vlp_jax.interop.detect import FAMILIES, open_checkpoint
+from vlp_jax.interop.preprocess import CLIP_STD, SOURCE
 from vlp_jax.interop.rules import to_theirs
 
 KINDS = {"open_clip": "open_clip", "resnet": "open_clip", "hf_clip": "hf_clip",
@@ -54,7 +55,8 @@ def test_hugging_face_folder(write, tmp_path):
     }
     config = {"model_type": "clip", "vision_config": vision, "text_config": text}
     (tmp_path / "config.json").write_text(json.dumps(config))
-    pictures = {"image_mean": [0.1, 0.2, 0.3], "resample": 2, "size": {"shortest_edge": 16}}
+    pictures = {"image_mean": [0.1, 0.2, 0.3], "resample": 2, "size": {"shortest_edge": 20}}
+    pictures["crop_size"] = 16
     (tmp_path / "preprocessor_config.json").write_text(json.dumps(pictures))
     (tmp_path / "tokenizer.json").write_text("{}")
     checkpoint = open_checkpoint(str(tmp_path))
@@ -62,10 +64,13 @@ def test_hugging_face_folder(write, tmp_path):
         "image": {"activation": "gelu", "norm_eps": 1e-6, "head_width": 8},
         "text": {"activation": "quick_gelu", "norm_eps": 1e-5, "num_heads": 4},
     }
-    assert checkpoint.preprocessing == {
+    assert checkpoint.preprocessing == SOURCE | {
         "mean": (0.1, 0.2, 0.3),
+        "std": CLIP_STD,
         "resample": "bilinear",
         "crop": "center_floor",
+        "share": 0.8,
+        "image_size": 16,
     }
     assert checkpoint.tokenizer_file == str(tmp_path / "tokenizer.json")
     for key, value, message in (
@@ -83,6 +88,21 @@ def test_hugging_face_folder(write, tmp_path):
     assert open_checkpoint(str(tmp_path)).arch_changes()["text"]["num_heads"] == 4
 
 
+def test_the_file_of_a_processor_comes_before_that_of_its_pictures(write, tmp_path):
+    """As transformers takes them; only newer folders have the first, some without pictures."""
+    write("hf_siglip", tmp_path / "model.safetensors")
+    (tmp_path / "config.json").write_text("{}")
+    files = {"processor": {"processor_class": "x"}, "preprocessor": {"resample": 2}}
+    for name, content in files.items():
+        (tmp_path / f"{name}_config.json").write_text(json.dumps(content))
+    said = open_checkpoint(str(tmp_path)).preprocessing
+    assert said["resample"] == "bilinear" and said["crop"] == "squash"  # SigLIP's own class
+    nested = {"image_processor": {"resample": 1, "image_processor_type": "CLIPImageProcessorFast"}}
+    (tmp_path / "processor_config.json").write_text(json.dumps(nested))
+    said = open_checkpoint(str(tmp_path)).preprocessing
+    assert said["resample"] == "lanczos" and said["crop"] == "center_floor"
+
+
 def test_open_clip_folder(write, tmp_path):
     write("open_clip", tmp_path / "open_clip_model.safetensors")
     config = {
@@ -93,7 +113,8 @@ def test_open_clip_folder(write, tmp_path):
     checkpoint = open_checkpoint(str(tmp_path))
     quick = {"activation": "quick_gelu"}
     assert checkpoint.arch_changes() == {"image": quick, "text": quick}
-    assert checkpoint.preprocessing == {"mean": (0.5,) * 3, "crop": "squash"}
+    said = {"mean": (0.5,) * 3, "crop": "squash", "std": CLIP_STD, "resample": "bicubic"}
+    assert checkpoint.preprocessing == SOURCE | said
     (tmp_path / "open_clip_config.json").write_text(
         json.dumps({"preprocess_cfg": {"resize_mode": "squish"}})
     )

@@ -17,8 +17,10 @@ from vlp_jax.cli.config import FRESH
 from vlp_jax.core.errors import UserError
 from vlp_jax.core.pytree import flatten, unflatten
 from vlp_jax.core.types import Extra, HostBatch, Params
+from vlp_jax.data.framing import Framing
 from vlp_jax.interop.folder import MANIFEST, is_folder, read_folder
 from vlp_jax.interop.golden import compare, golden_inputs
+from vlp_jax.interop.preprocess import SOURCE
 from vlp_jax.methods.base import Method, make_method
 from vlp_jax.models.dual_encoder import unit
 
@@ -30,8 +32,7 @@ class LoadedModel:
     Attributes:
       path: where it came from.
       method, params, extra: the model and its weights on the device.
-      preprocessing: {image_size, mean, std, crop, resample}; crop and resample as data/decode.py
-        names them.
+      preprocessing: {image_size, mean, std} and what data/framing.py names.
       tokenizer_spec: {name, context_length, options}; name is "" when the checkpoint came without a
         tokenizer.
       config: the whole vlp_jax.json, or the resolved config of a workdir.
@@ -72,10 +73,9 @@ class LoadedModel:
     def decode(self, data: bytes) -> np.ndarray:
         """Encoded picture -> uint8[S, S, 3] by this model's own preprocessing. Raises
         DamagedSample."""
-        from vlp_jax.data.decode import decode_image
+        from vlp_jax.data.decode import decode_framed
 
-        how = self.preprocessing
-        return decode_image(data, self.image_size, crop=how["crop"], resample=how["resample"])
+        return decode_framed(data, self.image_size, Framing.of(self.preprocessing))[0]
 
     def embedders(self) -> dict[str, Callable[[HostBatch], np.ndarray]]:
         """{'image', 'text'} -> f(batch) -> float32[B, E] of unit norm, compiled once per batch
@@ -126,13 +126,9 @@ def load_workdir(path: str, fresh: bool = False) -> LoadedModel:
         step, state = Checkpoints(os.path.join(path, "checkpoints")).restore_model(where)
         params = merge(state["ema"] or state["params"], state["frozen"])
         extra = state["extra"]
-    preprocessing = dict(
-        image_size=config["image_size"],
-        mean=method.image_mean,
-        std=method.image_std,
-        crop=config["data"]["image"]["eval_crop"],
-        resample=config["data"]["image"]["resample"],
-    )
+    pictures = config["data"]["image"]
+    preprocessing = {**pictures, "crop": pictures["eval_crop"], "image_size": config["image_size"]}
+    preprocessing |= {"mean": method.image_mean, "std": method.image_std}
     data = config["data"]
     spec = dict(name=data["tokenizer"], context_length=data["context_length"])
     spec["options"] = data.get("tokenizer_options", {})
@@ -149,7 +145,8 @@ def load_converted(path: str) -> LoadedModel:
     fns = embedders(method, params, extra)
     compare(manifest["golden"], golden_embeddings(method, fns), path)
     spec = {**manifest["tokenizer"], "name": _tokenizer_name(path, manifest["tokenizer"]["name"])}
-    return LoadedModel(path, method, params, extra, manifest["preprocessing"], spec, manifest)
+    how = SOURCE | manifest["preprocessing"]
+    return LoadedModel(path, method, params, extra, how, spec, manifest)
 
 
 def _tokenizer_name(folder: str, name: str) -> str:

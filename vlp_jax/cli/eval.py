@@ -116,9 +116,8 @@ def evaluate(checkpoint: str, config: Any) -> tuple[dict[str, Any], float]:
 
     mesh = make_mesh(dict(config.mesh))
     model = load_model(checkpoint)
-    pictures = {key: model.preprocessing[key] for key in ("image_size", "crop", "resample")}
     tokenizer = model.tokenizer() if "text" in model.method.batch_spec(1) else None
-    context = eval_context(tokenizer, pictures, config.eval_batch_size, mesh)
+    context = eval_context(tokenizer, model.preprocessing, config.eval_batch_size, mesh)
     evaluators = make_evaluators(config.evals.to_dict(), context, model.method)
     params, extra = jax.device_put((model.params, model.extra), replicated(mesh))
     results = run_evaluators(evaluators, Embedder(model.method, mesh).bind(params, extra))

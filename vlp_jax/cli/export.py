@@ -72,7 +72,7 @@ def write(
         config, notes = open_clip_config(arch, manifest)
         configs = {"open_clip_config.json": config}
     _write(out, _NAMES[to], family, arrays, configs)
-    return notes
+    return notes + preprocess.unsaid(manifest["preprocessing"], to)
 
 
 def _write_mae(
@@ -93,7 +93,7 @@ def _write_mae(
         "preprocessor_config.json": processor | {"image_processor_type": "ViTImageProcessor"},
     }
     _write(out, _NAMES[to], mae.HF_MAE, arrays, configs)
-    return []
+    return preprocess.unsaid(pictures, to)
 
 
 def _write(

@@ -15,7 +15,7 @@ from vlp_jax.core.errors import RunError, UserError
 from vlp_jax.data.text import check_vocab, load_tokenizer
 from vlp_jax.interop.detect import Checkpoint, open_checkpoint
 from vlp_jax.interop.position import resize_state
-from vlp_jax.interop.preprocess import default_preprocessing
+from vlp_jax.interop.preprocess import default_preprocessing, for_model
 from vlp_jax.interop.rules import check, their_shapes, to_ours, to_theirs
 from vlp_jax.methods.base import Method, make_method
 from vlp_jax.models.clip_archs import ARCHS, clip_arch
@@ -56,12 +56,13 @@ def read_released(
     spec, files = _tokenizer(checkpoint, tokenizer, method)
     if not spec["name"]:
         notes.append("no tokenizer beside the weights; texts will need one (--tokenizer=FILE)")
+    pictures, size = _preprocessing(checkpoint), method.image_tower.image_size
+    pictures = for_model(pictures | ({"image_size": size} if image_size else {}), size, path)
     arrays = _arrays(checkpoint, method, arch_name, image_size)
-    size = method.image_tower.image_size
     manifest = {
         "arch": arch_name,
         "method": config,
-        "preprocessing": {"image_size": size, **_preprocessing(checkpoint)},
+        "preprocessing": pictures,
         "tokenizer": spec,
         "source": {"file": os.path.basename(checkpoint.path), "kind": checkpoint.kind},
         "golden": _golden(checkpoint, method, arrays),

@@ -14,6 +14,7 @@ from vlp_jax.cli.released import prove_names
 from vlp_jax.core.errors import UserError
 from vlp_jax.interop import mae
 from vlp_jax.interop.detect import Checkpoint
+from vlp_jax.interop.preprocess import SOURCE, for_model
 from vlp_jax.interop.rules import check, to_ours
 from vlp_jax.methods.base import Method, make_method
 from vlp_jax.models.mae_archs import NAMES, mae_arch, mae_tower
@@ -35,18 +36,18 @@ def read_mae(
     Raises:
       UserError: everything that does not fit, in one message, before a weight is read.
     """
-    how = dict(mean=IMAGENET_MEAN, std=IMAGENET_STD, resample="bicubic", crop="center")
+    how = SOURCE | dict(mean=IMAGENET_MEAN, std=IMAGENET_STD, resample="bicubic", crop="center")
     how |= dict(checkpoint.preprocessing)
     config, notes = _method_config(checkpoint, arch_name)
     config |= {"image_mean": how["mean"], "image_std": how["std"]}
     method = make_method(config)
+    how = for_model(how, method.image_tower.image_size, checkpoint.path)
     arrays = _arrays(checkpoint, method)
     rows = golden_embeddings(method, embedders(method, *split_extra(arrays)))
-    size = method.image_tower.image_size
     manifest = {
         "arch": arch_name or "MAE",
         "method": config,
-        "preprocessing": {"image_size": size, **how},
+        "preprocessing": how,
         "tokenizer": {"name": "", "context_length": 0, "options": {}},
         "source": {"file": os.path.basename(checkpoint.path), "kind": checkpoint.kind},
         "golden": {side: [float(value) for value in row] for side, row in rows.items()},

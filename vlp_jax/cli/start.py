@@ -6,13 +6,18 @@ compiled.
 """
 
 import os
+from collections.abc import Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from vlp_jax.core.errors import UserError
 from vlp_jax.core.pytree import flatten, map_with_path, matches, merge
+from vlp_jax.interop.folder import is_folder
 from vlp_jax.train.checkpoint import Checkpoints
+from vlp_jax.train.progress import show
 from vlp_jax.train.state import State
 from vlp_jax.train.trainer import Trainer
 
@@ -72,7 +77,23 @@ def loaded_weights(init_from: str, trainer: Trainer) -> dict[str, jax.Array]:
         raise UserError(
             f"init_from={init_from}: does not fit: {'; '.join(lines) or 'no path matches'}"
         )
+    if is_folder(folder):
+        tell_apart(init_from, model.preprocessing, trainer)
     return loaded
+
+
+def tell_apart(init_from: str, theirs: Mapping[str, Any], trainer: Trainer) -> None:
+    """Says where a run, which follows its recipe, prepares pictures otherwise than the source of
+    its weights."""
+    method = trainer.method
+    ours = {**vars(trainer.context.framing), "mean": method.image_mean, "std": method.image_std}
+    keys = ["mean", "std", "crop", "share", "resample", "alpha"]
+    keys += ["fill"] if theirs["crop"] == "pad" else []
+    for key in keys:
+        mine, its = ours[key], theirs[key]
+        if mine != its if isinstance(mine, str) else not np.allclose(mine, its, atol=1e-6):
+            what = f"its pictures were made with {key}={its}, this run makes them with {mine}"
+            show(f"note: init_from={init_from}: {what}", last=True)
 
 
 def replace_weights(state: State, loaded: dict[str, jax.Array]) -> State:

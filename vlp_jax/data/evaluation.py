@@ -16,7 +16,8 @@ import numpy as np
 from vlp_jax.core.errors import UserError, nearest
 from vlp_jax.data.caption import CaptionSpec, choose_caption
 from vlp_jax.data.damage import DamagedSample
-from vlp_jax.data.decode import decode_image
+from vlp_jax.data.decode import decode_framed
+from vlp_jax.data.framing import Framing
 from vlp_jax.data.order import example_rng
 from vlp_jax.data.source import label_of
 
@@ -25,7 +26,8 @@ _log = logging.getLogger(__name__)
 
 
 class EvalReader:
-    """Reads one example for evaluation: centre crop (or `crop`), first caption (or `caption`)."""
+    """Reads one example for evaluation: centre crop (or what the options say), first
+    caption (or `caption`)."""
 
     def __init__(
         self, source: Any, fields: Sequence[str], image_size: int, tokenizer: Any, options: dict
@@ -34,8 +36,7 @@ class EvalReader:
             if field not in FIELDS:
                 raise UserError(f"evaluation field {field!r} is unknown" + nearest(field, FIELDS))
         self.source, self.fields, self.size, self.tokenizer = source, fields, image_size, tokenizer
-        self.crop = options.get("crop", "center")
-        self.resample = options.get("resample", "bicubic")
+        self.framing = Framing.of(options)
         self.label = options.get("label", "label")
         templates = tuple(options.get("templates", ()))
         self.captions = CaptionSpec(options.get("caption", "first"), templates)
@@ -48,9 +49,7 @@ class EvalReader:
             if "image" in self.fields:
                 if "image" not in example:
                     raise DamagedSample("no_image")
-                row["image"] = decode_image(
-                    example["image"], self.size, self.crop, None, resample=self.resample
-                )
+                row["image"], _ = decode_framed(example["image"], self.size, self.framing)
             if "text" in self.fields:
                 row["text"] = choose_caption(example, self.captions, example_rng(0, 0, i))
             if "label" in self.fields:
@@ -78,7 +77,7 @@ def eval_batches(
     Args:
         fields: of 'image' uint8[b, S, S, 3], 'text' int32[b, L], 'label' int32[b]. batch_size:
         global; each process yields b = batch_size / process_count rows of every global batch.
-        options: crop ('center'), resample, caption ('first'), templates, label ('label').
+        options: fields of Framing, caption ('first'), templates, label ('label').
 
     Yields the fields and 'index' int32[b], the row's number in the source, -1 for padding (zeros)
     and for damaged examples, which are logged and counted by reason in `dropped`. Raises UserError.

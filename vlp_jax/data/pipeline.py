@@ -18,8 +18,9 @@ from absl import flags
 from vlp_jax.core.errors import RunError, UserError
 from vlp_jax.data.caption import CHOICES, CaptionSpec, choose_caption
 from vlp_jax.data.damage import Damage, DamagedSample, DamageLog
-from vlp_jax.data.decode import decode_shaped, tune_pillow
+from vlp_jax.data.decode import decode_framed, tune_pillow
 from vlp_jax.data.evaluation import eval_batches as eval_batches
+from vlp_jax.data.framing import Framing
 from vlp_jax.data.labels import open_classes
 from vlp_jax.data.lengths import Buckets, LengthCounter, open_buckets
 from vlp_jax.data.mixture import open_mixture
@@ -41,6 +42,8 @@ class DataSpec:
     crop: str = "random"
     scale: tuple[float, float] = (0.9, 1.0)
     resample: str = "bicubic"
+    alpha: str = "white"
+    fill: int = 255
     caption: str = "random"
     templates: tuple[str, ...] = ()
     word_dropout: float = 0.0
@@ -54,8 +57,7 @@ class DataSpec:
 
     @classmethod
     def from_config(cls, data: Mapping[str, Any]) -> "DataSpec":
-        """Reads a ConfigDict or dict; `image.crop`, `image.scale` and `image.resample` are
-        nested."""
+        """Reads a ConfigDict or dict; `image.crop`, `image.scale` and the like are nested."""
         flat = {**dict(data), **dict(data.get("image") or {})}
         found = {
             name: flat[name] for name in cls.__dataclass_fields__ if flat.get(name) is not None
@@ -68,6 +70,11 @@ class DataSpec:
     def captions(self) -> CaptionSpec:
         """How captions are chosen and changed."""
         return CaptionSpec(self.caption, self.templates, self.word_dropout)
+
+    @functools.cached_property
+    def framing(self) -> Framing:
+        """How pictures are cut, resized and laid on a ground."""
+        return Framing(self.crop, self.scale, self.resample, self.alpha, self.fill)
 
 
 @dataclass
@@ -113,8 +120,8 @@ class RowReader:
             row["label"] = label_of(example, spec.label, self.classes)
         if "image" not in example:
             raise DamagedSample("no_image")
-        row["image"], row["aspect"] = decode_shaped(
-            example["image"], self.image_size, spec.crop, rng, spec.scale, spec.resample
+        row["image"], row["aspect"] = decode_framed(
+            example["image"], self.image_size, spec.framing, rng
         )
         return row
 

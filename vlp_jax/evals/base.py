@@ -15,6 +15,7 @@ import numpy as np
 
 from vlp_jax.core.errors import RunError, UserError, nearest
 from vlp_jax.core.schema import plain
+from vlp_jax.data.framing import Framing
 
 HostBatch = dict[str, np.ndarray]
 EvalFn = Callable[[HostBatch], tuple[np.ndarray, np.ndarray]]
@@ -35,7 +36,7 @@ class EvalContext:
     """What an evaluator must know about the run: its tokenizer, its picture size, its hosts.
 
     `batch_size` counts rows over all hosts; a host-local batch has `batch_size // process_count`
-    rows. `crop` and `resample` are those the model was trained for (see `data.decode`).
+    rows. `framing` is that of the model's own preprocessing.
     """
 
     tokenizer: Callable[[Sequence[str]], np.ndarray] | None
@@ -43,8 +44,7 @@ class EvalContext:
     batch_size: int
     process_index: int = 0
     process_count: int = 1
-    crop: str = "center"
-    resample: str = "bicubic"
+    framing: Framing = dataclasses.field(default_factory=Framing)
 
     def __post_init__(self) -> None:
         if self.batch_size < 1 or self.batch_size % self.process_count:

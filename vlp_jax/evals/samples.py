@@ -75,8 +75,7 @@ def embed_pictures(
         image_size=context.image_size,
         process_index=context.process_index,
         process_count=context.process_count,
-        crop=context.crop,
-        resample=context.resample,
+        **vars(context.framing),
     )
     rows, seen = embed_some(fn, batches, len(source))
     lost = np.flatnonzero(~seen)

@@ -52,7 +52,7 @@ class Checkpoint:
       kind: a key of FAMILIES.
       state: {name: Tensor}.
       config: config.json or open_clip_config.json; {} for a bare file.
-      preprocessing: what the files say of {mean, std, resample, crop}.
+      preprocessing: what the files say of pictures (interop/preprocess.py); {} without a file.
       tokenizer_file: a tokenizer beside the weights, or "".
     """
 
@@ -179,10 +179,20 @@ def _configs(folder: str, kind: str, weights: str) -> tuple[Mapping[str, Any], M
     config = read_json(path)
     if name == "open_clip_config.json":
         return config, preprocess.from_open_clip(_get(config, "preprocess_cfg") or {}, path)
-    pictures = os.path.join(folder, "preprocessor_config.json")
-    if not os.path.isfile(pictures):
-        return config, {}
-    return config, preprocess.from_hf(read_json(pictures), pictures)
+    return config, _hf_pictures(folder, {"hf_siglip": "Siglip", "hf_mae": "ViT"}.get(kind, "CLIP"))
+
+
+def _hf_pictures(folder: str, processor: str) -> Mapping[str, Any]:
+    """Preprocessing by the file that transformers would take: a processor's own, where it holds
+    that of pictures, else preprocessor_config.json; {} without one."""
+    for name in ("processor_config.json", "preprocessor_config.json"):
+        path = os.path.join(folder, name)
+        said = read_json(path) if os.path.isfile(path) else None
+        if name == "processor_config.json":
+            said = _get(said, "image_processor")
+        if isinstance(said, Mapping):
+            return preprocess.from_hf(said, path, processor)
+    return {}
 
 
 def _get(config: Any, *keys: str) -> Any:

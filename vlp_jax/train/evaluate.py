@@ -17,6 +17,7 @@ from jax.sharding import Mesh
 from vlp_jax.core.errors import UserError
 from vlp_jax.core.types import Array, Extra, HostBatch, Params
 from vlp_jax.data.device import to_device
+from vlp_jax.data.framing import Framing
 from vlp_jax.data.labels import check_classes
 from vlp_jax.data.mixture import open_pool
 from vlp_jax.data.source import check_key
@@ -114,7 +115,7 @@ def eval_context(
 
     Args:
       tokenizer: or None for a method without text.
-      pictures: image_size, crop, resample.
+      pictures: image_size and what `Framing` holds (other keys are left).
       batch_size: wanted rows per call; rounded up to a multiple of the devices that split the
         batch.
       mesh: the device mesh.
@@ -122,6 +123,7 @@ def eval_context(
     ways = math.prod(mesh.shape[axis] for axis in BATCH_AXES)
     rows = -(-batch_size // ways) * ways
     hosts = dict(process_index=jax.process_index(), process_count=jax.process_count())
+    pictures = dict(image_size=pictures["image_size"], framing=Framing.of(pictures))
     return EvalContext(tokenizer, batch_size=rows, **pictures, **hosts)
 
 

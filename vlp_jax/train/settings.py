@@ -14,7 +14,8 @@ import jax
 from ml_collections import ConfigDict
 
 from vlp_jax.core.errors import UserError, nearest
-from vlp_jax.data.decode import CROPS
+from vlp_jax.data.framing import CROPS
+from vlp_jax.data.rgb import ALPHAS
 from vlp_jax.train.workdir import flat_config
 
 _ANY = math.inf
@@ -46,6 +47,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "optim.clip_norm": (0, _ANY),
     "optim.layer_decay": (1e-6, 1),
     "optim.train_blocks": (-1, _ANY),
+    "data.image.fill": (0, 255),
     "data.word_dropout": (0, 1),
     "data.damage_budget": (0, 1),
     "data.threads": (1, _ANY),
@@ -93,9 +95,10 @@ def check_settings(config: Mapping[str, Any]) -> None:
     for template in flat.get("data.templates", ()):
         if "{c}" not in template:
             raise UserError(f"data.templates: {template!r} has no {{c}} for the caption")
-    crop = flat.get("data.image.eval_crop", "center")
-    if crop not in CROPS:
-        raise UserError(f"data.image.eval_crop: unknown {crop!r}{nearest(crop, CROPS)}")
+    for key, known in (("eval_crop", CROPS), ("alpha", ALPHAS)):
+        value = flat.get(f"data.image.{key}", known[0])
+        if value not in known:
+            raise UserError(f"data.image.{key}: unknown {value!r}{nearest(value, known)}")
     if flat.get("wandb") and importlib.util.find_spec("wandb") is None:
         raise UserError(
             f"wandb={flat['wandb']}: install the extra with `pip install 'vlp_jax[wandb]'`"

@@ -207,9 +207,7 @@ class Trainer:
     def context(self) -> EvalContext:
         """What evaluators know of the run."""
         how = self.config.data.image
-        pictures = dict(
-            image_size=self.config.image_size, crop=how.eval_crop, resample=how.resample
-        )
+        pictures = {**how, "crop": how.eval_crop, "image_size": self.config.image_size}
         return eval_context(self.tokenizer, pictures, self.config.eval_batch_size, self.mesh)
 
     @cached_property
