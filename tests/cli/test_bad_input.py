@@ -50,6 +50,8 @@ OVERRIDES = {
     "data.tokenizer_options.clean=canonical": "did you mean 'canonicalize'",
     "data.path=/no/such/folder": "/no/such/folder",
     "data.image.crop=middle": "data.image.crop",
+    "data.image.alpha=wite": "data.image.alpha: unknown 'wite'; did you mean 'white'",
+    "data.image.fill=256": "data.image.fill=256 is out of range; it must be from 0 to 255",
     "data.caption=catgory": "data.caption='catgory': no sample has this JSON key",
     "data.label=kind": "data.label='kind'",
     "freeze=('imgae/.*',)": "matches no parameter",

@@ -1,12 +1,14 @@
 """`convert`: in, proven, and out again; everything that is refused is refused in one message, with
 nothing written."""
 
+import io
 import json
 import os
 
 import jax
 import numpy as np
 import pytest
+from PIL import Image
 from safetensors.numpy import load_file, save_file
 
 from vlp_jax.cli import convert
@@ -54,6 +56,53 @@ def test_through_hugging_face_and_back_gives_the_same_embeddings(tiny_weights, t
     assert {**first.preprocessing, "crop": "center_floor"} == second.preprocessing
     same = jax.tree.map(np.array_equal, first.params, second.params)
     assert all(jax.tree.leaves(same))
+
+
+def test_a_folder_prepares_pictures_as_its_source(tiny_weights, tmp_path):
+    """20 cut to 16 by Pillow's bilinear, colours under full transparency shown; scales of -1..1."""
+    hf, ours = tmp_path / "hf", tmp_path / "ours"
+    convert.main([str(tiny_weights), str(hf), "--arch=tiny", "--to=hf"])
+    said = {"size": {"shortest_edge": 20}, "crop_size": 16, "resample": 2}
+    said |= {"rescale_factor": 1 / 127.5, "image_mean": 1, "image_std": 1}
+    (hf / "preprocessor_config.json").write_text(json.dumps(said))
+    assert convert.main([str(hf), str(ours), "--arch=tiny"]) == 0
+    model = load_model(str(ours))
+    assert model.method.image_mean == model.method.image_std == (0.5,) * 3
+
+    pixels = np.random.default_rng(0).integers(0, 256, (30, 47, 4), np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "PNG")
+    small = Image.open(file).convert("RGB").resize((31, 20), Image.Resampling.BILINEAR)
+    np.testing.assert_array_equal(model.decode(file.getvalue()), np.asarray(small)[2:18, 7:23])
+
+    larger = [str(hf), str(tmp_path / "larger"), "--arch=tiny", "--image-size=24"]
+    assert convert.main(larger) == 0  # the share stays: 30 cut to 24
+    small = Image.open(file).convert("RGB").resize((47, 30), Image.Resampling.BILINEAR)
+    decoded = load_model(larger[1]).decode(file.getvalue())
+    np.testing.assert_array_equal(decoded, np.asarray(small)[3:27, 11:35])
+    (hf / "preprocessor_config.json").write_text(json.dumps(said | {"crop_size": 20}))
+    with pytest.raises(UserError, match="makes pictures of 20 pixels, the model takes 16"):
+        convert.main([str(hf), str(tmp_path / "other"), "--arch=tiny"])
+    assert not (tmp_path / "other").exists()
+
+
+def test_folders_from_before_alpha_was_carried_drop_it(tiny_model):
+    manifest = json.loads((tiny_model / "vlp_jax.json").read_text())
+    assert manifest["preprocessing"]["alpha"] == "drop"
+    for key in ("alpha", "fill", "share"):
+        del manifest["preprocessing"][key]
+    (tiny_model / "vlp_jax.json").write_text(json.dumps(manifest))
+    assert load_model(str(tiny_model)).preprocessing["alpha"] == "drop"
+
+
+def test_what_the_other_library_does_with_pictures_is_noted(tiny_model, tmp_path, capsys):
+    manifest = json.loads((tiny_model / "vlp_jax.json").read_text())
+    manifest["preprocessing"]["alpha"] = "white"
+    (tiny_model / "vlp_jax.json").write_text(json.dumps(manifest))
+    for to, words in (("hf", ("transparent", "odd rest")), ("open_clip", ("transparent",))):
+        assert convert.main([str(tiny_model), str(tmp_path / to), f"--to={to}"]) == 0
+        error = capsys.readouterr().err
+        assert [word in error for word in ("transparent", "odd rest")] == [True, len(words) == 2]
 
 
 def test_straight_from_one_library_to_the_other(tiny_weights, tmp_path):

@@ -5,6 +5,7 @@ import os
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from vlp_jax.cli import embed
 from vlp_jax.cli.checkpoint import load_model
@@ -141,3 +142,24 @@ def test_a_full_disk_is_a_failure_and_leaves_nothing(tiny_model, texts, tmp_path
     with pytest.raises(RunError, match="cannot be written"):
         run(tiny_model, tmp_path / "e.npz", texts=texts)
     assert sorted(os.listdir(tmp_path)) == before
+
+
+def test_transparent_pictures_follow_the_checkpoint(tiny_model, tmp_path):
+    """A converted model drops the alpha; told to lay on white, it does that."""
+    folder = tmp_path / "clear"
+    folder.mkdir()
+    pixels = np.random.default_rng(0).integers(0, 256, (20, 20, 4), np.uint8)
+    image = Image.fromarray(pixels)
+    ground = Image.new("RGBA", image.size, "white")
+    image.save(folder / "a.png")
+    image.convert("RGB").save(folder / "b.png")
+    Image.alpha_composite(ground, image).convert("RGB").save(folder / "c.png")
+    assert run(tiny_model, tmp_path / "drop.npz", images=folder) == 0
+    a, b, c = np.load(tmp_path / "drop.npz")["image"]
+    assert np.array_equal(a, b) and np.abs(a - c).max() > 1e-3
+    manifest = json.loads((tiny_model / "vlp_jax.json").read_text())
+    manifest["preprocessing"]["alpha"] = "white"
+    (tiny_model / "vlp_jax.json").write_text(json.dumps(manifest))
+    assert run(tiny_model, tmp_path / "white.npz", images=folder) == 0
+    a, b, c = np.load(tmp_path / "white.npz")["image"]
+    assert np.array_equal(a, c) and np.abs(a - b).max() > 1e-3

@@ -1,5 +1,6 @@
 """The training stream: exact, elastic, resumable from the step; damage replaced and budgeted."""
 
+import io
 import itertools
 from collections import Counter
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from generated import NumberTokenizer, encode, photo, sample, tar_bytes
+from PIL import Image
 
 from vlp_jax.core.errors import RunError, UserError
 from vlp_jax.data.evaluation import eval_batches
@@ -184,6 +186,7 @@ MISTAKES = {
     "batch_size=8 cannot be shared by 3 processes": {"process": (0, 3)},
     "data.shuffle='globa'.*did you mean 'global'": {"shuffle": "globa"},
     "data.image.crop='middle'": {"image": {"crop": "middle"}},
+    "data.image.alpha='clear'": {"image": {"alpha": "clear"}},
     r"data.weights=\(1, 2\)": {"weights": (1, 2)},
 }
 
@@ -261,3 +264,18 @@ def test_a_batch_above_the_data_repeats_examples_and_warns(shards, caplog):
         number: 3 for number in range(N)
     }
     assert "batch_size=45 is above the 30 examples" in caplog.text
+
+
+def test_training_lays_transparency_on_white_unless_told(tmp_path):
+    clear = io.BytesIO()
+    Image.new("RGBA", (12, 6), (200, 0, 0, 0)).save(clear, "PNG")
+    (tmp_path / "a.png").write_bytes(clear.getvalue())
+    (tmp_path / "a.txt").write_text("number 1")
+
+    def first(**image):
+        spec = dict(batch_size=1, label="", image={"crop": "pad", **image})
+        (batch,) = take(pipeline(tmp_path, **spec).batches(0), 1)
+        return batch["image"][0, 0, 0].tolist(), batch["image"][0, 4, 4].tolist()
+
+    assert first() == ([255] * 3, [255] * 3)
+    assert first(alpha="drop", fill=7) == ([7] * 3, [200, 0, 0])

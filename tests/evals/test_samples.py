@@ -1,11 +1,14 @@
 """Labels, class names, thinning and damage as the evaluators meet them."""
 
+import io
 import json
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from vlp_jax.core.errors import RunError, UserError
+from vlp_jax.data.framing import Framing
 from vlp_jax.evals.samples import class_ids, class_names, embed_pictures, open_samples, read_values
 
 
@@ -70,3 +73,27 @@ def test_pictures_come_in_order_and_too_much_damage_stops(memory_source, context
     few = memory_source([1] * 4, damaged={0, 1, 2})
     with pytest.raises(RunError, match="3 of 4 pictures cannot be read"):
         embed_pictures(directions["features"], few, context(4))
+
+
+def test_pictures_are_framed_as_the_model_wants_them(memory_source, context):
+    class Clear(memory_source):
+        def __getitem__(self, i):
+            file = io.BytesIO()
+            picture = Image.new("RGBA", (16, 8), (self.greys[i],) * 3 + (0,))
+            picture.paste((9, 9, 9, 255), (0, 0, 4, 8))
+            picture.save(file, "PNG")
+            return {**self.metadata(i), "image": file.getvalue()}
+
+    def pixels(batch):
+        return batch["image"].reshape(len(batch["image"]), -1).astype(np.float32), batch["index"]
+
+    for framing, left, middle in (
+        (Framing(), 255, 255),
+        (Framing(alpha="drop"), 40, 40),
+        (Framing("squash", alpha="drop"), 9, 40),
+        (Framing("pad", alpha="drop", fill=3), 9, 40),
+    ):
+        rows, _ = embed_pictures(pixels, Clear([40]), context(framing=framing))
+        row = rows.reshape(8, 8, 3)
+        assert (row[4, 0, 0], row[4, 4, 0]) == (left, middle), framing
+    assert row[0, 0, 0] == 3

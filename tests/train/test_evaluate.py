@@ -5,7 +5,9 @@ import numpy as np
 import pytest
 from tiny import tiny_batch
 
+from vlp_jax.cli.start import tell_apart
 from vlp_jax.core.errors import UserError
+from vlp_jax.data.framing import Framing
 from vlp_jax.evals.base import Result
 from vlp_jax.train.evaluate import eval_context, make_evaluators, scalars
 from vlp_jax.train.state import eval_params
@@ -38,6 +40,38 @@ def test_batches_are_rounded_up_to_the_devices(make_trainer):
     pictures = dict(image_size=32, crop="center", resample="bicubic")
     assert eval_context(None, pictures, 5, trainer.mesh).batch_size == 8
     assert eval_context(None, pictures, 8, trainer.mesh).batch_size == 8
+
+
+def test_pictures_are_framed_by_the_config_and_by_the_checkpoint(make_trainer):
+    keys = {"eval_crop": "pad", "resample": "bilinear", "alpha": "drop", "fill": 3}
+    trainer = make_trainer(**{f"data.image.{key}": value for key, value in keys.items()})
+    wanted = Framing("pad", resample="bilinear", alpha="drop", fill=3)
+    assert trainer.context.framing == wanted and trainer.context.image_size == 32
+    how = dict(image_size=24, mean=(0,), crop="center_floor", share=0.8, alpha="drop")
+    context = eval_context(None, how, 5, trainer.mesh)
+    assert context.framing == Framing("center_floor", share=0.8, alpha="drop")
+    assert context.image_size == 24
+
+
+def test_a_start_from_weights_whose_pictures_were_made_otherwise_says_so(make_trainer, capsys):
+    trainer = make_trainer(**{"data.image.alpha": "drop", "data.image.eval_crop": "squash"})
+    method = trainer.method
+    same = dict(crop="squash", resample="bicubic", alpha="drop", share=1.0, fill=0)
+    same |= dict(mean=list(method.image_mean), std=method.image_std)
+    tell_apart("OUT", same, trainer)
+    assert capsys.readouterr().err == ""
+    for change, words in (
+        (dict(alpha="white"), "alpha=white, this run makes them with drop"),
+        (dict(mean=(0.5, 0.5, 0.5)), "mean=(0.5, 0.5, 0.5), this run makes them with (0.48"),
+        (dict(std=(0.5, 0.5, 0.5)), "std=(0.5"),
+        (dict(crop="pad", fill=255), "crop=pad, this run makes them with squash"),
+        (dict(share=0.875), "share=0.875"),
+        (dict(resample="box"), "resample=box"),
+    ):
+        tell_apart("OUT", same | change, trainer)
+        (line,) = capsys.readouterr().err.splitlines()
+        assert line.startswith("note: init_from=OUT: its pictures were made with ")
+        assert words in line
 
 
 def test_an_evaluator_that_the_method_cannot_serve_is_refused(make_trainer):
