@@ -1,9 +1,10 @@
 """Any picture mode that Pillow reads to RGB.
 
 The file exists so that depth and transparency follow one written rule: 16-bit values (and 32-bit
-integers, cut to their range) are scaled by 1/257; floats are 0..1 where none is above 1, else
-0..255; grey is repeated; CMYK and palettes are converted. Transparency is laid on white, or dropped
-as by Pillow's conversion, which shows the colours that lie under it.
+integers, cut to their range) are scaled by 1/257, where Pillow's own conversion cuts them to white;
+floats are 0..1 where none is above 1, else 0..255; grey is repeated; CMYK and palettes are
+converted. Transparency is laid on white, or dropped as by Pillow's conversion, which shows the
+colours that lie under it.
 """
 
 import numpy as np

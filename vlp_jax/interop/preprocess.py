@@ -8,7 +8,8 @@ converted checkpoint must carry its own preprocessing: wrong constants cost poin
 
 Transparency is dropped by all of them where they read files: open_clip's and ImageNet's readers,
 and transformers' `load_image`, convert to RGB before they resize. (Handed an open picture, newer
-transformers lay it on white, and open_clip's transform converts it last.)
+transformers lay it on white, and open_clip's transform converts it last.) All are turned as EXIF
+says here, as `load_image` does and open_clip does not.
 """
 
 import re
