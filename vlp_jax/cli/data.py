@@ -14,7 +14,7 @@ from vlp_jax.cli.output import add_json, print_json
 from vlp_jax.parallel.hosts import process_id
 
 PATH_HELP = (
-    "tar pattern (x-{0000..0012}.tar), folder (captions:, classes: or pictures: before it says what "
+    "tar pattern (x-{0000..0012}.tar), folder (captions:DIR, classes:DIR or pictures:DIR says what "
     "it is), .csv/.tsv/.jsonl, *.array_record, tfds:NAME[:SPLIT] or builtin:emoji/noto-train"
 )
 
