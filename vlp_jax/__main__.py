@@ -41,6 +41,8 @@ def main(argv: list[str] | None = None) -> int:
     if not argv or argv[0] in ("-h", "--help"):
         print(usage())
         return 0 if argv else 2
+    if hasattr(sys.stdout, "reconfigure"):  # not a notebook's: a name no terminal can show
+        sys.stdout.reconfigure(errors="backslashreplace")
     command, rest = argv[0], argv[1:]
     debug = "--debug" in rest
     rest = [word for word in rest if word != "--debug"]

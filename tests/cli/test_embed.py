@@ -86,6 +86,45 @@ def test_a_damaged_picture_is_named_or_skipped(tiny_model, pictures, tmp_path):
     assert list(np.load(out)["image_paths"]) == PATHS
 
 
+def test_the_rule_of_training_finds_the_pictures(tiny_model, pictures, tmp_path, capsys):
+    Image.open(pictures / "c.png").save(pictures / "f.JFIF", "JPEG")
+    (pictures / "@eaDir").mkdir()
+    (pictures / "@eaDir" / "c.png").write_bytes((pictures / "c.png").read_bytes())
+    (tmp_path / "far").mkdir()
+    (pictures / "c.png").rename(tmp_path / "far" / "c.png")
+    (pictures / "linked").symlink_to(tmp_path / "far")
+    odd = os.fsencode(pictures) + b"/g\xff.png"
+    with open(odd, "wb") as file:
+        file.write((tmp_path / "far" / "c.png").read_bytes())
+    out = tmp_path / "e.npz"
+    assert run(tiny_model, out, images=pictures) == 0
+    assert (
+        f"{pictures}: 7 pictures; left out: .txt 1, @eaDir 1, hidden 1" in capsys.readouterr().err
+    )
+    found = list(np.load(out)["image_paths"])
+    assert found == [
+        "a.jpg",
+        "b.webp",
+        "e.gif",
+        "f.JFIF",
+        "g\udcff.png",
+        "linked/c.png",
+        "sub/d.png",
+    ]
+
+
+def test_what_is_no_file_is_named_or_skipped(tiny_model, pictures, tmp_path, capsys):
+    (pictures / "sub" / "gone.png").symlink_to("nowhere")
+    os.mkfifo(pictures / "pipe.png")
+    out = tmp_path / "e.npz"
+    with pytest.raises(UserError, match=r"--images: pipe\.png: missing_file .*--skip-damaged"):
+        run(tiny_model, out, images=pictures)
+    words = [f"--checkpoint={tiny_model}", f"--images={pictures}", f"--out={out}", "--json"]
+    assert embed.main([*words, "--skip-damaged"]) == 0
+    assert list(np.load(out)["image_paths"]) == PATHS
+    assert json.loads(capsys.readouterr().out.splitlines()[-1])["skipped"] == 2
+
+
 @pytest.mark.parametrize(
     "flags,message",
     [

@@ -8,6 +8,8 @@ import zlib
 import numpy as np
 from PIL import Image
 
+from vlp_jax.data.tar import TarSource
+
 
 def encode(array, form="PNG", **options) -> bytes:
     out = io.BytesIO()
@@ -28,6 +30,18 @@ def photo(height: int, width: int, seed: int = 0) -> np.ndarray:
     return np.asarray(Image.fromarray(ycc, "YCbCr").convert("RGB"))
 
 
+PICTURE = encode(np.zeros((4, 4, 3), np.uint8))
+
+
+def fill(root, *names):
+    """Files below root: pictures, and texts that hold their own names. Returns root."""
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        text = name.lower().endswith((".txt", ".json"))
+        (root / name).write_bytes(name.encode() if text else PICTURE)
+    return root
+
+
 def sample(i: int, prefix: str = "s") -> list[tuple[str, bytes]]:
     """Members of one sample: a 12 x 10 picture that shows i, a caption ending in i, a label."""
     picture = encode(np.full((12, 10, 3), i % 256, np.uint8))
@@ -44,6 +58,24 @@ def tar_bytes(members: list[tuple[str, bytes]]) -> bytes:
             info.size = len(data)
             tar.addfile(info, io.BytesIO(data))
     return out.getvalue()
+
+
+def headers(data: bytes) -> dict[str, tuple[int, int]]:
+    """Name -> (offset of the header, length of the content)."""
+    with tarfile.open(fileobj=io.BytesIO(data)) as tar:
+        return {m.name: (m.offset, m.size) for m in tar}
+
+
+def read(path, members):
+    """Opens a new tar of these members."""
+    path.write_bytes(tar_bytes(members))
+    return TarSource(str(path))
+
+
+def keys_and_texts(source):
+    """(key, captions...) of every sample."""
+    found = map(source.metadata, range(len(source)))
+    return [(example["key"], *example["text"]) for example in found]
 
 
 def write_shards(folder, shards: int = 3, per_shard: int = 10) -> str:

@@ -73,6 +73,69 @@ def test_stats_tell_sizes_lengths_and_keys(shards, capsys):
     assert "PNG 30" in capsys.readouterr().out
 
 
+def test_stats_count_what_cannot_be_read(tmp_path, capsys):
+    for name, data in [m for i in range(8) for m in sample(i)]:
+        (tmp_path / name).write_bytes(data)
+    for i, data in enumerate((b"", b"<html>", sample(0)[0][1][:40], b"II*\0" + bytes(90))):
+        (tmp_path / f"s{i:04d}.png").write_bytes(data)
+    (tmp_path / "s0004.json").write_bytes(b"[")
+    (tmp_path / "notes.md").write_bytes(b"x")
+    _, report, _ = run(capsys, "stats", str(tmp_path))
+    assert (report["samples"], report["looked_at"], report["unreadable"]) == (8, 8, 5)
+    assert report["formats"] == {"PNG": 3}
+    line = f"{tmp_path}: 8 pictures with captions in texts of their names; left out: .md 1"
+    assert report["notes"] == [line]
+
+
+def test_check_shows_what_was_left_out(tmp_path, capsys):
+    for name, data in [m for i in range(3) for m in sample(i)]:
+        (tmp_path / name).write_bytes(data)
+    (tmp_path / ".hidden.png").write_bytes(b"x")
+    (tmp_path / "s0003.png").symlink_to("nowhere")
+    line = f"{tmp_path}: 3 pictures with captions in texts of their names; left out: hidden 1"
+    code, report, _ = run(capsys, "check", str(tmp_path), "--budget=0.5")
+    assert code == 0 and report["notes"] == [line]
+    assert report["damage"] == [{"where": f"{tmp_path}/s0003.png", "reason": "missing_file"}]
+    assert main(["check", str(tmp_path), "--budget=0.5"]) == 0
+    assert line in capsys.readouterr().out.splitlines()
+
+
+def test_names_of_any_bytes_are_shown(tmp_path):
+    """On a terminal that refuses what it cannot show, as UTF-8 ones do in most languages."""
+    root = os.path.join(os.fsencode(tmp_path), b"odd\xff")
+    os.makedirs(root)
+    for name, data in ((b"a\xfe\n.png", b"junk"), (b"a\xfe\n.txt", b"a"), (b"b.tar", b"x" * 2000)):
+        place = os.path.join(root, b"tars", name) if name == b"b.tar" else os.path.join(root, name)
+        os.makedirs(os.path.dirname(place), exist_ok=True)
+        with open(place, "wb") as file:
+            file.write(data)
+    strict = {**os.environ, "PYTHONIOENCODING": "utf-8:strict"}
+
+    def lines(path, *flags):
+        command = [sys.executable, "-m", "vlp_jax", "data", "check", path, *flags]
+        out = subprocess.run(command, capture_output=True, env=strict, check=False)
+        assert out.returncode == 1, out.stderr
+        return out.stdout.decode(), out.stderr.decode()
+
+    shown = rf"{tmp_path}/odd\udcff"
+    out, _ = lines(root)
+    assert f"unreadable_picture\t{shown}" + r"/a\udcfe\n.png" in out.splitlines()
+    assert json.loads(lines(root, "--json")[0])["damage"][0]["where"] == shown + r"/a\udcfe\n.png"
+    _, error = lines(os.path.join(root, b"tars"))
+    assert error.startswith("error: no sample left in ") and error.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "words",
+    [("stats", "--limit=-1"), ("stats", "--limit=0"), ("check", "--threads=0"),
+     ("check", "--limit=-1"), ("check", "--budget=-1"), ("check", "--budget=nan"),
+     ("bench", "--threads=0"), ("bench", "--workers=-1")],
+)  # fmt: skip
+def test_numbers_out_of_range_are_refused(words, shards):
+    with pytest.raises(UserError, match=rf"^{words[1]}(\.0)? must be at least [01]$"):
+        main([words[0], shards, words[1]])
+
+
 def test_convert_and_bench(shards, tmp_path, capsys):
     out = str(tmp_path / "out")
     _, report, _ = run(capsys, "convert", shards, out, "--per-shard", "12")

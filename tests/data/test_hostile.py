@@ -12,8 +12,7 @@ import zlib
 import pytest
 from generated import sample, tar_bytes
 
-from vlp_jax.core.errors import UserError
-from vlp_jax.data.damage import DamagedSample
+from vlp_jax.core.errors import RunError, UserError
 from vlp_jax.data.shard import expand_braces, expand_shards
 from vlp_jax.data.source import open_source
 
@@ -108,9 +107,13 @@ def test_a_folder_does_not_follow_names_out_of_itself(tmp_path):
     (tmp_path / "set").mkdir()
     (tmp_path / "set" / "a.png").symlink_to("/dev/zero")
     (tmp_path / "set" / "a.txt").write_text("endless")
+    with pytest.raises(RunError, match=r"no picture left in .*a\.png: missing_file"):
+        open_source(str(tmp_path / "set"))
+    for name, data in sample(0):
+        (tmp_path / "set" / name).write_bytes(data)
     source = open_source(str(tmp_path / "set"))
-    with pytest.raises(DamagedSample, match="missing_file"):
-        source[0]
+    assert [source[i]["key"] for i in range(len(source))] == ["s0000"]
+    assert source.damage == [("missing_file", str(tmp_path / "set" / "a.png"))]
 
 
 def png_bomb(edge: int) -> bytes:

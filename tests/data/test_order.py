@@ -73,6 +73,24 @@ def test_block_order_reads_few_blocks_at_a_time():
     assert (np.abs(np.diff(index)) <= 1).mean() < 0.01
 
 
+def test_block_order_changes_over_epochs():
+    """Other cut points, other blocks in a window, and another order inside of it."""
+    blocks, span = 256, 64 * BLOCK
+    cuts, windows, places = [], [], []
+    for epoch in range(3):
+        index = position_to_index(0, epoch, np.arange(span), blocks * BLOCK, "block")
+        fits = [cut for cut in range(BLOCK) if len(np.unique((index - cut) // BLOCK)) == 64]
+        assert len(fits) == 1, "a window is 64 whole blocks"
+        cuts.append(fits[0])
+        windows.append(set((np.unique((index - fits[0]) // BLOCK) % blocks).tolist()))
+        places.append((index - fits[0]) % BLOCK)
+    assert len(set(cuts)) == 3
+    for a, b in ((0, 1), (1, 2), (0, 2)):
+        for turn in range(blocks):  # by chance 16 of 64
+            assert len({(block + turn) % blocks for block in windows[a]} & windows[b]) < 40
+        assert (places[a] == places[b]).mean() < 2 / BLOCK
+
+
 def test_permute_is_keyed():
     x = np.arange(1000)
     assert not np.array_equal(permute(x, 1000, 1), permute(x, 1000, 2))

@@ -4,6 +4,7 @@ import csv
 import json
 import pathlib
 import pickle
+import shutil
 import subprocess
 import sys
 from collections import Counter
@@ -151,6 +152,11 @@ BAD_PATHS = {
     "empty": "no pictures in 'empty'",
     "bare.csv": "has no picture column .* it has: a, b",
     "rows.csv": "no rows in",
+    "classes:nowhere": "classes:nowhere: no such folder",
+    "x" * 5000: "no such file or folder",
+    "x" * 5000 + ".tar": "no such shard",
+    "nul\0.tar": "no such shard",
+    "nul\0": "no such file or folder",
 }
 
 
@@ -164,6 +170,52 @@ def test_bad_paths_are_one_line_errors(path, tmp_path, monkeypatch):
     with pytest.raises(UserError, match=BAD_PATHS[path]) as caught:
         open_source(path)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["[photos]", "{a}", "{x,y}", "a*b?", "plain"])
+def test_what_exists_is_no_pattern(forms, tmp_path, name):
+    """Folders and files whose names would be patterns, beside what those would name."""
+    decoys = [tmp_path / decoy for decoy in ("p", "a", "x", "y", "aab1")]
+    home = tmp_path / name
+    for folder in (home, *decoys):
+        folder.mkdir()
+        shutil.copy(tmp_path / "tar" / "x-001.tar", folder / "t-0.tar")
+    shutil.copy(tmp_path / "tar" / "x-000.tar", home / "t-1.tar")
+    shutil.copy(tmp_path / "tar" / "x-000.tar", home / "t[0].tar")
+    (home / "pictures").mkdir()
+    shutil.copy(tmp_path / "folder" / "s0002.png", home / "pictures")
+    (home / "records").mkdir()
+    shutil.copy(forms["t.array_record"], home / "records" / "r[1].array_record")
+    for path, count in (("", 9), ("t-{0..1}.tar", 6), ("t-*.tar", 6), ("t[0].tar", 3),
+                        ("pictures", 1), ("records", 6), ("records/r[1].array_record", 6),
+                        ("records/*.array_record", 6)):  # fmt: skip
+        assert len(open_source(str(home / path))) == count, path
+    assert open_source(str(home / "t[0].tar"))[0]["key"] == "s0000"
+    with pytest.raises(UserError, match="no such shard"):
+        open_source(str(home / "u-*.tar"))
+
+
+def test_a_folder_named_as_a_tar_is_a_folder(forms, tmp_path):
+    (tmp_path / "tar" / "x-002.tar").mkdir()
+    assert len(open_source(forms["tar"])) == len(open_source(forms["tar"] + "/x-*.tar")) == 6
+    shutil.copy(tmp_path / "folder" / "s0002.png", tmp_path / "tar" / "x-002.tar")
+    assert open_source(forms["tar"] + "/x-002.tar")[0]["key"] == "s0002"
+    (tmp_path / "alone").mkdir()
+    (tmp_path / "tar" / "x-002.tar").rename(tmp_path / "alone" / "x.tar")
+    assert open_source(str(tmp_path / "alone"))[0]["key"] == "x.tar/s0002"
+
+
+def test_pictures_beside_tars_are_told(forms, tmp_path):
+    folder = tmp_path / "tar"
+    assert open_source(str(folder)).notes == ()
+    (folder / "x-000.tar").rename(folder / "X-000.TAR")
+    (folder / "._x-001.tar").write_bytes(b"x")
+    for name in ("s0001.png", "s0002.png"):
+        shutil.copy(tmp_path / "folder" / name, folder)
+    (folder / ".s.png").write_bytes(b"x")
+    source = open_source(str(folder))
+    assert len(source) == 6
+    assert source.notes == (f"{folder}: read as tars; left out: 2 pictures beside them",)
 
 
 def test_a_flat_folder_is_pictures_alone(tmp_path):
@@ -254,6 +306,15 @@ def test_mixture_weights_are_exact_shares_of_fresh_epochs():
     assert np.array_equal(order.index(np.arange(9000, 9100)), index[9000:9100])
     window = (index >= 100)[:512]
     assert 80 < window.sum() < 176
+
+
+def test_sources_of_a_mixture_are_shuffled_apart():
+    """Two of one size, such as a caption set and its translation, do not march in step."""
+    order = WeightedOrder([500, 500], (1, 1), seed=4, mode="global")
+    index = order.index(np.arange(4096))
+    first, second = index[index < 500][:500], index[index >= 500][:500] - 500
+    assert sorted(first) == sorted(second) == list(range(500))
+    assert (first == second).sum() < 10
 
 
 def test_mixture_mistakes_are_refused(forms):

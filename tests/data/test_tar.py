@@ -7,7 +7,7 @@ import shutil
 import tarfile
 
 import pytest
-from generated import sample, tar_bytes
+from generated import headers, sample, tar_bytes
 
 from vlp_jax.core.errors import RunError, UserError
 from vlp_jax.data import index as index_module
@@ -26,12 +26,6 @@ def whole(tmp_path):
     path = tmp_path / "shard.tar"
     path.write_bytes(data)
     return path, bytearray(data)
-
-
-def headers(data: bytes) -> dict[str, tuple[int, int]]:
-    """Name -> (offset of the header, length of the content)."""
-    with tarfile.open(fileobj=io.BytesIO(data)) as tar:
-        return {m.name: (m.offset, m.size) for m in tar}
 
 
 def damaged(kind: str, data: bytearray) -> tuple[bytes, str, set[int]]:

@@ -150,6 +150,21 @@ def test_prefix_first_captions_and_another_key(memory_source, context, direction
         evaluate(source, context(), fns, caption="se")
 
 
+def test_nulls_under_a_caption_key_leave_their_pictures(memory_source, context, directions):
+    metas = [{"es": v} for v in ("grey 1", None, [], 7, ["grey 9", None, " "], {"a": 1}, "grey 4")]
+    source = memory_source([1, 2, 3, 7, 9, 5, 4], metas=metas)
+    result = evaluate(source, context(), directions, caption="es")
+    assert result.details["kept"].tolist() == [0, 3, 4, 6]
+    assert result.details["pairs"].texts == ["grey 1", "7", "grey 9", "grey 4"]
+    assert result.details["protocol"]["damaged"] == 3
+    with pytest.raises(UserError, match="none of the 2 samples has a caption"):
+        nothing = memory_source([1, 2], metas=[{"es": None}] * 2)
+        evaluate(nothing, context(), directions, caption="es")
+    with pytest.raises(UserError, match="sample 'k1' has no caption under the JSON key 'es'"):
+        lacking = memory_source([1, 2], metas=[{"es": "grey 1"}, {}])
+        evaluate(lacking, context(), directions, caption="es")
+
+
 def test_a_damaged_picture_leaves_with_its_captions(memory_source, context, directions):
     greys = list(range(101))
     rest = [g for g in greys if g != 40]

@@ -31,6 +31,41 @@ def test_class_names_from_files(tmp_path):
         class_names([8], str(tmp_path / "absent"))
 
 
+def test_class_files_as_editors_write_them(tmp_path):
+    lines, table = tmp_path / "names.txt", tmp_path / "names.json"
+    lines.write_bytes("\ufefftench\r\ngoldfish\r\n\r\n".encode())
+    assert class_names([0, 1], str(lines)) == {0: "tench", 1: "goldfish"}
+    table.write_bytes('\ufeff["tench", "goldfish"]'.encode())
+    assert class_names([0, 1], str(table)) == {0: "tench", 1: "goldfish"}
+
+
+@pytest.mark.parametrize(
+    "name,data,message",
+    [
+        ("a.json", b'["tench", ', r"a\.json: no class names: .*line 1 column"),
+        ("a.json", b"[" * 100_000, r"a\.json: no class names: "),
+        ("a.json", b"7", r"a\.json: must hold \{value: name\} or \[name, \.\.\.\]"),
+        ("a.json", b'["tench", 3]', r"a\.json: must hold"),
+        ("a.json", b'{"0": null}', r"a\.json: must hold"),
+        ("a.json", b'{"0": " "}', r"a\.json: name 1 of 1 is blank"),
+        ("a.txt", b"tench\n\ngoldfish\n", r"a\.txt: name 2 of 3 is blank"),
+        ("a.txt", b"\n", r"a\.txt: name 1 of 1 is blank"),
+    ],
+)
+def test_class_files_that_are_none_are_one_line(tmp_path, name, data, message):
+    (tmp_path / name).write_bytes(data)
+    with pytest.raises(UserError, match=message) as caught:
+        class_names([0], str(tmp_path / name))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("value", [None, {"a": 1}, [["a"]], ["a", None], [{"a": 1}]])
+def test_what_is_no_label_names_the_sample(memory_source, value):
+    source = memory_source([1, 2], metas=[{"category": "x"}, {"category": value}])
+    with pytest.raises(UserError, match="'k1': 'category' is no label but"):
+        read_values(source, "category")
+
+
 def test_class_ids():
     assert class_ids(["b", None, "a"], {"a": "A", "b": "B"}).tolist() == [1, -1, 0]
     with pytest.raises(UserError, match="path holds the unknown class 'dgo'; did you mean 'dog'"):

@@ -14,8 +14,8 @@ from vlp_jax.cli.output import add_json, print_json
 from vlp_jax.parallel.hosts import process_id
 
 PATH_HELP = (
-    "tar pattern (x-{0000..0012}.tar), folder, .csv/.tsv/.jsonl, *.array_record, tfds:NAME[:SPLIT] "
-    "or builtin:emoji/noto-train"
+    "tar pattern (x-{0000..0012}.tar), folder (captions:DIR, classes:DIR or pictures:DIR says what "
+    "it is), .csv/.tsv/.jsonl, *.array_record, tfds:NAME[:SPLIT] or builtin:emoji/noto-train"
 )
 
 
@@ -69,6 +69,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser().parse_args(argv)
     if process_id(os.environ):
         return 0
+    _check_numbers(args)
     run = {
         "index": run_index,
         "check": run_check,
@@ -81,6 +82,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.json:
         print_json({"command": f"data {args.command}", **report})
     return code
+
+
+def _check_numbers(args: argparse.Namespace) -> None:
+    from vlp_jax.core.errors import UserError
+
+    for name, least in {"limit": 1, "threads": 1, "workers": 0, "budget": 0}.items():
+        value = getattr(args, name, None)
+        if value is not None and not value >= least:
+            raise UserError(f"--{name}={value} must be at least {least}")
+
+
+def _notes(args: argparse.Namespace, source: Any) -> list[str]:
+    """What a source says of itself, printed for people; for the report."""
+    notes = list(getattr(source, "notes", ()))
+    for note in [] if args.json else notes:
+        print(note)
+    return notes
 
 
 def show(args: argparse.Namespace, title: str, columns: Sequence[str], rows: Sequence) -> None:
@@ -137,11 +155,13 @@ def run_index(args: argparse.Namespace) -> tuple[int, dict[str, Any]]:
 
 def run_check(args: argparse.Namespace) -> tuple[int, dict[str, Any]]:
     """Reads everything; exit code 1 when more is damaged than the budget allows."""
+    from vlp_jax.core.errors import printable
     from vlp_jax.data.check import check
     from vlp_jax.data.damage import DamageLog
     from vlp_jax.data.source import open_source
 
     source = open_source(args.path)
+    notes = _notes(args, source)
     log = DamageLog(len(source), args.budget)
     found = []
     for damage in check(source, args.threads, args.limit):
@@ -150,11 +170,12 @@ def run_check(args: argparse.Namespace) -> tuple[int, dict[str, Any]]:
     passed = log.total <= log.limit
     title = f"{len(source)} samples, {log.total} damaged: {'passed' if passed else 'FAILED'}"
     for damage in [] if args.json else found:
-        print(f"{damage.reason}\t{damage.where}")
+        print(f"{damage.reason}\t{printable(damage.where)}")
     show(args, title, ("reason", "places"), log.counts.most_common())
     return int(not passed), {
         "path": args.path,
         "samples": len(source),
+        "notes": notes,
         "damaged": log.total,
         "allowed": log.limit,
         "passed": passed,
@@ -168,7 +189,9 @@ def run_stats(args: argparse.Namespace) -> tuple[int, dict[str, Any]]:
     from vlp_jax.data.source import open_source
     from vlp_jax.data.stats import stats
 
-    report = stats(open_source(args.path), args.limit)
+    source = open_source(args.path)
+    notes = _notes(args, source)
+    report = stats(source, args.limit)
 
     def text(value: Any) -> str:
         if isinstance(value, Mapping):
@@ -178,7 +201,7 @@ def run_stats(args: argparse.Namespace) -> tuple[int, dict[str, Any]]:
         return str(value)
 
     show(args, args.path, ("what", "value"), [[k, text(v)] for k, v in report.items()])
-    return 0, {"path": args.path, **report}
+    return 0, {"path": args.path, "notes": notes, **report}
 
 
 def run_bench(args: argparse.Namespace) -> tuple[int, dict[str, Any]]:

@@ -19,8 +19,6 @@ from typing import Any
 
 from vlp_jax.cli.output import add_json, first_process, print_json, start_jax
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm")
-
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
@@ -62,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         that does not fit.
     """
     args = parser().parse_args(argv)
-    paths, texts = list_images(args.images), read_texts(args.texts)
+    paths, texts = list_images(args.images, args.skip_damaged), read_texts(args.texts)
     _check(args)
     start = time.perf_counter()
 
@@ -103,24 +101,30 @@ def _check(args: argparse.Namespace) -> None:
         raise UserError(f"--out: {os.path.dirname(args.out)}: no such folder")
 
 
-def list_images(folder: str | None) -> list[str]:
-    """Sorted paths of pictures below a folder, relative to it. Raises UserError when there are
-    none."""
+def list_images(folder: str | None, skip_damaged: bool = False) -> list[str]:
+    """Sorted paths of pictures below a folder, relative to it, by the rule of `data/walk.py`; what
+    it lists as lost is among them where it is to be skipped and counted.
+
+    Raises:
+      UserError: there are none; something is lost.
+    """
     from vlp_jax.core.errors import UserError
+    from vlp_jax.data.walk import told, walk
 
     if folder is None:
         return []
     if not os.path.isdir(folder):
         raise UserError(f"--images: {folder}: no such folder")
-    found = [
-        os.path.relpath(os.path.join(parent, name), folder)
-        for parent, _, names in os.walk(folder)
-        for name in names
-        if name.lower().endswith(SUFFIXES) and not name.startswith(".")
-    ]
-    if not found:
-        raise UserError(f"--images: {folder}: holds no pictures ({', '.join(SUFFIXES)})")
-    return sorted(found)
+    found = walk(folder)
+    left = f"; left out: {told(found.left_out)}" if found.left_out else ""
+    if left and found.pictures:
+        print(f"{folder}: {len(found.pictures)} pictures{left}", file=sys.stderr)
+    if not found.pictures and not found.lost:
+        raise UserError(f"--images: {folder}: holds no pictures{left}")
+    if found.lost and not skip_damaged:
+        name, reason = next(iter(found.lost.items()))
+        raise UserError(f"--images: {name}: {reason} (--skip-damaged leaves it out)")
+    return sorted((*found.pictures, *found.lost))
 
 
 def read_texts(path: str | None) -> list[str]:
@@ -176,17 +180,15 @@ def embed_images(
 
     from vlp_jax.core.errors import UserError
     from vlp_jax.data.damage import DamagedSample
+    from vlp_jax.data.folder import read_bounded
 
     def decode(path: str) -> Any:
         try:
-            with open(os.path.join(args.images, path), "rb") as file:
-                return model.decode(file.read())
+            return model.decode(read_bounded(os.path.join(args.images, path), ""))
         except DamagedSample as error:
             if args.skip_damaged:
                 return None
             raise UserError(f"--images: {path}: {error} (--skip-damaged leaves it out)") from error
-        except OSError as error:
-            raise UserError(f"--images: {path}: cannot be read ({error.strerror})") from error
 
     rows, kept = [], []
     size = max(1, min(args.batch_size, len(paths)))

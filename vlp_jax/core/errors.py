@@ -6,7 +6,10 @@ voice and the command line can tell a user's mistake (exit code 2) from a failur
 """
 
 import difflib
+import re
 from collections.abc import Iterable
+
+_UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
 
 class UserError(Exception):
@@ -33,3 +36,13 @@ def nearest(name: str, valid: Iterable[str], limit: int = 8) -> str:
         return f"; did you mean {close[0]!r}?"
     shown = ", ".join(options[:limit]) + (", ..." if len(options) > limit else "")
     return f"; valid: {shown}" if options else ""
+
+
+def printable(text: str) -> str:
+    """A name on one line of any terminal and file: control characters, line ends and bytes that are
+    no UTF-8 as escapes.
+
+    >>> printable("a\\nb")
+    'a\\\\nb'
+    """
+    return _UNPRINTABLE.sub(lambda found: repr(found[0])[1:-1], text)

@@ -5,7 +5,6 @@ the encoded picture. The file exists because ArrayRecord is grain's native rando
 checks every record.
 """
 
-import glob
 import json
 import os
 import struct
@@ -14,6 +13,7 @@ from typing import Any
 
 from vlp_jax.core.errors import UserError
 from vlp_jax.data.damage import Damage, DamagedSample
+from vlp_jax.data.shard import matching
 from vlp_jax.data.source import Example, digest
 
 MAGIC = b"VLP1"
@@ -65,7 +65,7 @@ class ArrayRecordSource:
 
     def __init__(self, path: str):
         pattern = os.path.join(path, "*.array_record*") if os.path.isdir(path) else path
-        self.paths = sorted(p for p in glob.glob(pattern) if os.path.isfile(p))
+        self.paths = [path] if os.path.isfile(path) else matching(pattern)
         if not self.paths:
             raise UserError(f"no such ArrayRecord file: {path!r}")
         if os.path.exists(os.path.join(os.path.dirname(self.paths[0]), "features.json")):

@@ -1,18 +1,27 @@
 """A folder of pictures: `NAME.png` with `NAME.txt` beside it, or one sub-folder per class.
 
 The file exists because this is how people keep their own pictures, and how most data sets are
-unpacked.
+unpacked. Which files count is the rule of `walk`; what they make is stated by a prefix of the path
+(`captions:DIR`, `classes:DIR`, `pictures:DIR`) or judged here, said in a line, and refused where
+it is not clear.
 """
 
+import bisect
 import json
 import os
+import re
+from collections.abc import Iterable
 from typing import Any
 
-from vlp_jax.core.errors import UserError
+from vlp_jax.core.errors import RunError, UserError, printable
 from vlp_jax.data.damage import Damage, DamagedSample
-from vlp_jax.data.source import IMAGE_SUFFIXES, Example, captions_of, digest
+from vlp_jax.data.source import Example, captions_of, digest
+from vlp_jax.data.walk import Listing, tell, told, walk
 
 MAX_BYTES = 64 * 2**20
+_MOST = 0.5  # share of pictures with a text of their name from which a folder is a captioned one
+_STRAY = 0.05  # share up to which such texts are strays (a README beside a logo); between: unclear
+_SPLITS = re.compile(r"(train(ing)?|val(id|idation)?|dev|test(ing)?)\d*", re.IGNORECASE)
 
 
 def read_bounded(path: str, where: str) -> bytes:
@@ -40,88 +49,139 @@ def parse_meta(data: bytes, where: str) -> dict[str, Any]:
     return meta
 
 
-def _scan(root: str) -> dict[str, str]:
-    """All files below root, sorted: relative name -> absolute path; hidden ones are left out."""
-    found = {}
-    for folder, folders, names in os.walk(root):
-        folders[:] = sorted(f for f in folders if not f.startswith("."))
-        for name in sorted(names):
-            if not name.startswith("."):
-                path = os.path.join(folder, name)
-                found[os.path.relpath(path, root).replace(os.sep, "/")] = path
-    return found
+def _stem(name: str) -> str:
+    return name.rpartition(".")[0]
+
+
+def _branches(names: Iterable[str]) -> list[str]:
+    """The first sub-folders of relative names, sorted."""
+    return sorted({name.partition("/")[0] for name in names if "/" in name})
+
+
+def _judged(listing: Listing) -> str:
+    """What a folder is whose path does not say it. Raises UserError where that is unclear."""
+    names, root = listing.pictures, listing.root
+    captioned = [name for name in names if _stem(name) in listing.texts]
+    inside = sum("/" in name for name in names)
+    kind = "classes" if 2 * inside >= len(names) else "pictures"
+    if len(captioned) >= _MOST * len(names):
+        kind = "captions"
+    elif len(captioned) > _STRAY * len(names):
+        raise UserError(
+            f"{root!r}: {len(captioned)} of {len(names)} pictures have a text of their name, such "
+            f"as {printable(captioned[0])!r}: give captions:{root} for those alone, classes:{root} "
+            f"for the names of sub-folders or pictures:{root} for neither"
+        )
+    folders = _branches(names)
+    parts = [name for name in folders if _SPLITS.fullmatch(name)]
+    if len(parts) > 1 or (kind == "classes" and folders == parts):
+        paths = " or ".join(os.path.join(root, name) for name in parts)
+        raise UserError(
+            f"{root!r} holds the parts of a data set: give {paths} ({kind}:{root} takes it whole)"
+        )
+    return kind
+
+
+def _check_any(listing: Listing) -> None:
+    """Raises where no picture can be read: RunError for damage, UserError where there was none."""
+    if listing.pictures:
+        return
+    if listing.lost:
+        first = listing.damage[0]
+        raise RunError(f"no picture left in {listing.root!r}: {first.where}: {first.reason}")
+    held = told(listing.left_out)
+    raise UserError(
+        f"no pictures in {listing.root!r} (looked for .png, .jpg, .webp and others below it)"
+        + (f"; it holds {held}" if held else "")
+    )
 
 
 class FolderSource:
     """Pictures below `root`, recursively, in the order of their names.
 
-    With any `.txt` or `.json` beside a picture the folder is a captioned one and pictures without
-    either are counted as damage. Without any, the first sub-folder's name is the class:
-    `meta['label']` is its rank among the sorted class names, `meta['class']` the name, and the
-    caption is the name with '_' and '-' as spaces. A flat folder is pictures alone.
+    kind 'captions': a picture's captions are in the `.txt` or `.json` of its name, and pictures
+    without either are damage. 'classes': the first sub-folder's name is the class: `meta['label']`
+    is its rank among the sorted class names, `meta['class']` the name and, where there are several,
+    the caption the name with '_' and '-' as spaces; pictures outside are damage. 'pictures': they
+    alone. '': captions where at least half of the pictures have them, refused where fewer do but
+    not just strays; else classes where half of the pictures are in sub-folders. `notes` say what
+    was taken and what was left out.
+
+    Raises:
+      UserError: no pictures, unclear, or the parts of a data set (train, test) side by side.
+      RunError: damage left no picture.
     """
 
-    def __init__(self, root: str):
+    def __init__(self, root: str, kind: str = ""):
         self.root = root
-        files = _scan(root)
-        images = [
-            name
-            for name in files
-            if name.rsplit(".", 1)[-1].lower() in IMAGE_SUFFIXES and "." in name
-        ]
-        if not images:
-            raise UserError(
-                f"no pictures in {root!r} (looked for .png, .jpg, .jpeg, .webp below it)"
-            )
-        stems = {name: name.rsplit(".", 1)[0] for name in images}
-        self.captioned = any(s + ".txt" in files or s + ".json" in files for s in stems.values())
-        self.damage: list[Damage] = []
-        if self.captioned:
-            self._names = [
-                n for n in images if stems[n] + ".txt" in files or stems[n] + ".json" in files
-            ]
-            left = sorted(set(images) - set(self._names))
-            self.damage += [Damage("no_caption", os.path.join(root, name)) for name in left]
-        else:
-            self._names = self._class_names(images)
-        self.fingerprint = digest(f"{n}\0{os.path.getsize(files[n])}" for n in self._names)
+        listing = walk(root)
+        _check_any(listing)
+        self.kind = kind or _judged(listing)
+        self.damage: list[Damage] = listing.damage
+        self._texts = listing.texts if self.kind == "captions" else {}
+        self._names = self._taken(listing)
+        self._folders = _branches((*listing.pictures, *listing.lost))
+        if self.kind == "classes":
+            self.classes = [printable(name) for name in self._folders]
+            listing.left_out["empty folders"] += len(set(listing.branches) - set(self._folders))
+        self._texts = {stem: self._texts[stem] for stem in map(_stem, self._names) if self._texts}
+        for stem in listing.texts.keys() - self._texts.keys():
+            listing.left_out.update(f".{suffix.lower()}" for suffix in listing.texts[stem])
+        self.notes = (self._note(listing),)
+        tell(self.notes[0])
+        self.fingerprint = digest(f"{n}\0{listing.pictures[n]}" for n in self._names)
 
-    def _class_names(self, images: list[str]) -> list[str]:
-        names = [name for name in images if "/" in name]
-        if not names:
-            return images
-        self.classes = sorted({name.split("/", 1)[0] for name in names})
-        self.damage += [
-            Damage("no_class", os.path.join(self.root, n)) for n in images if "/" not in n
-        ]
-        return names
+    def _taken(self, listing: Listing) -> list[str]:
+        """The pictures of this kind of folder; the others are damage."""
+        names = list(listing.pictures)
+        if self.kind == "pictures":
+            return names
+        captions = self.kind == "captions"
+        fits = {n: _stem(n) in listing.texts if captions else "/" in n for n in names}
+        if not any(fits.values()):
+            lack = "a text of its name" if captions else "a sub-folder"
+            raise UserError(f"{self.kind}:{self.root}: none of {len(names)} pictures has {lack}")
+        reason = "no_caption" if captions else "no_class"
+        self.damage += [Damage(reason, self._place(n)) for n in sorted(names) if not fits[n]]
+        return [name for name in names if fits[name]]
+
+    def _note(self, listing: Listing) -> str:
+        what = {
+            "captions": "with captions in texts of their names",
+            "classes": f"in {len(self._folders)} class folders",
+            "pictures": "without captions",
+        }[self.kind]
+        left = told(listing.left_out)
+        line = f"{printable(self.root)}: {len(self._names)} pictures {what}"
+        return line + (f"; left out: {left}" if left else "")
+
+    def _place(self, name: str) -> str:
+        return printable(os.path.join(self.root, name))
 
     def __len__(self) -> int:
         return len(self._names)
 
     def where(self, i: int) -> str:
-        return os.path.join(self.root, self._names[i])
+        return self._place(self._names[i])
 
     def metadata(self, i: int) -> Example:
         """Key, captions and meta of sample i, without its picture."""
         name, where = self._names[i], self.where(i)
-        stem = name.rsplit(".", 1)[0]
-        if not self.captioned:
-            folder, inside, _ = name.partition("/")
-            if not inside:
-                return {"key": stem, "text": [], "meta": {}}
-            meta = {"class": folder, "label": self.classes.index(folder)}
-            return {"key": stem, "text": [folder.replace("_", " ").replace("-", " ")], "meta": meta}
+        stem = _stem(name)
+        example: Example = {"key": printable(stem), "text": [], "meta": {}}
+        if self.kind == "classes":
+            rank = bisect.bisect_left(self._folders, name.partition("/")[0])
+            title = self.classes[rank]
+            spoken = [title.replace("_", " ").replace("-", " ")] if len(self.classes) > 1 else []
+            return {**example, "text": spoken, "meta": {"class": title, "label": rank}}
         base = os.path.join(self.root, stem)
-        meta = (
-            parse_meta(read_bounded(base + ".json", where), where)
-            if os.path.exists(base + ".json")
-            else {}
-        )
+        beside = {suffix.lower(): f"{base}.{suffix}" for suffix in self._texts.get(stem, ())}
+        meta = parse_meta(read_bounded(beside["json"], where), where) if "json" in beside else {}
         text = None
-        if os.path.exists(base + ".txt"):
-            text = read_bounded(base + ".txt", where).decode("utf-8", "replace")
-        return {"key": stem, "text": captions_of(text, meta), "meta": meta}
+        if "txt" in beside:
+            text = read_bounded(beside["txt"], where).decode("utf-8", "replace")
+        return {**example, "text": captions_of(text, meta), "meta": meta}
 
     def __getitem__(self, i: int) -> Example:
-        return {**self.metadata(i), "image": read_bounded(self.where(i), self.where(i))}
+        path = os.path.join(self.root, self._names[i])
+        return {**self.metadata(i), "image": read_bounded(path, self.where(i))}

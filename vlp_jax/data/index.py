@@ -13,22 +13,24 @@ import re
 import tempfile
 import zipfile
 import zlib
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from vlp_jax.data.damage import Damage
 from vlp_jax.data.shard import ShardFile, is_remote
-from vlp_jax.data.source import IMAGE_SUFFIXES
 from vlp_jax.data.tar_walk import Member, Walk
+from vlp_jax.data.walk import IMAGE_SUFFIXES, kind_of, suffix_of, tell, unwanted
 
-VERSION = 1
+VERSION = 2  # 1: names with several dots were no samples
+_READABLE = (1, VERSION)  # of the same form; an older one is only asked what a damaged tar has lost
 ROLES = ("image", "txt", "json", "cls")
 MAX_MEMBER = (
     64 * 2**20
 )  # larger members are damage ('too_large'), so that a hostile tar cannot fill memory
 _ROLE = {**dict.fromkeys(IMAGE_SUFFIXES, 0), "txt": 1, "json": 2, "cls": 3}
-_NAME = re.compile(r"((?:.*/)?[^/.]+)\.([^/]*)", re.DOTALL)  # key and suffix as in WebDataset
+_META = re.compile(r"__.*__", re.DOTALL)  # WebDataset's own members
 _TOKEN = re.compile(r"\w+|[^\w\s]")
 _ARRAYS = {"offset": np.int64, "length": np.uint32, "crc": np.uint32}
 
@@ -39,7 +41,8 @@ class ShardIndex:
     absent.
 
     keys: list[str]; offset: int64[N, 4]; length, crc: uint32[N, 4]; tokens: int32[N], words and
-    punctuation of the caption; damage: what the pass met; size, probe: the file it was made from.
+    punctuation of the caption; damage: what the pass met; size, probe: the file it was made from;
+    left_out: counts of members that no sample reads, by a word.
     """
 
     keys: list[str]
@@ -50,6 +53,8 @@ class ShardIndex:
     damage: list[Damage]
     size: int
     probe: int
+    left_out: dict[str, int] = field(default_factory=dict)
+    version: int = VERSION
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -82,30 +87,51 @@ def probe(file: ShardFile) -> int:
     return crc
 
 
+def _left_out(name: str) -> str:
+    """Why a member is no part of a sample, as a word to count by, or ''."""
+    parts = [part for part in name.split("/") if part not in ("", ".")] or [""]
+    for part in parts:
+        reason = unwanted(part) or ("metadata" if _META.fullmatch(part) else "")
+        if reason:
+            return reason
+    return "" if suffix_of(parts[-1]) in _ROLE else kind_of(parts[-1])
+
+
+def _prefixes(key: str) -> list[str]:
+    """The keys that a dotted one may be a further field of: 'x/a.b.c' -> ['x/a', 'x/a.b']."""
+    head, slash, base = key.rpartition("/")
+    parts = base.split(".")
+    return [head + slash + ".".join(parts[:count]) for count in range(1, len(parts))]
+
+
 class _Builder:
+    """Gathers members by their names up to the last dot, then says which of those are samples."""
+
     def __init__(self, file: ShardFile):
         self.file, self.rows, self.damage = file, {}, []
+        self.left_out: Counter = Counter()
         self._duplicate = None
 
-    def _content(self, member: Member, keep: bool) -> tuple[int, str]:
-        crc, text, offset = 0, b"", member.offset
+    def _read(self, member: Member, role: int) -> tuple[int, int, int, int]:
+        """Offset, length and CRC-32 of a member and the tokens of a caption."""
+        crc, text, offset, keep = 0, b"", member.offset, role == 1
         while offset < member.offset + member.length:
             piece = self.file.read(offset, min(2**23, member.offset + member.length - offset))
             if not piece:
                 break
             crc, offset = zlib.crc32(piece, crc), offset + len(piece)
             text = text + piece if keep and len(text) < 2**20 else text
-        return crc, text.decode("utf-8", "replace")
+        return member.offset, member.length, crc, count_tokens(text.decode("utf-8", "replace"))
 
     def add(self, member: Member) -> None:
-        found = _NAME.fullmatch(member.name)
-        if not found or found[1].rsplit("/", 1)[-1].startswith("__"):
+        reason = _left_out(member.name)
+        if reason:
+            self.left_out[reason] += 1
             return
-        key, suffix = found[1], found[2].lower()
-        if suffix not in _ROLE:
-            return
+        key, _, suffix = member.name.rpartition(".")
+        suffix = suffix.lower()
         role, where = _ROLE[suffix], f"{self.file.path}: {key!r}"
-        row = self.rows.setdefault(key, {"names": set(), "tokens": 0})
+        row = self.rows.setdefault(key, {"names": set()})
         if suffix in row["names"]:
             if self._duplicate != key:
                 self.damage.append(Damage("duplicate_key", where))
@@ -117,13 +143,28 @@ class _Builder:
         row["names"].add(suffix)
         if member.length > MAX_MEMBER:
             self.damage.append(Damage("too_large", f"{where}.{suffix}"))
-        elif role not in row:
-            crc, text = self._content(member, role == 1)
-            row[role] = (member.offset, member.length, crc)
-            row["tokens"] = count_tokens(text) if role == 1 else row["tokens"]
+        elif role in row:
+            self.left_out[f"further .{suffix}"] += 1
+        else:  # a dotted name may yet turn out to be no sample and need no reading
+            row[role] = member if _prefixes(key) else self._read(member, role)
+
+    def _samples(self) -> dict[str, dict]:
+        """Rows by key without those that are further fields of other samples."""
+        kept = {}
+        for key, row in self.rows.items():
+            whole = 0 in row and any(role in row for role in (1, 2, 3))
+            if not whole and any(0 in self.rows.get(prefix, ()) for prefix in _prefixes(key)):
+                self.left_out.update(f"further .{suffix}" for suffix in row["names"])
+                continue
+            kept[key] = {
+                role: self._read(entry, role) if isinstance(entry, Member) else entry
+                for role, entry in row.items()
+                if role != "names"
+            }
+        return kept
 
     def finish(self) -> ShardIndex:
-        rows = self.rows
+        rows = self._samples()
         for need, reason in (((0,), "no_image"), ((1, 2, 3), "no_caption")):
             lacking = {key for key, row in rows.items() if not any(role in row for role in need)}
             if len(lacking) < len(rows):
@@ -131,20 +172,20 @@ class _Builder:
                     Damage(reason, f"{self.file.path}: {k!r}") for k in rows if k in lacking
                 ]
                 rows = {key: row for key, row in rows.items() if key not in lacking}
-        table = [[row.get(role, (0, 0, 0)) for role in range(len(ROLES))] for row in rows.values()]
-        table = np.asarray(table, np.int64).reshape(-1, len(ROLES), 3)
+        table = [[row.get(role, (0,) * 4) for role in range(len(ROLES))] for row in rows.values()]
+        table = np.asarray(table, np.int64).reshape(-1, len(ROLES), 4)
         columns = {
             n: np.ascontiguousarray(table[..., i].astype(t))
             for i, (n, t) in enumerate(_ARRAYS.items())
         }
-        tokens = np.asarray([row["tokens"] for row in rows.values()], np.int32)
         return ShardIndex(
             list(rows),
             **columns,
-            tokens=tokens,
+            tokens=table[:, 1, 3].astype(np.int32),
             damage=self.damage,
             size=self.file.size,
             probe=probe(self.file),
+            left_out=dict(self.left_out),
         )
 
 
@@ -164,6 +205,7 @@ def save(index: ShardIndex, path: str, shard: str) -> None:
     prefix = len(shard)
     meta = {
         "version": VERSION,
+        "left_out": index.left_out,
         "size": index.size,
         "probe": index.probe,
         "digest": index.digest,
@@ -197,7 +239,7 @@ def save(index: ShardIndex, path: str, shard: str) -> None:
 
 
 def load(path: str, shard: str) -> ShardIndex | None:
-    """Reads an index; None when it is missing, of another version or not readable as one."""
+    """Reads an index, of an older `version` too; None when it is missing or not readable as one."""
     try:
         with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
             meta = json.loads(arrays["meta"].tobytes())
@@ -207,11 +249,12 @@ def load(path: str, shard: str) -> ShardIndex | None:
         keys = keys.split("\0") if keys else []
         damage = [Damage(reason, shard + where) for reason, where in meta["damage"]]
         shape = (len(keys), len(ROLES))
-        if meta["version"] != VERSION or any(c.shape != shape for c in columns.values()):
+        if meta["version"] not in _READABLE or any(c.shape != shape for c in columns.values()):
             return None
         index = ShardIndex(
             keys, **columns, tokens=tokens, damage=damage, size=meta["size"], probe=meta["probe"]
         )
+        index.version, index.left_out = meta["version"], meta.get("left_out", {})
         return index if index.digest == meta["digest"] else None
     except (
         OSError,
@@ -260,8 +303,11 @@ def open_index(shard: str, rebuild: bool = False) -> tuple[ShardIndex, str | Non
         stored = [(index, place) for index, place in stored if index is not None]
         checksum = probe(file)
         for index, place in stored:
-            if not rebuild and (index.size, index.probe) == (file.size, checksum):
+            same = (index.size, index.probe, index.version) == (file.size, checksum, VERSION)
+            if same and not rebuild:
                 return index, place
+        if stored and all(index.version < VERSION for index, _ in stored):
+            tell("indices of tars made by an older version are built again: names with dots count")
         index = build(file)
     finally:
         file.close()

@@ -67,15 +67,37 @@ def is_remote(path: str) -> bool:
     return bool(found)
 
 
+def matching(pattern: str, suffix: str = "") -> list[str]:
+    """Files that a glob names, sorted; leading folders that exist as they are written are taken so,
+    whatever brackets they hold."""
+    head, rest = _literal(pattern)
+    found = glob.glob(glob.escape(head) + rest)
+    return sorted(m for m in found if m.lower().endswith(suffix) and os.path.isfile(m))
+
+
+def _literal(pattern: str) -> tuple[str, str]:
+    """The leading folders of a pattern that exist as they are written, and the rest."""
+    head, rest = "", pattern
+    while "/" in rest:
+        part, _, after = rest.partition("/")
+        if not os.path.isdir(f"{head}{part}/"):
+            break
+        head, rest = f"{head}{part}/", after
+    return head, rest
+
+
 def expand_shards(pattern: str) -> list[str]:
-    """Shard paths of a tar pattern (braces, then globs, sorted). Raises UserError when none
-    exists."""
+    """Shard paths of a tar pattern (braces, then globs, sorted); what exists as it is written is no
+    pattern. Raises UserError when none exists."""
+    if os.path.isfile(pattern):
+        return [pattern]
+    head, rest = _literal(pattern)
     shards = []
-    for name in expand_braces(pattern):
+    for name in (head + name for name in expand_braces(rest)):
         if is_remote(name) or os.path.isfile(name):
             shards.append(name)
         else:
-            matches = sorted(m for m in glob.glob(name) if m.endswith(".tar"))
+            matches = matching(name, ".tar")
             if not matches:
                 raise UserError(
                     f"no such shard: {name!r}" + (f" (from {pattern!r})" if name != pattern else "")

@@ -9,16 +9,16 @@ import os
 from collections.abc import Iterable, Sequence
 from typing import Any, Protocol, runtime_checkable
 
-from vlp_jax.core.errors import UserError, nearest
+from vlp_jax.core.errors import UserError, nearest, printable
 from vlp_jax.data.damage import Damage, DamagedSample
+from vlp_jax.data.walk import IMAGE_SUFFIXES, suffix_of, tell, unwanted
 
 Example = dict[
     str, Any
 ]  # 'key': str, 'image': bytes (may be absent), 'text': list[str], 'meta': dict
-IMAGE_SUFFIXES = frozenset(
-    {"jpg", "jpeg", "jfif", "png", "webp", "gif", "bmp", "tif", "tiff", "ppm"}
-)
 _KEY_SAMPLES = 1000  # looked at before a JSON key is called unknown
+FOLDER_KINDS = ("captions", "classes", "pictures")  # prefixes of a folder's path
+_INT32 = range(-(2**31), 2**31)
 TABLE_SUFFIXES = (".csv", ".tsv", ".jsonl")
 
 
@@ -27,7 +27,8 @@ class Source(Protocol):
     """Random access to examples; picklable, opens files lazily in every process.
 
     `fingerprint` digests the listing (keys, offsets, lengths), `damage` lists what the listing
-    already knows to be lost. `source[i]` raises DamagedSample; `metadata(i)` reads no picture.
+    already knows to be lost; some have `notes`, lines on what was taken and what left out.
+    `source[i]` raises DamagedSample; `metadata(i)` reads no picture.
     """
 
     fingerprint: str
@@ -62,12 +63,13 @@ def captions_of(text: str | None, meta: dict[str, Any]) -> list[str]:
 
 def label_of(example: Example, key: str, classes: Sequence[str | int] = ()) -> int:
     """The class number of a sample: the place of `meta[key]` among `classes`, or, without them, the
-    integer itself. Raises DamagedSample: `no_label`, or `unknown_class` where it is not listed.
+    integer itself. Raises DamagedSample: `no_label`, or `unknown_class` where it is not listed or
+    no int32.
     """
     value = example["meta"].get(key)
     if isinstance(value, bool) or not isinstance(value, str | int if classes else int):
         raise DamagedSample("no_label")
-    if classes and value not in classes:
+    if value not in (classes or _INT32):
         raise DamagedSample("unknown_class")
     return classes.index(value) if classes else int(value)
 
@@ -132,12 +134,15 @@ def _builtin(name: str) -> str:
 
 
 def _open_folder(path: str, options: dict) -> Source:
-    names = os.listdir(path)
-    if any(name.endswith(".tar") for name in names):
-        from vlp_jax.data.tar import TarSource
-
-        return TarSource(os.path.join(path, "*.tar"), **options)
-    if any(name.endswith(".array_record") or ".array_record-" in name for name in names):
+    try:
+        names = [name for name in os.listdir(path) if not unwanted(name)]
+    except OSError as error:
+        raise UserError(f"cannot read folder {path!r}: {error.strerror}") from error
+    files = [name for name in names if os.path.isfile(os.path.join(path, name))]
+    tars = [name for name in files if suffix_of(name) == "tar"]
+    if tars:
+        return _open_tars(path, tars, files, options)
+    if any(name.endswith(".array_record") or ".array_record-" in name for name in files):
         from vlp_jax.data.array_record import ArrayRecordSource
 
         return ArrayRecordSource(path, **options)
@@ -146,13 +151,35 @@ def _open_folder(path: str, options: dict) -> Source:
     return FolderSource(path, **options)
 
 
+def _open_tars(path: str, tars: list[str], files: list[str], options: dict) -> Source:
+    from vlp_jax.data.tar import TarSource
+
+    lower = all(name.endswith(".tar") for name in tars)
+    source = TarSource(os.path.join(path, "*.tar" if lower else "*.[tT][aA][rR]"), **options)
+    beside = sum(suffix_of(name) in IMAGE_SUFFIXES for name in files)
+    if beside:
+        line = f"{printable(path)}: read as tars; left out: {beside} pictures beside them"
+        tell(line)
+        source.notes = (*source.notes, line)
+    return source
+
+
+def _open_kind(kind: str, folder: str, options: dict) -> Source:
+    from vlp_jax.data.folder import FolderSource
+
+    if not os.path.isdir(folder):
+        raise UserError(f"{kind}:{folder}: no such folder")
+    return FolderSource(folder, kind=kind, **options)
+
+
 def open_source(path: str, **options: Any) -> Source:
     """Opens what `path` names, by its form.
 
     Tar file, glob of tars, folder of tars, bounded brace range `x-{0000..0012}.tar`, remote tar
-    URL; folder of pictures; `.csv`, `.tsv`, `.jsonl`; `*.array_record`; `tfds:NAME[:SPLIT]`;
-    `builtin:emoji/NAME`. Raises UserError, naming the path, where it is missing, empty or of no
-    known form.
+    URL; folder of pictures, its kind stated (`captions:DIR`, `classes:DIR`, `pictures:DIR`) or
+    judged; `.csv`, `.tsv`, `.jsonl`; `*.array_record`; `tfds:NAME[:SPLIT]`; `builtin:emoji/NAME`.
+    What exists as it is written is no pattern. Raises UserError, naming the path, where it is
+    missing, empty or of no known form.
     """
     if not isinstance(path, str) or not path.strip():
         raise UserError(
@@ -170,6 +197,9 @@ def open_source(path: str, **options: Any) -> Source:
     if path.startswith("builtin:"):
         path = _builtin(path.removeprefix("builtin:"))
     path = os.path.expanduser(path)
+    kind, _, folder = path.partition(":")
+    if kind in FOLDER_KINDS and not os.path.exists(path):
+        return _open_kind(kind, os.path.expanduser(folder), options)
     if os.path.isdir(path):
         return _open_folder(path, options)
     if path.endswith(TABLE_SUFFIXES):

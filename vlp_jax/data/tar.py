@@ -1,30 +1,43 @@
 """WebDataset tars as a random-access source.
 
-Format: files named KEY.SUFFIX, as img2dataset, DataComp and CC12M-wds write them. The file exists
-so that the field's native format can be shuffled globally and resumed exactly, without unpacking or
-streaming it.
+Format: files named KEY.SUFFIX, as img2dataset, DataComp and CC12M-wds write them. As in WebDataset
+a key ends at the first dot of the file's name, and `000.seg.png` is a further field of the sample
+with the picture `000.jpg`, which nothing here reads. But people's names have dots: `my.cat.jpg` is
+a sample of its own, with the key `my.cat`, where it has a text, JSON or class of its own or no
+shorter key has a picture. The file exists so that the field's native format can be shuffled
+globally and resumed exactly, without unpacking or streaming it.
 """
 
 import bisect
 import itertools
 import os
+import re
 import zlib
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 
-from vlp_jax.core.errors import RunError, UserError
+from vlp_jax.core.errors import RunError, UserError, printable
 from vlp_jax.data.damage import DamagedSample
 from vlp_jax.data.folder import parse_meta
 from vlp_jax.data.index import ROLES, ShardIndex, load, open_index
 from vlp_jax.data.shard import ShardFile, expand_shards
 from vlp_jax.data.source import Example, captions_of, digest
+from vlp_jax.data.walk import tell, told
 
 MAX_OPEN = 512  # with more shards than this, files are opened for each read
 _GAP = 16 * 1024  # members closer than this are read by one pread
+_NUMBER = re.compile(r"[+-]?[0-9]{1,18}")  # int64
 
 
-def _parse_cls(data: bytes) -> int | str:
-    text = data.decode("utf-8", "replace").strip()
-    return int(text) if text.lstrip("-").isdecimal() else text
+def _parse_cls(data: bytes, where: str) -> int | str:
+    """A class number or name. Raises DamagedSample where it is neither."""
+    try:
+        text = data.decode("utf-8-sig").strip("\0 \t\r\n")
+    except UnicodeDecodeError as error:
+        raise DamagedSample("bad_class", where) from error
+    if not text:
+        raise DamagedSample("bad_class", where)
+    return int(text) if _NUMBER.fullmatch(text) else text
 
 
 class _Shard:
@@ -91,7 +104,12 @@ class TarSource:
         self._ends = list(itertools.accumulate(shard.count for shard in self._shards))
         self.damage = [damage for index, _ in indices for damage in index.damage]
         self.fingerprint = digest(index.digest for index, _ in indices)
+        left = told(sum((Counter(index.left_out) for index, _ in indices), Counter()))
+        line = f"{printable(pattern)}: {len(self)} samples; left out: {left}"
+        self.notes: tuple[str, ...] = (line,) if left else ()
         self._check()
+        for note in self.notes:
+            tell(note)
 
     def _open(self, path: str, rebuild: bool) -> tuple[ShardIndex, str | None]:
         try:
@@ -131,18 +149,18 @@ class TarSource:
 
     def where(self, i: int) -> str:
         shard, row = self._locate(i)
-        return f"{shard.path}: {shard.index.keys[row]!r}"
+        return f"{printable(shard.path)}: {shard.index.keys[row]!r}"
 
     def _example(self, i: int, roles: tuple[int, ...]) -> Example:
-        shard, row = self._locate(i)
-        where = f"{shard.path}: {shard.index.keys[row]!r}"
+        (shard, row), where = self._locate(i), self.where(i)
         found = shard.read(row, roles, where)
         meta = parse_meta(found["json"], where) if "json" in found else {}
         if "cls" in found:
-            meta.setdefault("cls", _parse_cls(found["cls"]))
-        meta.setdefault("shard", os.path.basename(shard.path))
+            meta.setdefault("cls", _parse_cls(found["cls"], where))
+        meta.setdefault("shard", printable(os.path.basename(shard.path)))
         text = found["txt"].decode("utf-8", "replace") if "txt" in found else None
-        example = {"key": shard.index.keys[row], "text": captions_of(text, meta), "meta": meta}
+        key = printable(shard.index.keys[row])
+        example = {"key": key, "text": captions_of(text, meta), "meta": meta}
         return {**example, "image": found["image"]} if "image" in found else example
 
     def metadata(self, i: int) -> Example:

@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from vlp_jax.core.errors import UserError, nearest
+from vlp_jax.data.caption import candidates
 from vlp_jax.data.source import Source
 from vlp_jax.evals.base import EvalContext, EvalFn, Result, embed_texts, require_fns, unit
 from vlp_jax.evals.ranking import Ranked, rank
@@ -115,7 +116,7 @@ class Retrieval:
 
 
 def read_captions(source: Source, key: str = "", first: int = 0) -> list[list[str]]:
-    """Captions of each picture, none for a damaged or an uncaptioned one.
+    """Captions of each picture, none for a damaged or an uncaptioned one (a key may hold null).
 
     Raises UserError naming the first sample that lacks `key`, or where no sample has a caption.
     """
@@ -124,9 +125,8 @@ def read_captions(source: Source, key: str = "", first: int = 0) -> list[list[st
         if sample is None:  # damaged, and so is its picture
             captions.append([])
             continue
-        found = sample["meta"].get(key, []) if key else sample.get("text", [])
-        found = [found] if isinstance(found, str) else list(found)
-        if key and not found:
+        found = candidates(sample, key) if key else sample.get("text", [])
+        if key and key not in sample["meta"]:
             hint = nearest(key, sample["meta"])
             raise UserError(
                 f"sample {sample['key']!r} has no caption under the JSON key {key!r}" + hint

@@ -98,7 +98,8 @@ def read_values(source: Source, key: str) -> list[Any]:
             hint = nearest(key, sample["meta"])
             raise UserError(f"sample {sample['key']!r} has no JSON key {key!r}" + hint)
         value = None if sample is None else sample["meta"][key]
-        if isinstance(value, dict):
+        members = value if isinstance(value, list) else [value]
+        if sample is not None and any(isinstance(v, dict | list | None) for v in members):
             raise UserError(f"sample {sample['key']!r}: {key!r} is no label but {value}")
         values.append(value)
     return values
@@ -133,14 +134,11 @@ def class_names(values: Sequence[Any], file: str = "") -> dict[Any, str]:
         return {v: str(v) for v in sorted(members, key=lambda v: (isinstance(v, str), v))}
     if not os.path.isfile(file):
         raise UserError(f"no file of class names at {file}")
-    with open(file, encoding="utf-8") as f:
-        text = f.read()
-    named = json.loads(text) if file.endswith(".json") else text.splitlines()
+    named = _read_names(file)
     if isinstance(named, dict):
         as_text = {str(v): v for v in members}
         named = {as_text.get(k, k): name for k, name in named.items()}
     else:
-        named = [name for name in named if name.strip()]
         by_position = all(isinstance(v, int) for v in members)
         named = dict(enumerate(named)) if by_position else {name: name for name in named}
     for value in members:
@@ -148,6 +146,24 @@ def class_names(values: Sequence[Any], file: str = "") -> dict[Any, str]:
             raise UserError(
                 f"{file} names no class {value!r}" + nearest(str(value), map(str, named))
             )
+    return named
+
+
+def _read_names(file: str) -> dict[str, str] | list[str]:
+    """What a file of class names holds. Raises UserError where it is no text, no JSON of such a
+    form, or a name is blank: the names after it would stand for other classes."""
+    try:
+        with open(file, encoding="utf-8-sig") as f:
+            text = f.read().rstrip()
+        named = json.loads(text) if file.endswith(".json") else text.split("\n")
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{file}: no class names: {error}") from error
+    names = list(named.values()) if isinstance(named, dict) else named
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise UserError(f"{file}: must hold {{value: name}} or [name, ...]")
+    blank = next((i for i, name in enumerate(names) if not name.strip()), None)
+    if blank is not None:
+        raise UserError(f"{file}: name {blank + 1} of {len(names)} is blank")
     return named
 
 

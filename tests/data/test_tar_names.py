@@ -1,0 +1,125 @@
+"""Which members of a tar make a sample: dotted names, WebDataset's further fields, odd members."""
+
+import logging
+
+import pytest
+from generated import headers, keys_and_texts, read, sample
+
+from vlp_jax.core.errors import RunError
+from vlp_jax.data import index as index_module
+from vlp_jax.data.damage import DamagedSample
+from vlp_jax.data.source import label_of
+from vlp_jax.data.tar import TarSource
+from vlp_jax.data.walk import tell
+
+P = sample(0)[0][1]
+
+
+def test_names_with_dots_are_samples(tmp_path):
+    """Two of one WebDataset key, a number, a dotted folder, a suffix in capitals, an empty part."""
+    names = ("my.cat.v2", "my.dog.v2", "x/img_0.5", "v1.0/y", "a..b.", "Mr. T")
+    members = [m for n in names for m in ((f"{n}.jpg", P), (f"{n}.TXT", n.encode()))]
+    source = read(tmp_path / "d.tar", members)
+    assert keys_and_texts(source) == [(n, n) for n in names]
+    assert not source.damage and not source.notes and source[0]["image"] == P
+
+
+def test_further_fields_of_a_sample_stay_out_and_are_told(tmp_path):
+    """WebDataset's convention: a key ends at the first dot."""
+    members = [("000.seg.png", b"s"), ("000.jpg", P), ("000.txt", b"zero"), ("000.en.txt", b"nil"),
+               ("my.cat.jpg", P), ("my.cat.txt", b"cat"), ("my.cat.seg.png", b"s"),
+               ("001.jpg", P), ("001.png", b"s"), ("001.txt", b"one"),
+               ("001.pth", b"p")]  # fmt: skip
+    source = read(tmp_path / "d.tar", members)
+    assert keys_and_texts(source) == [("000", "zero"), ("my.cat", "cat"), ("001", "one")]
+    assert [source[i]["image"] for i in range(3)] == [P] * 3 and not source.damage
+    assert source.notes == (
+        f"{tmp_path}/d.tar: 3 samples; left out: further .png 3, .pth 1, further .txt 1",
+    )
+    assert TarSource(str(tmp_path / "d.tar")).notes == source.notes  # of the stored index
+
+
+@pytest.mark.parametrize("text", ["txt", "json", "cls"])
+def test_a_dotted_name_beside_its_beginning_needs_a_text_of_its_own(tmp_path, text):
+    members = [("a.jpg", P), ("a.txt", b"whole"), ("a.2.jpg", P), (f"a.2.{text}", b"{}"),
+               ("a.3.jpg", P)]  # fmt: skip
+    source = read(tmp_path / "d.tar", members)
+    assert [source[i]["key"] for i in range(len(source))] == ["a", "a.2"]
+    assert dict(source.shards[0][1].left_out) == {"further .jpg": 1}
+    alone = read(tmp_path / "e.tar", [("a.2.jpg", P), ("a.txt", b"x"), ("a.2.txt", b"two")])
+    assert keys_and_texts(alone) == [("a.2", "two")]
+    assert [(d.reason, d.where[-4:]) for d in alone.damage] == [("no_image", " 'a'")]
+
+
+def test_dotted_names_are_checked_like_others(tmp_path):
+    pairs = (("jpg", P), ("txt", b"number two"))
+    members = [(f"a.{i}.{s}", d) for i in range(30) for s, d in pairs]
+    source = read(tmp_path / "d.tar", [*members, ("a.4.txt", b"again")])
+    assert [(d.reason, d.where[-5:]) for d in source.damage] == [("duplicate_key", "'a.4'")]
+    assert source.shards[0][1].tokens.tolist() == [2] * 30
+    data = bytearray((tmp_path / "d.tar").read_bytes())
+    data[headers(bytes(data))["a.3.jpg"][0] + 512 + 60] ^= 1
+    (tmp_path / "d.tar").write_bytes(bytes(data))
+    with pytest.raises(DamagedSample, match=r"'a\.3': checksum"):
+        TarSource(str(tmp_path / "d.tar"))[3]
+
+
+def test_what_systems_leave_behind_is_left_out_of_tars_too(tmp_path):
+    members = [("./a.jpg", P), ("./a.txt", b"one"), ("__MACOSX/a.jpg", P), ("x/@eaDir/a.jpg", P),
+               ("._a.jpg", P), (".x/a.jpg", P), ("__meta__/a.jpg", P), ("README", b"r"),
+               ("__own.jpg", P), ("__own.txt", b"two")]  # fmt: skip
+    source = read(tmp_path / "d.tar", members)
+    assert keys_and_texts(source) == [("./a", "one"), ("__own", "two")] and not source.damage
+    assert source.shards[0][1].left_out == {
+        "__MACOSX": 1,
+        "@eaDir": 1,
+        "hidden": 2,
+        "metadata": 1,
+        "other files": 1,
+    }
+
+
+def test_indices_of_the_older_rule_are_built_again(tmp_path, monkeypatch, caplog):
+    members = [("a.jpg", P), ("a.txt", b"one"), ("b.c.jpg", P), ("b.c.txt", b"two")]
+    path = tmp_path / "d.tar"
+    assert len(read(path, members)) == 2
+    good = (tmp_path / "d.index").read_bytes()
+    older = index_module.load(str(tmp_path / "d.index"), str(path))
+    monkeypatch.setattr(index_module, "VERSION", 1)
+    for name in ("offset", "length", "crc", "tokens"):
+        setattr(older, name, getattr(older, name)[:1])
+    older.keys = ["a"]
+    index_module.save(older, str(tmp_path / "d.index"), str(path))
+    monkeypatch.undo()
+    tell.cache_clear()
+    with caplog.at_level(logging.INFO, "vlp_jax"):
+        assert keys_and_texts(TarSource(str(path))) == [("a", "one"), ("b.c", "two")]
+        TarSource(str(path))
+    assert caplog.messages == [
+        "indices of tars made by an older version are built again: names with dots count"
+    ]
+    assert (tmp_path / "d.index").read_bytes() == good
+    index_module.save(older, str(tmp_path / "d.index"), str(path))
+    path.write_bytes(path.read_bytes()[:400])  # the older one still tells what a damaged tar lost
+    with pytest.raises(RunError, match="no sample left"):
+        TarSource(str(path))
+    lost = index_module.load(str(tmp_path / "d.index"), str(path)).damage
+    assert [d.where.rsplit(": ")[-1] for d in lost if d.reason == "missing"] == ["'a'"]
+
+
+def test_odd_class_files_are_words_or_damage(tmp_path):
+    found = {b"7": 7, b" -3\n": -3, b"+4": 4, b"\xef\xbb\xbf5\r\n": 5, b"6\0": 6, b"--3": "--3",
+             b"\xc2\xb2": "\u00b2", b"9" * 19: "9" * 19, b"9" * 18: int("9" * 18),
+             b"9" * 5000: "9" * 5000, b"a cat": "a cat", "\u0663".encode(): "\u0663"}  # fmt: skip
+    bad = (b"", b" \n", b"\xff\xfe")
+    members = [(f"{i}.{s}", d) for i, c in enumerate((*found, *bad)) for s, d in
+               (("jpg", P), ("cls", c))]  # fmt: skip
+    source = read(tmp_path / "d.tar", members)
+    assert [source.metadata(i)["meta"]["cls"] for i in range(len(found))] == list(found.values())
+    for i in range(len(found), len(source)):
+        with pytest.raises(DamagedSample, match="bad_class"):
+            source.metadata(i)
+    assert label_of({"meta": {"cls": 2**31 - 1}}, "cls") == 2**31 - 1
+    for value in (2**31, -(2**31) - 1):
+        with pytest.raises(DamagedSample, match="unknown_class"):
+            label_of({"meta": {"cls": value}}, "cls")
