@@ -4,13 +4,12 @@ The file exists because this is how people keep their own pictures, and how most
 unpacked.
 """
 
-import json
 import os
-from typing import Any
 
 from vlp_jax.core.errors import UserError
 from vlp_jax.data.damage import Damage, DamagedSample
-from vlp_jax.data.source import IMAGE_SUFFIXES, Example, captions_of, digest
+from vlp_jax.data.encoding import decode_json, decode_text
+from vlp_jax.data.source import IMAGE_SUFFIXES, Example, captions_of, digest, stamp_of
 
 MAX_BYTES = 64 * 2**20
 
@@ -27,17 +26,6 @@ def read_bounded(path: str, where: str) -> bytes:
             return file.read()
     except OSError as error:
         raise DamagedSample("unreadable_file", where) from error
-
-
-def parse_meta(data: bytes, where: str) -> dict[str, Any]:
-    """The sample's JSON object; raises DamagedSample where it is not one."""
-    try:
-        meta = json.loads(data)
-    except (ValueError, RecursionError) as error:
-        raise DamagedSample("bad_json", where) from error
-    if not isinstance(meta, dict):
-        raise DamagedSample("bad_json", where)
-    return meta
 
 
 def _scan(root: str) -> dict[str, str]:
@@ -99,6 +87,14 @@ class FolderSource:
     def __len__(self) -> int:
         return len(self._names)
 
+    @property
+    def stamp(self) -> str:
+        """Changes with any caption or metadata file, which the fingerprint does not cover: digest
+        of their sizes and times of change. '' without captions."""
+        stems = (name.rsplit(".", 1)[0] for name in self._names if self.captioned)
+        files = [os.path.join(self.root, s + suffix) for s in stems for suffix in (".txt", ".json")]
+        return digest(map(stamp_of, files)) if files else ""
+
     def where(self, i: int) -> str:
         return os.path.join(self.root, self._names[i])
 
@@ -114,13 +110,13 @@ class FolderSource:
             return {"key": stem, "text": [folder.replace("_", " ").replace("-", " ")], "meta": meta}
         base = os.path.join(self.root, stem)
         meta = (
-            parse_meta(read_bounded(base + ".json", where), where)
+            decode_json(read_bounded(base + ".json", where), where)
             if os.path.exists(base + ".json")
             else {}
         )
         text = None
         if os.path.exists(base + ".txt"):
-            text = read_bounded(base + ".txt", where).decode("utf-8", "replace")
+            text = decode_text(read_bounded(base + ".txt", where), where)
         return {"key": stem, "text": captions_of(text, meta), "meta": meta}
 
     def __getitem__(self, i: int) -> Example:

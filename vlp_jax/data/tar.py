@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from vlp_jax.core.errors import RunError, UserError
 from vlp_jax.data.damage import DamagedSample
-from vlp_jax.data.folder import parse_meta
+from vlp_jax.data.encoding import decode_json, decode_text
 from vlp_jax.data.index import ROLES, ShardIndex, load, open_index
 from vlp_jax.data.shard import ShardFile, expand_shards
 from vlp_jax.data.source import Example, captions_of, digest
@@ -22,8 +22,8 @@ MAX_OPEN = 512  # with more shards than this, files are opened for each read
 _GAP = 16 * 1024  # members closer than this are read by one pread
 
 
-def _parse_cls(data: bytes) -> int | str:
-    text = data.decode("utf-8", "replace").strip()
+def _parse_cls(data: bytes, where: str) -> int | str:
+    text = decode_text(data, where).strip()
     return int(text) if text.lstrip("-").isdecimal() else text
 
 
@@ -137,11 +137,11 @@ class TarSource:
         shard, row = self._locate(i)
         where = f"{shard.path}: {shard.index.keys[row]!r}"
         found = shard.read(row, roles, where)
-        meta = parse_meta(found["json"], where) if "json" in found else {}
+        meta = decode_json(found["json"], where) if "json" in found else {}
         if "cls" in found:
-            meta.setdefault("cls", _parse_cls(found["cls"]))
+            meta.setdefault("cls", _parse_cls(found["cls"], where))
         meta.setdefault("shard", os.path.basename(shard.path))
-        text = found["txt"].decode("utf-8", "replace") if "txt" in found else None
+        text = decode_text(found["txt"], where) if "txt" in found else None
         example = {"key": shard.index.keys[row], "text": captions_of(text, meta), "meta": meta}
         return {**example, "image": found["image"]} if "image" in found else example
 

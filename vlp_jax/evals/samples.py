@@ -14,9 +14,10 @@ import numpy as np
 
 from vlp_jax.core.errors import RunError, UserError, nearest
 from vlp_jax.data.damage import DamagedSample
+from vlp_jax.data.encoding import read_text
 from vlp_jax.data.evaluation import eval_batches
 from vlp_jax.data.mixture import open_pool
-from vlp_jax.data.source import Source
+from vlp_jax.data.source import Source, label_value
 from vlp_jax.evals.base import EvalContext, EvalFn, embed_some
 
 MAX_DAMAGED = 0.01  # share of pictures that an evaluation may lose before it is no longer one
@@ -98,7 +99,9 @@ def read_values(source: Source, key: str) -> list[Any]:
         if sample is not None and key not in sample["meta"]:
             hint = nearest(key, sample["meta"])
             raise UserError(f"sample {sample['key']!r} has no JSON key {key!r}" + hint)
-        value = None if sample is None else sample["meta"][key]
+        value = None if sample is None else label_value(sample["meta"][key])
+        if sample is not None and value is None:
+            raise UserError(f"sample {sample['key']!r}: {key!r} is empty")
         if isinstance(value, dict):
             raise UserError(f"sample {sample['key']!r}: {key!r} is no label but {value}")
         values.append(value)
@@ -134,8 +137,7 @@ def class_names(values: Sequence[Any], file: str = "") -> dict[Any, str]:
         return {v: str(v) for v in sorted(members, key=lambda v: (isinstance(v, str), v))}
     if not os.path.isfile(file):
         raise UserError(f"no file of class names at {file}")
-    with open(file, encoding="utf-8") as f:
-        text = f.read()
+    text = read_text(file)
     named = json.loads(text) if file.endswith(".json") else text.splitlines()
     if isinstance(named, dict):
         as_text = {str(v): v for v in members}
