@@ -97,6 +97,9 @@ def test_stats_show_captions_as_the_tokenizer_reads_them(tmp_path, capsys):
     assert main(["stats", str(tmp_path)]) == 0
     out = capsys.readouterr().out
     assert "a|tabby|-|cat|&|dog" in out and "77, cut" in out and "…" in out
+    for path in tmp_path.glob("*.txt"):
+        path.unlink()
+    assert main(["stats", str(tmp_path)]) == 0 and "pieces" not in capsys.readouterr().out
     with pytest.raises(UserError, match=r"data\.tokenizer='clap' is unknown; did you mean 'clip'"):
         main(["stats", str(tmp_path), "--tokenizer", "clap"])
 

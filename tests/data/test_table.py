@@ -91,6 +91,13 @@ def test_the_header_tells_the_delimiter(table, name, delimiter):
     assert rows(table(f"{delimiter}image{delimiter}title\n0{delimiter}a.png{delimiter}", name))
 
 
+def test_suffixes_count_in_any_case(table):
+    assert rows(table("image,caption\na.png,x\n", "T.CSV")) == {"a": ["x"]}
+    assert rows(table('{"image": "a.png", "caption": "x"}', "T.JSONL")) == {"a": ["x"]}
+    with pytest.raises(UserError, match=r"it has: a\.png, x"):  # the usual one where none is known
+        table("a.png\tx\nb.png\ty\n", "T.TSV")
+
+
 def test_rows_of_another_width_are_counted_by_line(table):
     source = table('image,caption\na.png,a dog, brown\n\nb.png,"x\ny"\nc.png\nd.png,z\n,w\n')
     assert rows(source) == {"b": ["x\ny"], "d": ["z"]}

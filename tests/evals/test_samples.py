@@ -52,7 +52,7 @@ def test_empty_labels_are_refused_and_whole_floats_are_integers(memory_source):
     assert values == [2, 3, "a"] and type(values[0]) is int
     for empty in (None, float("nan")):
         source = memory_source([1, 2], metas=[{"y": 1}, {"y": empty}])
-        with pytest.raises(UserError, match="'k1': 'y' is empty"):
+        with pytest.raises(UserError, match="'k1': 'y' is no label but None"):
             read_values(source, "y")
 
 

@@ -197,8 +197,9 @@ def run_stats(args: argparse.Namespace) -> tuple[int, dict[str, Any]]:
         ]
         for c in shown
     ]
-    title = f"captions as tokenizer {args.tokenizer!r} reads them"
-    show(args, title, ("caption", "tokens", "pieces"), cells)
+    if cells:
+        title = f"captions as tokenizer {args.tokenizer!r} reads them"
+        show(args, title, ("caption", "tokens", "pieces"), cells)
     return 0, {"path": args.path, **report, "captions": shown}
 
 

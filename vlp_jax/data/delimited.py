@@ -40,7 +40,7 @@ class Delimited:
         self.columns: list[str] = []
         self.damage: list[Damage] = []
         head = next((i for i, line in enumerate(lines) if line.strip()), len(lines))
-        usual, names = "\t" if path.endswith(".tsv") else ",", self.pictures | set(others)
+        usual, names = "\t" if path.lower().endswith(".tsv") else ",", self.pictures | set(others)
 
         def found(delimiter: str) -> tuple[int, bool]:
             cells = {

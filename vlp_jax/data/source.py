@@ -211,7 +211,7 @@ def open_source(path: str, **options: Any) -> Source:
     path = os.path.expanduser(path)
     if os.path.isdir(path):
         return _open_folder(path, options)
-    if path.endswith(TABLE_SUFFIXES):
+    if path.lower().endswith(TABLE_SUFFIXES):
         from vlp_jax.data.table import TableSource
 
         return TableSource(path, **options)

@@ -28,6 +28,11 @@ CAPTION_COLUMNS = (
 _WHOLE = re.compile(r"(-?(?:0|[1-9][0-9]*))(?:\.0+)?")  # not 007, which is a name
 
 
+def _lines(path: str) -> list[str]:
+    """Lines with their ends, of any system."""
+    return list(io.StringIO(read_text(path), newline=""))
+
+
 def _read_jsonl(path: str, lines: list[str]) -> tuple[list[Row], list[Damage]]:
     rows, damage = [], []
     for number, line in enumerate(lines, 1):
@@ -75,8 +80,8 @@ class TableSource:
         if not os.path.isfile(path):
             raise UserError(f"no such file: {path!r}")
         self.path, self._folder = path, os.path.dirname(os.path.abspath(path))
-        lines = list(io.StringIO(read_text(path), newline=""))
-        if path.endswith(".jsonl"):
+        lines, is_json = _lines(path), path.lower().endswith(".jsonl")
+        if is_json:
             rows, self.damage = _read_jsonl(path, lines)
         else:
             pictures, others = (image_key, *IMAGE_COLUMNS), (caption_key, *CAPTION_COLUMNS)
@@ -87,7 +92,7 @@ class TableSource:
             raise UserError(f"no rows in {path!r}{first}")
         columns = list(dict.fromkeys(key for _, row in rows for key in row))
         self._find(columns, image_key, caption_key)
-        if not path.endswith(".jsonl"):
+        if not is_json:
             for column in set(columns) - {self._image, self._caption}:
                 _count(rows, column)
         self._keep(rows)

@@ -100,9 +100,7 @@ def read_values(source: Source, key: str) -> list[Any]:
             hint = nearest(key, sample["meta"])
             raise UserError(f"sample {sample['key']!r} has no JSON key {key!r}" + hint)
         value = None if sample is None else label_value(sample["meta"][key])
-        if sample is not None and value is None:
-            raise UserError(f"sample {sample['key']!r}: {key!r} is empty")
-        if isinstance(value, dict):
+        if sample is not None and isinstance(value, dict | None):
             raise UserError(f"sample {sample['key']!r}: {key!r} is no label but {value}")
         values.append(value)
     return values
