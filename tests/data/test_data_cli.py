@@ -69,6 +69,7 @@ def test_stats_tell_sizes_lengths_and_keys(shards, capsys):
     assert report["width"]["median"] == 10 and report["height"]["max"] == 12
     assert report["formats"] == {"PNG": 30} and report["captions_per_sample"]["mean"] == 2
     assert report["words"]["max"] == 2 and report["meta_keys"]["label"] == 30
+    assert report["kilobytes"]["median"] == 0.1
     assert main(["stats", shards]) == 0
     assert "PNG 30" in capsys.readouterr().out
 
@@ -99,6 +100,8 @@ def test_stats_show_captions_as_the_tokenizer_reads_them(tmp_path, capsys):
     assert "a|tabby|-|cat|&|dog" in out and "77, cut" in out and "…" in out
     for path in tmp_path.glob("*.txt"):
         path.unlink()
+    _, report, _ = run(capsys, "stats", str(tmp_path))
+    assert report["words"] == {} and report["captions"] == []
     assert main(["stats", str(tmp_path)]) == 0 and "pieces" not in capsys.readouterr().out
     with pytest.raises(UserError, match=r"data\.tokenizer='clap' is unknown; did you mean 'clip'"):
         main(["stats", str(tmp_path), "--tokenizer", "clap"])

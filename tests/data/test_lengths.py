@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import pickle
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -147,6 +148,10 @@ def test_counts_are_kept_by_data_tokenizer_and_choice(tmp_path, monkeypatch):
     kept.write_bytes(kept.read_bytes()[:-7])
     assert not load_lengths(counter(path)).any(), "a torn file is counted anew"
     assert not list((tmp_path / "cache").rglob("*.tmp"))
+    kept.write_bytes(pickle.dumps(Counter()))
+    with monkeypatch.context() as patched:
+        patched.setattr("pickle.load", lambda *a, **k: pytest.fail("a kept file was unpickled"))
+        assert not load_lengths(counter(path)).any()
 
 
 def captions(folder, changed=(), suffix="txt"):

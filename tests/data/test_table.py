@@ -158,6 +158,7 @@ def test_json_of_another_kind_is_told_in_a_line(table):
         (json.dumps(rows_), "t.json", "a table of JSON ends with .jsonl and holds one object"),
         (json.dumps(rows_[0], indent=1), "t.jsonl", "no rows in .*line 1: bad_json"),
         (json.dumps(rows_[0]) + ",\n", "t.jsonl", "no rows in .*line 1: bad_json"),
+        ("image,caption\n,x\n", "t.csv", "column 'image' names no picture"),
         ("image,caption\na.png\n", "t.csv", r"no rows in .*line 2 \(1 cells for 2 .*: bad_row"),
         ("image,caption\na.png,x\nb.png,caf\xe9 y\n".encode("latin-1"), "t.csv",
          "t.csv' cannot be read .line 3: byte 0xe9 is not UTF-8; perhaps Windows-1252"),

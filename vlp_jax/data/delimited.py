@@ -40,12 +40,11 @@ class Delimited:
         self.columns: list[str] = []
         self.damage: list[Damage] = []
         head = next((i for i, line in enumerate(lines) if line.strip()), len(lines))
+        header = lines[head] if lines[head:] else ""
         usual, names = "\t" if path.lower().endswith(".tsv") else ",", self.pictures | set(others)
 
         def found(delimiter: str) -> tuple[int, bool]:
-            cells = {
-                cell.lower() for line in lines[head : head + 1] for cell in _plain(line, delimiter)
-            }
+            cells = {cell.lower() for cell in _plain(header, delimiter)}
             return len(cells & names), delimiter == usual
 
         self.delimiter = max(DELIMITERS, key=found)
