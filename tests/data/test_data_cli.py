@@ -69,6 +69,7 @@ def test_stats_tell_sizes_lengths_and_keys(shards, capsys):
     assert report["width"]["median"] == 10 and report["height"]["max"] == 12
     assert report["formats"] == {"PNG": 30} and report["captions_per_sample"]["mean"] == 2
     assert report["words"]["max"] == 2 and report["meta_keys"]["label"] == 30
+    assert report["kilobytes"]["median"] == 0.1
     assert main(["stats", shards]) == 0
     assert "PNG 30" in capsys.readouterr().out
 
@@ -134,6 +135,57 @@ def test_names_of_any_bytes_are_shown(tmp_path):
 def test_numbers_out_of_range_are_refused(words, shards):
     with pytest.raises(UserError, match=rf"^{words[1]}(\.0)? must be at least [01]$"):
         main([words[0], shards, words[1]])
+
+
+def captioned(folder, texts):
+    for number, text in enumerate(texts):
+        (folder / f"{number:02d}.png").write_bytes(dict(sample(number))[f"s{number:04d}.png"])
+        data = text if isinstance(text, bytes) else text.encode()
+        (folder / f"{number:02d}.txt").write_bytes(data)
+
+
+def test_stats_show_captions_as_the_tokenizer_reads_them(tmp_path, capsys):
+    strange = ["A tabby-cat &amp; dog", "stra\u00dfe\u200b\nx", "word " * 100, b"caf\xe9 x", "two"]
+    captioned(tmp_path, strange)
+    _, report, _ = run(capsys, "stats", str(tmp_path))
+    shown = report["captions"]
+    assert [c["tokens"] for c in shown] == [8, 8, 77, 3]
+    assert shown[0]["pieces"] == ["a", "tabby", "-", "cat", "&", "dog"]
+    assert shown[0]["caption"] == strange[0] and not shown[0]["cut"]
+    assert shown[1]["caption"] == "straße\\u200b\\nx", "what cannot be seen is shown"
+    assert shown[1]["pieces"] == ["stra", "<127>", "<253>", "e", "\\u200b", "x"]
+    assert shown[2]["pieces"] == ["word"] * 75 and shown[2]["cut"]
+    assert report["unreadable"] == 1
+    _, report, _ = run(capsys, "stats", str(tmp_path), "--tokenizer", "bytes")
+    assert report["captions"][3]["pieces"] == ["t", "w", "o"]
+    assert main(["stats", str(tmp_path)]) == 0
+    out = capsys.readouterr().out
+    assert "a|tabby|-|cat|&|dog" in out and "77, cut" in out and "…" in out
+    for path in tmp_path.glob("*.txt"):
+        path.unlink()
+    _, report, _ = run(capsys, "stats", str(tmp_path))
+    assert report["words"] == {} and report["captions"] == []
+    assert main(["stats", str(tmp_path)]) == 0 and "pieces" not in capsys.readouterr().out
+    with pytest.raises(UserError, match=r"data\.tokenizer='clap' is unknown; did you mean 'clip'"):
+        main(["stats", str(tmp_path), "--tokenizer", "clap"])
+
+
+def test_stats_show_ten_captions_from_all_over(shards, capsys):
+    _, report, _ = run(capsys, "stats", shards)
+    found = [int(c["caption"].split()[1]) for c in report["captions"]]
+    assert found == [0, 3, 6, 9, 12, 16, 19, 22, 25, 29]
+
+
+def test_check_counts_bad_and_tells_lost_characters(tmp_path, capsys):
+    captioned(tmp_path, ["caf\ufffd", b"caf\xe9 x", "a dog", "\ufffd", "b", "c", "d", "e"])
+    code, report, _ = run(capsys, "check", str(tmp_path), "--budget", "0.2")
+    assert code == 0 and report["damaged"] == 1 and report["reasons"] == {"bad_text": 1}
+    assert [os.path.basename(d["where"]) for d in report["noted"]] == ["00.png", "03.png"]
+    assert {d["reason"] for d in report["noted"]} == {"lost_character"}
+    assert "01.png" in report["damage"][0]["where"]
+    assert main(["check", str(tmp_path)]) == 0
+    out = capsys.readouterr().out
+    assert "lost_character (kept)" in out and f"lost_character\t{tmp_path}" in out
 
 
 def test_convert_and_bench(shards, tmp_path, capsys):

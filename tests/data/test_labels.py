@@ -49,6 +49,20 @@ def test_integers_stay_what_they_are(tmp_path):
     assert dict(few.dropped) == {"unknown_class": 1}
 
 
+def test_whole_floats_are_the_integers_that_they_stand_for(tmp_path):
+    names = []
+    for i, value in enumerate(("0.0", "3", "7.0", "NaN", "2.5", "null")):
+        names += [(f"{i}.png", picture()), (f"{i}.json", b'{"y": %s}' % value.encode())]
+    path = tmp_path / "x.tar"
+    path.write_bytes(tar_bytes(names))
+    source = open_source(str(path))
+    assert class_list(source, "y", "data.label") == ()
+    check_classes(source, "y", "x")
+    found = pipeline(path, "y", 8, damage_budget=1.0)
+    assert set(next(found.batches(0))["label"].tolist()) == {0, 3, 7}
+    assert dict(found.dropped) == {"no_label": 3}
+
+
 def test_class_folders_give_rank_and_name(tmp_path):
     for name in ("cat", "ant", "bee"):
         (tmp_path / name).mkdir()

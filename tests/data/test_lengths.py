@@ -2,7 +2,11 @@
 fit."""
 
 import itertools
+import json
+import logging
+import os
 import pickle
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -10,8 +14,10 @@ from generated import encode, tar_bytes
 
 from vlp_jax.core.errors import RunError, UserError
 from vlp_jax.data import lengths
+from vlp_jax.data.array_record import write_array_record
 from vlp_jax.data.caption import CaptionSpec
-from vlp_jax.data.lengths import Buckets, LengthCounter, check_buckets, load_lengths
+from vlp_jax.data.lengths import Buckets, LengthCounter, _stamp, check_buckets, load_lengths
+from vlp_jax.data.mixture import open_pool
 from vlp_jax.data.pipeline import TrainPipeline
 from vlp_jax.data.source import open_source
 from vlp_jax.data.text import load_tokenizer
@@ -104,6 +110,7 @@ def test_a_caption_longer_than_it_was_counted_is_replaced_and_reported(tmp_path,
     second = take(p, 2)[1]
     assert second["text"].shape == (4, SHORT) and (second["text"] == TOKENIZER.eot_id).sum() == 4
     assert p.dropped == {"caption_changed": 1}
+    assert p.log.last.where == f"{path}: '05' (the next start counts it anew)"
 
 
 def test_lengths_are_the_longest_of_all_captions_and_templates(tmp_path):
@@ -141,6 +148,77 @@ def test_counts_are_kept_by_data_tokenizer_and_choice(tmp_path, monkeypatch):
     kept.write_bytes(kept.read_bytes()[:-7])
     assert not load_lengths(counter(path)).any(), "a torn file is counted anew"
     assert not list((tmp_path / "cache").rglob("*.tmp"))
+    kept.write_bytes(pickle.dumps(Counter()))
+    with monkeypatch.context() as patched:
+        patched.setattr("pickle.load", lambda *a, **k: pytest.fail("a kept file was unpickled"))
+        assert not load_lengths(counter(path)).any()
+
+
+def captions(folder, changed=(), suffix="txt"):
+    """A folder of N pictures; `changed` ones have a caption of another length."""
+    folder.mkdir(exist_ok=True)
+    for i in range(N):
+        text = "much longer than it was" if i in changed else f"{i:02d} c"
+        (folder / f"{i:02d}.png").write_bytes(PICTURE)
+        data = json.dumps({"caption": text}) if suffix == "json" else text
+        (folder / f"{i:02d}.{suffix}").write_text(data)
+    return str(folder)
+
+
+@pytest.mark.parametrize("suffix", ["txt", "json"])
+def test_edited_captions_are_counted_anew_at_the_next_start(tmp_path, monkeypatch, caplog, suffix):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(lengths, "_KEPT", 1)
+    caplog.set_level(logging.INFO, "vlp_jax.data.lengths")
+    path = captions(tmp_path / "set", suffix=suffix)
+    first = load_lengths(counter(path))
+    (kept,) = (tmp_path / "cache").rglob("*.npy")
+    running = pipeline(path, shuffle="none")
+    assert not caplog.records
+    captions(tmp_path / "set", changed=(1, 2, 3), suffix=suffix)
+    take(running, 1)
+    assert running.dropped == {"caption_changed": 3}, "a change during a run is noticed"
+    again = pipeline(path, shuffle="none")
+    take(again, 6)
+    assert not again.dropped
+    lines = [r.getMessage() for r in caplog.records]
+    assert lines == [f"captions changed since their tokens were counted ({kept}): counting anew"]
+    new = load_lengths(counter(path))
+    assert np.flatnonzero(new != first).tolist() == [1, 2, 3] and new[1] == 25
+    assert len(caplog.records) == 1 and first.max() == SHORT
+    (tmp_path / "set" / f"04.{suffix}").unlink()  # the listing changes: another data set
+    load_lengths(counter(path))
+    assert len(caplog.records) == 1
+
+
+def test_mixtures_and_parts_have_the_stamps_of_their_sources(tmp_path):
+    folders = [captions(tmp_path / name) for name in "ab"]
+    mixed = open_pool(",".join(folders))
+    tar = open_pool(f"{write(tmp_path)},{tmp_path / 'x.tar'}")
+    assert not _stamp(tar) and not _stamp(tar.sources[0]), "an index knows the captions"
+
+    class Part:
+        whole = mixed
+
+    before = _stamp(mixed)
+    assert before == _stamp(Part()) == _stamp(open_pool(",".join(folders))) != ""
+    captions(tmp_path / "b", changed=(7,))
+    assert _stamp(mixed) == _stamp(Part()) != before
+    bare = tmp_path / "flat"
+    bare.mkdir()
+    (bare / "a.png").write_bytes(PICTURE)
+    assert not _stamp(open_source(str(bare)))
+
+
+def test_rewritten_records_have_another_stamp(tmp_path):
+    path = str(tmp_path / "x.array_record")
+    stamps = []
+    for text in ("abc d", "a b c"):
+        write_array_record(path, [{"key": "a", "text": [text], "meta": {}}])
+        os.utime(path, ns=(len(stamps), len(stamps)))
+        source = open_source(path)
+        stamps.append((source.fingerprint, _stamp(source)))
+    assert stamps[0][0] == stamps[1][0] and stamps[0][1] != stamps[1][1]
 
 
 def test_counting_in_processes_gives_the_same(tmp_path, monkeypatch):

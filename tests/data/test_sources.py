@@ -18,8 +18,8 @@ from vlp_jax.data.array_record import write_array_record
 from vlp_jax.data.caption import MAX_CHARACTERS, CaptionSpec, choose_caption
 from vlp_jax.data.damage import DamagedSample
 from vlp_jax.data.export import export
-from vlp_jax.data.mixture import Concat, WeightedOrder, open_mixture, split_paths
-from vlp_jax.data.source import Source, captions_of, check_captions, open_source
+from vlp_jax.data.mixture import Concat, WeightedOrder, open_mixture, open_pool, split_paths
+from vlp_jax.data.source import Source, captions_of, check_captions, check_key, open_source
 
 
 @pytest.fixture
@@ -226,6 +226,74 @@ def test_a_flat_folder_is_pictures_alone(tmp_path):
     assert source[0]["key"] == "a" and source[0]["text"] == [] and source[0]["image"]
     with pytest.raises(UserError, match=r"no captions in 'here': put NAME\.txt beside each"):
         check_captions(source, "here")
+
+
+class Late:
+    """A source whose last sample alone has a label and a caption; the third is damaged."""
+
+    damage, fingerprint = (), "late"
+
+    def __init__(self, count):
+        self.count, self.asked = count, []
+
+    def __len__(self):
+        return self.count
+
+    def metadata(self, i):
+        self.asked.append(i)
+        if i == 2:
+            raise DamagedSample("bad_json")
+        last = i == self.count - 1
+        return {
+            "key": str(i),
+            "text": ["a"] * last,
+            "meta": {"label": 1} if last else {"labels": 1},
+        }
+
+
+@pytest.mark.parametrize("count", [1, 999, 1000, 1001, 2003, 5000])
+def test_what_first_appears_late_is_found(count):
+    source = Late(count)
+    check_key(source, "label", "data.label")
+    check_captions(source, "here")
+    with pytest.raises(UserError, match=r"data\.x='lable': no sample has this JSON key; did you"):
+        check_key(source, "lable", "data.x")
+    assert set(source.asked) == set(range(count)), "all were looked at before it was refused"
+    source.asked.clear()
+    check_key(source, "labels" if count > 1 else "label", "data.x")
+    assert len(source.asked) == 1
+
+
+def test_very_large_sets_are_looked_at_in_part(monkeypatch):
+    monkeypatch.setattr("vlp_jax.data.source._MOST", 4096)
+    source = Late(10_000)
+    with pytest.raises(UserError, match="no sample has this JSON key"):
+        check_key(source, "absent", "data.x")
+    assert len(set(source.asked)) > 3000 and len(source.asked) < 5100
+
+
+def test_a_set_that_is_all_damaged_is_not_called_uncaptioned(tmp_path):
+    for name in "ab":
+        (tmp_path / f"{name}.png").write_bytes(encode(np.zeros((4, 4, 3), np.uint8)))
+        (tmp_path / f"{name}.txt").write_bytes(b"caf\xe9")
+    source = open_source(str(tmp_path))
+    check_captions(source, "here")
+    (tmp_path / "a.txt").write_bytes(b"")
+    with pytest.raises(UserError, match="no captions in 'here'"):
+        check_captions(source, "here")
+
+
+def test_what_a_listing_lost_is_logged_once(tmp_path, caplog):
+    (tmp_path / "a.png").write_bytes(encode(np.zeros((4, 4, 3), np.uint8)))
+    path = tmp_path / "t.csv"
+    path.write_text("image,caption\na.png,x\nb.png\n,y\nc.png,z,z\n")
+    for _ in range(2):
+        open_pool(str(path))
+    lines = [r.getMessage() for r in caplog.records]
+    assert lines == [
+        f"{path}: lost: bad_row 2, no_image 1; first {path}: line 3 (1 cells for 2 columns) "
+        "(`data check` names all)"
+    ]
 
 
 def test_damaged_rows_are_counted(tmp_path):

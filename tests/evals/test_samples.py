@@ -84,6 +84,16 @@ def test_missing_label_names_the_sample_and_the_nearest_key(memory_source):
         read_values(source, "")
 
 
+def test_empty_labels_are_refused_and_whole_floats_are_integers(memory_source):
+    source = memory_source([1, 2, 3], metas=[{"y": 2.0}, {"y": 3}, {"y": "a"}])
+    values = read_values(source, "y")
+    assert values == [2, 3, "a"] and type(values[0]) is int
+    for empty in (None, float("nan")):
+        source = memory_source([1, 2], metas=[{"y": 1}, {"y": empty}])
+        with pytest.raises(UserError, match="'k1': 'y' is no label but None"):
+            read_values(source, "y")
+
+
 def test_thinning_is_even_and_keeps_pictures_with_their_metadata(memory_source):
     source = open_samples(memory_source(list(range(100))), 4)
     assert [source.metadata(i)["key"] for i in range(len(source))] == ["k0", "k25", "k50", "k75"]

@@ -37,8 +37,9 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--budget", type=float, default=1e-3, help="share allowed (default 1e-3)")
     sub.add_argument("--limit", type=int, help="decode only the first N samples")
     sub.add_argument("--threads", type=int, default=os.cpu_count() or 1)
-    sub = add("stats", "captions, lengths, picture sizes, metadata keys")
+    sub = add("stats", "captions and their tokens, lengths, picture sizes, metadata keys")
     sub.add_argument("--limit", type=int, default=1000, help="samples to look at (default 1000)")
+    sub.add_argument("--tokenizer", default="clip", help="as data.tokenizer (default clip)")
     sub = add("bench", "images per second of the training pipeline")
     sub.add_argument("--batch-size", type=int, default=64)
     sub.add_argument("--image-size", type=int, default=224)
@@ -157,21 +158,25 @@ def run_check(args: argparse.Namespace) -> tuple[int, dict[str, Any]]:
     """Reads everything; exit code 1 when more is damaged than the budget allows."""
     from vlp_jax.core.errors import printable
     from vlp_jax.data.check import check
-    from vlp_jax.data.damage import DamageLog
+    from vlp_jax.data.damage import NOTED, DamageLog
     from vlp_jax.data.source import open_source
 
     source = open_source(args.path)
     notes = _notes(args, source)
     log = DamageLog(len(source), args.budget)
-    found = []
+    found, noted = [], []
     for damage in check(source, args.threads, args.limit):
-        log.add(damage)
-        found.append(damage)
+        if damage.reason in NOTED:
+            noted.append(damage)
+        else:
+            log.add(damage)
+            found.append(damage)
     passed = log.total <= log.limit
     title = f"{len(source)} samples, {log.total} damaged: {'passed' if passed else 'FAILED'}"
-    for damage in [] if args.json else found:
+    for damage in [] if args.json else found + noted:
         print(f"{damage.reason}\t{printable(damage.where)}")
-    show(args, title, ("reason", "places"), log.counts.most_common())
+    kept = [(f"{reason} (kept)", count) for reason, count in _reasons(noted).items()]
+    show(args, title, ("reason", "places"), [*log.counts.most_common(), *kept])
     return int(not passed), {
         "path": args.path,
         "samples": len(source),
@@ -181,17 +186,22 @@ def run_check(args: argparse.Namespace) -> tuple[int, dict[str, Any]]:
         "passed": passed,
         "reasons": dict(log.counts),
         "damage": [{"where": d.where, "reason": d.reason} for d in found[:1000]],
+        "noted": [{"where": d.where, "reason": d.reason} for d in noted[:1000]],
     }
 
 
 def run_stats(args: argparse.Namespace) -> tuple[int, dict[str, Any]]:
-    """Counts and quantiles."""
+    """Counts and quantiles, and ten captions as the tokenizer reads them."""
     from vlp_jax.data.source import open_source
-    from vlp_jax.data.stats import stats
+    from vlp_jax.data.stats import captions, stats
+    from vlp_jax.data.text import load_tokenizer
 
-    source = open_source(args.path)
+    tokenizer, source = load_tokenizer(args.tokenizer), open_source(args.path)
     notes = _notes(args, source)
-    report = stats(source, args.limit)
+    report, shown = stats(source, args.limit), captions(source, tokenizer)
+
+    def short(text: str) -> str:
+        return text if len(text) <= 200 else text[:199] + "…"
 
     def text(value: Any) -> str:
         if isinstance(value, Mapping):
@@ -201,7 +211,18 @@ def run_stats(args: argparse.Namespace) -> tuple[int, dict[str, Any]]:
         return str(value)
 
     show(args, args.path, ("what", "value"), [[k, text(v)] for k, v in report.items()])
-    return 0, {"path": args.path, "notes": notes, **report}
+    cells = [
+        [
+            short(c["caption"]),
+            f"{c['tokens']}{', cut' if c['cut'] else ''}",
+            short("|".join(c["pieces"])),
+        ]
+        for c in shown
+    ]
+    if cells:
+        title = f"captions as tokenizer {args.tokenizer!r} reads them"
+        show(args, title, ("caption", "tokens", "pieces"), cells)
+    return 0, {"path": args.path, "notes": notes, **report, "captions": shown}
 
 
 def run_bench(args: argparse.Namespace) -> tuple[int, dict[str, Any]]:

@@ -131,14 +131,14 @@ def read_texts(path: str | None) -> list[str]:
     """Lines of a UTF-8 file; row i of the result belongs to line i. Raises UserError when there are
     none."""
     from vlp_jax.core.errors import UserError
+    from vlp_jax.data.encoding import read_text
 
     if path is None:
         return []
     try:
-        with open(path, encoding="utf-8-sig") as file:
-            lines = file.read().split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"--texts: {path}: cannot be read ({error})") from error
+        lines = read_text(path).split("\n")
+    except UserError as error:
+        raise UserError(f"--texts: {error}") from error
     while lines and not lines[-1].strip():
         lines.pop()
     if not lines:

@@ -14,7 +14,7 @@ from typing import Any
 from vlp_jax.core.errors import UserError
 from vlp_jax.data.damage import Damage, DamagedSample
 from vlp_jax.data.shard import matching
-from vlp_jax.data.source import Example, digest
+from vlp_jax.data.source import Example, captions_of, digest, stamp_of
 
 MAGIC = b"VLP1"
 
@@ -35,7 +35,7 @@ def unpack(record: bytes) -> Example:
         example = json.loads(record[8 : 8 + length].decode("utf-8", "surrogatepass"))
         found = {
             "key": str(example["key"]),
-            "text": list(example["text"]),
+            "text": captions_of(None, {"captions": list(example["text"])}),
             "meta": dict(example["meta"]),
         }
     except (ValueError, KeyError, TypeError) as error:
@@ -85,6 +85,11 @@ class ArrayRecordSource:
         self.fingerprint = digest(
             f"{os.path.basename(p)}\0{os.path.getsize(p)}" for p in self.paths
         )
+
+    @property
+    def stamp(self) -> str:
+        """Changes with the files, of which the fingerprint knows only names and sizes."""
+        return digest(map(stamp_of, self.paths))
 
     def __len__(self) -> int:
         return len(self._records)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from vlp_jax.data.damage import DamagedSample
-from vlp_jax.data.source import Example
+from vlp_jax.data.source import Example, texts_of
 
 MAX_CHARACTERS = 10_000
 CHOICES = ("random", "first", "all")  # anything else names a JSON key
@@ -33,14 +33,14 @@ class CaptionSpec:
 
 def candidates(example: Example, choice: str) -> list[str]:
     """Every text that `choice` may give for an example, before dropout and templates; may be
-    empty."""
+    empty. Raises DamagedSample as `texts_of`."""
     if choice == "all":
         return [" ".join(example["text"])] if example["text"] else []
     if choice in ("random", "first"):
         return example["text"][: 1 if choice == "first" else None]
     value: Any = example["meta"].get(choice)
     values = value if isinstance(value, list) else [value]
-    return [str(v) for v in values if isinstance(v, str | int | float) and str(v).strip()]
+    return texts_of([str(v) for v in values if isinstance(v, str | int | float)])
 
 
 def choose_caption(

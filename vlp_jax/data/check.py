@@ -11,6 +11,7 @@ from typing import Any
 from vlp_jax.data import index
 from vlp_jax.data.damage import Damage, DamagedSample
 from vlp_jax.data.decode import decode_image
+from vlp_jax.data.encoding import LOST
 from vlp_jax.data.shard import ShardFile
 from vlp_jax.data.source import captioned
 
@@ -27,7 +28,9 @@ def _headers(source: Any) -> Iterator[Damage]:
 
 
 def check_sample(source: Any, i: int, captions: bool = True) -> Damage | None:
-    """Reads and decodes sample i completely; None when it is sound. captions: it must have one."""
+    """Reads and decodes sample i completely; None when it is sound. captions: it must have one.
+    A caption that holds U+FFFD was damaged before it came here: 'lost_character', which is kept.
+    """
     try:
         example = source[i]
         if captions and not example["text"] and "cls" not in example["meta"]:
@@ -35,6 +38,8 @@ def check_sample(source: Any, i: int, captions: bool = True) -> Damage | None:
         if "image" not in example:
             raise DamagedSample("no_image")
         decode_image(example["image"], 32, "squash")
+        if any(LOST in text for text in example["text"]):
+            raise DamagedSample("lost_character")
     except DamagedSample as damage:
         return Damage(damage.reason, damage.where or source.where(i))
     return None
@@ -42,7 +47,7 @@ def check_sample(source: Any, i: int, captions: bool = True) -> Damage | None:
 
 def check(source: Any, threads: int = 4, limit: int | None = None) -> Iterator[Damage]:
     """All damage of a source: what its listing knows, what a new walk finds, what fails to decode.
-    A missing caption is damage where others have one.
+    A missing caption is damage where others have one; reasons in `damage.NOTED` are only told.
 
     Yields each place once. limit: decode only the first so many samples.
     """

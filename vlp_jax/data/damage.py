@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from vlp_jax.core.errors import RunError
 
+NOTED = frozenset({"lost_character"})  # told by `data check`, but used as it is
 MIN_COUNT = 10  # so that one bad picture in a folder of fifty does not stop a run
 
 

@@ -7,15 +7,14 @@ it is not clear.
 """
 
 import bisect
-import json
 import os
 import re
 from collections.abc import Iterable
-from typing import Any
 
 from vlp_jax.core.errors import RunError, UserError, printable
 from vlp_jax.data.damage import Damage, DamagedSample
-from vlp_jax.data.source import Example, captions_of, digest
+from vlp_jax.data.encoding import decode_json, decode_text
+from vlp_jax.data.source import Example, captions_of, digest, stamp_of
 from vlp_jax.data.walk import Listing, tell, told, walk
 
 MAX_BYTES = 64 * 2**20
@@ -36,17 +35,6 @@ def read_bounded(path: str, where: str) -> bytes:
             return file.read()
     except OSError as error:
         raise DamagedSample("unreadable_file", where) from error
-
-
-def parse_meta(data: bytes, where: str) -> dict[str, Any]:
-    """The sample's JSON object; raises DamagedSample where it is not one."""
-    try:
-        meta = json.loads(data)
-    except (ValueError, RecursionError) as error:
-        raise DamagedSample("bad_json", where) from error
-    if not isinstance(meta, dict):
-        raise DamagedSample("bad_json", where)
-    return meta
 
 
 def _stem(name: str) -> str:
@@ -161,6 +149,14 @@ class FolderSource:
     def __len__(self) -> int:
         return len(self._names)
 
+    @property
+    def stamp(self) -> str:
+        """Changes with any caption or metadata file, which the fingerprint does not cover: digest
+        of their sizes and times of change. '' without captions."""
+        named = [(stem, suffix) for stem, found in self._texts.items() for suffix in found]
+        files = [os.path.join(self.root, f"{stem}.{suffix}") for stem, suffix in named]
+        return digest(map(stamp_of, files)) if files else ""
+
     def where(self, i: int) -> str:
         return self._place(self._names[i])
 
@@ -176,10 +172,8 @@ class FolderSource:
             return {**example, "text": spoken, "meta": {"class": title, "label": rank}}
         base = os.path.join(self.root, stem)
         beside = {suffix.lower(): f"{base}.{suffix}" for suffix in self._texts.get(stem, ())}
-        meta = parse_meta(read_bounded(beside["json"], where), where) if "json" in beside else {}
-        text = None
-        if "txt" in beside:
-            text = read_bounded(beside["txt"], where).decode("utf-8", "replace")
+        meta = decode_json(read_bounded(beside["json"], where), where) if "json" in beside else {}
+        text = decode_text(read_bounded(beside["txt"], where), where) if "txt" in beside else None
         return {**example, "text": captions_of(text, meta), "meta": meta}
 
     def __getitem__(self, i: int) -> Example:

@@ -8,7 +8,7 @@ from typing import Any
 
 from vlp_jax.core.errors import UserError, nearest
 from vlp_jax.data.damage import DamagedSample
-from vlp_jax.data.source import Source
+from vlp_jax.data.source import Source, label_value
 
 
 def class_list(source: Source, key: str, flag: str) -> tuple[str, ...]:
@@ -26,9 +26,10 @@ def class_list(source: Source, key: str, flag: str) -> tuple[str, ...]:
         except DamagedSample:
             continue
         known |= meta.keys()
-        if isinstance(meta.get(key), str):
-            values.add(meta[key])
-        elif isinstance(meta.get(key), int):
+        value = label_value(meta.get(key))
+        if isinstance(value, str):
+            values.add(value)
+        elif isinstance(value, int):
             classes = getattr(source, "classes", ("?", "?"))  # a folder knows its own
             return _several(() if len(classes) > 1 else tuple(classes), key, flag)
     if not values:
@@ -44,7 +45,7 @@ def check_classes(source: Source, key: str, flag: str) -> None:
     values: set[str | int] = set()
     for index in (*range(0, len(source), len(source) // 64 + 1), *range(len(source))):
         try:
-            value = source.metadata(index)["meta"].get(key)
+            value = label_value(source.metadata(index)["meta"].get(key))
         except DamagedSample:
             continue
         if isinstance(value, str | int):  # what else there is, the evaluator names

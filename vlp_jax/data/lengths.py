@@ -5,6 +5,7 @@ few lengths that holds its captions. The file exists so that every process knows
 the step alone: all captions are counted once, with the run's own tokenizer, and the counts kept.
 """
 
+import glob
 import logging
 import multiprocessing
 import os
@@ -90,11 +91,19 @@ def count_lengths(counter: LengthCounter) -> np.ndarray:
     return np.concatenate(found)
 
 
-def _path(counter: LengthCounter) -> str:
+def _path(counter: LengthCounter) -> tuple[str, str]:
+    """Folder and name, without a stamp, of the file that keeps a counter's lengths."""
     parts = (counter.source.fingerprint, counter.tokenizer.fingerprint, counter.spec.choice)
     root = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
-    name = digest((*parts, *counter.spec.templates)) + ".npy"
-    return os.path.join(root, "vlp_jax", "lengths", name)
+    return os.path.join(root, "vlp_jax", "lengths"), digest((*parts, *counter.spec.templates))
+
+
+def _stamp(source: Any) -> str:
+    """What changes with the captions of a source whose listing does not cover them, else ''; a part
+    of a data set (`whole`) has its stamp."""
+    while not hasattr(source, "stamp") and hasattr(source, "whole"):
+        source = source.whole
+    return getattr(source, "stamp", "")
 
 
 def load_lengths(counter: LengthCounter) -> np.ndarray:
@@ -102,17 +111,24 @@ def load_lengths(counter: LengthCounter) -> np.ndarray:
 
     The file's name is a digest of the data's listing, the tokenizer and the choice of captions, so
     another of these is counted anew, as is all by every run where the folder cannot be written.
+    Where a listing does not cover the captions, their source's `stamp` is in the name too.
     """
-    path, total = _path(counter), len(counter.source)
+    total = len(counter.source)
+    if total < _KEPT:
+        return count_lengths(counter)
+    folder, name = _path(counter)
+    stamp = _stamp(counter.source)
+    path = os.path.join(folder, f"{name}-{stamp}.npy" if stamp else f"{name}.npy")
     try:
         lengths = np.load(path, mmap_mode="r", allow_pickle=False)
         if lengths.shape == (total,) and lengths.dtype == np.int16:
             return lengths
     except (OSError, ValueError, EOFError):
         pass
+    if stamp and (old := glob.glob(os.path.join(glob.escape(folder), f"{name}-*.npy"))):
+        _log.info("captions changed since their tokens were counted (%s): counting anew", old[0])
     lengths = count_lengths(counter)
-    if total >= _KEPT:
-        _save(lengths, path)
+    _save(lengths, path)
     return lengths
 
 

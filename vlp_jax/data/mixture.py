@@ -5,16 +5,21 @@ still tells everything about a resume.
 """
 
 import bisect
+import functools
 import itertools
+import logging
 import os
+from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
 
 from vlp_jax.core.errors import UserError
+from vlp_jax.data.damage import Damage
 from vlp_jax.data.order import mix64, position_to_index
 from vlp_jax.data.source import Example, Source, digest, open_source
 
+_log = logging.getLogger(__name__)
 _TABLE = 4096  # weights are rounded to 1/4096
 
 
@@ -26,6 +31,12 @@ class Concat:
         self._ends = list(itertools.accumulate(len(s) for s in self.sources))
         self.damage = [damage for source in self.sources for damage in source.damage]
         self.fingerprint = digest(source.fingerprint for source in self.sources)
+
+    @property
+    def stamp(self) -> str:
+        """Changes with the captions of a part whose fingerprint does not cover them."""
+        stamps = [getattr(source, "stamp", "") for source in self.sources]
+        return digest(stamps) if any(stamps) else ""
 
     def __len__(self) -> int:
         return self._ends[-1]
@@ -147,9 +158,26 @@ def open_mixture(path: str, weights: Sequence[float], seed: int, mode: str):
 
 
 def open_pool(path: str) -> Source:
-    """One source, or several separated by commas end to end. Raises UserError."""
-    sources = [open_source(part) for part in _paths(path)]
+    """One source, or several separated by commas end to end; what their listings know to be lost is
+    logged. Raises UserError."""
+    parts = _paths(path)
+    sources = [open_source(part) for part in parts]
+    for part, source in zip(parts, sources, strict=True):
+        _tell_damage(part, source.damage)
     return sources[0] if len(sources) == 1 else Concat(sources)
+
+
+def _tell_damage(path: str, damage: Sequence[Damage]) -> None:
+    if damage:
+        counts = Counter(found.reason for found in damage).most_common()
+        shown = ", ".join(f"{reason} {count}" for reason, count in counts)
+        _warn(f"{path}: lost: {shown}; first {damage[0].where} (`data check` names all)")
+
+
+@functools.lru_cache
+def _warn(line: str) -> None:
+    """Logs a line once, however often a run opens its sources."""
+    _log.warning(line)
 
 
 def _paths(path: str) -> list[str]:

@@ -115,7 +115,8 @@ class RowReader:
             row["text"] = choose_caption(example, spec.captions, rng, clipped)
             events += [("clipped", reason, example["key"]) for reason in clipped]
             if limit and self.tokenizer.length(row["text"]) > limit:
-                raise DamagedSample("caption_changed")  # since it was counted
+                where = f"{self.source.where(index)} (the next start counts it anew)"
+                raise DamagedSample("caption_changed", where)
         if spec.label:
             row["label"] = label_of(example, spec.label, self.classes)
         if "image" not in example:

@@ -5,18 +5,25 @@ ArrayRecord files and TFDS sets look the same to the pipeline, the evaluators an
 """
 
 import hashlib
+import itertools
+import logging
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 from vlp_jax.core.errors import UserError, nearest, printable
 from vlp_jax.data.damage import Damage, DamagedSample
+from vlp_jax.data.encoding import BadText, check_text
 from vlp_jax.data.walk import IMAGE_SUFFIXES, suffix_of, tell, unwanted
 
+_log = logging.getLogger(__name__)
 Example = dict[
     str, Any
 ]  # 'key': str, 'image': bytes (may be absent), 'text': list[str], 'meta': dict
-_KEY_SAMPLES = 1000  # looked at before a JSON key is called unknown
+_SPREAD = 1000  # samples from all over a set, which nearly always have what is looked for
+_MOST = 2**20  # samples looked at before a key or captions are called absent
+# What pandas, NumPy, Python, JSON and SQL write where there is no value.
+MISSING = frozenset({"", "nan", "NaN", "None", "null", "NULL", "<NA>"})
 FOLDER_KINDS = ("captions", "classes", "pictures")  # prefixes of a folder's path
 _INT32 = range(-(2**31), 2**31)
 TABLE_SUFFIXES = (".csv", ".tsv", ".jsonl")
@@ -28,7 +35,8 @@ class Source(Protocol):
 
     `fingerprint` digests the listing (keys, offsets, lengths), `damage` lists what the listing
     already knows to be lost; some have `notes`, lines on what was taken and what left out.
-    `source[i]` raises DamagedSample; `metadata(i)` reads no picture.
+    `source[i]` raises DamagedSample; `metadata(i)` reads no picture. Where the fingerprint does not
+    cover the captions, a `stamp` changes with them.
     """
 
     fingerprint: str
@@ -43,22 +51,34 @@ class Source(Protocol):
     def where(self, i: int) -> str: ...
 
 
+def texts_of(values: Any) -> list[str]:
+    """The texts of a string or a list, stripped; blanks, what stands for a missing value ('nan',
+    'None', 'null', ...) and what is no string left out. Raises DamagedSample('bad_text').
+    """
+    values = values if isinstance(values, list) else [values]
+    try:
+        found = [check_text(v).strip() for v in values if isinstance(v, str)]
+    except BadText as error:
+        raise DamagedSample("bad_text") from error
+    return [text for text in found if text not in MISSING]
+
+
 def captions_of(text: str | None, meta: dict[str, Any]) -> list[str]:
-    """All captions of one sample: its `.txt` first, then the JSON list 'captions', else JSON
-    'caption'.
+    """All captions of one sample: its `.txt` first, then JSON 'captions', else JSON 'caption'; each
+    may be a text or a list. Raises DamagedSample as `texts_of`.
 
     >>> captions_of("a dog", {"captions": ["a dog", "a puppy"]})
     ['a dog', 'a puppy']
     """
-    found = [text] if text is not None else []
-    listed = meta.get("captions")
-    if isinstance(listed, str):
-        listed = [listed]
-    if isinstance(listed, list):
-        found += [c for c in listed if isinstance(c, str)]
-    if not found and isinstance(meta.get("caption"), str):
-        found = [meta["caption"]]
-    return list(dict.fromkeys(c.strip() for c in found if c.strip()))
+    found = texts_of(text) + texts_of(meta.get("captions"))
+    return list(dict.fromkeys(found or texts_of(meta.get("caption"))))
+
+
+def label_value(value: Any) -> Any:
+    """A label as it counts: a whole float is its integer, NaN is None, the rest stays."""
+    if not isinstance(value, float):
+        return value
+    return int(value) if value.is_integer() else None if value != value else value
 
 
 def label_of(example: Example, key: str, classes: Sequence[str | int] = ()) -> int:
@@ -66,7 +86,7 @@ def label_of(example: Example, key: str, classes: Sequence[str | int] = ()) -> i
     integer itself. Raises DamagedSample: `no_label`, or `unknown_class` where it is not listed or
     no int32.
     """
-    value = example["meta"].get(key)
+    value = label_value(example["meta"].get(key))
     if isinstance(value, bool) or not isinstance(value, str | int if classes else int):
         raise DamagedSample("no_label")
     if value not in (classes or _INT32):
@@ -74,16 +94,26 @@ def label_of(example: Example, key: str, classes: Sequence[str | int] = ()) -> i
     return classes.index(value) if classes else int(value)
 
 
-def check_key(source: Source, key: str, flag: str) -> None:
-    """Raises UserError, naming the flag and the nearest key, where none of a source's first
-    samples has the JSON key.
-    """
-    found: set[str] = set()
-    for index in range(min(_KEY_SAMPLES, len(source))):
+def _looked_at(source: Source, what: str) -> Iterator[Example | None]:
+    """Metadata (None where damaged) of up to 1,000 samples from all over a source, then of up to a
+    million: what none of these has is in too few to learn from."""
+    count = len(source)
+    few = range(0, count, -(-count // _SPREAD) or 1)
+    many = range(0, count, -(-count // _MOST) or 1) if len(few) < count else range(0)
+    for number, index in enumerate(itertools.chain(few, many)):
+        if number == len(few):
+            _log.info("looking for %s in %s samples", what, f"{len(many):,}")
         try:
-            found |= source.metadata(index)["meta"].keys()
+            yield source.metadata(index)
         except DamagedSample:
-            continue
+            yield None
+
+
+def check_key(source: Source, key: str, flag: str) -> None:
+    """Raises UserError, naming the flag and the nearest key, where no sample has the JSON key."""
+    found: set[str] = set()
+    for example in _looked_at(source, f"{flag}={key!r}"):
+        found |= example["meta"].keys() if example else set()
         if key in found:
             return
     hint = nearest(key, found) or "; the sub-folders of a folder become 'label'"
@@ -91,24 +121,24 @@ def check_key(source: Source, key: str, flag: str) -> None:
 
 
 def captioned(source: Source) -> bool:
-    """Whether one of a source's first samples has a caption; a damaged one is told elsewhere."""
-    for index in range(min(_KEY_SAMPLES, len(source))):
-        try:
-            if source.metadata(index)["text"]:
-                return True
-        except DamagedSample:
+    """Whether any sample has a caption, or all are damaged, which is told elsewhere."""
+    sound = False
+    for example in _looked_at(source, "captions"):
+        if example and example["text"]:
             return True
-    return False
+        sound = sound or example is not None
+    return not sound
 
 
 def check_captions(source: Source, path: str) -> None:
-    """Raises UserError, naming the path, where none of a source's first samples has a caption."""
+    """Raises UserError, naming the path, where no sample of a source has a caption."""
     if captioned(source):
         return
-    raise UserError(
-        f"no captions in {path!r}: put NAME.txt beside each picture, in a tar too, or the pictures "
-        "of a folder into one sub-folder per class"
+    usual = (
+        "put NAME.txt beside each picture, in a tar too, or the pictures of a folder into one "
+        "sub-folder per class"
     )
+    raise UserError(f"no captions in {path!r}: {getattr(source, 'uncaptioned', usual)}")
 
 
 def digest(parts: Iterable[str | bytes]) -> str:
@@ -119,6 +149,15 @@ def digest(parts: Iterable[str | bytes]) -> str:
         state.update(len(data).to_bytes(8, "little"))
         state.update(data)
     return state.hexdigest()
+
+
+def stamp_of(path: str) -> str:
+    """Size and time of change of a file, '' where there is none."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return ""
+    return f"{found.st_size} {found.st_mtime_ns}"
 
 
 def _builtin(name: str) -> str:
@@ -202,7 +241,7 @@ def open_source(path: str, **options: Any) -> Source:
         return _open_kind(kind, os.path.expanduser(folder), options)
     if os.path.isdir(path):
         return _open_folder(path, options)
-    if path.endswith(TABLE_SUFFIXES):
+    if path.lower().endswith(TABLE_SUFFIXES):
         from vlp_jax.data.table import TableSource
 
         return TableSource(path, **options)
@@ -214,6 +253,8 @@ def open_source(path: str, **options: Any) -> Source:
         from vlp_jax.data.tar import TarSource
 
         return TarSource(path, **options)
+    if path.endswith(".json") and os.path.exists(path):
+        raise UserError(f"{path!r}: a table of JSON ends with .jsonl and holds one object a line")
     if os.path.exists(path):
         raise UserError(
             f"{path!r} is no data set: expected .tar, .csv, .tsv, .jsonl, .array_record or a folder"

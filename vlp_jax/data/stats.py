@@ -1,6 +1,7 @@
 """What a data set holds: captions, their lengths, picture sizes and formats, metadata keys.
 
-The file exists so that a context length, an image size and a label key are chosen from facts.
+The file exists so that a context length, an image size and a label key are chosen from facts, and
+so that a person sees the captions as the model will read them.
 """
 
 import io
@@ -11,7 +12,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from vlp_jax.data.damage import DamagedSample
 from vlp_jax.data.decode import FORMATS
+from vlp_jax.data.encoding import LOST
 from vlp_jax.data.index import count_tokens
 
 QUANTILES = (0, 5, 50, 95, 100)
@@ -70,3 +73,39 @@ def stats(source: Any, limit: int = 1000) -> dict[str, Any]:
         "formats": dict(formats.most_common()),
         "meta_keys": dict(keys.most_common(40)),
     }
+
+
+def captions(source: Any, tokenizer: Any, count: int = 10) -> list[dict[str, Any]]:
+    """The first caption of up to `count` evenly spread samples that have one, as it will be read.
+
+    Keys: caption, tokens (start and end included), pieces (text of each id between them; '<ID>' for
+    part of a character), cut (it was too long). What cannot be printed is shown as an escape.
+    """
+    texts = []
+    for i in _picks(len(source), count):
+        try:
+            texts += source.metadata(i)["text"][:1]
+        except DamagedSample:
+            continue
+    return [_read_as(text, tokenizer) for text in texts]
+
+
+def _read_as(text: str, tokenizer: Any) -> dict[str, Any]:
+    length = tokenizer.length(text)
+    edges = len(tokenizer.prefix), length - len(tokenizer.suffix)
+    ids = tokenizer([text])[0][slice(*edges)].tolist()
+    pieces = [tokenizer.decode([i]) for i in ids]
+    known = [piece and LOST not in piece for piece in pieces]
+    return {
+        "caption": _printable(text),
+        "tokens": length,
+        "pieces": [
+            _printable(piece) if good else f"<{i}>"
+            for i, piece, good in zip(ids, pieces, known, strict=True)
+        ],
+        "cut": len(tokenizer.encode(text)) > len(ids),
+    }
+
+
+def _printable(text: str) -> str:
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)

@@ -1,97 +1,126 @@
-"""CSV, TSV and JSON-lines tables with a picture path and captions per row.
+"""CSV, TSV and JSON-lines tables with a picture path per row, and captions or labels.
 
 The file exists because captions often come as one table beside a folder of pictures (open_clip's
 CSV format, Karpathy-style lists, exports of annotation tools).
 """
 
-import csv
+import io
 import json
 import os
-from typing import Any
+import re
+from collections.abc import Sequence
 
 from vlp_jax.core.errors import UserError, nearest
 from vlp_jax.data.damage import Damage
+from vlp_jax.data.delimited import Delimited, Row
+from vlp_jax.data.encoding import read_text
 from vlp_jax.data.folder import read_bounded
-from vlp_jax.data.source import Example, captions_of, digest
+from vlp_jax.data.source import MISSING, Example, captions_of, digest
 
-IMAGE_COLUMNS = ("image", "filepath", "image_path", "file_name", "filename", "path", "file", "img")
-CAPTION_COLUMNS = ("caption", "captions", "text", "title", "description", "sentence")
-_MAX_FIELD = 2**24
-
-
-def _read_csv(path: str, delimiter: str) -> tuple[list[dict[str, Any]], list[Damage]]:
-    csv.field_size_limit(_MAX_FIELD)
-    try:
-        with open(path, newline="", encoding="utf-8-sig", errors="replace") as file:
-            reader = csv.DictReader(file, delimiter=delimiter)
-            rows = list(reader)
-    except csv.Error as error:
-        raise UserError(f"{path!r}: line {reader.line_num}: {error}") from error
-    short = [i for i, row in enumerate(rows) if None in row or None in row.values()]
-    damage = [Damage("bad_row", f"{path}: row {i}") for i in short]
-    return [row for i, row in enumerate(rows) if i not in set(short)], damage
+IMAGE_COLUMNS = (
+    *("image", "filepath", "image_path", "file_name", "filename", "path", "file", "img"),
+    *("img_path", "image_file", "image_name"),
+)
+CAPTION_COLUMNS = (
+    *("caption", "captions", "text", "title", "description", "sentence"),
+    *("sentences", "comment", "alt_text"),
+)
+_WHOLE = re.compile(r"(-?(?:0|[1-9][0-9]*))(?:\.0+)?")  # not 007, which is a name
 
 
-def _read_jsonl(path: str) -> tuple[list[dict[str, Any]], list[Damage]]:
+def _lines(path: str) -> list[str]:
+    """Lines with their ends, of any system."""
+    return list(io.StringIO(read_text(path), newline=""))
+
+
+def _read_jsonl(path: str, lines: list[str]) -> tuple[list[Row], list[Damage]]:
     rows, damage = [], []
-    with open(path, encoding="utf-8-sig", errors="replace") as file:
-        for number, line in enumerate(file, 1):
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line)
-            except (ValueError, RecursionError):
-                row = None
-            if isinstance(row, dict):
-                rows.append(row)
-            else:
-                damage.append(Damage("bad_json", f"{path}: line {number}"))
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        if not rows and not damage and line.lstrip().startswith("["):
+            raise UserError(f"{path!r}: line {number}: a JSON array; .jsonl is one object a line")
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError):
+            row = None
+        if isinstance(row, dict):
+            rows.append((number, row))
+        else:
+            damage.append(Damage("bad_json", f"{path}: line {number}"))
     return rows, damage
 
 
-def _column(path: str, columns: list[str], asked: str, known: tuple[str, ...], what: str) -> str:
-    if asked:
-        if asked not in columns:
-            raise UserError(f"{path!r} has no column {asked!r}" + nearest(asked, columns))
-        return asked
+def _count(rows: Sequence[Row], column: str) -> None:
+    """Makes a CSV column of whole numbers ints, and None where a cell is empty or missing."""
+    cells = [row[column].strip() for _, row in rows]
+    found = {cell: _WHOLE.fullmatch(cell) for cell in set(cells) - MISSING}
+    if found and all(found.values()):
+        for (_, row), cell in zip(rows, cells, strict=True):
+            row[column] = int(found[cell][1]) if cell in found else None
+
+
+def _column(columns: list[str], asked: str, known: tuple[str, ...]) -> str:
+    """The column that was asked for, else the first that is known; '' without one."""
     lowered = {str(column).strip().lower(): column for column in columns}
-    for name in known:
-        if name in lowered:
-            return lowered[name]
-    raise UserError(
-        f"{path!r} has no {what} column (one of {', '.join(known)}); "
-        f"it has: {', '.join(columns[:12])}"
-    )
+    return asked or next((lowered[name] for name in known if name in lowered), "")
 
 
 class TableSource:
     """Rows of a table; picture paths are relative to the table's folder unless absolute.
 
     The picture and caption columns are named by `image_key` and `caption_key` or found among the
-    usual names. A JSON caption cell may be a list; every column stays in `meta`. Rows that name no
-    picture are damage.
+    usual names; without the latter the pictures have no captions. A JSON caption cell may be a
+    list; every column stays in `meta`, those of a CSV that hold whole numbers ("3", "3.0") as ints.
+    Rows that are none or name no picture are damage, by line. Raises UserError for a file without
+    rows or a picture column, and, naming the line, for one that is no certain text.
     """
 
     def __init__(self, path: str, image_key: str = "", caption_key: str = ""):
         if not os.path.isfile(path):
             raise UserError(f"no such file: {path!r}")
         self.path, self._folder = path, os.path.dirname(os.path.abspath(path))
-        if path.endswith(".jsonl"):
-            rows, self.damage = _read_jsonl(path)
+        lines, is_json = _lines(path), path.lower().endswith(".jsonl")
+        if is_json:
+            rows, self.damage = _read_jsonl(path, lines)
         else:
-            rows, self.damage = _read_csv(path, "\t" if path.endswith(".tsv") else ",")
+            pictures, others = (image_key, *IMAGE_COLUMNS), (caption_key, *CAPTION_COLUMNS)
+            table = Delimited(path, lines, pictures, others)
+            rows, self.damage = table.rows, table.damage
         if not rows:
-            raise UserError(f"no rows in {path!r}")
-        columns = list(dict.fromkeys(key for row in rows for key in row))
-        self._image = _column(path, columns, image_key, IMAGE_COLUMNS, "picture")
-        self._caption = _column(path, columns, caption_key, CAPTION_COLUMNS, "caption")
-        named = [isinstance(row.get(self._image), str) and bool(row[self._image]) for row in rows]
+            first = "".join(f"; {d.where}: {d.reason}" for d in self.damage[:1])
+            raise UserError(f"no rows in {path!r}{first}")
+        columns = list(dict.fromkeys(key for _, row in rows for key in row))
+        self._find(columns, image_key, caption_key)
+        if not is_json:
+            for column in set(columns) - {self._image, self._caption}:
+                _count(rows, column)
+        self._keep(rows)
+
+    def _find(self, columns: list[str], image_key: str, caption_key: str) -> None:
+        for asked in (image_key, caption_key):
+            if asked and asked not in columns:
+                raise UserError(f"{self.path!r} has no column {asked!r}" + nearest(asked, columns))
+        self._image = _column(columns, image_key, IMAGE_COLUMNS)
+        self._caption = _column(columns, caption_key, CAPTION_COLUMNS)
+        has = f"it has: {', '.join(columns[:12])}"
+        if not self._image:
+            names = ", ".join(IMAGE_COLUMNS)
+            raise UserError(f"{self.path!r} has no picture column (one of {names}); {has}")
+        if not self._caption:
+            names = ", ".join(CAPTION_COLUMNS)
+            self.uncaptioned = f"no caption column (one of {names}, or data.caption=COLUMN); {has}"
+
+    def _keep(self, rows: Sequence[Row]) -> None:
+        named = [isinstance(r.get(self._image), str) and bool(r[self._image]) for _, r in rows]
         self.damage += [
-            Damage("no_image", f"{path}: row {i}") for i, good in enumerate(named) if not good
+            Damage("no_image", f"{self.path}: line {line}")
+            for (line, _), good in zip(rows, named, strict=True)
+            if not good
         ]
-        self._rows = [row for row, good in zip(rows, named, strict=True) if good]
+        self._rows = [row for (_, row), good in zip(rows, named, strict=True) if good]
         if not self._rows:
-            raise UserError(f"{path!r}: column {self._image!r} names no picture")
+            raise UserError(f"{self.path!r}: column {self._image!r} names no picture")
         self.fingerprint = digest(
             json.dumps(row, sort_keys=True, default=str) for row in self._rows
         )
@@ -105,8 +134,7 @@ class TableSource:
     def metadata(self, i: int) -> Example:
         """Key (the picture's path without suffix), captions and all columns of row i."""
         row = self._rows[i]
-        value = row.get(self._caption)
-        captions = captions_of(None, {"captions": value if isinstance(value, list | str) else []})
+        captions = captions_of(None, {"captions": row.get(self._caption)})
         return {"key": os.path.splitext(row[self._image])[0], "text": captions, "meta": row}
 
     def __getitem__(self, i: int) -> Example:

@@ -18,7 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from vlp_jax.core.errors import RunError, UserError, printable
 from vlp_jax.data.damage import DamagedSample
-from vlp_jax.data.folder import parse_meta
+from vlp_jax.data.encoding import decode_json, decode_text
 from vlp_jax.data.index import ROLES, ShardIndex, load, open_index
 from vlp_jax.data.shard import ShardFile, expand_shards
 from vlp_jax.data.source import Example, captions_of, digest
@@ -31,10 +31,7 @@ _NUMBER = re.compile(r"[+-]?[0-9]{1,18}")  # int64
 
 def _parse_cls(data: bytes, where: str) -> int | str:
     """A class number or name. Raises DamagedSample where it is neither."""
-    try:
-        text = data.decode("utf-8-sig").strip("\0 \t\r\n")
-    except UnicodeDecodeError as error:
-        raise DamagedSample("bad_class", where) from error
+    text = decode_text(data.strip(b"\0"), where).strip()
     if not text:
         raise DamagedSample("bad_class", where)
     return int(text) if _NUMBER.fullmatch(text) else text
@@ -154,11 +151,11 @@ class TarSource:
     def _example(self, i: int, roles: tuple[int, ...]) -> Example:
         (shard, row), where = self._locate(i), self.where(i)
         found = shard.read(row, roles, where)
-        meta = parse_meta(found["json"], where) if "json" in found else {}
+        meta = decode_json(found["json"], where) if "json" in found else {}
         if "cls" in found:
             meta.setdefault("cls", _parse_cls(found["cls"], where))
         meta.setdefault("shard", printable(os.path.basename(shard.path)))
-        text = found["txt"].decode("utf-8", "replace") if "txt" in found else None
+        text = decode_text(found["txt"], where) if "txt" in found else None
         key = printable(shard.index.keys[row])
         example = {"key": key, "text": captions_of(text, meta), "meta": meta}
         return {**example, "image": found["image"]} if "image" in found else example

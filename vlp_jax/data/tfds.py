@@ -4,6 +4,7 @@
 its features.json). The file exists so that existing TFDS collections need no conversion.
 """
 
+import glob
 import os
 from typing import Any
 
@@ -11,7 +12,7 @@ import numpy as np
 
 from vlp_jax.core.errors import UserError
 from vlp_jax.data.damage import Damage, DamagedSample
-from vlp_jax.data.source import Example, captions_of, digest
+from vlp_jax.data.source import Example, captions_of, digest, stamp_of
 
 _CAPTIONS = ("caption", "captions", "text", "sentence", "title")
 
@@ -27,9 +28,10 @@ def _builder(tfds: Any, name: str, path: str) -> Any:
 
 
 def _plain(value: Any) -> Any:
-    """Feature values as JSON-like Python values: bytes to str, arrays to lists."""
+    """Feature values as JSON-like Python values: bytes to str, arrays to lists. Bytes that are no
+    UTF-8 become half characters, which `captions_of` refuses."""
     if isinstance(value, bytes):
-        return value.decode("utf-8", "replace")
+        return value.decode("utf-8", "surrogateescape")
     if isinstance(value, np.ndarray):
         return [_plain(v) for v in value.tolist()]
     if isinstance(value, np.generic):
@@ -66,7 +68,7 @@ class TfdsSource:
         ]
         if not images:
             raise UserError(f"{path!r} has no Image feature; it has: {', '.join(self._features)}")
-        self.path, self._image = path, images[0]
+        self.path, self._image, self._folder = path, images[0], str(builder.data_path)
         self._names = {key: list(self._features[key].names or ()) for key in labels}
         raw = {key: tfds.decode.SkipDecoding() for key in images}
         try:
@@ -81,6 +83,11 @@ class TfdsSource:
         self.fingerprint = digest(
             [builder.info.full_name, split, str(len(self._records)), str(lengths)]
         )
+
+    @property
+    def stamp(self) -> str:
+        """Changes with the files, which the fingerprint does not cover."""
+        return digest(stamp_of(p) for p in sorted(glob.glob(os.path.join(self._folder, "*"))))
 
     def __len__(self) -> int:
         return len(self._records)

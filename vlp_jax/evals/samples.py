@@ -14,9 +14,10 @@ import numpy as np
 
 from vlp_jax.core.errors import RunError, UserError, nearest
 from vlp_jax.data.damage import DamagedSample
+from vlp_jax.data.encoding import read_text
 from vlp_jax.data.evaluation import eval_batches
 from vlp_jax.data.mixture import open_pool
-from vlp_jax.data.source import Source
+from vlp_jax.data.source import Source, label_value
 from vlp_jax.evals.base import EvalContext, EvalFn, embed_some
 
 MAX_DAMAGED = 0.01  # share of pictures that an evaluation may lose before it is no longer one
@@ -97,7 +98,7 @@ def read_values(source: Source, key: str) -> list[Any]:
         if sample is not None and key not in sample["meta"]:
             hint = nearest(key, sample["meta"])
             raise UserError(f"sample {sample['key']!r} has no JSON key {key!r}" + hint)
-        value = None if sample is None else sample["meta"][key]
+        value = None if sample is None else label_value(sample["meta"][key])
         members = value if isinstance(value, list) else [value]
         if sample is not None and any(isinstance(v, dict | list | None) for v in members):
             raise UserError(f"sample {sample['key']!r}: {key!r} is no label but {value}")
@@ -152,11 +153,10 @@ def class_names(values: Sequence[Any], file: str = "") -> dict[Any, str]:
 def _read_names(file: str) -> dict[str, str] | list[str]:
     """What a file of class names holds. Raises UserError where it is no text, no JSON of such a
     form, or a name is blank: the names after it would stand for other classes."""
+    text = "\n".join(read_text(file).rstrip().splitlines())
     try:
-        with open(file, encoding="utf-8-sig") as f:
-            text = f.read().rstrip()
         named = json.loads(text) if file.endswith(".json") else text.split("\n")
-    except (OSError, ValueError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{file}: no class names: {error}") from error
     names = list(named.values()) if isinstance(named, dict) else named
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
