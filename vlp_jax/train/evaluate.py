@@ -18,18 +18,23 @@ from vlp_jax.core.errors import UserError
 from vlp_jax.core.types import Array, Extra, HostBatch, Params
 from vlp_jax.data.device import to_device
 from vlp_jax.data.labels import check_classes
-from vlp_jax.data.mixture import open_pool
 from vlp_jax.data.source import check_key
 from vlp_jax.evals.base import EvalContext, EvalFn, Evaluator, Result, make_evaluator
+from vlp_jax.evals.samples import open_samples
 from vlp_jax.methods.base import Method
 from vlp_jax.parallel.mesh import BATCH_AXES, batch_sharding, replicated
+from vlp_jax.train.trained import Trained
 
 
 def make_evaluators(
-    configs: Mapping[str, Mapping[str, Any]], context: EvalContext, method: Method
+    configs: Mapping[str, Mapping[str, Any]],
+    context: EvalContext,
+    method: Method,
+    trained: Trained | None = None,
 ) -> dict[str, Evaluator]:
     """Builds every evaluator of `config.evals`: {name: {type: retrieval, ...}}; the type defaults
-    to the name.
+    to the name. Of data that were `trained` on, `path` is what was held out, `train` and `val` what
+    was not.
 
     Raises:
       UserError: unknown type or key, a data set that is not there, or a method that lacks a
@@ -51,7 +56,9 @@ def make_evaluators(
             path = getattr(evaluator, part, "")
             if isinstance(path, str) and path:  # a mistake shows now, not after the training
                 try:
-                    source, label = open_pool(path), getattr(evaluator, "label", "")
+                    source, label = open_samples(path), getattr(evaluator, "label", "")
+                    if part == "path" and hasattr(evaluator, "check"):
+                        evaluator.check(source)
                 except UserError as error:
                     raise UserError(f"evals.{name}: {error}") from error
                 if label:
@@ -65,8 +72,24 @@ def make_evaluators(
                 f"path {_some(folders['path'])} are not those of train {_some(folders['train'])}; "
                 "set it to 'class', their names"
             )
-        found[name] = evaluator
+        try:
+            found[name] = _held_out(evaluator, trained or Trained())
+        except UserError as error:
+            raise UserError(f"evals.{name}: {error}") from error
     return found
+
+
+def _held_out(evaluator: Evaluator, trained: Trained) -> Evaluator:
+    """The evaluator with its data sets as `Trained.part` gives them."""
+    paths = {part: getattr(evaluator, part, "") for part in ("train", "val", "path")}
+    return replace(
+        evaluator,
+        **{
+            part: trained.part(path, held=part == "path")
+            for part, path in paths.items()
+            if path and isinstance(path, str)
+        },
+    )
 
 
 def _some(names: tuple[str, ...]) -> str:
@@ -126,9 +149,12 @@ def eval_context(
 
 
 def run_evaluators(
-    evaluators: Mapping[str, Evaluator], fns: Mapping[str, EvalFn]
+    evaluators: Mapping[str, Evaluator],
+    fns: Mapping[str, EvalFn],
+    trained: Trained | None = None,
 ) -> dict[str, Result]:
-    """{name: Result} of every evaluator, its data sets named in the protocol.
+    """{name: Result} of every evaluator; the protocol names its data sets and says how much of them
+    was trained on.
 
     Raises:
       UserError: a mistake in an evaluator's data, named `evals.NAME`.
@@ -137,16 +163,20 @@ def run_evaluators(
     for name, evaluator in evaluators.items():
         try:
             result = evaluator(fns)
+            sets = _sets(evaluator, trained or Trained())
         except UserError as error:
             raise UserError(f"evals.{name}: {error}") from error
-        protocol = {**_sets(evaluator), **result.details.get("protocol", {})}
+        protocol = {**sets, **result.details.get("protocol", {})}
         results[name] = replace(result, details={**result.details, "protocol": protocol})
     return results
 
 
-def _sets(evaluator: Evaluator) -> dict[str, str]:
+def _sets(evaluator: Evaluator, trained: Trained) -> dict[str, str]:
     found = {"train data": getattr(evaluator, "train", ""), "data": getattr(evaluator, "path", "")}
-    return {key: path for key, path in found.items() if path and isinstance(path, str)}
+    names = {key: getattr(data, "name", data) for key, data in found.items()}
+    names = {key: name for key, name in names.items() if name and isinstance(name, str)}
+    seen = trained.seen(open_samples(found["data"])) if "data" in names else ""
+    return {**names, "trained on": seen} if seen else names
 
 
 def scalars(results: Mapping[str, Result]) -> dict[str, float]:

@@ -46,6 +46,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "optim.clip_norm": (0, _ANY),
     "optim.layer_decay": (1e-6, 1),
     "optim.train_blocks": (-1, _ANY),
+    "data.holdout": (0, 0.9),
     "data.word_dropout": (0, 1),
     "data.damage_budget": (0, 1),
     "data.threads": (1, _ANY),
