@@ -120,22 +120,22 @@ def test_of_equal_scores_the_strongest_penalty_is_taken():
     assert best_of(flat) == best_of(dict(reversed(flat.items()))) == 6.0
 
 
-@pytest.mark.parametrize("l2", [1e-2, 1.0, 1e3])
+@pytest.mark.parametrize("l2", [1e-2, 1e2])
 def test_more_features_than_samples_have_the_same_optimum(l2):
-    """40 samples of 200 features against Newton in the span, found by another way (QR)."""
+    """12 samples of 60 features against Newton in the span, found by another way (QR)."""
     rng = np.random.default_rng(5)
-    rows = (rng.normal(size=(40, 200)) * np.geomspace(3, 0.01, 200) + 5).astype(np.float32)
-    label = rng.integers(0, 3, 40)
+    rows = (rng.normal(size=(12, 60)) * np.geomspace(3, 0.01, 60) + 5).astype(np.float32)
+    label = rng.integers(0, 3, 12)
     fitted = fit(rows, label, 3, l2)
-    basis = np.linalg.qr((rows - rows.mean(0)).astype(np.float64).T)[0]  # [200, 40]
+    basis = np.linalg.qr((rows - rows.mean(0)).astype(np.float64).T)[0]  # [60, 12]
     weights, bias = newton((rows - rows.mean(0)) @ basis, label, 3, l2)
     best = log_loss((rows - rows.mean(0)) @ basis, label, weights, bias, l2)
     weights = basis @ weights
-    assert fitted.weights.shape == (200, 3)
+    assert fitted.weights.shape == (60, 3)
     found = log_loss(rows.astype(np.float64), label, *map(np.float64, fitted[:2]), l2)
     assert found == pytest.approx(best, rel=1e-4)
     np.testing.assert_allclose(fitted.weights, weights, atol=2e-3 * np.abs(weights).max())
-    assert fitted.loss == pytest.approx(best / 40, rel=1e-4)
+    assert fitted.loss == pytest.approx(best / 12, rel=1e-4)
 
 
 def test_penalties_side_by_side_are_fitted_as_alone():
@@ -195,17 +195,14 @@ def test_orders_of_the_same_pictures_give_the_same_score(memory_source, context)
     found = []
     for order in (greys, greys.reshape(5, 50).T.ravel()):
         source = memory_source(order.tolist(), metas=[{"c": int(g) // 50} for g in order])
-        for limit in (0, 120):
-            cfg = {"train": source, "path": source, "label": "c", "limit": limit}
-            cfg["iterations"] = 50
-            found.append(make_evaluator("probe", cfg, context(64))({"features": features}))
-    whole, some = found[0].metrics, found[1].metrics
-    for metrics, other in ((whole, found[2].metrics), (some, found[3].metrics)):
-        assert {k: other[k] for k in ("top1", "val_top1", "log10_l2")} == {
-            k: metrics[k] for k in ("top1", "val_top1", "log10_l2")
-        }
-    assert whole["majority_top1"] == some["majority_top1"] == 0.2
-    assert found[1].details["protocol"]["path"] == 120 and whole["val_top1"] < 1
+        cfg = {"train": source, "path": source, "label": "c", "limit": 120, "iterations": 50}
+        found.append(make_evaluator("probe", cfg, context(64))({"features": features}))
+        assert found[-1].details["protocol"]["val"] == 24
+    numbers = [{key: r.metrics[key] for key in ("top1", "val_top1", "log10_l2")} for r in found]
+    assert numbers[0] == numbers[1] and found[0].tables == found[1].tables
+    assert found[0].metrics["majority_top1"] == 0.2 and 0.5 < numbers[0]["val_top1"] < 1
+    share = found[0].metrics["top1"]
+    assert found[0].metrics["top1_se"] == pytest.approx(np.sqrt(share * (1 - share) / 120))
 
 
 def test_evaluator_end_to_end(memory_source, context):

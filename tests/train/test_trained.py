@@ -1,0 +1,93 @@
+"""One path for training and evaluation: the held-out part is measured, and results say what was
+trained on."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from vlp_jax.core.errors import UserError
+from vlp_jax.data.holdout import Holdout
+from vlp_jax.data.mixture import open_pool
+from vlp_jax.evals.base import EvalContext
+from vlp_jax.train import trained as module
+from vlp_jax.train.evaluate import make_evaluators, run_evaluators
+from vlp_jax.train.trained import Trained
+
+
+def folder(root, numbers):
+    root.mkdir()
+    for n in numbers:
+        pixels = np.random.default_rng(n).integers(0, 256, (8, 8, 3), np.uint8)
+        Image.fromarray(pixels).save(root / f"{n}.png")
+        (root / f"{n}.txt").write_text(f"n {n}")
+    return str(root)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return folder(tmp_path_factory.mktemp("data") / "a", range(40))
+
+
+class TwoTowers:
+    def eval_fns(self):
+        return {"embed_image": None, "embed_text": None, "features": None}
+
+
+FNS = {
+    "embed_image": lambda batch: (
+        batch["image"].reshape(len(batch["image"]), -1) / 255.0,
+        batch["index"],
+    ),
+    "embed_text": lambda batch: (np.ones((len(batch["text"]), 192)), batch["index"]),
+}
+
+
+def protocol(trained, path, **more):
+    context = EvalContext(lambda texts: np.zeros((len(texts), 4), np.int32), 8, 16)
+    made = make_evaluators({"retrieval": {"path": path, **more}}, context, TwoTowers(), trained)
+    return run_evaluators(made, FNS, trained)["retrieval"].details["protocol"]
+
+
+def test_the_trainings_path_is_measured_on_what_was_held_out(data, tmp_path):
+    held = len(Holdout.of(open_pool(data), 0.3).part(open_pool(data), held=True))
+    assert 4 < held < 20
+    found = protocol(Trained(data, 0.3), data)
+    assert found["images"] == held and found["trained on"] == f"0 of {held} pictures"
+    assert found["data"] == f"{data} (held out)"
+    whole = protocol(Trained(data), data)
+    assert whole["images"] == 40 and whole["trained on"] == "40 of 40 pictures"
+    assert whole["data"] == data and "trained on" not in protocol(Trained(), data)
+    other = folder(tmp_path / "b", range(30, 50))  # ten of its pictures are known
+    mixed = protocol(Trained(f"{data},{other}", 0.3), other)
+    assert mixed["data"] == f"{other} (held out)" and mixed["trained on"].startswith("0 of ")
+    assert protocol(Trained(data), other)["trained on"] == "10 of 20 pictures"
+    assert protocol(Trained(data), other, limit=5)["trained on"] == "10 of 20 pictures"
+    assert "trained on" not in protocol(Trained(str(tmp_path / "gone"), 0.1), other)
+
+
+def test_what_learns_reads_the_other_part(data):
+    context = EvalContext(None, 8, 16)
+    configs = {"probe": {"train": data, "val": data, "path": data}}
+    probe = make_evaluators(configs, context, TwoTowers(), Trained(data, 0.3))["probe"]
+    assert len(probe.train) + len(probe.path) == 40 and len(probe.train) == len(probe.val)
+    assert set(probe.train.rows.tolist()).isdisjoint(probe.path.rows.tolist())
+    assert probe.train.name == f"{data} (without what is held out)"
+    alone = make_evaluators(configs, context, TwoTowers(), Trained(data))["probe"]
+    assert (alone.train, alone.path) == (data, data)
+
+
+def test_too_many_pictures_are_not_read_for_it(data, monkeypatch):
+    monkeypatch.setattr(module, "LOOKED_AT", 39)
+    assert "trained on" not in protocol(Trained(data), data)
+    emoji = "builtin:emoji/noto-test"  # tars have their checksums in the index
+    assert Trained(emoji).seen(open_pool(emoji)) == "386 of 386 pictures"
+    assert Trained(f"{emoji},{data}").seen(open_pool(emoji)) == ""
+
+
+def test_numbers_for_names_are_refused_before_training(tmp_path):
+    folder(tmp_path / "a", range(2))
+    for n in range(2):
+        (tmp_path / "a" / f"{n}.json").write_text(f'{{"y": {n}}}')
+    configs = {"zs": {"type": "zeroshot", "path": str(tmp_path / "a"), "label": "y"}}
+    with pytest.raises(UserError, match=r"evals\.zs: label='y' holds numbers, and a prompt"):
+        make_evaluators(configs, EvalContext(None, 8, 16), TwoTowers())
