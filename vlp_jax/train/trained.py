@@ -15,6 +15,8 @@ from vlp_jax.data.mixture import open_pool
 from vlp_jax.data.source import Source
 from vlp_jax.data.subset import LOOKED_AT, Subset
 
+COMPARED = 2**26  # pictures: half a gigabyte of checksums
+
 
 class Trained:
     """The training data of a run, as its config has it; path '' is unknown."""
@@ -71,8 +73,10 @@ class Trained:
 
 
 def _cheap(source: Source) -> bool:
-    """Whether the contents are in an index, or few enough to be read."""
+    """Whether the contents are few enough to be compared, and in an index or few enough to be
+    read."""
     while isinstance(source, Subset):
         source = source.whole
     parts = getattr(source, "sources", [source])
-    return sum(len(part) for part in parts if not hasattr(part, "contents")) <= LOOKED_AT
+    read = sum(len(part) for part in parts if not hasattr(part, "contents"))
+    return len(source) <= COMPARED and read <= LOOKED_AT
