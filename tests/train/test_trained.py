@@ -28,6 +28,10 @@ def data(tmp_path_factory):
     return folder(tmp_path_factory.mktemp("data") / "a", range(40))
 
 
+def numbers(source):
+    return [int(source.metadata(i)["key"]) for i in range(len(source))]
+
+
 class TwoTowers:
     def eval_fns(self):
         return {"embed_image": None, "embed_text": None, "features": None}
@@ -63,6 +67,20 @@ def test_the_trainings_path_is_measured_on_what_was_held_out(data, tmp_path):
     assert protocol(Trained(data), other)["trained on"] == "10 of 20 pictures"
     assert protocol(Trained(data), other, limit=5)["trained on"] == "10 of 20 pictures"
     assert "trained on" not in protocol(Trained(str(tmp_path / "gone"), 0.1), other)
+    stranger = protocol(Trained(data, 0.3), other)  # another set is never cut
+    assert stranger["images"] == 20 and stranger["data"] == other
+    rule = Holdout.of(open_pool(data), 0.3)
+    left = 10 - sum(n in range(30, 40) for n in numbers(rule.part(open_pool(data), held=True)))
+    assert stranger["trained on"] == f"{left} of 20 pictures"
+
+
+def test_a_picture_that_cannot_be_read_was_not_trained_on(tmp_path):
+    a, b = folder(tmp_path / "a", range(4)), folder(tmp_path / "b", range(3))
+    trained, source = Trained(a), open_pool(b)
+    assert trained.whole is not None
+    (tmp_path / "a" / "1.png").unlink()
+    (tmp_path / "b" / "0.png").unlink()
+    assert trained.seen(source) == "1 of 3 pictures"
 
 
 def test_what_learns_reads_the_other_part(data):
@@ -79,6 +97,8 @@ def test_what_learns_reads_the_other_part(data):
 def test_too_many_pictures_are_not_read_for_it(data, monkeypatch):
     monkeypatch.setattr(module, "LOOKED_AT", 39)
     assert "trained on" not in protocol(Trained(data), data)
+    monkeypatch.setattr(module, "LOOKED_AT", 40)
+    assert "trained on" in protocol(Trained(data), data)
     emoji = "builtin:emoji/noto-test"  # tars have their checksums in the index
     assert Trained(emoji).seen(open_pool(emoji)) == "386 of 386 pictures"
     assert Trained(f"{emoji},{data}").seen(open_pool(emoji)) == ""

@@ -110,12 +110,10 @@ class Probe:
         log_l2 = best_of(curve)
         both = (np.concatenate([part["train"], part["val"]]) for part in (rows, label))
         (final,) = fits(*both, len(classes), [10.0**log_l2], self.iterations, best)
-        hit = predict(final, rows["path"]) == label["path"]
+        errors = sampling_error(predict(final, rows["path"]) == label["path"], label["path"])
         metrics = {
             **scores(final, rows["path"], label["path"]),
-            **dict(
-                zip((f"{m}_se" for m in METRICS), sampling_error(hit, label["path"]), strict=True)
-            ),
+            **{f"{metric}_se": error for metric, error in zip(METRICS, errors, strict=True)},
             f"val_{self.metric}": curve[log_l2],
             "log10_l2": log_l2,
             "iterations": float(final.iterations),

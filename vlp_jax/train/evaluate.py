@@ -51,32 +51,39 @@ def make_evaluators(
                 f"evals.{name}: needs {lacking} but {type(method).__name__} offers "
                 f"{sorted(offered)}"
             )
-        folders = {}
-        for part in ("train", "path"):
-            path = getattr(evaluator, part, "")
-            if isinstance(path, str) and path:  # a mistake shows now, not after the training
-                try:
-                    source, label = open_samples(path), getattr(evaluator, "label", "")
-                    if part == "path" and hasattr(evaluator, "check"):
-                        evaluator.check(source)
-                except UserError as error:
-                    raise UserError(f"evals.{name}: {error}") from error
-                if label:
-                    check_key(source, label, f"evals.{name}.label")
-                    folders[part] = tuple(getattr(source, "classes", ()))
-                    if part == "train":
-                        check_classes(source, label, f"evals.{name}.label")
-        if len(set(folders.values())) > 1 and all(folders.values()) and label == "label":
-            raise UserError(
-                f"evals.{name}.label='label' numbers the class folders of each set, and those of "
-                f"path {_some(folders['path'])} are not those of train {_some(folders['train'])}; "
-                "set it to 'class', their names"
-            )
+        _check_sets(evaluator, name)
         try:
             found[name] = _held_out(evaluator, trained or Trained())
         except UserError as error:
             raise UserError(f"evals.{name}: {error}") from error
     return found
+
+
+def _check_sets(evaluator: Evaluator, name: str) -> None:
+    """Raises UserError for data sets that are not there or have no such labels: a mistake shows
+    now, not after the training."""
+    folders, label = {}, getattr(evaluator, "label", "")
+    for part in ("train", "path"):
+        path = getattr(evaluator, part, "")
+        if not (isinstance(path, str) and path):
+            continue
+        try:
+            source = open_samples(path)
+            if part == "path" and hasattr(evaluator, "check"):
+                evaluator.check(source)
+        except UserError as error:
+            raise UserError(f"evals.{name}: {error}") from error
+        if label:
+            check_key(source, label, f"evals.{name}.label")
+            folders[part] = tuple(getattr(source, "classes", ()))
+            if part == "train":
+                check_classes(source, label, f"evals.{name}.label")
+    if len(set(folders.values())) > 1 and all(folders.values()) and label == "label":
+        raise UserError(
+            f"evals.{name}.label='label' numbers the class folders of each set, and those of "
+            f"path {_some(folders['path'])} are not those of train {_some(folders['train'])}; "
+            "set it to 'class', their names"
+        )
 
 
 def _held_out(evaluator: Evaluator, trained: Trained) -> Evaluator:
