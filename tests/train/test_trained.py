@@ -95,10 +95,9 @@ def test_what_learns_reads_the_other_part(data):
 
 
 def test_too_many_pictures_are_not_read_for_it(data, monkeypatch):
-    monkeypatch.setattr(module, "LOOKED_AT", 39)
-    assert "trained on" not in protocol(Trained(data), data)
-    monkeypatch.setattr(module, "LOOKED_AT", 40)
-    assert "trained on" in protocol(Trained(data), data)
+    for bound in (40, 39):
+        monkeypatch.setattr(module, "LOOKED_AT", bound)
+        assert ("trained on" in protocol(Trained(data), data)) == (bound == 40)
     emoji = "builtin:emoji/noto-test"  # tars have their checksums in the index
     assert Trained(emoji).seen(open_pool(emoji)) == "386 of 386 pictures"
     assert Trained(f"{emoji},{data}").seen(open_pool(emoji)) == ""
