@@ -112,3 +112,31 @@ def test_numbers_for_names_are_refused_before_training(tmp_path):
     configs = {"zs": {"type": "zeroshot", "path": str(tmp_path / "a"), "label": "y"}}
     with pytest.raises(UserError, match=r"evals\.zs: label='y' holds numbers, and a prompt"):
         make_evaluators(configs, EvalContext(None, 8, 16), TwoTowers())
+
+
+def test_a_run_and_its_later_evaluation_agree_on_what_is_held_out(make_trainer, tmp_path):
+    from vlp_jax.cli.eval import trained_on
+    from vlp_jax.train.workdir import write_workdir
+
+    path = make_trainer().config.data.path
+    trainer = make_trainer(
+        **{"data.holdout": 0.2, "evals.mine.type": "retrieval", "evals.mine.path": path}
+    )
+    held = trainer.evaluators["mine"].path
+    assert trainer.pipeline.num_examples + len(held) == 40 and 2 <= len(held) <= 16
+    assert set(held.rows.tolist()).isdisjoint(trainer.pipeline.source.rows.tolist())
+    write_workdir(tmp_path / "w", trainer.config, "")
+    assert trained_on(str(tmp_path / "w")).path == ""  # no run yet
+    (tmp_path / "w" / "checkpoints").mkdir()
+    again = trained_on(str(tmp_path / "w")).part(path, held=True)
+    assert again.fingerprint == held.fingerprint
+    with pytest.raises(UserError, match=r"data\.holdout=0\.95 is out of range"):
+        make_trainer(**{"data.holdout": 0.95})
+
+
+def test_the_folder_recipe_holds_a_tenth_out_for_its_evaluation():
+    from configs.clip.folder import get_config
+
+    config = get_config()
+    config.data.path = "x"
+    assert config.data.holdout == 0.1 and config.evals.retrieval.path == "x"
