@@ -18,9 +18,9 @@ from vlp_jax.core.errors import UserError
 from vlp_jax.core.types import Array, Extra, HostBatch, Params
 from vlp_jax.data.device import to_device
 from vlp_jax.data.labels import check_classes
+from vlp_jax.data.mixture import open_pool
 from vlp_jax.data.source import check_key
 from vlp_jax.evals.base import EvalContext, EvalFn, Evaluator, Result, make_evaluator
-from vlp_jax.evals.samples import open_samples
 from vlp_jax.methods.base import Method
 from vlp_jax.parallel.mesh import BATCH_AXES, batch_sharding, replicated
 from vlp_jax.train.trained import Trained
@@ -68,7 +68,7 @@ def _check_sets(evaluator: Evaluator, name: str) -> None:
         if not (isinstance(path, str) and path):
             continue
         try:
-            source = open_samples(path)
+            source = open_pool(path)
             if part == "path" and hasattr(evaluator, "check"):
                 evaluator.check(source)
         except UserError as error:
@@ -182,7 +182,8 @@ def _sets(evaluator: Evaluator, trained: Trained) -> dict[str, str]:
     found = {"train data": getattr(evaluator, "train", ""), "data": getattr(evaluator, "path", "")}
     names = {key: getattr(data, "name", data) for key, data in found.items()}
     names = {key: name for key, name in names.items() if name and isinstance(name, str)}
-    seen = trained.seen(open_samples(found["data"])) if "data" in names else ""
+    data = found["data"]
+    seen = trained.seen(open_pool(data) if isinstance(data, str) else data) if names else ""
     return {**names, "trained on": seen} if seen else names
 
 
