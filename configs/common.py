@@ -79,6 +79,7 @@ def data() -> ConfigDict:
     return ConfigDict(
         {
             "path": "",
+            "holdout": 0.0,  # share of the pictures, by content, that `evals` on path measure with
             "weights": (),
             "image": {
                 "crop": "random",

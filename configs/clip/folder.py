@@ -31,7 +31,8 @@ def get_config(arch: str = "") -> ConfigDict:
     c.optim.warmup_epochs = 1.0
     c.data.image.scale = (0.6, 1.0)
     c.method.augment.flip = 0.0  # captions may say left and right
-    # Retrieval over the training pairs, unless evals.retrieval.path names a set of its own.
+    # Retrieval over the pairs that are held out, unless evals.retrieval.path names another set.
+    c.data.holdout = 0.1
     c.evals.retrieval = {"type": "retrieval", "path": c.data.get_oneway_ref("path"), "limit": 1000}
     c.log_every = 10
     c.checkpoint_every = 500

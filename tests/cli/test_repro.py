@@ -161,3 +161,19 @@ def test_mistakes_are_one_line(words, message, capsys):
 def test_without_a_name_the_studies_are_listed(capsys):
     assert main(["repro"]) == 0
     assert "families\nmae_decoder\nmae_mask_ratio" in capsys.readouterr().out
+
+
+def test_the_error_of_the_test_pictures_stands_beside_the_seeds_spread():
+    from vlp_jax.cli.repro import summary
+    from vlp_jax.cli.study import Cell, Column, Study
+    from vlp_jax.evals.study import cell_rows
+
+    columns = {"linear": Column("probe.top1"), "loss": Column("loss", scale=1.0)}
+    study = Study(title="x", cells={"a": Cell(config="")}, evals={}, columns=columns, trends=())
+    seeds = [
+        {"probe.top1": t, "probe.top1_se": e, "loss": 2.0} for t, e in ((0.3, 0.02), (0.5, 0.04))
+    ]
+    found = summary(study, {"a": seeds}, ["a"])["cells"]
+    assert found["a"]["sampling"] == {"linear": pytest.approx(3.0)}
+    (row,) = cell_rows(found)
+    assert row["linear: ours"] == "40.0 ± 14.1 (± 3.0)" and row["loss: ours"] == "2.0 ± 0.0"

@@ -7,7 +7,7 @@ import pytest
 from vlp_jax.core.errors import UserError
 from vlp_jax.evals import probe
 from vlp_jax.evals.base import make_evaluator
-from vlp_jax.evals.probe import fit, predict, split_validation, sweep
+from vlp_jax.evals.probe import best_of, fit, fits, predict, split_validation, sweep
 
 
 def log_loss(rows, label, weights, bias, l2):
@@ -81,18 +81,19 @@ def test_few_iterations_are_counted():
 def test_the_sweep_halves_towards_the_peak_and_ends_at_an_eighth_of_a_decade(peak, monkeypatch):
     visited = []
 
-    def fake_fit(rows, label, classes, l2, iterations):
-        visited.append(np.log10(l2))
-        return l2
+    def fake_fits(rows, label, classes, penalties, iterations, start):
+        visited.extend(np.log10(penalties))
+        return penalties
 
     def fake_predict(l2, rows):  # accuracy falls linearly with the distance to the peak
         return np.arange(len(rows)) < 1200 * (1 - abs(np.log10(l2) - peak) / 20)
 
-    monkeypatch.setattr(probe, "fit", fake_fit)
+    monkeypatch.setattr(probe, "fits", fake_fits)
     monkeypatch.setattr(probe, "predict", fake_predict)
     parts = {"train": np.zeros((1, 1)), "val": np.zeros((1200, 1))}
-    curve = sweep(parts, {"train": None, "val": np.ones(1200, int)}, 2, 10)
+    curve, fitted = sweep(parts, {"train": None, "val": np.ones(1200, int)}, 2, 10)
     best = max(curve, key=curve.get)
+    assert np.log10(fitted) == pytest.approx(best)
     assert abs(best - peak) <= 1 / 16 + 1e-9
     np.testing.assert_allclose(visited[:7], [-6, -4, -2, 0, 2, 4, 6])
     assert len(visited) == len(set(np.round(visited, 6))) <= 15
@@ -102,10 +103,10 @@ def test_the_sweep_halves_towards_the_peak_and_ends_at_an_eighth_of_a_decade(pea
 
 def test_small_classes_decide_where_the_metric_is_the_mean_of_classes(monkeypatch):
     label = np.array([0] * 8 + [2] * 2)  # a strong penalty answers with the large class
-    monkeypatch.setattr(probe, "fit", lambda rows, label, classes, l2, iterations: l2)
+    monkeypatch.setattr(probe, "fits", lambda rows, label, classes, l2s, iterations, start: l2s)
     monkeypatch.setattr(probe, "predict", lambda l2, rows: label * (l2 < 1) ^ (l2 < 1) * (rows < 3))
-    parts, labels = {"train": None, "val": np.arange(10)}, {"train": None, "val": label}
-    chosen = {metric: sweep(parts, labels, 3, 1, metric) for metric in probe.METRICS}
+    parts, labels = {"train": np.zeros((1, 1)), "val": np.arange(10)}, {"train": None, "val": label}
+    chosen = {metric: sweep(parts, labels, 3, 1, metric)[0] for metric in probe.METRICS}
     assert max(chosen["top1"].values()) == 0.8 and chosen["top1"][6.0] == 0.8
     best = max(chosen["mean_per_class"], key=chosen["mean_per_class"].get)
     assert best < 0 and chosen["mean_per_class"][best] == pytest.approx((5 / 8 + 1) / 2)
@@ -113,14 +114,95 @@ def test_small_classes_decide_where_the_metric_is_the_mean_of_classes(monkeypatc
         probe.Probe(None, metric="f1")
 
 
-def test_validation_split_takes_every_fifth_sample():
-    rows, label = {"train": np.arange(11)}, {"train": np.arange(11) * 10}
-    split_validation(rows, label, 0.2)
-    assert rows["val"].tolist() == [4, 9] and label["val"].tolist() == [40, 90]
-    assert sorted([*rows["train"], *rows["val"]]) == list(range(11))
-    assert (label["train"] == rows["train"] * 10).all()
-    with pytest.raises(UserError, match="3 samples are too few"):
-        split_validation({"train": np.arange(3)}, {"train": np.arange(3)}, 0.2)
+def test_of_equal_scores_the_strongest_penalty_is_taken():
+    assert best_of({-6.0: 0.5, -2.0: 0.7, 0.0: 0.7, 2.0: 0.7, 4.0: 0.6}) == 2.0
+    flat = {float(point): 0.5 for point in probe.START}
+    assert best_of(flat) == best_of(dict(reversed(flat.items()))) == 6.0
+
+
+@pytest.mark.parametrize("l2", [1e-2, 1e2])
+def test_more_features_than_samples_have_the_same_optimum(l2):
+    """12 samples of 60 features against Newton in the span, found by another way (QR)."""
+    rng = np.random.default_rng(5)
+    rows = (rng.normal(size=(12, 60)) * np.geomspace(3, 0.01, 60) + 5).astype(np.float32)
+    label = rng.integers(0, 3, 12)
+    fitted = fit(rows, label, 3, l2)
+    basis = np.linalg.qr((rows - rows.mean(0)).astype(np.float64).T)[0]  # [60, 12]
+    weights, bias = newton((rows - rows.mean(0)) @ basis, label, 3, l2)
+    best = log_loss((rows - rows.mean(0)) @ basis, label, weights, bias, l2)
+    weights = basis @ weights
+    assert fitted.weights.shape == (60, 3)
+    found = log_loss(rows.astype(np.float64), label, *map(np.float64, fitted[:2]), l2)
+    assert found == pytest.approx(best, rel=1e-4)
+    np.testing.assert_allclose(fitted.weights, weights, atol=2e-3 * np.abs(weights).max())
+    assert fitted.loss == pytest.approx(best / 12, rel=1e-4)
+
+
+def test_penalties_side_by_side_are_fitted_as_alone():
+    rows, label = problem("noisy")
+    for l2, fitted in zip((1e-2, 1e2), fits(rows, label, 3, [1e-2, 1e2]), strict=True):
+        alone = fit(rows, label, 3, l2)
+        np.testing.assert_allclose(fitted.weights, alone.weights, atol=1e-4)
+        np.testing.assert_allclose(fitted.bias, alone.bias, atol=1e-3)
+    assert fits(rows, label, 3, []) == []
+
+
+def test_a_start_nearby_saves_iterations_and_changes_nothing():
+    rows, label = problem("noisy")
+    near, alone = fit(rows[:70], label[:70], 3, 2.0), fit(rows, label, 3, 1.0)
+    (found,) = fits(rows, label, 3, [1.0], start=near)
+    np.testing.assert_allclose(found.weights, alone.weights, atol=1e-3)
+    (again,) = fits(rows, label, 3, [1.0], start=alone)
+    assert again.iterations <= 3 < found.iterations <= alone.iterations
+
+
+def test_axes_beyond_the_bound_are_left_as_they_are(monkeypatch):
+    rows, label = problem("noisy")
+    whole = fit(rows, label, 3, 1.0)
+    monkeypatch.setattr(probe, "TURNED", 4)
+    assert (probe.turned(rows).axes == np.eye(5)).all()
+    np.testing.assert_allclose(fit(rows, label, 3, 1.0).weights, whole.weights, atol=1e-3)
+
+
+def test_validation_takes_a_fifth_of_every_class_in_whatever_order():
+    classes = np.repeat([0, 1, 2, 3], [50, 20, 9, 1])
+    content = np.random.default_rng(0).integers(1, 2**63, 80, np.uint64)
+    found = []
+    for order in (np.arange(80), np.argsort(np.arange(80) % 7, kind="stable")):
+        rows, label = {"train": content[order]}, {"train": classes[order]}
+        split_validation(rows, label, content[order], 0.2)
+        known = dict(zip(content.tolist(), classes.tolist(), strict=True))
+        for part in ("train", "val"):
+            assert [known[c] for c in rows[part].tolist()] == label[part].tolist()
+        found.append(set(rows["val"].tolist()))
+        counts = np.bincount(label["val"], minlength=4)
+        assert counts.sum() == 16 and (np.abs(counts - [10, 4, 1.8, 0]) < 1.5).all()
+        assert counts[3] == 0  # the only one of its class is there to be learnt
+    assert found[0] == found[1]
+    with pytest.raises(UserError, match="2 samples are too few"):
+        split_validation({"train": np.arange(2)}, {"train": np.arange(2)}, content[:2], 0.2)
+
+
+def test_orders_of_the_same_pictures_give_the_same_score(memory_source, context):
+    """Five classes in order, or taking turns: every fifth sample would be a single class."""
+    greys = np.arange(250)
+    noise = np.random.default_rng(1).normal(size=(256, 6)).astype(np.float32)
+
+    def features(batch):
+        grey = batch["image"][:, 0, 0, 0].astype(int)
+        return noise[grey] + 1.5 * np.eye(6, dtype=np.float32)[grey // 50], batch["index"]
+
+    found = []
+    for order in (greys, greys.reshape(5, 50).T.ravel()):
+        source = memory_source(order.tolist(), metas=[{"c": int(g) // 50} for g in order])
+        cfg = {"train": source, "path": source, "label": "c", "limit": 120, "iterations": 50}
+        found.append(make_evaluator("probe", cfg, context(64))({"features": features}))
+        assert found[-1].details["protocol"]["val"] == 24
+    numbers = [{key: r.metrics[key] for key in ("top1", "val_top1", "log10_l2")} for r in found]
+    assert numbers[0] == numbers[1] and found[0].tables == found[1].tables
+    assert found[0].metrics["majority_top1"] == 0.2 and 0.5 < numbers[0]["val_top1"] < 1
+    share = found[0].metrics["top1"]
+    assert found[0].metrics["top1_se"] == pytest.approx(np.sqrt(share * (1 - share) / 120))
 
 
 def test_evaluator_end_to_end(memory_source, context):

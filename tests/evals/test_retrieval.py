@@ -6,7 +6,15 @@ import pytest
 
 from vlp_jax.core.errors import UserError
 from vlp_jax.evals.base import make_evaluator
-from vlp_jax.evals.retrieval import Pairs, chance_recall, rank_captions, rank_pictures
+from vlp_jax.evals.ranking import Ranked
+from vlp_jax.evals.retrieval import (
+    Pairs,
+    _extremes,
+    chance_recall,
+    rank_captions,
+    rank_pictures,
+    strict_bounds,
+)
 
 CAPTIONS = [["a", "b"], ["b"], ["c", "a", "a"], ["d"], ["e", "e"]]
 
@@ -187,3 +195,60 @@ def test_best_and_worst_are_the_extremes(memory_source, context, directions):
         i in result.details["t2i"]["best"][0]["right"]
         for i in result.details["t2i"]["best"][0]["found"]
     ]
+
+
+def test_the_most_that_strict_recall_can_be():
+    """12 pictures of one text, one of them with a text of its own too, and one other picture."""
+    captions = [["a"]] * 11 + [["a", "b", "b"], ["c"]]
+    bounds = strict_bounds(Pairs.from_captions(captions))
+    assert bounds["i2t_r1"] == bounds["i2t_r10"] == pytest.approx(2 / 13)
+    assert bounds["t2i_r1"] == pytest.approx((12 * 1 / 12 + 3) / 15)
+    assert bounds["t2i_r5"] == pytest.approx((12 * 5 / 12 + 3) / 15)
+    few = strict_bounds(Pairs.from_captions([["a"], ["a"], ["b"]]))
+    assert few["i2t_r1"] == pytest.approx(1 / 3) and few["t2i_r1"] == pytest.approx(2 / 3)
+    assert few["i2t_r5"] == few["t2i_r5"] == 1
+
+
+def test_bounds_are_reached_by_the_best_model_and_by_no_other():
+    captions = [["a"], ["a"], ["b"], ["c", "a"], ["d"]]
+    pairs = Pairs.from_captions(captions)
+    assert pairs.strangers.tolist() == [2, 2, 0, 0, 2, 0]
+    text = np.eye(4, dtype=np.float32)
+    image = np.array([[1, 0, 0, 0], [0.9, 0, 0, 0], [0, 1, 0, 0], [0.1, 0, 1, 0], [0, 0, 0, 1]])
+    i2t, t2i = (
+        way(image.astype("f"), text, pairs, False) for way in (rank_captions, rank_pictures)
+    )
+    bounds = strict_bounds(pairs)
+    assert np.mean(i2t.rank <= 1) == bounds["i2t_r1"] == pytest.approx(3 / 5)
+    assert np.mean(t2i.rank <= 1) == bounds["t2i_r1"] == pytest.approx(4 / 6)
+
+
+def test_equal_captions_bring_both_protocols(memory_source, context, directions):
+    source = memory_source([10, 50, 90, 50], [["g 10"], ["g 50"], ["g 90"], ["g 50"]])
+    strict = evaluate(source, context(), directions)
+    shared = evaluate(source, context(), directions, share_duplicates=True)
+    assert strict.metrics["i2t_r1"] == 0.5 and strict.metrics["shared_i2t_r1"] == 1
+    assert (
+        strict.metrics["strict_max_i2t_r1"] == 0.5 and strict.metrics["strict_max_t2i_r1"] == 0.75
+    )
+    for key in ("i2t_r1", "t2i_r5", "r_mean", "t2i_median_rank"):
+        assert shared.metrics[key] == strict.metrics[f"shared_{key}"]
+        assert strict.metrics[key] == shared.metrics[f"strict_{key}"]
+    assert not any("chance" in key for key in strict.metrics if key.startswith("shared_"))
+    for result in (strict, shared):
+        told = result.details["protocol"]["equal captions"]
+        assert told == "2 of 4 pictures have a caption of another"
+    rows = {row["direction"]: row["R@1"] for row in strict.tables["recall"]}
+    assert rows["image to text, any equal caption"] == 1
+    assert rows["image to text, own pairs at most"] == 0.5
+    assert "image to text, own pairs only" in {r["direction"] for r in shared.tables["recall"]}
+    alone = evaluate(memory_source([10, 50], [["g 10", "g 10"], ["g 50"]]), context(), directions)
+    assert alone.details["protocol"]["equal captions"] == "" and len(alone.tables["recall"]) == 4
+    assert not any(key.startswith(("strict", "shared")) for key in alone.metrics)
+
+
+def test_of_equal_ranks_the_larger_margin_is_the_better_one():
+    margin = np.array([0.1, 0.5, -0.2, -0.9, 0.3])
+    ranked = Ranked(np.array([1, 1, 3, 3, 1]), margin, None, None)
+    found = _extremes(ranked, 5, lambda row: int(row))
+    assert found["best"] == [1, 4, 0, 2, 3] and found["worst"] == [3, 2, 0, 4, 1]

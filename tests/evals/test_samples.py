@@ -94,11 +94,39 @@ def test_empty_labels_are_refused_and_whole_floats_are_integers(memory_source):
             read_values(source, "y")
 
 
-def test_thinning_is_even_and_keeps_pictures_with_their_metadata(memory_source):
-    source = open_samples(memory_source(list(range(100))), 4)
-    assert [source.metadata(i)["key"] for i in range(len(source))] == ["k0", "k25", "k50", "k75"]
-    assert source[2]["key"] == "k50" and source.where(3) == "memory: k75"
+def test_a_limit_takes_every_class_its_share_in_whatever_order(memory_source):
+    greys = list(range(100))
+    value = {g: "a" if g < 60 else "b" if g < 90 else "c" for g in greys}
+    turns = [g for i in range(10) for g in greys[i::10]]
+    found = []
+    for order in (greys, turns, greys[::-1]):
+        source = memory_source(order, metas=[{"c": value[g]} for g in order])
+        some = open_samples(source, 20, "c")
+        at = [int(some.where(i).removeprefix("memory: k")) for i in range(20)]
+        assert at == sorted(at) and [some.metadata(i)["key"] for i in (0, 5)] == [
+            f"k{at[0]}",
+            f"k{at[5]}",
+        ]
+        assert some[3] == source[at[3]]
+        found.append({order[i] for i in at})
+        assert [sum(value[g] == c for g in found[-1]) for c in "abc"] == [12, 6, 2]
+        assert found[-1] == found[0]
+    assert len({g % 5 for g in found[0]}) == 5  # no stride
+    plain = open_samples(memory_source(greys), 20)  # without a label
+    assert plain.rows.tolist() != list(range(0, 100, 5)) and len(set(plain.rows.tolist())) == 20
     assert len(open_samples(memory_source([1, 2]), 9)) == 2
+
+
+def test_what_learns_has_every_class(memory_source):
+    metas = [{"c": 0}] * 90 + [{"c": i} for i in range(1, 11)]
+    source = memory_source(list(range(100)), metas=metas)
+    some = open_samples(source, 20, "c", cover=True)
+    assert {some.metadata(i)["meta"]["c"] for i in range(20)} == set(range(11))
+    fair = open_samples(source, 20, "c")
+    assert sum(fair.metadata(i)["meta"]["c"] == 0 for i in range(20)) >= 15
+
+
+def test_a_wrong_limit_and_an_empty_set(memory_source):
     with pytest.raises(UserError, match="limit is -1"):
         open_samples(memory_source([1]), -1)
     with pytest.raises(UserError, match="no data: set `path`"):

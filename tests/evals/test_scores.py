@@ -8,6 +8,7 @@ from vlp_jax.evals.scores import (
     majority,
     per_class_recall,
     roc_auc,
+    sampling_error,
     voc_average_precision,
 )
 
@@ -52,3 +53,15 @@ def test_recall_per_class_and_majority():
     np.testing.assert_allclose(recall, [0.5, 0, 2 / 3, 0])
     assert support.tolist() == [2, 0, 3, 0]
     assert majority(label) == 0.6
+
+
+def test_sampling_error_is_the_spread_of_redrawn_hits():
+    """Against 4,000 redrawn sets with Laplace's rates, classes of 1, 4 and 20 pictures."""
+    label = np.repeat([0, 2, 3], [1, 4, 20])
+    hit = np.concatenate([[True], [True, False, False, False], np.arange(20) < 15])
+    share, mean = sampling_error(hit, label)
+    assert share == pytest.approx(np.sqrt(17 / 25 * 8 / 25 / 25))
+    rng = np.random.default_rng(0)
+    rates, sizes = np.array([2 / 3, 2 / 6, 16 / 22]), [1, 4, 20]
+    drawn = np.mean([rng.binomial(n, p, 4000) / n for n, p in zip(sizes, rates, strict=True)], 0)
+    assert mean == pytest.approx(drawn.std(), rel=0.05)

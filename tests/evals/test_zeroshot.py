@@ -84,11 +84,11 @@ def zeroshot(source, context, fns, **cfg):
 
 
 def test_from_json_labels(memory_source, context, directions):
-    source = memory_source([7, 7, 60, 9], metas=[{"n": g} for g in (7, 7, 60, 60)])
+    source = memory_source([7, 7, 60, 9], metas=[{"n": f"g {g}"} for g in (7, 7, 60, 60)])
     result = zeroshot(source, context(), directions, label="n")
-    assert result.details["names"] == ["7", "60"]
-    assert result.tables["per_class"][0] == {
-        "class": "7", "images": 2, "recall": 1.0, "most often taken for": "",
+    assert result.details["names"] == ["g 60", "g 7"]
+    assert result.tables["per_class"][1] == {
+        "class": "g 7", "images": 2, "recall": 1.0, "most often taken for": "",
     }  # fmt: skip
     assert result.metrics["top1"] in (0.75, 1.0)
     sliced = zeroshot(source, context(batch_size=3), directions, label="n")
@@ -98,11 +98,65 @@ def test_from_json_labels(memory_source, context, directions):
 
 
 def test_lists_of_labels_give_average_precision(memory_source, context, directions):
-    values = [[7, 60], [60], [7], [200]]
+    values = [["g 7", "g 60"], ["g 60"], ["g 7"], ["g 200"]]
     source = memory_source([7, 60, 7, 200], metas=[{"n": v} for v in values])
     result = zeroshot(source, context(), directions, label="n")
     table = {row["class"]: row for row in result.tables["per_class"]}
-    assert table["200"]["ap"] == 1 and table["7"]["ap"] == 1 and table["7"]["images"] == 2
+    assert table["g 200"]["ap"] == 1 and table["g 7"]["ap"] == 1 and table["g 7"]["images"] == 2
     mean = np.mean([row["ap"] for row in table.values()])
     assert result.metrics["map"] == pytest.approx(mean)
     assert result.metrics["chance_map"] == pytest.approx(5 / 12)
+
+
+def test_the_prompts_are_told(memory_source, context, directions):
+    source = memory_source([7, 60], metas=[{"n": f"g {g}"} for g in (7, 60)])
+    result = zeroshot(source, context(), directions, label="n", templates=["t {c}", "my {c}"])
+    assert result.tables["prompts"] == [
+        {"template": "t {c}", "prompt": "t g 60"},
+        {"template": "my {c}", "prompt": "my g 60"},
+    ]
+    assert result.details["protocol"]["names"] == "n"
+
+
+@pytest.mark.parametrize("numbers", [(7, 60), ("7", "60"), (7.0, 60.0), ([7, 60], [60])])
+def test_numbers_are_no_names(memory_source, context, directions, numbers, tmp_path):
+    texts = ("g 7", "g 60")
+    metas = [{"label": y, "kind": t} for y, t in zip(numbers, texts, strict=True)]
+    message = (
+        r"label='label' holds numbers, and a prompt would say 'a photo of a 7(.0)?'; set `label` "
+        r"to a JSON key of words \(kind\) or `classes` to a file of names"
+    )
+    with pytest.raises(UserError, match=message):
+        zeroshot(memory_source([7, 60], metas=metas), context(), directions, label="label")
+    both = [{**meta, "class": meta["kind"]} for meta in metas]
+    result = zeroshot(memory_source([7, 60], metas=both), context(), directions, label="label")
+    assert result.details["names"] == ["g 60", "g 7"] and result.metrics["top1"] == 1
+    assert result.details["protocol"]["names"] == "class"
+    if isinstance(numbers[0], int):  # a file of names needs no words
+        (tmp_path / "n.json").write_text('{"7": "g 7", "60": "g 60"}')
+        fns = {"label": "label", "classes": str(tmp_path / "n.json")}
+        result = zeroshot(memory_source([7, 60], metas=metas), context(), directions, **fns)
+        assert result.details["names"] == ["g 7", "g 60"]
+
+
+def test_classes_of_one_name_are_one_class(memory_source, context, directions, tmp_path):
+    """Names g 7, g 60, g 7: a picture of either 7 is right; the released argmax finds the first."""
+    (tmp_path / "n.json").write_text('["g 7", "g 60", "g 7"]')
+    source = memory_source([7, 60, 7, 7], metas=[{"y": y} for y in (0, 1, 2, 2)])
+    cfg = {"label": "y", "classes": str(tmp_path / "n.json")}
+    result = zeroshot(source, context(), directions, **cfg)
+    assert result.metrics["top1"] == 1 and result.metrics["top1_first_of_equal"] == 0.5
+    assert result.metrics["chance_top1"] == 0.5 and result.details["names"] == ["g 7", "g 60"]
+    assert [(row["class"], row["images"]) for row in result.tables["per_class"]] == [
+        ("g 7", 3),
+        ("g 60", 1),
+    ]
+    lists = memory_source([7, 60, 7], metas=[{"y": y} for y in ([0], [1], [2])])
+    result = zeroshot(lists, context(), directions, **cfg)
+    assert [(row["class"], row["ap"]) for row in result.tables["per_class"]] == [
+        ("g 7", 1),
+        ("g 60", 1),
+    ]
+    distinct = memory_source([7, 60], metas=[{"y": f"g {g}"} for g in (7, 60)])
+    found = zeroshot(distinct, context(), directions, label="y").metrics
+    assert "top1_first_of_equal" not in found

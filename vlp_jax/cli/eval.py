@@ -111,6 +111,7 @@ def evaluate(checkpoint: str, config: Any) -> tuple[dict[str, Any], float]:
     import numpy as np
 
     from vlp_jax.cli.checkpoint import load_model
+    from vlp_jax.cli.config import FRESH
     from vlp_jax.parallel.mesh import make_mesh, replicated
     from vlp_jax.train.evaluate import Embedder, eval_context, make_evaluators, run_evaluators
 
@@ -118,10 +119,23 @@ def evaluate(checkpoint: str, config: Any) -> tuple[dict[str, Any], float]:
     model = load_model(checkpoint)
     tokenizer = model.tokenizer() if "text" in model.method.batch_spec(1) else None
     context = eval_context(tokenizer, model.preprocessing, config.eval_batch_size, mesh)
-    evaluators = make_evaluators(config.evals.to_dict(), context, model.method)
+    trained = trained_on(checkpoint.removeprefix(FRESH))
+    evaluators = make_evaluators(config.evals.to_dict(), context, model.method, trained)
     params, extra = jax.device_put((model.params, model.extra), replicated(mesh))
-    results = run_evaluators(evaluators, Embedder(model.method, mesh).bind(params, extra))
+    fns = Embedder(model.method, mesh).bind(params, extra)
+    results = run_evaluators(evaluators, fns, None if checkpoint.startswith(FRESH) else trained)
     return results, float(np.exp(model.params.get("logit_scale", 0.0)))
+
+
+def trained_on(checkpoint: str) -> Any:
+    """The data that a workdir's model is trained on; unknown of a converted one."""
+    from vlp_jax.train.trained import Trained
+    from vlp_jax.train.workdir import read_config
+
+    if not (Path(checkpoint) / "checkpoints").is_dir():
+        return Trained()
+    data = read_config(checkpoint)["data"]
+    return Trained(data["path"], data.get("holdout", 0.0))
 
 
 def write_report(

@@ -237,8 +237,9 @@ def run_measures(config: Any, folder: Path, outcome: Any) -> dict[str, float]:
 def summary(
     study: Any, measured: Mapping[str, list[Mapping[str, float]]], names: list[str]
 ) -> dict[str, Any]:
-    """{cells: {name: {paper, ours, spread, seeds}}, trends: {text: true, false or null}}, plain
-    values; ours: means over seeds, spread: standard deviations where there are several.
+    """{cells: {name: {paper, ours, spread, sampling, seeds}}, trends: {text: true, false or null}},
+    plain values; ours: means over seeds, spread: standard deviations where there are several,
+    sampling: standard errors that come of the test pictures, where they were measured.
     """
     from vlp_jax.train.workdir import versions
 
@@ -255,9 +256,24 @@ def summary(
             "paper": dict(study.cells[name].paper),
             "ours": {title: statistics.mean(numbers) for title, numbers in seeds.items()},
             "spread": {t: statistics.stdev(n) for t, n in seeds.items() if len(n) > 1},
+            "sampling": sampling(study.columns, measured[name]),
             "seeds": seeds,
             "measures": measured[name],
         }
     ours = {name: cell["ours"] for name, cell in cells.items()}
     trends = {trend.text: trend.check(ours) for trend in study.trends}
     return {"cells": cells, "trends": trends, "versions": versions()}
+
+
+def sampling(columns: Mapping[str, Any], measured: list[Mapping[str, float]]) -> dict[str, float]:
+    """{column: mean over seeds of the sampling error of its measure}, where there is one."""
+    errors = {
+        title: [one.get(f"{column.measure}_se") for one in measured]
+        for title, column in columns.items()
+        if not column.over
+    }
+    return {
+        title: statistics.mean(values) * columns[title].scale
+        for title, values in errors.items()
+        if None not in values
+    }

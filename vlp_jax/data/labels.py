@@ -13,11 +13,14 @@ from vlp_jax.data.source import Source, label_value
 
 def class_list(source: Source, key: str, flag: str) -> tuple[str, ...]:
     """The sorted distinct strings under a JSON key of a source; () where its values are integers,
-    which are class numbers already (such sets are not read through: they may be large).
+    which are class numbers already (such sets are not read through: they may be large). Part of a
+    data set has the classes of the whole, so that training and evaluation number alike.
 
     Raises:
       UserError, naming the flag: no sample has the key, or there is only one class.
     """
+    while hasattr(source, "whole"):
+        source = source.whole
     values: set[Any] = set()
     known: set[str] = set()
     for index in range(len(source)):

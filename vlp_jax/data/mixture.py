@@ -15,7 +15,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from vlp_jax.core.errors import UserError
+from vlp_jax.data.content import contents
 from vlp_jax.data.damage import Damage
+from vlp_jax.data.holdout import training_part
 from vlp_jax.data.order import mix64, position_to_index
 from vlp_jax.data.source import Example, Source, digest, open_source
 
@@ -58,6 +60,20 @@ class Concat:
     def __getitem__(self, i: int) -> Example:
         at, inner = self._locate(i)
         return _tagged(self.sources[at][inner], at)
+
+    def contents(self, rows: np.ndarray) -> np.ndarray:
+        """See `content.contents`."""
+        at = np.searchsorted(self._ends, rows, side="right")
+        found = np.zeros(len(rows), np.uint64)
+        for number, source in enumerate(self.sources):
+            mine = at == number
+            found[mine] = contents(source, rows[mine] - (self._ends[number] - len(source)))
+        return found
+
+    def sizes(self, rows: np.ndarray | None = None) -> list[int]:
+        """How many samples, or how many of rising `rows`, each source has."""
+        ends = self._ends if rows is None else np.searchsorted(rows, self._ends)
+        return np.diff(ends, prepend=0).tolist()
 
 
 def _tagged(example: Example, source: int) -> Example:
@@ -140,9 +156,9 @@ def _weights(weights: Sequence[float], paths: list[str]) -> Sequence[float]:
     return weights
 
 
-def open_mixture(path: str, weights: Sequence[float], seed: int, mode: str):
+def open_mixture(path: str, weights: Sequence[float], seed: int, mode: str, holdout: float = 0.0):
     """Opens `data.path` -> (source, order): one source, or several separated by commas with
-    weights.
+    weights; without what `holdout` keeps back.
 
     Without weights the sources are one pool and every example comes once per epoch. Raises
     UserError.
@@ -151,10 +167,14 @@ def open_mixture(path: str, weights: Sequence[float], seed: int, mode: str):
     if weights:
         _weights(weights, paths)
     position_to_index(seed, 0, 0, 1, mode)  # an unknown mode is refused here
-    source = open_pool(path)
+    pool = open_pool(path)
+    source = training_part(pool, holdout)
     if not weights or len(paths) == 1:
         return source, PlainOrder(len(source), seed, mode)
-    return source, WeightedOrder([len(s) for s in source.sources], weights, seed, mode)
+    sizes = pool.sizes(getattr(source, "rows", None))
+    if 0 in sizes:
+        raise UserError(f"data.holdout={holdout}: nothing is left of {paths[sizes.index(0)]!r}")
+    return source, WeightedOrder(sizes, weights, seed, mode)
 
 
 def open_pool(path: str) -> Source:

@@ -38,6 +38,7 @@ class DataSpec:
     """The `data` section of a config, with the defaults of every key that is left out."""
 
     path: str = ""
+    holdout: float = 0.0
     weights: tuple[float, ...] = ()
     crop: str = "random"
     scale: tuple[float, float] = (0.9, 1.0)
@@ -180,7 +181,9 @@ class TrainPipeline:
                 f"batch_size={batch_size} cannot be shared by {process_count} processes"
             )
         self.local_size = batch_size // process_count
-        self.source, self.order = open_mixture(spec.path, spec.weights, seed, spec.shuffle)
+        self.source, self.order = open_mixture(
+            spec.path, spec.weights, seed, spec.shuffle, spec.holdout
+        )
         self.num_examples = len(self.source)
         if batch_size > self.num_examples:  # batches run across epoch borders, so this still works
             _log.warning(

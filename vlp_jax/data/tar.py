@@ -16,7 +16,10 @@ import zlib
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 
+import numpy as np
+
 from vlp_jax.core.errors import RunError, UserError, printable
+from vlp_jax.data.content import identity
 from vlp_jax.data.damage import DamagedSample
 from vlp_jax.data.encoding import decode_json, decode_text
 from vlp_jax.data.index import ROLES, ShardIndex, load, open_index
@@ -159,6 +162,12 @@ class TarSource:
         key = printable(shard.index.keys[row])
         example = {"key": key, "text": captions_of(text, meta), "meta": meta}
         return {**example, "image": found["image"]} if "image" in found else example
+
+    def contents(self, rows: np.ndarray) -> np.ndarray:
+        """See `content.contents`; the indices have it."""
+        shards = [(shard.index.crc[:, 0], shard.index.length[:, 0]) for shard in self._shards]
+        crc, length = (np.concatenate(columns) for columns in zip(*shards, strict=True))
+        return identity(crc[rows], length[rows])
 
     def metadata(self, i: int) -> Example:
         """Key, captions and meta of sample i, without its picture. Raises DamagedSample."""

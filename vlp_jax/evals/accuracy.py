@@ -21,7 +21,7 @@ from vlp_jax.evals.zeroshot import score
 @dataclasses.dataclass(frozen=True)
 class Accuracy:
     """Config keys: path: labelled data set. train: the one that was trained on, whose words under
-    `label` number the classes ('' = path itself). label: JSON key. limit: evenly spaced samples of
+    `label` number the classes ('' = path itself). label: JSON key. limit: so many samples of
     path (0 = all).
     """
 
@@ -40,7 +40,7 @@ class Accuracy:
           UserError: a label that the model has no class for.
         """
         require_fns(self, fns)
-        source = open_samples(self.path, self.limit)
+        source = open_samples(self.path, self.limit, self.label)
         values = read_values(source, self.label)
         trained = open_samples(self.train or self.path)
         classes = class_list(trained, self.label, "label")

@@ -29,7 +29,7 @@ class NearestNeighbours:
     """Config keys: train, path: labelled data sets (bank, queries). label: JSON key. k: neighbour
     counts.
 
-    temperature: of the vote. limit: evenly spaced samples of each set (0 = all). features: the
+    temperature: of the vote. limit: so many samples of each set, by class (0 = all). features: the
     method's function that gives the rows; `pixels` is the baseline of raw pictures.
     """
 
@@ -56,7 +56,8 @@ class NearestNeighbours:
     def __call__(self, fns: Mapping[str, EvalFn]) -> Result:
         """Returns metrics top1_k<K> and mean_per_class_k<K> for every k, and chance_top1."""
         require_fns(self, fns)
-        bank, queries = open_samples(self.train, self.limit), open_samples(self.path, self.limit)
+        bank = open_samples(self.train, self.limit, self.label, cover=True)
+        queries = open_samples(self.path, self.limit, self.label)
         train_values = read_values(bank, self.label)
         classes = class_names(train_values)
         check_several(classes, self.label)

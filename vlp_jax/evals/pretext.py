@@ -20,7 +20,7 @@ from vlp_jax.evals.samples import embed_pictures, open_samples
 @dataclasses.dataclass(frozen=True)
 class PretextTask:
     """Config keys: path: data set. metric: names of the first scores, with commas. titles: one per
-    panel. limit: evenly spaced samples for the scores (0 = all). shown: pictures on the sheet.
+    panel. limit: so many samples for the scores (0 = all). shown: pictures on the sheet.
     """
 
     context: EvalContext

@@ -2,13 +2,15 @@
 
 Objective, as in scikit-learn with C = 1 / l2: sum of cross-entropies + l2 / 2 * |W|^2, the bias
 free. Full batch, L-BFGS, l2 swept over 1e-6 ... 1e6 from coarse to 8 steps a decade on a validation
-split, then refitted on train and val. The file exists because a probe trained by SGD measures the
+split, then refitted on train and val. Rows are turned to their principal axes first, which the
+penalty does not see: of more features than samples only the span of the samples is left, and each
+axis is stepped by its own curvature. The file exists because a probe trained by SGD measures the
 schedule as much as the features.
 """
 
 import dataclasses
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -17,7 +19,9 @@ import numpy as np
 import optax
 
 from vlp_jax.core.errors import UserError
+from vlp_jax.data.content import contents
 from vlp_jax.data.source import Source
+from vlp_jax.data.subset import stratified
 from vlp_jax.evals.base import EvalContext, EvalFn, Result, require_fns
 from vlp_jax.evals.samples import (
     check_several,
@@ -27,11 +31,13 @@ from vlp_jax.evals.samples import (
     open_samples,
     read_values,
 )
-from vlp_jax.evals.scores import majority, per_class_recall
+from vlp_jax.evals.scores import majority, per_class_recall, sampling_error
 
 START = tuple(range(-6, 7, 2))  # log10 of l2: seven points, two decades apart
 HALVINGS = 4  # 2 decades -> 1/8 decade
 METRICS = ("top1", "mean_per_class")
+TURNED = 8192  # axes; turning more costs more than it saves
+EPS = 1e-7  # of the largest variance: float32's own error, below it an axis is none
 
 
 class Fit(NamedTuple):
@@ -47,11 +53,11 @@ class Fit(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Probe:
-    """Config keys: train, val, path: labelled data sets (val '' = every 1 / val_fraction-th sample
-    of train).
+    """Config keys: train, val, path: labelled data sets (val '' = val_fraction of every class of
+    train, chosen by content).
 
-    label: JSON key. iterations: bound for each fit. limit: evenly spaced samples of each set (0 =
-    all). features: the method's function that gives the rows; `pixels` is the baseline of raw
+    label: JSON key. iterations: bound for each fit. limit: so many samples of each set, by class (0
+    = all). features: the method's function that gives the rows; `pixels` is the baseline of raw
     pictures. metric: what l2 is chosen by, top1 or mean_per_class where classes differ in size.
     """
 
@@ -78,31 +84,36 @@ class Probe:
             raise UserError(f"probe.metric={self.metric!r}: choose {' or '.join(METRICS)}")
 
     def __call__(self, fns: Mapping[str, EvalFn]) -> Result:
-        """Returns metrics top1, mean_per_class, val_METRIC, log10_l2 and how the last fit ended."""
+        """Returns metrics top1, mean_per_class, their sampling errors top1_se, mean_per_class_se,
+        val_METRIC, log10_l2 and how the last fit ended.
+        """
         require_fns(self, fns)
         fn = fns[self.features]
         sources = {
-            "train": open_samples(self.train, self.limit),
-            "path": open_samples(self.path, self.limit),
+            "train": open_samples(self.train, self.limit, self.label, cover=True),
+            "path": open_samples(self.path, self.limit, self.label),
         }
         if self.val:
-            sources["val"] = open_samples(self.val, self.limit)
+            sources["val"] = open_samples(self.val, self.limit, self.label)
         values = {part: read_values(source, self.label) for part, source in sources.items()}
         classes = class_names(values["train"])
         check_several(classes, self.label)
         label = {part: class_ids(v, classes, where=part) for part, v in values.items()}
-        rows = {}
+        rows, kept = {}, {}
         for part, source in sources.items():
-            rows[part], kept = embed_pictures(fn, source, self.context)
-            label[part] = label[part][kept]
+            rows[part], kept[part] = embed_pictures(fn, source, self.context)
+            label[part] = label[part][kept[part]]
         if not self.val:
-            split_validation(rows, label, self.val_fraction)
-        curve = sweep(rows, label, len(classes), self.iterations, self.metric)
-        log_l2 = max(curve, key=lambda point: (curve[point], point))  # a tie: the simpler one
-        both = [np.concatenate([part["train"], part["val"]]) for part in (rows, label)]
-        final = fit(*both, len(classes), 10.0**log_l2, self.iterations)
+            content = contents(sources["train"], kept["train"])
+            split_validation(rows, label, content, self.val_fraction)
+        curve, best = sweep(rows, label, len(classes), self.iterations, self.metric)
+        log_l2 = best_of(curve)
+        both = (np.concatenate([part["train"], part["val"]]) for part in (rows, label))
+        (final,) = fits(*both, len(classes), [10.0**log_l2], self.iterations, best)
+        errors = sampling_error(predict(final, rows["path"]) == label["path"], label["path"])
         metrics = {
             **scores(final, rows["path"], label["path"]),
+            **{f"{metric}_se": error for metric, error in zip(METRICS, errors, strict=True)},
             f"val_{self.metric}": curve[log_l2],
             "log10_l2": log_l2,
             "iterations": float(final.iterations),
@@ -117,13 +128,20 @@ class Probe:
         return Result(metrics, {"sweep": table}, {"protocol": protocol})
 
 
-def split_validation(rows: dict[str, Any], label: dict[str, Any], fraction: float) -> None:
-    """Moves every (1 / fraction)-th sample of 'train' to 'val', by position; sorted data stays
-    balanced."""
-    position = np.arange(len(label["train"]))
-    is_val = np.floor((position + 1) * fraction) > np.floor(position * fraction)
-    if not is_val.any():
-        raise UserError(f"probe: {len(is_val)} samples are too few to split off a validation set")
+def split_validation(
+    rows: dict[str, Any], label: dict[str, Any], content: np.ndarray, fraction: float
+) -> None:
+    """Moves a fraction of every class from 'train' to 'val'; a class keeps at least one sample.
+
+    Which ones, the pictures decide (content: uint64[N], see `data.content`), in whatever order they
+    come.
+    """
+    total = len(label["train"])
+    count = total - round(fraction * total)
+    if count == total:
+        raise UserError(f"probe: {total} samples are too few to split off a validation set")
+    is_val = np.ones(total, bool)
+    is_val[stratified(label["train"].tolist(), content, count, cover=True)] = False
     for part in (rows, label):
         part["val"], part["train"] = part["train"][is_val], part["train"][~is_val]
 
@@ -134,23 +152,33 @@ def sweep(
     num_classes: int,
     iterations: int,
     metric: str = "top1",
-) -> dict[float, float]:
-    """Validation score by log10(l2): seven points, then the interval around the best is halved four
-    times."""
+) -> tuple[dict[float, float], Fit]:
+    """Validation score by log10(l2), and the best fit: seven points, then the interval around the
+    best is halved four times. Of equal scores the larger l2 is the better one.
+    """
     curve: dict[float, float] = {}
+    known: dict[float, Fit] = {}
+    train = turned(rows["train"])
 
-    def visit(points: tuple[float, ...]) -> float:
-        for point in points:
-            if START[0] <= point <= START[-1]:
-                fitted = fit(rows["train"], label["train"], num_classes, 10.0**point, iterations)
-                curve[point] = scores(fitted, rows["val"], label["val"])[metric]
-        return max(curve, key=lambda point: (curve[point], point))
+    def visit(points: Sequence[float], start: Fit | None = None) -> float:
+        new = [point for point in points if START[0] <= point <= START[-1]]
+        l2 = [10.0**point for point in new]
+        found = fits(train, label["train"], num_classes, l2, iterations, start)
+        for point, fitted in zip(new, found, strict=True):
+            curve[point] = scores(fitted, rows["val"], label["val"])[metric]
+            known[point] = fitted
+        return best_of(curve)
 
-    best, step = visit(tuple(map(float, START))), 2.0
+    best, step = visit([*map(float, START)]), 2.0
     for _ in range(HALVINGS):
         step /= 2
-        best = visit((best - step, best + step))
-    return curve
+        best = visit((best - step, best + step), known[best])
+    return curve, known[best]
+
+
+def best_of(curve: Mapping[float, float]) -> float:
+    """The log10(l2) of the best score; of equal ones the largest, which is the simplest model."""
+    return max(curve, key=lambda point: (curve[point], point))
 
 
 def scores(fitted: Fit, rows: np.ndarray, label: np.ndarray) -> dict[str, float]:
@@ -166,57 +194,107 @@ def predict(fitted: Fit, rows: np.ndarray) -> np.ndarray:
     return (rows @ fitted.weights + fitted.bias).argmax(axis=1)
 
 
-def fit(
-    rows: np.ndarray, label: np.ndarray, num_classes: int, l2: float, iterations: int = 1000
-) -> Fit:
-    """Multinomial logistic regression of float32[N, D] rows on int[N] labels.
+class Turned(NamedTuple):
+    """Rows centred, divided by one scale and turned to principal axes: rows = x @ axes.T * scale +
+    mean."""
 
-    Rows are centred and divided by one common scale and the penalty is adjusted: the optimum is the
-    same one (the bias is free), the problem is far better conditioned for features with a large
-    mean.
+    x: np.ndarray  # float32[N, R], R <= min(N, D)
+    power: np.ndarray  # float32[R], mean squares of the columns
+    axes: np.ndarray  # float32[D, R], orthonormal columns
+    mean: np.ndarray  # float64[D]
+    scale: float
+
+
+def turned(rows: np.ndarray) -> Turned:
+    """float32[N, D] rows on their principal axes.
+
+    The optimum is the same one: the bias is free, and a penalty on |W|^2 sees neither a turn nor
+    the axes in which no row differs, where its weights are 0.
     """
     mean = rows.mean(axis=0, dtype=np.float64)
     scale = float(np.sqrt(np.mean((rows - mean) ** 2))) or 1.0
     x = ((rows - mean) / scale).astype(np.float32)
-    penalty = np.float32(l2 / scale**2 / len(rows))
-    args = jax.device_put((x, label.astype(np.int32), penalty))
-    solved = jax.device_get(_solve(*args, num_classes=num_classes, iterations=iterations))
-    weights, bias, loss, gradient, count = solved
-    weights = weights.astype(np.float64) / scale
-    bias = bias - mean @ weights
-    return Fit(
-        weights.astype(np.float32),
-        bias.astype(np.float32),
-        *map(float, (loss, gradient)),
-        int(count),
-    )
+    count, width = x.shape
+    if min(x.shape) > TURNED:
+        return Turned(x, np.mean(x**2, axis=0), np.eye(width, dtype=np.float32), mean, scale)
+    gram = (x @ x.T if width > count else x.T @ x).astype(np.float64)
+    power, vectors = np.linalg.eigh(gram)
+    kept = power > max(power[-1], 1e-12) * EPS
+    power, vectors = power[kept], vectors[:, kept]
+    if width > count:
+        vectors = x.T @ (vectors / np.sqrt(power))
+    axes = vectors.astype(np.float32)
+    return Turned(x @ axes, (power / count).astype(np.float32), axes, mean, scale)
 
 
-@functools.partial(jax.jit, static_argnames=("num_classes", "iterations"))
-def _solve(x, label, penalty, *, num_classes, iterations, tolerance=1e-6):
-    def objective(params):
-        weights, bias = params
-        logits = jnp.matmul(x, weights, precision=jax.lax.Precision.HIGHEST) + bias  # [N, C]
-        loss = optax.softmax_cross_entropy_with_integer_labels(logits, label).mean()
-        return loss + penalty / 2 * jnp.sum(weights**2)
+def fits(
+    rows: np.ndarray | Turned,
+    label: np.ndarray,
+    num_classes: int,
+    penalties: Sequence[float],
+    iterations: int = 1000,
+    start: Fit | None = None,
+) -> list[Fit]:
+    """Multinomial logistic regressions of float32[N, D] rows on int[N] labels, one for each l2 of
+    `penalties`, side by side. start: a fit nearby, which saves iterations.
+    """
+    if not len(penalties):
+        return []
+    data = rows if isinstance(rows, Turned) else turned(rows)
+    scaled = np.asarray(penalties) / data.scale**2 / len(data.x)
+    first = (np.zeros((data.x.shape[1], num_classes)), np.zeros(num_classes))
+    if start is not None:
+        first = (data.axes.T @ start.weights * data.scale, start.bias + data.mean @ start.weights)
+    numbers = [np.asarray(a, np.float32) for a in (data.x, data.power, scaled, *first)]
+    args = jax.device_put((label.astype(np.int32), *numbers))
+    solved = jax.device_get(_solve(*args, iterations=iterations))
+    found = []
+    for weights, bias, loss, gradient, count in zip(*solved, strict=True):
+        weights = data.axes @ weights.astype(np.float64) / data.scale
+        bias = bias - data.mean @ weights
+        ended = (float(loss), float(gradient), int(count))
+        found.append(Fit(weights.astype(np.float32), bias.astype(np.float32), *ended))
+    return found
 
-    optimizer = optax.lbfgs(memory_size=10)
-    value_and_grad = optax.value_and_grad_from_state(objective)
 
-    def step(carry):
-        params, state, count, _ = carry
-        value, grad = value_and_grad(params, state=state)
-        updates, state = optimizer.update(
-            grad, state, params, value=value, grad=grad, value_fn=objective
-        )
-        params = optax.apply_updates(params, updates)
-        grad = optax.tree.get(state, "grad")  # at the new point, left by the line search
-        return params, state, count + 1, jnp.maximum(*(jnp.max(jnp.abs(g)) for g in grad))
+def fit(
+    rows: np.ndarray, label: np.ndarray, num_classes: int, l2: float, iterations: int = 1000
+) -> Fit:
+    """One fit, see `fits`."""
+    return fits(rows, label, num_classes, [l2], iterations)[0]
 
-    def unfinished(carry):
-        return (carry[2] < iterations) & (carry[3] > tolerance)
 
-    start = (jnp.zeros((x.shape[1], num_classes)), jnp.zeros(num_classes))
-    carry = (start, optimizer.init(start), jnp.int32(0), jnp.float32(jnp.inf))
-    params, _, count, gradient = jax.lax.while_loop(unfinished, step, carry)
-    return *params, objective(params), gradient, count
+@functools.partial(jax.jit, static_argnames="iterations")
+def _solve(label, x, power, penalties, weights, bias, *, iterations, tolerance=1e-6):
+    def solve(penalty):
+        # the loss bends by about power / C: weights are stepped in units of its inverse root
+        unit = jax.lax.rsqrt(power / len(bias) + penalty)[:, None]
+
+        def objective(params):
+            weights = params[0] * unit
+            logits = jnp.matmul(x, weights, precision=jax.lax.Precision.HIGHEST) + params[1]
+            loss = optax.softmax_cross_entropy_with_integer_labels(logits, label).mean()
+            return loss + penalty / 2 * jnp.sum(weights**2)
+
+        optimizer = optax.lbfgs(memory_size=10)
+        value_and_grad = optax.value_and_grad_from_state(objective)
+
+        def step(carry):
+            params, state, count, _ = carry
+            value, grad = value_and_grad(params, state=state)
+            updates, state = optimizer.update(
+                grad, state, params, value=value, grad=grad, value_fn=objective
+            )
+            params = optax.apply_updates(params, updates)
+            grad = optax.tree.get(state, "grad")  # at the new point, left by the line search
+            return params, state, count + 1, jnp.maximum(*(jnp.max(jnp.abs(g)) for g in grad))
+
+        def unfinished(carry):
+            return (carry[2] < iterations) & (carry[3] > tolerance)
+
+        start = (weights / unit, bias)
+        carry = (start, optimizer.init(start), jnp.int32(0), jnp.float32(jnp.inf))
+        params, _, count, gradient = jax.lax.while_loop(unfinished, step, carry)
+        return params[0] * unit, params[1], objective(params), gradient, count
+
+    return jax.vmap(solve)(penalties)

@@ -21,7 +21,7 @@ TITLES = ("input", "mask", "output", "target")
 
 @dataclasses.dataclass(frozen=True)
 class Reconstruction:
-    """Config keys: path: data set. limit: evenly spaced samples for the numbers (0 = all). shown:
+    """Config keys: path: data set. limit: so many samples for the numbers (0 = all). shown:
     pictures on the sheet.
     """
 

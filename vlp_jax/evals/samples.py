@@ -1,8 +1,7 @@
 """Pictures, captions and labels of a data set as the evaluators need them.
 
-The file exists because every evaluator reads the same three things from a source, and because a
-data set too large for the training cadence must be thinned in the same reproducible way by all of
-them.
+The file exists because every evaluator reads the same three things from a source, and because all
+of them must thin a data set too large for the training cadence in the same way.
 """
 
 import json
@@ -18,36 +17,18 @@ from vlp_jax.data.encoding import read_text
 from vlp_jax.data.evaluation import eval_batches
 from vlp_jax.data.mixture import open_pool
 from vlp_jax.data.source import Source, label_value
+from vlp_jax.data.subset import thinned
 from vlp_jax.evals.base import EvalContext, EvalFn, embed_some
 
 MAX_DAMAGED = 0.01  # share of pictures that an evaluation may lose before it is no longer one
 FEW_DAMAGED = 10  # so many are always allowed, as in training, unless they are half of the set
 
 
-class Thinned:
-    """`limit` samples of a source, evenly spaced: data sets are often sorted by class."""
-
-    def __init__(self, source: Source, limit: int) -> None:
-        self.source = source
-        self.rows = np.arange(limit) * len(source) // limit
-        self.damage = source.damage
-        self.fingerprint = f"{source.fingerprint}/{limit}"
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __getitem__(self, i: int) -> dict[str, Any]:
-        return self.source[int(self.rows[i])]
-
-    def metadata(self, i: int) -> dict[str, Any]:
-        return self.source.metadata(int(self.rows[i]))
-
-    def where(self, i: int) -> str:
-        return self.source.where(int(self.rows[i]))
-
-
-def open_samples(path: str | Source, limit: int = 0) -> Source:
-    """Opens a data set (or takes an open one), thinned to `limit` samples when limit > 0.
+def open_samples(
+    path: str | Source, limit: int = 0, label: str = "", cover: bool = False
+) -> Source:
+    """Opens a data set (or takes an open one); with limit > 0 so many samples that stand for it,
+    every class of the JSON key `label` with its share (see `data.subset`).
 
     Raises UserError when it is empty or limit is negative.
     """
@@ -58,7 +39,7 @@ def open_samples(path: str | Source, limit: int = 0) -> Source:
     source = open_pool(path) if isinstance(path, str) else path
     if not len(source):
         raise UserError(f"no samples in {path}")
-    return Thinned(source, limit) if 0 < limit < len(source) else source
+    return thinned(source, limit, label, cover) if 0 < limit < len(source) else source
 
 
 def embed_pictures(

@@ -24,6 +24,22 @@ def majority(label: np.ndarray) -> float:
     return float(np.bincount(label).max() / len(label))
 
 
+def sampling_error(hit: np.ndarray, label: np.ndarray) -> tuple[float, float]:
+    """Standard errors of the share of hits and of the mean over classes, had other pictures of the
+    same classes been drawn; hit: bool[N], label: int[N].
+
+    Binomial. The rate of a class is taken as (hits + 1) / (n + 2), Laplace's: one picture, hit or
+    missed, is not without error.
+    """
+    right, support = np.bincount(label[hit], minlength=label.max() + 1), np.bincount(label)
+    right, support = right[support > 0], support[support > 0]
+    rate = (right + 1) / (support + 2)
+    variance = rate * (1 - rate) / support
+    share = float(np.mean(hit))
+    whole = float(np.sqrt(share * (1 - share) / len(hit)))
+    return whole, float(np.sqrt(variance.sum()) / len(support))
+
+
 def _curve(score: np.ndarray, target: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Cumulative true and false positives at each distinct threshold, from the highest score
     down."""

@@ -49,7 +49,10 @@ def write_study(
     write_json(os.path.join(folder, "results.json"), outcome)
     draw_study(title, outcome["cells"], os.path.join(folder, "figure.png"))
     changes = "".join(f" --config.{k}={v}" for k, v in outcome.get("changes", {}).items())
-    made = f"Data: {outcome.get('data', '')}; changes:{changes or ' none'}."
+    versions = ", ".join(f"{k} {v}" for k, v in outcome.get("versions", {}).items())
+    made = f"Data: {outcome.get('data', '')}; changes:{changes or ' none'}; versions: {versions}."
+    if any(cell.get("sampling") for cell in outcome["cells"].values()):
+        made += " In brackets: the standard error that comes of the test pictures."
     parts = [f"# {title}", made, markdown_table(rows), markdown_table(verdicts), "![](figure.png)"]
     write_text(os.path.join(folder, "report.md"), "\n\n".join(parts) + "\n")
     console.print(f"results.json, report.md and figure.png in {folder}")
@@ -63,7 +66,9 @@ def column_titles(cells: Mapping[str, Mapping[str, Any]]) -> list[str]:
 
 
 def cell_rows(cells: Mapping[str, Mapping[str, Any]]) -> list[dict[str, str]]:
-    """Rows of {cell, `COLUMN paper`, `COLUMN ours`}, the spread after a plus-minus sign."""
+    """Rows of {cell, `COLUMN paper`, `COLUMN ours`}, the seeds' spread after a plus-minus sign, the
+    error that comes of the test pictures in brackets.
+    """
 
     def shown(number: float | None) -> str:
         return "" if number is None else f"{number:.4g}" if number >= 1000 else f"{number:.1f}"
@@ -72,11 +77,12 @@ def cell_rows(cells: Mapping[str, Mapping[str, Any]]) -> list[dict[str, str]]:
     for name, cell in cells.items():
         row = {"cell": name}
         for title in column_titles(cells):
-            spread = cell["spread"].get(title)
+            spread, sampling = (cell.get(k, {}).get(title) for k in ("spread", "sampling"))
             row[f"{title}: paper"] = shown(cell["paper"].get(title))
             row[f"{title}: ours"] = shown(cell["ours"].get(title)) + (
                 "" if spread is None else f" ± {shown(spread)}"
             )
+            row[f"{title}: ours"] += "" if sampling is None else f" (± {shown(sampling)})"
         rows.append(row)
     return rows
 

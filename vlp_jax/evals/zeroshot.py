@@ -1,8 +1,11 @@
 """Zero-shot classification with prompt ensembles (CLIP, arXiv:2103.00020 section 3.1).
 
 Per class and template: embed, normalise; mean over templates; normalise again. Averaging logits is
-something else. The file exists to give any method with two towers a classifier over any labelled
-data set, class by class.
+something else. Classes of equal names have equal prompts, and nothing can tell them apart: they are
+one class here, and a picture of any of them is right where the name is. (The released evaluators'
+argmax gives such a tie to the first class and counts the others' pictures as missed: that number is
+`top1_first_of_equal`.) The file exists to give any method with two towers a classifier over any
+labelled data set, class by class.
 """
 
 import dataclasses
@@ -11,6 +14,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from vlp_jax.core.errors import UserError
+from vlp_jax.data.damage import DamagedSample
 from vlp_jax.data.source import Source
 from vlp_jax.evals.base import EvalContext, EvalFn, Result, embed_texts, require_fns, unit
 from vlp_jax.evals.ranking import rank
@@ -29,9 +34,10 @@ class ZeroShot:
     """Top-1, top-5 and mean per-class recall; mean average precision where samples have lists of
     labels.
 
-    Config keys: path: data set. label: JSON key of the class. classes: file of class names ('' =
-    the sorted values found). templates: a set of `templates.TEMPLATES`, one template or several.
-    limit: evenly spaced samples (0 = all).
+    Config keys: path: data set. label: JSON key of the class; where it holds numbers, the words
+    under `class` are read in its place. classes: file of class names ('' = the sorted values
+    found). templates: a set of `templates.TEMPLATES`, one template or several.
+    limit: so many samples (0 = all).
     """
 
     context: EvalContext
@@ -46,30 +52,90 @@ class ZeroShot:
     def __post_init__(self) -> None:
         load_templates(self.templates)
 
+    def check(self, source: Source) -> str:
+        """The JSON key whose values are read. Raises UserError where they are only numbers."""
+        return self.label if self.classes else spoken_key(source, self.label)
+
     def __call__(self, fns: Mapping[str, EvalFn]) -> Result:
         """Returns metrics top1, top5, mean_per_class, chance_top1; for multi-label data map,
         map_voc07."""
         require_fns(self, fns)
-        source = open_samples(self.path, self.limit)
-        values = read_values(source, self.label)
+        source = open_samples(self.path)
+        label = self.check(source)
+        source = open_samples(source, self.limit, label)
+        values = read_values(source, label)
         classes = class_names(values, self.classes)
         templates = load_templates(self.templates)
-        names = list(classes.values())
+        names = list(dict.fromkeys(classes.values()))
         weights = classifier(fns["embed_text"], names, templates, self.context)  # [C, D]
         image, kept = embed_pictures(fns["embed_image"], source, self.context)  # [N, D]
         image, values = unit(image), [values[i] for i in kept]
         if any(isinstance(value, list) for value in values):
             metrics, table = score_multilabel(image @ weights.T, values, classes)
         else:
-            metrics, table = score(image, weights, class_ids(values, classes), names)
+            own = class_ids(values, classes)
+            metrics, table = score(image, weights, by_name(classes)[own], names)
+            if len(names) < len(classes):
+                metrics["top1_first_of_equal"] = first_of_equal(image, weights, own, classes)
         protocol = {
             "templates": len(templates),
+            "names": self.classes or label,
             "classes": len(names),
             "images": len(values),
             "damaged": len(source) - len(kept),
         }
         details = {"protocol": protocol, "image": image, "classifier": weights, "names": names}
-        return Result(metrics, {"per_class": table}, details)
+        prompts = [{"template": t, "prompt": fill(t, names[0])} for t in templates]
+        return Result(metrics, {"per_class": table, "prompts": prompts}, details)
+
+
+def spoken_key(source: Source, label: str) -> str:
+    """`label`, or 'class' where `label` holds numbers and 'class' words, in 64 samples of a source.
+
+    Raises:
+      UserError: numbers for names; it lists the keys that hold words.
+    """
+    found, words = [], set()
+    for i in range(0, len(source), len(source) // 64 + 1):
+        try:
+            meta = source.metadata(i)["meta"]
+        except DamagedSample:
+            continue
+        value = meta.get(label)
+        found += value if isinstance(value, list) else [value]
+        words |= {key for key, text in meta.items() if isinstance(text, str) and not _numeric(text)}
+    if not found or not all(map(_numeric, found)):
+        return label
+    if "class" in words:
+        return "class"
+    keys = f" ({', '.join(sorted(words)[:8])})" if words else ""
+    raise UserError(
+        f"label={label!r} holds numbers, and a prompt would say 'a photo of a {found[0]}'; set "
+        f"`label` to a JSON key of words{keys} or `classes` to a file of names"
+    )
+
+
+def _numeric(value: Any) -> bool:
+    if isinstance(value, str):
+        return value.strip().lstrip("+-").replace(".", "", 1).isdecimal()
+    return isinstance(value, int | float)
+
+
+def by_name(classes: Mapping[Any, str]) -> np.ndarray:
+    """Number of each class's name among the distinct ones: int[C]; [crane, owl, crane]: 0, 1, 0."""
+    place = {name: i for i, name in enumerate(dict.fromkeys(classes.values()))}
+    return np.asarray([place[name] for name in classes.values()])
+
+
+def first_of_equal(
+    image: np.ndarray, weights: np.ndarray, label: np.ndarray, classes: Mapping[Any, str]
+) -> float:
+    """Top-1 of an argmax over all classes, which of equal names can only find the first; label:
+    int[N] numbers of `classes`."""
+    name = by_name(classes)
+    first = np.unique(name, return_index=True)[1][name] == np.arange(len(name))
+    ranked = rank(image, weights, name[label][:, None].astype(np.int32), k=1)
+    return float(np.mean((ranked.rank == 1) & first[label]))
 
 
 def classifier(
@@ -114,9 +180,10 @@ def score_multilabel(
     """Mean average precision (and VOC 2007's 11-point form) over the classes that occur."""
     target = np.zeros(logits.shape, bool)
     for row, value in enumerate(values):
-        target[row, class_ids(value if isinstance(value, list) else [value], classes)] = True
+        own = class_ids(value if isinstance(value, list) else [value], classes)
+        target[row, by_name(classes)[own]] = True
     table = []
-    for c, name in enumerate(classes.values()):
+    for c, name in enumerate(dict.fromkeys(classes.values())):
         if target[:, c].any():
             ap = average_precision(logits[:, c], target[:, c])
             voc = voc_average_precision(logits[:, c], target[:, c])

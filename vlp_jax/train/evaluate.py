@@ -24,13 +24,18 @@ from vlp_jax.data.source import check_key
 from vlp_jax.evals.base import EvalContext, EvalFn, Evaluator, Result, make_evaluator
 from vlp_jax.methods.base import Method
 from vlp_jax.parallel.mesh import BATCH_AXES, batch_sharding, replicated
+from vlp_jax.train.trained import Trained
 
 
 def make_evaluators(
-    configs: Mapping[str, Mapping[str, Any]], context: EvalContext, method: Method
+    configs: Mapping[str, Mapping[str, Any]],
+    context: EvalContext,
+    method: Method,
+    trained: Trained | None = None,
 ) -> dict[str, Evaluator]:
     """Builds every evaluator of `config.evals`: {name: {type: retrieval, ...}}; the type defaults
-    to the name.
+    to the name. Of data that were `trained` on, `path` is what was held out, `train` and `val` what
+    was not.
 
     Raises:
       UserError: unknown type or key, a data set that is not there, or a method that lacks a
@@ -47,27 +52,52 @@ def make_evaluators(
                 f"evals.{name}: needs {lacking} but {type(method).__name__} offers "
                 f"{sorted(offered)}"
             )
-        folders = {}
-        for part in ("train", "path"):
-            path = getattr(evaluator, part, "")
-            if isinstance(path, str) and path:  # a mistake shows now, not after the training
-                try:
-                    source, label = open_pool(path), getattr(evaluator, "label", "")
-                except UserError as error:
-                    raise UserError(f"evals.{name}: {error}") from error
-                if label:
-                    check_key(source, label, f"evals.{name}.label")
-                    folders[part] = tuple(getattr(source, "classes", ()))
-                    if part == "train":
-                        check_classes(source, label, f"evals.{name}.label")
-        if len(set(folders.values())) > 1 and all(folders.values()) and label == "label":
-            raise UserError(
-                f"evals.{name}.label='label' numbers the class folders of each set, and those of "
-                f"path {_some(folders['path'])} are not those of train {_some(folders['train'])}; "
-                "set it to 'class', their names"
-            )
-        found[name] = evaluator
+        _check_sets(evaluator, name)
+        try:
+            found[name] = _held_out(evaluator, trained or Trained())
+        except UserError as error:
+            raise UserError(f"evals.{name}: {error}") from error
     return found
+
+
+def _check_sets(evaluator: Evaluator, name: str) -> None:
+    """Raises UserError for data sets that are not there or have no such labels: a mistake shows
+    now, not after the training."""
+    folders, label = {}, getattr(evaluator, "label", "")
+    for part in ("train", "path"):
+        path = getattr(evaluator, part, "")
+        if not (isinstance(path, str) and path):
+            continue
+        try:
+            source = open_pool(path)
+            if part == "path" and hasattr(evaluator, "check"):
+                evaluator.check(source)
+        except UserError as error:
+            raise UserError(f"evals.{name}: {error}") from error
+        if label:
+            check_key(source, label, f"evals.{name}.label")
+            folders[part] = tuple(getattr(source, "classes", ()))
+            if part == "train":
+                check_classes(source, label, f"evals.{name}.label")
+    if len(set(folders.values())) > 1 and all(folders.values()) and label == "label":
+        raise UserError(
+            f"evals.{name}.label='label' numbers the class folders of each set, and those of "
+            f"path {_some(folders['path'])} are not those of train {_some(folders['train'])}; "
+            "set it to 'class', their names"
+        )
+
+
+def _held_out(evaluator: Evaluator, trained: Trained) -> Evaluator:
+    """The evaluator with its data sets as `Trained.part` gives them."""
+    paths = {part: getattr(evaluator, part, "") for part in ("train", "val", "path")}
+    return replace(
+        evaluator,
+        **{
+            part: trained.part(path, held=part == "path")
+            for part, path in paths.items()
+            if path and isinstance(path, str)
+        },
+    )
 
 
 def _some(names: tuple[str, ...]) -> str:
@@ -128,9 +158,12 @@ def eval_context(
 
 
 def run_evaluators(
-    evaluators: Mapping[str, Evaluator], fns: Mapping[str, EvalFn]
+    evaluators: Mapping[str, Evaluator],
+    fns: Mapping[str, EvalFn],
+    trained: Trained | None = None,
 ) -> dict[str, Result]:
-    """{name: Result} of every evaluator, its data sets named in the protocol.
+    """{name: Result} of every evaluator; the protocol names its data sets and says how much of them
+    was trained on.
 
     Raises:
       UserError: a mistake in an evaluator's data, named `evals.NAME`.
@@ -139,16 +172,21 @@ def run_evaluators(
     for name, evaluator in evaluators.items():
         try:
             result = evaluator(fns)
+            sets = _sets(evaluator, trained or Trained())
         except UserError as error:
             raise UserError(f"evals.{name}: {error}") from error
-        protocol = {**_sets(evaluator), **result.details.get("protocol", {})}
+        protocol = {**sets, **result.details.get("protocol", {})}
         results[name] = replace(result, details={**result.details, "protocol": protocol})
     return results
 
 
-def _sets(evaluator: Evaluator) -> dict[str, str]:
+def _sets(evaluator: Evaluator, trained: Trained) -> dict[str, str]:
     found = {"train data": getattr(evaluator, "train", ""), "data": getattr(evaluator, "path", "")}
-    return {key: path for key, path in found.items() if path and isinstance(path, str)}
+    names = {key: getattr(data, "name", data) for key, data in found.items()}
+    names = {key: name for key, name in names.items() if name and isinstance(name, str)}
+    data = found["data"]
+    seen = trained.seen(open_pool(data) if isinstance(data, str) else data) if names else ""
+    return {**names, "trained on": seen} if seen else names
 
 
 def scalars(results: Mapping[str, Result]) -> dict[str, float]:

@@ -158,7 +158,7 @@ class Loop:
         self.watchdog.mark(self.step, "evaluate")
         fns = self.trainer.embedder.bind(eval_params(self.state), self.state["extra"])
         fns = {name: self.watchdog.marking(fn) for name, fn in fns.items()}
-        self.results = run_evaluators(self.trainer.evaluators, fns)
+        self.results = run_evaluators(self.trainer.evaluators, fns, self.trainer.trained)
         values = scalars(self.results)
         if self.loss is not None:
             values = {"loss": float(self.loss), **values}

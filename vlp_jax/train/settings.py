@@ -48,6 +48,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "optim.layer_decay": (1e-6, 1),
     "optim.train_blocks": (-1, _ANY),
     "data.image.fill": (0, 255),
+    "data.holdout": (0, 0.9),
     "data.word_dropout": (0, 1),
     "data.damage_budget": (0, 1),
     "data.threads": (1, _ANY),

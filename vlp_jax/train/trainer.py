@@ -29,6 +29,7 @@ from vlp_jax.train.evaluate import Embedder, eval_context, make_evaluators
 from vlp_jax.train.settings import check_pictures, check_settings
 from vlp_jax.train.state import Recipe, State, init_state, state_sharding
 from vlp_jax.train.step import make_step
+from vlp_jax.train.trained import Trained
 
 
 def check_tokenizer(tokenizer: Any, spec: dict[str, jax.ShapeDtypeStruct], method: Method) -> None:
@@ -213,7 +214,13 @@ class Trainer:
     @cached_property
     def evaluators(self) -> dict[str, Evaluator]:
         """The evaluators of `config.evals`."""
-        return make_evaluators(self.config.evals.to_dict(), self.context, self.method)
+        evals = self.config.evals.to_dict()
+        return make_evaluators(evals, self.context, self.method, self.trained)
+
+    @cached_property
+    def trained(self) -> Trained:
+        """What of an evaluator's data this run trains on."""
+        return Trained(self.config.data.path, self.config.data.get("holdout", 0.0))
 
     @cached_property
     def embedder(self) -> Embedder:
