@@ -36,7 +36,7 @@ from vlp_jax.evals.scores import majority, per_class_recall, sampling_error
 START = tuple(range(-6, 7, 2))  # log10 of l2: seven points, two decades apart
 HALVINGS = 4  # 2 decades -> 1/8 decade
 METRICS = ("top1", "mean_per_class")
-TOGETHER = 2**26  # logits of all fits that run side by side: 256 MB
+TOGETHER = 2**19  # logits of the fits that run side by side; larger ones fill the machine alone
 TURNED = 8192  # axes; turning more costs more than it saves
 EPS = 1e-7  # of the largest variance: float32's own error, below it an axis is none
 
