@@ -36,6 +36,7 @@ from vlp_jax.evals.scores import majority, per_class_recall, sampling_error
 START = tuple(range(-6, 7, 2))  # log10 of l2: seven points, two decades apart
 HALVINGS = 4  # 2 decades -> 1/8 decade
 METRICS = ("top1", "mean_per_class")
+TOGETHER = 2**19  # logits of the fits that run side by side; larger ones fill the machine alone
 TURNED = 8192  # axes; turning more costs more than it saves
 EPS = 1e-7  # of the largest variance: float32's own error, below it an axis is none
 
@@ -200,7 +201,7 @@ class Turned(NamedTuple):
 
     x: np.ndarray  # float32[N, R], R <= min(N, D)
     power: np.ndarray  # float32[R], mean squares of the columns
-    axes: np.ndarray  # float32[D, R], orthonormal columns
+    axes: np.ndarray | None  # float32[D, R], orthonormal columns; None: the features themselves
     mean: np.ndarray  # float64[D]
     scale: float
 
@@ -216,10 +217,11 @@ def turned(rows: np.ndarray) -> Turned:
     x = ((rows - mean) / scale).astype(np.float32)
     count, width = x.shape
     if min(x.shape) > TURNED:
-        return Turned(x, np.mean(x**2, axis=0), np.eye(width, dtype=np.float32), mean, scale)
+        return Turned(x, np.mean(x**2, axis=0), None, mean, scale)
     gram = (x @ x.T if width > count else x.T @ x).astype(np.float64)
     power, vectors = np.linalg.eigh(gram)
-    kept = power > max(power[-1], 1e-12) * EPS
+    power = np.maximum(power, 1e-12)  # of rows that are all equal
+    kept = power >= power[-1] * EPS
     power, vectors = power[kept], vectors[:, kept]
     if width > count:
         vectors = x.T @ (vectors / np.sqrt(power))
@@ -244,13 +246,20 @@ def fits(
     scaled = np.asarray(penalties) / data.scale**2 / len(data.x)
     first = (np.zeros((data.x.shape[1], num_classes)), np.zeros(num_classes))
     if start is not None:
-        first = (data.axes.T @ start.weights * data.scale, start.bias + data.mean @ start.weights)
-    numbers = [np.asarray(a, np.float32) for a in (data.x, data.power, scaled, *first)]
+        inner = start.weights if data.axes is None else data.axes.T @ start.weights
+        first = (inner * data.scale, start.bias + data.mean @ start.weights)
+    numbers = [np.asarray(a, np.float32) for a in (data.x, data.power, *first)]
     args = jax.device_put((label.astype(np.int32), *numbers))
-    solved = jax.device_get(_solve(*args, iterations=iterations))
+    few = max(1, TOGETHER // (len(data.x) * num_classes))
+    solved = [
+        _solve(scaled[at : at + few].astype(np.float32), *args, iterations=iterations)
+        for at in range(0, len(scaled), few)
+    ]
     found = []
-    for weights, bias, loss, gradient, count in zip(*solved, strict=True):
-        weights = data.axes @ weights.astype(np.float64) / data.scale
+    for weights, bias, loss, gradient, count in (
+        one for some in jax.device_get(solved) for one in zip(*some, strict=True)
+    ):
+        weights = (weights if data.axes is None else data.axes @ weights) / data.scale
         bias = bias - data.mean @ weights
         ended = (float(loss), float(gradient), int(count))
         found.append(Fit(weights.astype(np.float32), bias.astype(np.float32), *ended))
@@ -265,7 +274,7 @@ def fit(
 
 
 @functools.partial(jax.jit, static_argnames="iterations")
-def _solve(label, x, power, penalties, weights, bias, *, iterations, tolerance=1e-6):
+def _solve(penalties, label, x, power, weights, bias, *, iterations, tolerance=1e-6):
     def solve(penalty):
         # the loss bends by about power / C: weights are stepped in units of its inverse root
         unit = jax.lax.rsqrt(power / len(bias) + penalty)[:, None]
