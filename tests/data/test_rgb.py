@@ -45,8 +45,8 @@ def of(mode, *colours, **options):
     return save(image, **options)
 
 
-def palette(**options):
-    image = Image.new("P", (2, 2), 1)
+def palette(mode="P", **options):
+    image = Image.new(mode, (2, 2), 1 if mode == "P" else (1, 0))
     image.putpalette([9, 9, 9, 10, 200, 30] + [0] * 762)
     return save(image, **options)
 
@@ -59,6 +59,7 @@ CASES = {  # name: (file, on white, dropped)
     "rgba webp": (of("RGBA", (255, 0, 0, 128), (255, 0, 0, 255), form="WEBP", lossless=True),
                   [[255, 127, 127], RED], [RED, RED]),
     "grey and alpha": (of("LA", (40, 0), (40, 128)), [WHITE, [147] * 3], [[40] * 3] * 2),
+    "palette and alpha": (palette("PA", form="TIFF"), [WHITE] * 2, [GREEN] * 2),
     "palette": (palette(transparency=1), [WHITE] * 2, [GREEN] * 2),
     "palette of alphas": (palette(transparency=b"\xff\x64"), [[159, 233, 167]] * 2, [GREEN] * 2),
     "gif": (palette(form="GIF", transparency=1), [WHITE] * 2, [GREEN] * 2),
@@ -79,6 +80,7 @@ CASES = {  # name: (file, on white, dropped)
 }  # fmt: skip
 
 
+@pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("name", CASES)
 def test_transparency(name):
     data, white, dropped = CASES[name]

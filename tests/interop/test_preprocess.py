@@ -24,6 +24,7 @@ HF = {  # (file, class where it names none): what it says beside the class's own
     "vit's int is a square": ({"size": 224}, "ViT", SQUASH),
     "256 cut to 224": ({"size": {"shortest_edge": 256}, "crop_size": 224}, "CLIP",
                        CENTER | {"share": 0.875}),
+    "vit cut": ({"size": {"shortest_edge": 224}, "do_center_crop": True}, "ViT", CENTER),
     "another size": ({"size": {"shortest_edge": 336}, "crop_size": {"height": 336, "width": 336}},
                      "CLIP", CENTER | {"image_size": 336}),
     "square and no crop": ({"size": {"height": 224, "width": 224}, "do_center_crop": False}, "CLIP",
@@ -170,5 +171,6 @@ def test_what_the_other_library_does_otherwise_is_noted():
 def test_pictures_of_another_size_than_the_model_are_refused():
     assert preprocess.for_model({"a": 1}, 32, "here") == {"a": 1, "image_size": 32}
     assert preprocess.for_model({"image_size": 32}, 32, "here") == {"image_size": 32}
-    with pytest.raises(UserError, match=r"here: .* pictures of 32 pixels, the model takes 16"):
-        preprocess.for_model({"image_size": 32}, 16, "here")
+    for size in (16, 48):
+        with pytest.raises(UserError, match=rf"here: .* of 32 pixels, the model takes {size}"):
+            preprocess.for_model({"image_size": 32}, size, "here")

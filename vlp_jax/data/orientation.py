@@ -18,9 +18,9 @@ TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }  # orientation -> the turn that undoes it
-_MARKER = re.compile(rb"\xff+([\x01-\xfe])")  # any number of fill bytes may stand before a marker
+_MARKER = re.compile(rb"\xff([\x01-\xfe])")  # the last 0xff: any number of them may stand before
 _BARE = (0x01, *range(0xD0, 0xD9))  # markers without a length
-_SCAN, _END, _APP1 = 0xDA, 0xD9, 0xE1
+_SCAN, _APP1 = 0xDA, 0xE1
 
 
 def is_jpeg(data: bytes) -> bool:
@@ -59,7 +59,7 @@ def _jpeg_exif(data: bytes) -> bytes:
     block, at = b"", 2
     while found := _MARKER.search(data, at):
         marker, at = found[1][0], found.end()
-        if marker in (_SCAN, _END):
+        if marker == _SCAN:
             break
         if marker in _BARE:
             continue

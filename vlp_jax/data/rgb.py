@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 ALPHAS = ("white", "drop")
-_SEE_THROUGH = ("RGBA", "LA", "PA", "La", "RGBa")
+_SEE_THROUGH = ("RGBA", "LA", "PA")
 _STEPS = {"L;2": 85, "L;4": 17, "RGB;16B": 1 / 256}  # PNG's stored sample -> Pillow's 8 bits
 
 
