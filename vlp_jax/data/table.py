@@ -25,7 +25,7 @@ CAPTION_COLUMNS = (
     *("caption", "captions", "text", "title", "description", "sentence"),
     *("sentences", "comment", "alt_text"),
 )
-_WHOLE = re.compile(r"(-?(?:0|[1-9][0-9]*))(?:\.0+)?")  # not 007, which is a name
+_WHOLE = re.compile(r"(-?(?:0|[1-9][0-9]{0,17}))(?:\.0+)?")  # not 007, which is a name
 
 
 def _lines(path: str) -> list[str]:
