@@ -136,11 +136,12 @@ def test_what_stands_for_no_value_is_no_caption():
 
 def test_whole_files_name_file_and_line(tmp_path):
     good, bad = tmp_path / "good.txt", tmp_path / "bad.txt"
-    good.write_bytes("katze\nhäuser".encode("utf-16"))
+    good.write_bytes("katze\r\nhäuser".encode("utf-16"))
     bad.write_bytes("katze\nhäuser".encode("latin-1"))
     assert read_text(str(good)) == "katze\nhäuser"
     assert read_texts(str(good)) == ["katze", "häuser"]
     assert class_names([1, 0], str(good)) == {0: "katze", 1: "häuser"}
+    assert read_text(str(good), newline="") == "katze\r\nhäuser"
     message = rf"bad\.txt' cannot be read \(line 2: byte 0xe4 .*{WEST}\); save it as UTF-8$"
     for read in (read_text, read_texts, lambda path: class_names([0], path)):
         with pytest.raises(UserError, match=message) as found:

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import logging
 import pathlib
 import pickle
 import shutil
@@ -252,13 +253,17 @@ class Late:
 
 
 @pytest.mark.parametrize("count", [1, 999, 1000, 1001, 2003, 5000])
-def test_what_first_appears_late_is_found(count):
+def test_what_first_appears_late_is_found(count, caplog):
+    caplog.set_level(logging.INFO, "vlp_jax.data.source")
     source = Late(count)
     check_key(source, "label", "data.label")
     check_captions(source, "here")
     with pytest.raises(UserError, match=r"data\.x='lable': no sample has this JSON key; did you"):
         check_key(source, "lable", "data.x")
     assert set(source.asked) == set(range(count)), "all were looked at before it was refused"
+    lines = [r.getMessage() for r in caplog.records if "lable" in r.getMessage()]
+    line = f"looking for data.x='lable' in {count:,} samples"
+    assert lines == ([line] if count > 1000 else []), "a long search is told once"
     source.asked.clear()
     check_key(source, "labels" if count > 1 else "label", "data.x")
     assert len(source.asked) == 1

@@ -91,6 +91,10 @@ def test_the_header_tells_the_delimiter(table, name, delimiter):
     assert rows(table(f"{delimiter}image{delimiter}title\n0{delimiter}a.png{delimiter}", name))
 
 
+def test_empty_names_tell_no_delimiter(table):
+    assert table("image;a,,b\na.png;1,2,3\n").metadata(0)["meta"]["a,,b"] == "1,2,3"
+
+
 def test_suffixes_count_in_any_case(table):
     assert rows(table("image,caption\na.png,x\n", "T.CSV")) == {"a": ["x"]}
     assert rows(table('{"image": "a.png", "caption": "x"}', "T.JSONL")) == {"a": ["x"]}
@@ -119,6 +123,8 @@ def test_whole_numbers_of_a_csv_are_numbers(table):
     assert [m["price"] for m in metas] == ["1.5", "2.0", "3"]
     assert [m["name"] for m in metas] == ["x", "3", "4"]
     assert rows(source) == {"a": ["7"], "b": ["8"], "c": ["9"]}
+    giant = "1" * 5000
+    assert table(f"image,n\na.png,{giant}\n").metadata(0)["meta"]["n"] == giant
     assert class_list(source, "label", "x") == ()
     assert label_of(source.metadata(0), "label") == 3
     with pytest.raises(DamagedSample, match="no_label"):

@@ -36,12 +36,15 @@ class Delimited:
 
     def __init__(self, path: str, lines: list[str], pictures: Sequence[str], others: Sequence[str]):
         csv.field_size_limit(_MAX_CELL)
-        self.path, self.lines, self.pictures = path, lines, set(pictures)
+        self.path, self.lines, self.pictures = path, lines, set(pictures) - {""}
         self.columns: list[str] = []
         self.damage: list[Damage] = []
         head = next((i for i, line in enumerate(lines) if line.strip()), len(lines))
         header = lines[head] if lines[head:] else ""
-        usual, names = "\t" if path.lower().endswith(".tsv") else ",", self.pictures | set(others)
+        usual, names = (
+            "\t" if path.lower().endswith(".tsv") else ",",
+            self.pictures | set(others) - {""},
+        )
 
         def found(delimiter: str) -> tuple[int, bool]:
             cells = {cell.lower() for cell in _plain(header, delimiter)}

@@ -6,6 +6,7 @@ trains on characters that nobody wrote, and without a word.
 """
 
 import codecs
+import io
 import json
 import re
 from typing import Any
@@ -95,14 +96,14 @@ def decode_json(data: bytes, where: str) -> dict[str, Any]:
     return found
 
 
-def read_text(path: str) -> str:
-    """The text of a whole file (a table, names of classes, texts to embed).
+def read_text(path: str, newline: str | None = None) -> str:
+    """The text of a whole file (a table, names of classes, texts to embed). newline: as of `open`.
 
     Raises UserError, naming file and line, where it cannot be read or is not certain.
     """
     try:
         with open(path, "rb") as file:
-            return decode(file.read())
+            return io.StringIO(decode(file.read()), newline).read()
     except OSError as error:
         raise UserError(f"{path!r} cannot be read ({error.strerror})") from error
     except BadText as error:

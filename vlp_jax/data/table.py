@@ -25,12 +25,12 @@ CAPTION_COLUMNS = (
     *("caption", "captions", "text", "title", "description", "sentence"),
     *("sentences", "comment", "alt_text"),
 )
-_WHOLE = re.compile(r"(-?(?:0|[1-9][0-9]*))(?:\.0+)?")  # not 007, which is a name
+_WHOLE = re.compile(r"(-?(?:0|[1-9][0-9]{0,17}))(?:\.0+)?")  # not 007, which is a name
 
 
 def _lines(path: str) -> list[str]:
     """Lines with their ends, of any system."""
-    return list(io.StringIO(read_text(path), newline=""))
+    return list(io.StringIO(read_text(path, newline=""), newline=""))
 
 
 def _read_jsonl(path: str, lines: list[str]) -> tuple[list[Row], list[Damage]]:
