@@ -214,7 +214,7 @@ def test_pictures_beside_tars_are_told(forms, tmp_path):
         shutil.copy(tmp_path / "folder" / name, folder)
     (folder / ".s.png").write_bytes(b"x")
     source = open_source(str(folder))
-    assert len(source) == 6
+    assert len(source) == 6 and len(open_source(str(folder / "X-000.TAR"))) == 3
     assert source.notes == (f"{folder}: read as tars; left out: 2 pictures beside them",)
 
 
