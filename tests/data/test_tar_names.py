@@ -5,7 +5,7 @@ import logging
 import pytest
 from generated import headers, keys_and_texts, read, sample
 
-from vlp_jax.core.errors import RunError
+from vlp_jax.core.errors import RunError, UserError
 from vlp_jax.data import index as index_module
 from vlp_jax.data.damage import DamagedSample
 from vlp_jax.data.source import label_of
@@ -77,6 +77,11 @@ def test_what_systems_leave_behind_is_left_out_of_tars_too(tmp_path):
         "metadata": 1,
         "other files": 1,
     }
+
+
+def test_a_tar_without_samples_says_what_it_holds(tmp_path):
+    with pytest.raises(UserError, match=r"no samples in .*d\.tar.*; it holds \.heic 2, \.md 1$"):
+        read(tmp_path / "d.tar", [("a.heic", b"x"), ("b.heic", b"x"), ("c.md", b"x")])
 
 
 def test_indices_of_the_older_rule_are_built_again(tmp_path, monkeypatch, caplog):
