@@ -24,7 +24,7 @@ def test_names_with_dots_are_samples(tmp_path):
     assert not source.damage and not source.notes and source[0]["image"] == P
 
 
-def test_further_fields_of_a_sample_stay_out_and_are_told(tmp_path):
+def test_further_fields_of_a_sample_stay_out_and_are_told(tmp_path, caplog):
     """WebDataset's convention: a key ends at the first dot."""
     members = [("000.seg.png", b"s"), ("000.jpg", P), ("000.txt", b"zero"), ("000.en.txt", b"nil"),
                ("my.cat.jpg", P), ("my.cat.txt", b"cat"), ("my.cat.seg.png", b"s"),
@@ -36,7 +36,10 @@ def test_further_fields_of_a_sample_stay_out_and_are_told(tmp_path):
     assert source.notes == (
         f"{tmp_path}/d.tar: 3 samples; left out: further .png 3, .pth 1, further .txt 1",
     )
-    assert TarSource(str(tmp_path / "d.tar")).notes == source.notes  # of the stored index
+    with caplog.at_level(logging.INFO, "vlp_jax"):
+        tell.cache_clear()
+        assert TarSource(str(tmp_path / "d.tar")).notes == source.notes  # of the stored index
+    assert tuple(caplog.messages) == source.notes
 
 
 @pytest.mark.parametrize("text", ["txt", "json", "cls"])
