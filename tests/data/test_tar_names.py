@@ -125,7 +125,7 @@ def test_odd_class_files_are_words_or_damage(tmp_path):
     source = read(tmp_path / "d.tar", members)
     assert [source.metadata(i)["meta"]["cls"] for i in range(len(found))] == list(found.values())
     for i in range(len(found), len(source)):
-        with pytest.raises(DamagedSample, match="bad_class"):
+        with pytest.raises(DamagedSample, match=rf"d\.tar: '{i}': bad_class"):
             source.metadata(i)
     assert label_of({"meta": {"cls": 2**31 - 1}}, "cls") == 2**31 - 1
     for value in (2**31, -(2**31) - 1):
