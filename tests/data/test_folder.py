@@ -27,6 +27,24 @@ def test_suffixes_of_texts_count_in_any_case(tmp_path):
     )
 
 
+def test_a_text_that_leads_nowhere_is_none(tmp_path):
+    fill(tmp_path, "a.png", "a.txt", "b.png", "c.png", "c.txt", "x.superlongsuffix", "y.superlong")
+    (tmp_path / "b.txt").symlink_to("nowhere")
+    source = open_source(str(tmp_path))
+    assert texts(source) == [["a.txt"], ["c.txt"]]
+    assert source.damage == [("no_caption", f"{tmp_path}/b.png")]
+    assert source.notes[0].endswith("; left out: other files 2, .txt 1")
+
+
+def test_a_folder_whose_name_looks_like_a_kind(tmp_path, monkeypatch):
+    fill(tmp_path / "classes:x", "a.png")
+    fill(tmp_path / "x", "ant/a.png", "bee/a.png")
+    monkeypatch.chdir(tmp_path)
+    assert len(open_source("classes:x")) == 1 and len(open_source("pictures:x")) == 2
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert len(open_source("classes:~/x")) == 2
+
+
 @pytest.mark.parametrize(
     "captioned,kind",
     [(0, "classes"), (1, "classes"), (2, ""), (9, ""), (10, "captions"), (20, "captions")],

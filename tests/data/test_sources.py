@@ -13,6 +13,7 @@ from collections import Counter
 import numpy as np
 import pytest
 from generated import encode, sample, write_shards
+from PIL import Image
 
 from vlp_jax.core.errors import UserError
 from vlp_jax.data.array_record import write_array_record
@@ -215,7 +216,7 @@ def test_pictures_beside_tars_are_told(forms, tmp_path):
         shutil.copy(tmp_path / "folder" / name, folder)
     (folder / ".s.png").write_bytes(b"x")
     source = open_source(str(folder))
-    assert len(source) == 6
+    assert len(source) == 6 and len(open_source(str(folder / "X-000.TAR"))) == 3
     assert source.notes == (f"{folder}: read as tars; left out: 2 pictures beside them",)
 
 
@@ -425,3 +426,17 @@ def test_export_leaves_damage_out(forms, tmp_path):
     report = export(open_source(forms["folder"]), str(tmp_path / "out"))
     assert report["samples"] == 4
     assert report["damaged"] == {"unknown_format": 1, "bad_json": 1}
+
+
+def test_export_keeps_every_format(tmp_path):
+    (tmp_path / "in").mkdir()
+    kinds = ("bmp", "gif", "jpg", "pbm", "pgm", "png", "ppm", "tif", "webp")
+    for kind in kinds:
+        mode = {"pbm": "1", "pgm": "L"}.get(kind, "RGB")
+        Image.new(mode, (5, 4)).save(tmp_path / "in" / f"{kind}.{kind}")
+    source = open_source(str(tmp_path / "in"))
+    report = export(source, str(tmp_path / "out"))
+    assert report["samples"] == 9 and report["damaged"] == {}
+    again = open_source(str(tmp_path / "out"))
+    assert [again[i]["meta"]["key"] for i in range(9)] == list(kinds)
+    assert [again[i]["image"] for i in range(9)] == [source[i]["image"] for i in range(9)]

@@ -201,6 +201,16 @@ def test_the_source_survives_pickling(shards):
     assert twin.fingerprint == source.fingerprint
 
 
+def test_an_index_that_changes_under_a_worker_stops_it(shards, tmp_path):
+    twin = pickle.dumps(TarSource(shards))
+    (tmp_path / "x-001.tar").write_bytes(tar_bytes(sample(1)))
+    TarSource(shards)
+    for _ in range(2):
+        with pytest.raises(RunError, match=r"x-001\.index: index changed or vanished while it was"):
+            pickle.loads(twin)[17]
+        (tmp_path / "x-001.index").unlink(missing_ok=True)
+
+
 def test_fingerprint_follows_content_not_place(shards, tmp_path):
     first = TarSource(shards).fingerprint
     shutil.copytree(tmp_path, tmp_path / "copy")

@@ -5,7 +5,7 @@ import logging
 import pytest
 from generated import headers, keys_and_texts, read, sample
 
-from vlp_jax.core.errors import RunError
+from vlp_jax.core.errors import RunError, UserError
 from vlp_jax.data import index as index_module
 from vlp_jax.data.damage import DamagedSample
 from vlp_jax.data.source import label_of
@@ -24,7 +24,7 @@ def test_names_with_dots_are_samples(tmp_path):
     assert not source.damage and not source.notes and source[0]["image"] == P
 
 
-def test_further_fields_of_a_sample_stay_out_and_are_told(tmp_path):
+def test_further_fields_of_a_sample_stay_out_and_are_told(tmp_path, caplog):
     """WebDataset's convention: a key ends at the first dot."""
     members = [("000.seg.png", b"s"), ("000.jpg", P), ("000.txt", b"zero"), ("000.en.txt", b"nil"),
                ("my.cat.jpg", P), ("my.cat.txt", b"cat"), ("my.cat.seg.png", b"s"),
@@ -36,7 +36,10 @@ def test_further_fields_of_a_sample_stay_out_and_are_told(tmp_path):
     assert source.notes == (
         f"{tmp_path}/d.tar: 3 samples; left out: further .png 3, .pth 1, further .txt 1",
     )
-    assert TarSource(str(tmp_path / "d.tar")).notes == source.notes  # of the stored index
+    with caplog.at_level(logging.INFO, "vlp_jax"):
+        tell.cache_clear()
+        assert TarSource(str(tmp_path / "d.tar")).notes == source.notes  # of the stored index
+    assert tuple(caplog.messages) == source.notes
 
 
 @pytest.mark.parametrize("text", ["txt", "json", "cls"])
@@ -79,6 +82,11 @@ def test_what_systems_leave_behind_is_left_out_of_tars_too(tmp_path):
     }
 
 
+def test_a_tar_without_samples_says_what_it_holds(tmp_path):
+    with pytest.raises(UserError, match=r"no samples in .*d\.tar.*; it holds \.heic 2, \.md 1$"):
+        read(tmp_path / "d.tar", [("a.heic", b"x"), ("b.heic", b"x"), ("c.md", b"x")])
+
+
 def test_indices_of_the_older_rule_are_built_again(tmp_path, monkeypatch, caplog):
     members = [("a.jpg", P), ("a.txt", b"one"), ("b.c.jpg", P), ("b.c.txt", b"two")]
     path = tmp_path / "d.tar"
@@ -117,7 +125,7 @@ def test_odd_class_files_are_words_or_damage(tmp_path):
     source = read(tmp_path / "d.tar", members)
     assert [source.metadata(i)["meta"]["cls"] for i in range(len(found))] == list(found.values())
     for i in range(len(found), len(source)):
-        with pytest.raises(DamagedSample, match="bad_class"):
+        with pytest.raises(DamagedSample, match=rf"d\.tar: '{i}': bad_class"):
             source.metadata(i)
     assert label_of({"meta": {"cls": 2**31 - 1}}, "cls") == 2**31 - 1
     for value in (2**31, -(2**31) - 1):

@@ -144,6 +144,7 @@ def run_index(args: argparse.Namespace) -> tuple[int, dict[str, Any]]:
             "bytes": index.size,
             "digest": index.digest,
             "damaged": _reasons(index.damage),
+            "left_out": index.left_out,
         }
         for path, stored, index in source.stored
     ]
@@ -267,13 +268,15 @@ def run_convert(args: argparse.Namespace) -> tuple[int, dict[str, Any]]:
 
     if args.per_shard < 1:
         raise UserError(f"--per-shard={args.per_shard} must be at least 1")
-    report = export(open_source(args.path), args.out, args.to, args.per_shard)
+    source = open_source(args.path)
+    notes = _notes(args, source)
+    report = export(source, args.out, args.to, args.per_shard)
     cells = [[path] for path in report["shards"]]
     title = (
         f"{report['samples']} samples written, damaged and left out: {report['damaged'] or 'none'}"
     )
     show(args, title, ("shard",), cells)
-    return 0, {"path": args.path, "out": args.out, **report}
+    return 0, {"path": args.path, "out": args.out, "notes": notes, **report}
 
 
 def run_prepare(args: argparse.Namespace) -> tuple[int, dict[str, Any]]:

@@ -19,18 +19,20 @@ from vlp_jax.data.damage import Damage, DamagedSample
 from vlp_jax.data.index import open_index
 from vlp_jax.data.source import Example
 
-_MAGIC = ((b"\xff\xd8\xff", "jpg"), (b"\x89PNG", "png"), (b"GIF8", "gif"), (b"BM", "bmp"))
+_MAGIC = {
+    **{b"\xff\xd8\xff": "jpg", b"\x89PNG": "png", b"GIF8": "gif", b"BM": "bmp"},
+    **dict.fromkeys((b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"), "tif"),
+    **dict.fromkeys((b"P1", b"P2", b"P3", b"P4", b"P5", b"P6"), "ppm"),
+}
 
 
 def suffix_of(data: bytes) -> str:
     """The file suffix of an encoded picture. Raises DamagedSample for an unknown kind."""
-    for magic, suffix in _MAGIC:
+    for magic, suffix in _MAGIC.items():
         if data.startswith(magic):
             return suffix
     if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
         return "webp"
-    if data[:4] in (b"II*\0", b"MM\0*"):
-        return "tif"
     raise DamagedSample("unknown_format")
 
 

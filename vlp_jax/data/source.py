@@ -249,7 +249,7 @@ def open_source(path: str, **options: Any) -> Source:
         from vlp_jax.data.array_record import ArrayRecordSource
 
         return ArrayRecordSource(path, **options)
-    if ".tar" in os.path.basename(path):
+    if ".tar" in os.path.basename(path).lower():
         from vlp_jax.data.tar import TarSource
 
         return TarSource(path, **options)

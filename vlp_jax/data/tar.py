@@ -107,7 +107,7 @@ class TarSource:
         left = told(sum((Counter(index.left_out) for index, _ in indices), Counter()))
         line = f"{printable(pattern)}: {len(self)} samples; left out: {left}"
         self.notes: tuple[str, ...] = (line,) if left else ()
-        self._check()
+        self._check(left)
         for note in self.notes:
             tell(note)
 
@@ -117,14 +117,14 @@ class TarSource:
         except (OSError, ValueError) as error:
             raise UserError(f"cannot read shard {path!r}: {error}") from error
 
-    def _check(self) -> None:
+    def _check(self, left: str) -> None:
         if not len(self):
             if self.damage:
                 first = self.damage[0]
                 raise RunError(f"no sample left in {self.pattern!r}: {first.where}: {first.reason}")
             raise UserError(
                 f"no samples in {self.pattern!r} (expected KEY.jpg, with captions KEY.txt or "
-                "KEY.json)"
+                "KEY.json)" + (f"; it holds {left}" if left else "")
             )
 
     @property
