@@ -6,7 +6,6 @@ use of the package: a config, `train`, the evaluators, the report.
 """
 
 import argparse
-import json
 import shutil
 import sys
 import time
@@ -51,7 +50,7 @@ def main(argv: list[str]) -> int:
     start = time.monotonic()
     sys.path.insert(0, str(ROOT))
     from vlp_jax.cli.config import load_config, split_overrides
-    from vlp_jax.cli.output import start_jax
+    from vlp_jax.cli.output import print_json, start_jax
     from vlp_jax.cli.train import train
     from vlp_jax.evals.gallery import draw_results
     from vlp_jax.evals.report import print_results, write_json, write_markdown
@@ -77,7 +76,7 @@ def main(argv: list[str]) -> int:
     write_markdown(str(workdir / "report.md"), "Quickstart", results, pictures, intro)
     print(f"report: {workdir / 'report.md'}, {len(pictures)} pictures beside it")
     if args.json:
-        print(json.dumps(report))
+        print_json(report)
     return 0
 
 

@@ -5,7 +5,6 @@ The file exists so that scripts can rely on one rule.
 """
 
 import argparse
-import json
 import logging
 import os
 import sys
@@ -21,11 +20,15 @@ def add_json(parser: argparse.ArgumentParser) -> None:
 
 
 def print_json(value: Mapping[str, Any]) -> None:
-    """Prints one JSON object on one line, flushed last; the first process of a job does."""
+    """Prints one JSON object on one line, flushed last; the first process of a job does. Numbers
+    that are not finite are null.
+    """
     if not first_process():
         return
+    from vlp_jax.core.strict_json import dumps
+
     sys.stdout.flush()
-    print(json.dumps(value, default=float), flush=True)
+    print(dumps(value), flush=True)
 
 
 def take_host_flags(argv: list[str]) -> list[str]:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from vlp_jax.core.errors import UserError
+from vlp_jax.core.strict_json import dumps, plain
 
 # Keys that say how a run is carried out, not what it computes: they may differ on resume.
 OPERATIONAL = (
@@ -50,7 +51,7 @@ def flat_config(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 def write_json(path: Path, value: Any) -> None:
     """Writes JSON whole or not at all."""
     partial = path.with_name(path.name + ".tmp")
-    partial.write_text(json.dumps(value, indent=1, sort_keys=True, default=str) + "\n")
+    partial.write_text(dumps(value, indent=1, sort_keys=True) + "\n")
     os.replace(partial, path)
 
 
@@ -124,7 +125,7 @@ def check_workdir(path: Path, config: Mapping[str, Any], data_digest: str, force
     """
     if path.exists() and not path.is_dir():
         raise UserError(f"--workdir={path}: is a file, not a folder")
-    new = json.loads(json.dumps(flat_config(config), default=str))
+    new = plain(flat_config(config))
     file = path / "config.json"
     if file.is_file() and not force:
         old = flat_config(json.loads(file.read_text()))
