@@ -5,6 +5,7 @@ mistakes first.
 """
 
 import argparse
+import contextlib
 import dataclasses
 import time
 from pathlib import Path
@@ -96,34 +97,51 @@ class Outcome:
 
 
 def train(config: Any, workdir: Path, force: bool = False, step: int | None = None) -> Outcome:
-    """Trains to the end.
+    """Trains to the end, alone in the workdir.
 
     Raises:
-      UserError: a mistake in config, data or workdir, before anything is compiled.
-      RunError: a failure on the way. Preempted: stopped by a signal.
+      UserError: a mistake in config, data or workdir, before anything is compiled, or another
+        training in the workdir. RunError: a failure on the way. Preempted: stopped by a signal.
     """
+    import jax
+
+    from vlp_jax.train.lock import locked
+
+    first = jax.process_index() == 0  # one lock a job
+    with locked(workdir) if first else contextlib.nullcontext():
+        return _train(config, workdir, force, step)
+
+
+def _train(config: Any, workdir: Path, force: bool, step: int | None) -> Outcome:
     import jax
     import numpy as np
 
-    from vlp_jax.cli.start import first_weights, start_state
+    from vlp_jax.cli.start import first_weights, start_state, tell_changes
     from vlp_jax.core.pytree import size
-    from vlp_jax.parallel.hosts import agree
+    from vlp_jax.parallel.hosts import agree, from_first
     from vlp_jax.train.checkpoint import Checkpoints
+    from vlp_jax.train.going_back import finish
     from vlp_jax.train.loop import Loop
     from vlp_jax.train.progress import show
     from vlp_jax.train.trainer import Trainer
-    from vlp_jax.train.workdir import check_workdir, run_facts, write_workdir
+    from vlp_jax.train.workdir import check_workdir, run_facts, stretches, write_workdir
 
     start = time.monotonic()
-    trainer = Trainer(config)
+    checkpoints = Checkpoints(workdir / "checkpoints", config.keep_checkpoints, config.keep_every)
+    if jax.process_index() == 0:
+        finish(workdir, checkpoints)
+    from_first("the workdir is held and whole")
+    at = step if step is not None else max(checkpoints.steps(), default=0)
+    parts = stretches(workdir, at, config.batch_size)
+    trainer = Trainer(config, offset=parts[-1].offset)
     agree({**run_facts(config, trainer.pipeline.fingerprint), "--workdir": workdir, "--step": step})
     abstract, _ = trainer.abstract_state, trainer.jit_step  # what they refuse leaves no trace
-    checkpoints = Checkpoints(workdir / "checkpoints", config.keep_checkpoints, config.keep_every)
     check_workdir(workdir, config, trainer.pipeline.fingerprint, force)
     weights = first_weights(trainer, checkpoints)
     state = start_state(trainer, checkpoints, step, weights)
     if jax.process_index() == 0:
-        write_workdir(workdir, config, trainer.pipeline.fingerprint)
+        tell_changes(trainer, workdir, checkpoints, at)
+        write_workdir(workdir, config, trainer.pipeline.fingerprint, parts)
     loop = Loop(trainer, workdir, state, checkpoints)
     count = size(abstract["params"]) + size(abstract["frozen"])
     show(

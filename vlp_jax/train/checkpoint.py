@@ -13,6 +13,7 @@ import os
 import shutil
 import threading
 import zlib
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -255,15 +256,22 @@ class Checkpoints:
         partial.replace(target)
 
     def _prune(self, newest: int) -> None:
-        """Removes complete steps beyond `keep`, and what interrupted saves before `newest` left."""
-        present = self._present()
+        """Removes complete steps beyond `keep`, and what interrupted saves before `newest` left;
+        later steps, of a run that has gone back, do not count.
+        """
+        present = [step for step in self._present() if step <= newest]
         complete = sorted(step for step in present if self._digest_file(step).is_file())
         old = [s for s in complete[: -self._keep] if not self._keep_every or s % self._keep_every]
-        torn = [step for step in present if step not in complete and step < newest]
-        for step in (*old, *torn):
-            self._digest_file(step).unlink(missing_ok=True)
-            shutil.rmtree(self.folder / str(step))  # orbax's own delete waits for all processes
+        self.remove([*old, *(step for step in present if step not in complete)])
         self._clear_torn()
+
+    def remove(self, steps: Iterable[int]) -> None:
+        """Deletes steps, those that are not there anyhow; each is torn before it is gone."""
+        for step in steps:
+            self._digest_file(step).unlink(missing_ok=True)
+            folder = self.folder / str(step)
+            if folder.is_dir():
+                shutil.rmtree(folder)  # orbax's own delete waits for all processes
 
     def _clear_torn(self) -> None:
         for path in self.folder.glob(f"*{_TORN}*"):

@@ -4,12 +4,13 @@ The file exists so that a run can be told apart and repeated, and the same comma
 resumes it.
 """
 
+import dataclasses
 import hashlib
 import importlib.metadata
 import json
 import os
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -116,22 +117,59 @@ def read_config(path: str | Path) -> dict[str, Any]:
         raise UserError(f"{file}: no JSON ({error})") from error
 
 
+def read_run(path: Path) -> dict[str, Any]:
+    """What run.json of a workdir says; {} where there is none."""
+    file = path / "run.json"
+    return json.loads(file.read_text()) if file.is_file() else {}
+
+
+@dataclasses.dataclass(frozen=True)
+class Stretch:
+    """From `step` on, a run's batches have `batch_size` examples, and step s starts at position
+    s x batch_size + offset of the stream of examples.
+    """
+
+    step: int
+    batch_size: int
+    offset: int = 0
+
+    def seen(self, step: int) -> int:
+        """Examples that the run has seen before a step of this stretch."""
+        return step * self.batch_size + self.offset
+
+
+def stretches(path: Path, step: int, batch_size: int) -> list[Stretch]:
+    """The stretches of the run in a workdir up to `step`, the last of them with `batch_size`: a new
+    one, which starts where the data stands, after a change.
+
+    Worked example: 3 steps of 16, then steps of 8 from example 48 on: [(0, 16, 0), (3, 8, 24)].
+    """
+    written = [Stretch(*words) for words in read_run(path).get("stretches", ())]
+    if not written and (path / "config.json").is_file():
+        written = [Stretch(0, read_config(path)["batch_size"])]
+    found = [stretch for stretch in written if stretch.step <= step] if step else []
+    if not found:
+        return [Stretch(0, batch_size)]
+    if found[-1].batch_size != batch_size:
+        seen = found[-1].seen(step)
+        found = [one for one in found if one.step < step]
+        found.append(Stretch(step, batch_size, seen - step * batch_size))
+    return found
+
+
 def check_workdir(path: Path, config: Mapping[str, Any], data_digest: str, force: bool) -> None:
     """Checks that the folder is free or belongs to the same run; writes nothing.
 
     Raises:
-      UserError: a file stands in its place, or the folder holds a run of another config or other
-        data and `force` is off; the message lists the differing keys.
+      UserError: the folder holds a run of another config or other data and `force` is off; the
+        message lists the differing keys.
     """
-    if path.exists() and not path.is_dir():
-        raise UserError(f"--workdir={path}: is a file, not a folder")
     new = plain(flat_config(config))
     file = path / "config.json"
     if file.is_file() and not force:
         old = flat_config(json.loads(file.read_text()))
         different = differing_keys(old, new)
-        run = json.loads((path / "run.json").read_text()) if (path / "run.json").is_file() else {}
-        if run.get("data_digest", data_digest) != data_digest:
+        if read_run(path).get("data_digest", data_digest) != data_digest:
             different.append("the training data's listing (files were added, removed or changed)")
         if different:
             raise UserError(
@@ -140,9 +178,13 @@ def check_workdir(path: Path, config: Mapping[str, Any], data_digest: str, force
             )
 
 
-def write_workdir(path: Path, config: Mapping[str, Any], data_digest: str) -> None:
+def write_workdir(
+    path: Path, config: Mapping[str, Any], data_digest: str, stretches: Sequence[Stretch] = ()
+) -> None:
     """Creates the folder, where there is none, and writes config.json and run.json."""
     path.mkdir(parents=True, exist_ok=True)
     nested = json.loads(config.to_json()) if hasattr(config, "to_json") else dict(config)
     write_json(path / "config.json", nested)
-    write_json(path / "run.json", {"data_digest": data_digest, "versions": versions()})
+    run = {"data_digest": data_digest, "versions": versions()}
+    run["stretches"] = [dataclasses.astuple(stretch) for stretch in stretches]
+    write_json(path / "run.json", run)
