@@ -1,12 +1,15 @@
 """`train` end to end: what a workdir holds, what --json prints, what a mistake costs."""
 
 import json
+import os
+import socket
 
 import pytest
 from small_runs import finish, make_pictures, start, write_config
 
 from vlp_jax.__main__ import main
 from vlp_jax.train.checkpoint import Checkpoints
+from vlp_jax.train.lock import locked
 
 
 @pytest.fixture(scope="module")
@@ -46,6 +49,20 @@ def test_a_workdir_tells_the_whole_run(config, data, tmp_path, capsys):
     assert names == {"config.json", "run.json", "metrics.jsonl", "tensorboard", "checkpoints"}
     assert all({"step", "loss"} <= line.keys() for line in lines(workdir))
     assert Checkpoints(workdir / "checkpoints").steps() == [3]
+
+
+def test_a_second_start_is_refused_before_it_writes_anything(config, tmp_path, capsys):
+    workdir = tmp_path / "w"
+    with locked(workdir):
+        record = (workdir / "lock").read_text()
+        for more in ([], ["--force"], ["--config.data.path=/no/such/folder"]):
+            assert main(words(config, workdir, *more)) == 2
+            (line,) = capsys.readouterr().err.strip().splitlines()
+            assert f"--workdir={workdir}: a training holds it ({socket.gethostname()}, " in line
+            assert f"pid {os.getpid()}, since" in line
+        assert [path.name for path in tmp_path.rglob("*")] == ["w", "lock"]
+        assert (workdir / "lock").read_text() == record
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_other_pictures_in_the_folder_are_another_run(config, data, tmp_path, capsys):

@@ -68,7 +68,7 @@ def logged(path: Path, step: int) -> dict[str, Any]:
 def _step_of(line: str) -> float:
     try:
         return json.loads(line)["step"]
-    except (ValueError, KeyError):
+    except (ValueError, KeyError, TypeError):
         return float("inf")  # a line torn by a kill
 
 
