@@ -41,7 +41,9 @@ def test_what_is_not_finite_is_null(value, expected):
 
 
 def test_options_are_those_of_json():
-    assert dumps({"b": "é", "a": NAN}, sort_keys=True, ensure_ascii=False) == '{"a": null, "b": "é"}'
+    assert (
+        dumps({"b": "é", "a": NAN}, sort_keys=True, ensure_ascii=False) == '{"a": null, "b": "é"}'
+    )
 
 
 def test_the_last_line_of_a_command_is_strict(capsys):

@@ -29,9 +29,7 @@ def content(folder):
     return {str(file): file.read_bytes() for file in files if file.is_file()}
 
 
-def test_what_lies_after_goes_at_the_first_save_and_not_before(
-    make_trainer, tmp_path, monkeypatch
-):
+def test_what_lies_after_goes_at_the_first_save_and_not_before(make_trainer, tmp_path, monkeypatch):
     trainer = make_trainer(steps=8, checkpoint_every=2)
 
     def train(until, start=None, keep=9):
@@ -65,7 +63,9 @@ def test_what_lies_after_goes_at_the_first_save_and_not_before(
     second = losses(tmp_path)
     assert list(second) == [1, 2, 3, 4, 5]
     assert [second[s] == first[s] for s in second] == [True, True, False, False, False]
-    events = [event for file in sorted((tmp_path / "tensorboard").iterdir()) for event in read(file)]
+    events = [
+        event for file in sorted((tmp_path / "tensorboard").iterdir()) for event in read(file)
+    ]
     starts = [event.step for event in events if event.HasField("session_log")]
     assert starts == [1, 3], "the lost steps go from the curves; the broken run wrote none"
     drawn = [event.step for event in events if event.summary.value]

@@ -19,7 +19,7 @@ EXAMPLE = "example: python -m vlp_jax replay --workdir=runs/mine --step=1200 --j
 
 def parser() -> argparse.ArgumentParser:
     """The flags of `replay`."""
-    from vlp_jax.cli.output import add_json
+    from vlp_jax.cli.output import add_json, folder_or_file
 
     p = argparse.ArgumentParser(
         "vlp_jax replay",
@@ -27,7 +27,7 @@ def parser() -> argparse.ArgumentParser:
         epilog=EXAMPLE + "\nexit codes: 0 every bit the same, 1 different or nothing compared",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    p.add_argument("--workdir", required=True, help="folder of the run")
+    p.add_argument("--workdir", type=folder_or_file, required=True, help="folder of the run")
     p.add_argument("--step", type=int, required=True, help="the step to run again")
     p.add_argument("--steps", type=int, default=1, help="how many from there on (default 1)")
     p.add_argument("--debug", action="store_true", help="show tracebacks")

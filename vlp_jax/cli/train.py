@@ -22,7 +22,7 @@ one of several processes: --coordinator=HOST:PORT --num-processes=N --process-id
 
 def parser() -> argparse.ArgumentParser:
     """The flags of `train`."""
-    from vlp_jax.cli.output import add_json
+    from vlp_jax.cli.output import add_json, folder_or_file
 
     p = argparse.ArgumentParser(
         "vlp_jax train",
@@ -34,7 +34,10 @@ def parser() -> argparse.ArgumentParser:
         "--config", required=True, metavar="FILE.py[:ARGS]", help="config file, see configs/"
     )
     p.add_argument(
-        "--workdir", required=True, help="folder of the run: checkpoints, metrics, config"
+        "--workdir",
+        type=folder_or_file,
+        required=True,
+        help="folder of the run: checkpoints, metrics, config",
     )
     p.add_argument(
         "--force", action="store_true", help="go on although the workdir's config differs"
@@ -55,6 +58,7 @@ def main(argv: list[str]) -> int:
     from vlp_jax.cli.output import first_process, print_json, start_jax
 
     start_jax(config.heartbeat_seconds)
+    check_folder(args.workdir)
     outcome = train(config, Path(args.workdir), force=args.force, step=args.step)
     if outcome.results and first_process():
         from vlp_jax.cli.eval import write_report
@@ -73,6 +77,19 @@ def main(argv: list[str]) -> int:
     if args.json:
         print_json(outcome.summary())
     return 0
+
+
+def check_folder(workdir: str) -> None:
+    """Refuses a workdir that is no path of the file system; a bucket would become a folder `gs:`.
+
+    Raises:
+      UserError: an empty one, or an address.
+    """
+    from vlp_jax.core.errors import UserError
+
+    if not workdir.strip() or "://" in workdir:
+        what = "is an address" if workdir.strip() else "is empty"
+        raise UserError(f"--workdir={workdir}: {what}; give a folder, of a mounted bucket too")
 
 
 @dataclasses.dataclass(frozen=True)

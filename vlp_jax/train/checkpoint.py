@@ -133,12 +133,7 @@ class Checkpoints:
           UserError: no such step, or a tree of another shape (one message lists every difference).
           RunError: a damaged file, named.
         """
-        steps = self.steps()
-        if not steps or (step is not None and step not in steps):
-            raise UserError(
-                f"{self.folder}: no complete checkpoint of step {step}; complete: {steps}"
-            )
-        step = steps[-1] if step is None else step
+        step = self._chosen(step)
         with concurrent.futures.ThreadPoolExecutor(2) as pool:
             checks = [
                 pool.submit(_check_file, path, digest) for path, digest in self._expected(step)
@@ -154,6 +149,17 @@ class Checkpoints:
             raise problem
         return state
 
+    def _chosen(self, step: int | None) -> int:
+        """A complete step, the newest for None; raises UserError where there is none."""
+        steps = self.steps()
+        if not steps:
+            raise UserError(f"{self.folder}: holds no complete checkpoint yet")
+        if step is not None and step not in steps:
+            raise UserError(
+                f"{self.folder}: no complete checkpoint of step {step}; complete: {steps}"
+            )
+        return steps[-1] if step is None else step
+
     def restore_model(
         self, sharding: jax.sharding.Sharding, step: int | None = None
     ) -> tuple[int, dict[str, Any]]:
@@ -165,12 +171,7 @@ class Checkpoints:
         Raises:
           UserError: no complete checkpoint. RunError: a damaged file, named.
         """
-        steps = self.steps()
-        step = steps[-1] if step is None and steps else step
-        if step not in steps:
-            raise UserError(
-                f"{self.folder}: no complete checkpoint of step {step}; complete: {steps}"
-            )
+        step = self._chosen(step)
         names = ("params", "frozen", "ema", "extra")
         try:
             abstract = self._saved_shapes(step, names, sharding)

@@ -157,7 +157,7 @@ class Writers:
 
 
 class Held:
-    """A writer that keeps what it is given, of a run that has gone back and has saved nothing yet."""
+    """A writer that keeps what it is given, while a run that went back has saved nothing."""
 
     def __init__(self) -> None:
         self.lines: list[tuple[int, Mapping[str, float]]] = []
