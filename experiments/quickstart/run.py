@@ -54,13 +54,15 @@ def main(argv: list[str]) -> int:
     from vlp_jax.cli.train import train
     from vlp_jax.evals.gallery import draw_results
     from vlp_jax.evals.report import print_results, write_json, write_markdown
+    from vlp_jax.train.lock import locked
 
     rest, overrides = split_overrides(argv)
     args = parser().parse_args(rest)
     config = load_config(str(ROOT / "configs/clip/quickstart.py"), overrides)
     workdir = Path(args.workdir)
     if not args.keep:
-        shutil.rmtree(workdir, ignore_errors=True)
+        with locked(workdir):  # refused while another one trains there
+            shutil.rmtree(workdir, ignore_errors=True)
     start_jax()
     outcome = train(config, workdir)
     results = outcome.results
