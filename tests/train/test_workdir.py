@@ -8,9 +8,17 @@ import pytest
 from ml_collections import ConfigDict
 
 from vlp_jax.cli.start import tell_changes
+from vlp_jax.core.errors import UserError
 from vlp_jax.optim.schedules import duration
 from vlp_jax.train.checkpoint import Checkpoints
-from vlp_jax.train.workdir import Stretch, read_run, stretches, write_json, write_workdir
+from vlp_jax.train.workdir import (
+    Stretch,
+    read_config,
+    read_run,
+    stretches,
+    write_json,
+    write_workdir,
+)
 
 
 def write(folder, batch_size, parts):
@@ -39,6 +47,15 @@ def test_a_run_of_before_the_record_had_one_batch_size(tmp_path):
     write_json(tmp_path / "run.json", {"data_digest": "x"})
     assert stretches(tmp_path, 3, 16) == [Stretch(0, 16)]
     assert stretches(tmp_path, 3, 8) == [Stretch(0, 16), Stretch(3, 8, 24)]
+
+
+@pytest.mark.parametrize("name", ["config.json", "run.json"])
+def test_a_torn_record_is_named(tmp_path, name):
+    write(tmp_path, 16, [Stretch(0, 16)])
+    (tmp_path / name).write_text('{"batch')
+    with pytest.raises(UserError, match=rf"/{name}: no JSON"):
+        read_config(tmp_path)
+        stretches(tmp_path, 3, 16)
 
 
 def test_no_example_comes_twice_or_never_after_another_batch_size(make_trainer, tmp_path):

@@ -54,11 +54,11 @@ def main(argv: list[str]) -> int:
 
     rest, overrides = split_overrides(argv)
     args = parser().parse_args(rest)
+    check_folder(args.workdir)
     config = load_config(args.config, overrides)
     from vlp_jax.cli.output import first_process, print_json, start_jax
 
     start_jax(config.heartbeat_seconds)
-    check_folder(args.workdir)
     outcome = train(config, Path(args.workdir), force=args.force, step=args.step)
     if outcome.results and first_process():
         from vlp_jax.cli.eval import write_report

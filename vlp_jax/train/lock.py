@@ -27,6 +27,7 @@ log = logging.getLogger(__name__)
 NAME = "lock"
 BEAT = 5.0  # seconds between two signs of life
 _WATCHED = 3  # beats without one, after which another machine's run counts as dead
+_ATTEMPTS = 10  # some mounts number a file anew at every look
 _NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL)
 
 
@@ -69,7 +70,7 @@ def _reason(workdir: Path, error: OSError) -> str:
 
 def _take(workdir: Path) -> int:
     file = workdir / NAME
-    while True:
+    for attempt in range(_ATTEMPTS):
         handle = os.open(file, os.O_RDWR | os.O_CREAT, 0o644)
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -78,7 +79,7 @@ def _take(workdir: Path) -> int:
         except OSError as error:
             if error.errno not in _NO_LOCKS:
                 raise
-        if _is_ours(file, handle):
+        if _is_ours(file, handle) or attempt == _ATTEMPTS - 1:
             break
         os.close(handle)  # the holder removed it between our two calls
     record = _record(handle)

@@ -110,17 +110,21 @@ def read_config(path: str | Path) -> dict[str, Any]:
     """
     file = Path(path) / "config.json"
     try:
-        return json.loads(file.read_text())
+        return _read_json(file)
     except OSError as error:
         raise UserError(f"{path}: holds no run (no {file.name} can be read)") from error
+
+
+def _read_json(file: Path) -> dict[str, Any]:
+    try:
+        return json.loads(file.read_text())
     except ValueError as error:
         raise UserError(f"{file}: no JSON ({error})") from error
 
 
 def read_run(path: Path) -> dict[str, Any]:
     """What run.json of a workdir says; {} where there is none."""
-    file = path / "run.json"
-    return json.loads(file.read_text()) if file.is_file() else {}
+    return _read_json(path / "run.json") if (path / "run.json").is_file() else {}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -167,7 +171,7 @@ def check_workdir(path: Path, config: Mapping[str, Any], data_digest: str, force
     new = plain(flat_config(config))
     file = path / "config.json"
     if file.is_file() and not force:
-        old = flat_config(json.loads(file.read_text()))
+        old = flat_config(read_config(path))
         different = differing_keys(old, new)
         if read_run(path).get("data_digest", data_digest) != data_digest:
             different.append("the training data's listing (files were added, removed or changed)")
