@@ -13,7 +13,7 @@ from small_runs import CONFIG, ROOT, environment, make_pictures, write_config
 
 from vlp_jax.__main__ import COMMANDS, main
 from vlp_jax.cli.config import load_config
-from vlp_jax.train.workdir import write_workdir
+from vlp_jax.train.workdir import run_files, write_files
 
 FOLDER = str(ROOT / "configs" / "clip" / "folder.py")
 
@@ -135,7 +135,7 @@ def test_a_workdir_without_a_checkpoint_yet(capsys, tmp_path, good):
     workdir = tmp_path / "w"
     (workdir / "checkpoints").mkdir(parents=True)
     config = load_config(str(good[0]), {"evals.retrieval.path": str(good[1])})
-    write_workdir(workdir, config, "x")
+    write_files(workdir, run_files(config, "x"))
     (tmp_path / "file").write_text("x")
     line = refused(capsys, "eval", f"--checkpoint={workdir}", f"--out={tmp_path / 'file'}/r")
     assert line == f"error: --out={tmp_path}/file/r: {tmp_path}/file is a file, not a folder"

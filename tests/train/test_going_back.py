@@ -95,17 +95,28 @@ def read(file):
     return found
 
 
-def test_the_next_start_stays_where_the_run_went_back_to(config_file, tmp_path, capsys, caplog):
+def test_the_next_start_stays_where_the_run_went_back_to(
+    config_file, tmp_path, capsys, caplog, monkeypatch
+):
     keys = ("checkpoint_every=2", "optim.schedule=constant")
     words = ["train", f"--config={config_file}", f"--workdir={tmp_path}"]
     words += [f"--config.{key}" for key in keys]
     assert main([*words, "--config.steps=5"]) == 0
     assert steps(tmp_path) == [2, 4, 5]
+    before = [(tmp_path / name).read_bytes() for name in ("config.json", "run.json")]
+    with monkeypatch.context() as patch:
+        patch.setattr(Loop, "run", lambda _: 1 / 0)
+        back = ["--config.steps=2", "--config.batch_size=8", "--force", "--step=2"]
+        assert main([*words, *back]) == 1
+    assert [(tmp_path / name).read_bytes() for name in ("config.json", "run.json")] == before
     assert main([*words, "--config.steps=2", "--force", "--step=2"]) == 0
+    assert json.loads((tmp_path / "config.json").read_text())["steps"] == 2
     assert "gives up steps 4, 5 and all logged after 2; until then" in caplog.text
     assert "a start without --step goes on from step 5" in caplog.text
     assert steps(tmp_path) == [2] and list(losses(tmp_path)) == [1, 2]
-    (tmp_path / RECORD).write_text('{"start": 1, "later": [], "lines": [{"step": 2, "loss": 7}]}')
+    (tmp_path / RECORD).write_text(
+        '{"start": 1, "later": [], "files": {}, "lines": [{"step": 2, "loss": 7}]}'
+    )
     capsys.readouterr()
     assert main([*words, "--config.steps=2"]) == 0
     assert "steps 2 -> 2" in capsys.readouterr().err
@@ -122,7 +133,8 @@ def gone_back(tmp_path):
     checkpoints.wait()
     lines = "".join(json.dumps({"step": step, "loss": 1.0}) + "\n" for step in (1, 2, 3, 4))
     (tmp_path / "metrics.jsonl").write_text(lines)
-    return tmp_path, checkpoints, (1, [2, 4], [(2, {"loss": 2.0, "time": 5}), (3, {"loss": None})])
+    lines = [(2, {"loss": 2.0, "time": 5}), (3, {"loss": None})]
+    return tmp_path, checkpoints, (1, [2, 4], lines, {"run.json": {"new": 1}})
 
 
 def killed(*_):
@@ -149,8 +161,9 @@ def test_what_a_kill_cuts_off_is_finished_by_the_next_start(gone_back, monkeypat
     finish(folder, Checkpoints(folder / "checkpoints"))
     assert steps(folder) == [1, 3]
     assert losses(folder) == {1: 1.0, 2: 2.0, 3: None}
+    assert json.loads((folder / "run.json").read_text()) == {"new": 1}
     names = {path.name for path in folder.iterdir()}
-    assert names == {"checkpoints", "metrics.jsonl"}
+    assert names == {"checkpoints", "metrics.jsonl", "run.json"}
     assert {path.name for path in (folder / "checkpoints").iterdir()} == {"1", "3", "digests"}
 
 

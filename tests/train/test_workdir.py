@@ -15,14 +15,15 @@ from vlp_jax.train.workdir import (
     Stretch,
     read_config,
     read_run,
+    run_files,
     stretches,
+    write_files,
     write_json,
-    write_workdir,
 )
 
 
 def write(folder, batch_size, parts):
-    write_workdir(folder, ConfigDict({"batch_size": batch_size}), "digest", parts)
+    write_files(folder, run_files(ConfigDict({"batch_size": batch_size}), "digest", parts))
 
 
 def test_the_data_goes_on_where_another_batch_size_left_it(tmp_path):
@@ -99,7 +100,7 @@ def told(caplog, make_trainer, tmp_path, step, old, **new):
     """What is said when a run of config `old` goes on with `new`."""
     caplog.clear()
     before = make_trainer(**old)
-    write_workdir(tmp_path, before.config, "x", [Stretch(0, before.config.batch_size)])
+    write_files(tmp_path, run_files(before.config, "x", [Stretch(0, before.config.batch_size)]))
     parts = stretches(tmp_path, step, new.get("batch_size", 16))
     trainer = make_trainer(**new)
     object.__setattr__(trainer, "offset", parts[-1].offset)

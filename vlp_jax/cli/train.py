@@ -141,7 +141,7 @@ def _train(config: Any, workdir: Path, force: bool, step: int | None) -> Outcome
     from vlp_jax.train.loop import Loop
     from vlp_jax.train.progress import show
     from vlp_jax.train.trainer import Trainer
-    from vlp_jax.train.workdir import check_workdir, run_facts, stretches, write_workdir
+    from vlp_jax.train.workdir import check_workdir, run_facts, run_files, stretches, write_files
 
     start = time.monotonic()
     checkpoints = Checkpoints(workdir / "checkpoints", config.keep_checkpoints, config.keep_every)
@@ -156,10 +156,12 @@ def _train(config: Any, workdir: Path, force: bool, step: int | None) -> Outcome
     check_workdir(workdir, config, trainer.pipeline.fingerprint, force)
     weights = first_weights(trainer, checkpoints)
     state = start_state(trainer, checkpoints, step, weights)
+    files = run_files(config, trainer.pipeline.fingerprint, parts)
     if jax.process_index() == 0:
         tell_changes(trainer, workdir, checkpoints, at)
-        write_workdir(workdir, config, trainer.pipeline.fingerprint, parts)
-    loop = Loop(trainer, workdir, state, checkpoints)
+        if max(checkpoints.steps(), default=0) <= at:  # else the first save writes them
+            write_files(workdir, files)
+    loop = Loop(trainer, workdir, state, checkpoints, files)
     count = size(abstract["params"]) + size(abstract["frozen"])
     show(
         f"{type(trainer.method).__name__}: {count:,} parameters, "

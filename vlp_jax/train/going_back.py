@@ -14,7 +14,7 @@ from typing import Any
 
 from vlp_jax.train.checkpoint import Checkpoints
 from vlp_jax.train.metrics import cut_log
-from vlp_jax.train.workdir import write_json
+from vlp_jax.train.workdir import write_files, write_json
 
 RECORD = "going_back.json"
 
@@ -25,12 +25,15 @@ def give_up(
     start: int,
     later: Iterable[int],
     logged: Iterable[tuple[int, Mapping[str, Any]]],
+    files: Mapping[str, Any],
 ) -> None:
-    """Removes the checkpoints of steps `later`, and puts `logged` in the place of what the log says
-    after step `start`; called when the first checkpoint after going back is complete.
+    """Removes the checkpoints of steps `later`, puts `logged` in the place of what the log says
+    after step `start` and writes `files`; called when the first checkpoint after going back is
+    complete.
     """
     lines = [{"step": step, **scalars} for step, scalars in logged]
-    write_json(workdir / RECORD, {"start": start, "later": list(later), "lines": lines})
+    record = {"start": start, "later": list(later), "lines": lines, "files": files}
+    write_json(workdir / RECORD, record)
     finish(workdir, checkpoints)
 
 
@@ -40,6 +43,7 @@ def finish(workdir: Path, checkpoints: Checkpoints) -> None:
     if not file.is_file():
         return
     record = json.loads(file.read_text())
+    write_files(workdir, record["files"])
     cut_log(workdir / "metrics.jsonl", record["start"], record["lines"])
     checkpoints.remove(record["later"])
     file.unlink()

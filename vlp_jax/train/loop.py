@@ -10,8 +10,9 @@ loop of the package.
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import jax
 
@@ -42,9 +43,18 @@ class Loop:
         first save (going_back.py).
       state: the state to go on from.
       checkpoints: where to save.
+      files: of the workdir, to be written by a run that goes back with its first save.
     """
 
-    def __init__(self, trainer: Trainer, workdir: Path, state: State, checkpoints: Checkpoints):
+    def __init__(
+        self,
+        trainer: Trainer,
+        workdir: Path,
+        state: State,
+        checkpoints: Checkpoints,
+        files: Mapping[str, Any] | None = None,
+    ):
+        self._files = files or {}
         self.trainer, self.config, self.checkpoints = trainer, trainer.config, checkpoints
         self.state = state
         self.start = self.step = int(state["step"])
@@ -199,7 +209,8 @@ class Loop:
         self.checkpoints.wait()
         later, self.later = [step for step in self.later if step != self.step], []
         if jax.process_index() == 0:
-            give_up(self.workdir, self.checkpoints, self.start, later, self._held.lines)
+            what = (self.start, later, self._held.lines, self._files)
+            give_up(self.workdir, self.checkpoints, *what)
             self.writers = open_writers(self.workdir, self.start, self.config, self._held)
 
     def _stop(self) -> None:

@@ -182,13 +182,18 @@ def check_workdir(path: Path, config: Mapping[str, Any], data_digest: str, force
             )
 
 
-def write_workdir(
-    path: Path, config: Mapping[str, Any], data_digest: str, stretches: Sequence[Stretch] = ()
-) -> None:
-    """Creates the folder, where there is none, and writes config.json and run.json."""
-    path.mkdir(parents=True, exist_ok=True)
+def run_files(
+    config: Mapping[str, Any], data_digest: str, stretches: Sequence[Stretch] = ()
+) -> dict[str, Any]:
+    """{name: content} of config.json and run.json."""
     nested = json.loads(config.to_json()) if hasattr(config, "to_json") else dict(config)
-    write_json(path / "config.json", nested)
     run = {"data_digest": data_digest, "versions": versions()}
     run["stretches"] = [dataclasses.astuple(stretch) for stretch in stretches]
-    write_json(path / "run.json", run)
+    return {"config.json": nested, "run.json": run}
+
+
+def write_files(path: Path, files: Mapping[str, Any]) -> None:
+    """Creates the folder, where there is none, and writes its files, each in one piece."""
+    path.mkdir(parents=True, exist_ok=True)
+    for name, content in files.items():
+        write_json(path / name, content)
