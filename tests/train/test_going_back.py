@@ -165,6 +165,8 @@ def test_what_a_kill_cuts_off_is_finished_by_the_next_start(gone_back, monkeypat
     names = {path.name for path in folder.iterdir()}
     assert names == {"checkpoints", "metrics.jsonl", "run.json"}
     assert {path.name for path in (folder / "checkpoints").iterdir()} == {"1", "3", "digests"}
+    digests = {path.name for path in (folder / "checkpoints" / "digests").iterdir()}
+    assert digests == {"1.json", "3.json"}
 
 
 def test_a_kill_before_the_record_leaves_all(gone_back, monkeypatch):

@@ -70,6 +70,11 @@ def test_a_held_folder_names_its_holder_and_is_left_as_it_is(holder, tmp_path):
     assert record["pid"] == holder.pid and record["started"] == lock._started(holder.pid)
 
 
+def test_the_kernels_lock_holds_without_a_record_too(holder, tmp_path):
+    (tmp_path / "w" / "lock").write_text("")  # as between the holder's lock and its record
+    assert "a training holds it (another process); wait" in refusal(tmp_path / "w")
+
+
 def test_the_next_start_after_a_kill_takes_it_at_once(holder, tmp_path, monkeypatch):
     monkeypatch.setattr(time, "sleep", lambda _: pytest.fail("nothing to wait for"))
     holder.send_signal(signal.SIGKILL)

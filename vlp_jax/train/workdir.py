@@ -151,13 +151,11 @@ def stretches(path: Path, step: int, batch_size: int) -> list[Stretch]:
     written = [Stretch(*words) for words in read_run(path).get("stretches", ())]
     if not written and (path / "config.json").is_file():
         written = [Stretch(0, read_config(path)["batch_size"])]
-    found = [stretch for stretch in written if stretch.step <= step] if step else []
+    found = [stretch for stretch in written if stretch.step < step]
     if not found:
         return [Stretch(0, batch_size)]
     if found[-1].batch_size != batch_size:
-        seen = found[-1].seen(step)
-        found = [one for one in found if one.step < step]
-        found.append(Stretch(step, batch_size, seen - step * batch_size))
+        found.append(Stretch(step, batch_size, found[-1].seen(step) - step * batch_size))
     return found
 
 
