@@ -52,9 +52,10 @@ def main(argv: list[str] | None = None) -> int:
         print(f"error: unknown command {command!r}{nearest(command, COMMANDS)}", file=sys.stderr)
         return 2
     try:
-        from vlp_jax.cli.output import take_host_flags
+        from vlp_jax.cli.output import take_host_flags, take_switches
 
-        code = importlib.import_module(f"vlp_jax.cli.{command}").main(take_host_flags(rest)) or 0
+        module = importlib.import_module(f"vlp_jax.cli.{command}")
+        code = module.main(take_switches(take_host_flags(rest), module.parser())) or 0
         _leave()
         return code
     except Exception as error:

@@ -6,7 +6,6 @@ use of the package: a config, `train`, the evaluators, the report.
 """
 
 import argparse
-import json
 import shutil
 import sys
 import time
@@ -51,17 +50,19 @@ def main(argv: list[str]) -> int:
     start = time.monotonic()
     sys.path.insert(0, str(ROOT))
     from vlp_jax.cli.config import load_config, split_overrides
-    from vlp_jax.cli.output import start_jax
+    from vlp_jax.cli.output import print_json, start_jax
     from vlp_jax.cli.train import train
     from vlp_jax.evals.gallery import draw_results
     from vlp_jax.evals.report import print_results, write_json, write_markdown
+    from vlp_jax.train.lock import locked
 
     rest, overrides = split_overrides(argv)
     args = parser().parse_args(rest)
     config = load_config(str(ROOT / "configs/clip/quickstart.py"), overrides)
     workdir = Path(args.workdir)
     if not args.keep:
-        shutil.rmtree(workdir, ignore_errors=True)
+        with locked(workdir):  # refused while another one trains there
+            shutil.rmtree(workdir, ignore_errors=True)
     start_jax()
     outcome = train(config, workdir)
     results = outcome.results
@@ -77,7 +78,7 @@ def main(argv: list[str]) -> int:
     write_markdown(str(workdir / "report.md"), "Quickstart", results, pictures, intro)
     print(f"report: {workdir / 'report.md'}, {len(pictures)} pictures beside it")
     if args.json:
-        print(json.dumps(report))
+        print_json(report)
     return 0
 
 

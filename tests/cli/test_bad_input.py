@@ -12,6 +12,8 @@ from PIL import Image
 from small_runs import CONFIG, ROOT, environment, make_pictures, write_config
 
 from vlp_jax.__main__ import COMMANDS, main
+from vlp_jax.cli.config import load_config
+from vlp_jax.train.workdir import run_files, write_files
 
 FOLDER = str(ROOT / "configs" / "clip" / "folder.py")
 
@@ -118,6 +120,32 @@ def test_workdirs_of_other_runs(capsys, tmp_path, good):
     )
 
 
+def test_pictures_without_captions_are_refused_before_the_training(capsys, tmp_path, good):
+    bare = tmp_path / "bare"
+    bare.mkdir()
+    Image.new("RGB", (8, 8)).save(bare / "x.png")
+    words = ("train", f"--config={good[0]}", f"--workdir={tmp_path / 'w'}")
+    line = refused(capsys, *words, f"--config.evals.retrieval.path={bare}")
+    assert f"evals.retrieval: no captions in '{bare}'" in line
+    evals = (f"--config.evals.retrieval.path={good[1]}", "--config.evals.retrieval.caption=titel")
+    assert "evals.retrieval.caption='titel': no sample has" in refused(capsys, *words, *evals)
+    assert not (tmp_path / "w").exists()
+
+
+def test_a_workdir_without_a_checkpoint_yet(capsys, tmp_path, good):
+    """As a run that was just started leaves it."""
+    workdir = tmp_path / "w"
+    (workdir / "checkpoints").mkdir(parents=True)
+    config = load_config(str(good[0]), {"evals.retrieval.path": str(good[1])})
+    write_files(workdir, run_files(config, "x"))
+    (tmp_path / "file").write_text("x")
+    line = refused(capsys, "eval", f"--checkpoint={workdir}", f"--out={tmp_path / 'file'}/r")
+    assert line == f"error: --out={tmp_path}/file/r: {tmp_path}/file is a file, not a folder"
+    line = refused(capsys, "eval", f"--checkpoint={workdir}", f"--out={tmp_path / 'r'}")
+    assert line == f"error: {workdir}/checkpoints: holds no complete checkpoint yet"
+    assert not (tmp_path / "r").exists()
+
+
 def test_wrong_checkpoints_and_archs(capsys, tmp_path):
     out = ("--out", tmp_path / "e.npz", "--images", tmp_path, "--texts", tmp_path / "t.txt")
     (tmp_path / "t.txt").write_text("a\n")
@@ -127,6 +155,11 @@ def test_wrong_checkpoints_and_archs(capsys, tmp_path):
     line = refused(capsys, "convert", tmp_path / "x.png", tmp_path / "o", "--arch=ViT-B-23")
     assert "ViT-B-32" in line and not (tmp_path / "o").exists()
     assert "--config" in refused(capsys, "eval", "--checkpoint", tmp_path)
+    for more in ((), (f"--config={FOLDER}",)):
+        for name in ("nope", "fresh:nope", tmp_path / "x.png"):
+            line = refused(capsys, "eval", f"--checkpoint={name}", *more)
+            folder = str(name).removeprefix("fresh:")
+            assert line == f"error: --checkpoint: {folder}: no such folder"
     assert "unknown command 'trian'; did you mean 'train'" in refused(capsys, "trian")
 
 

@@ -160,6 +160,40 @@ def test_mistakes(tiny_model, texts, tmp_path, flags, message):
     assert sorted(os.listdir(tmp_path)) == before
 
 
+def test_one_picture_and_texts_on_the_command_line(tiny_model, pictures, tmp_path, monkeypatch):
+    out, home = tmp_path / "e.npz", tmp_path / "home"
+    monkeypatch.chdir(pictures)
+    run(tiny_model, out, images=pictures)
+    whole = dict(np.load(out))
+    for name in (pictures / "sub" / "d.png", "c.png"):
+        assert run(tiny_model, out, images=name, texts=" a cat, a dog on 1/2 mat.,") == 0
+        with np.load(out) as found:
+            assert list(found["image_paths"]) == [os.path.basename(name)]
+            row = whole["image"][list(whole["image_paths"]).index(os.path.relpath(name, pictures))]
+            np.testing.assert_allclose(found["image"][0], row, atol=1e-6)
+            assert list(found["texts"]) == ["a cat", "a dog on 1/2 mat."]
+    home.symlink_to(pictures)
+    monkeypatch.setenv("HOME", str(home))
+    args = embed.parser().parse_args(["--checkpoint=x", "--out=~/e.npz", "--images=~/a.jpg"])
+    assert embed.lone_image(args) == ["a.jpg"] and args.images == str(home)
+    assert args.out == str(home / "e.npz")
+
+
+@pytest.mark.parametrize("name", ["texts.txt", "/no/such/file", "dir/captions", "a.csv"])
+def test_what_looks_like_a_file_is_no_text(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=f"--texts: {name}: cannot be read"):
+        embed.read_texts(name)
+
+
+def test_what_looks_like_none_is_text():
+    assert embed.read_texts("cat") == ["cat"]
+    assert embed.read_texts("a/b cat, e.g. this") == ["a/b cat", "e.g. this"]
+    for texts in ("", " , ", "  "):
+        with pytest.raises(UserError, match=r"--texts: .*cannot be read"):
+            embed.read_texts(texts)
+
+
 def test_a_vocabulary_that_is_too_large_is_refused(tiny_model, texts, tmp_path):
     manifest = json.loads((tiny_model / "vlp_jax.json").read_text())
     manifest["tokenizer"]["name"] = ""

@@ -10,6 +10,7 @@ from small_runs import make_pictures, write_config
 
 from vlp_jax.__main__ import main
 from vlp_jax.train.checkpoint import Checkpoints
+from vlp_jax.train.lock import locked
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +34,8 @@ def report(capsys, *words):
 
 def test_the_numbers_of_training_exactly(run, capsys):
     workdir, summary, _ = run
-    found = report(capsys, f"--checkpoint={workdir}")
+    with locked(workdir):  # as while it trains
+        found = report(capsys, f"--checkpoint={workdir}")
     assert {name: part["metrics"] for name, part in found.items()} == summary["eval"]
     last = json.loads((workdir / "metrics.jsonl").read_text().splitlines()[-1])
     for name, metrics in summary["eval"].items():

@@ -1,12 +1,21 @@
 """`train` end to end: what a workdir holds, what --json prints, what a mistake costs."""
 
 import json
+import os
+import socket
+import sys
 
 import pytest
-from small_runs import finish, make_pictures, start, write_config
+from small_runs import ROOT, finish, make_pictures, start, write_config
 
 from vlp_jax.__main__ import main
+from vlp_jax.cli.config import load_config
+from vlp_jax.cli.data import parser as data_parser
+from vlp_jax.cli.output import take_switches
+from vlp_jax.cli.train import parser as train_parser
+from vlp_jax.core.errors import UserError
 from vlp_jax.train.checkpoint import Checkpoints
+from vlp_jax.train.lock import locked
 
 
 @pytest.fixture(scope="module")
@@ -46,6 +55,20 @@ def test_a_workdir_tells_the_whole_run(config, data, tmp_path, capsys):
     assert names == {"config.json", "run.json", "metrics.jsonl", "tensorboard", "checkpoints"}
     assert all({"step", "loss"} <= line.keys() for line in lines(workdir))
     assert Checkpoints(workdir / "checkpoints").steps() == [3]
+
+
+def test_a_second_start_is_refused_before_it_writes_anything(config, tmp_path, capsys):
+    workdir = tmp_path / "w"
+    with locked(workdir):
+        record = (workdir / "lock").read_text()
+        for more in ([], ["--force"], ["--config.data.path=/no/such/folder"]):
+            assert main(words(config, workdir, *more)) == 2
+            (line,) = capsys.readouterr().err.strip().splitlines()
+            assert f"--workdir={workdir}: a training holds it ({socket.gethostname()}, " in line
+            assert f"pid {os.getpid()}, since" in line
+        assert [path.name for path in tmp_path.rglob("*")] == ["w", "lock"]
+        assert (workdir / "lock").read_text() == record
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_other_pictures_in_the_folder_are_another_run(config, data, tmp_path, capsys):
@@ -118,6 +141,101 @@ def test_a_mistake_is_one_line_of_a_child_too(config, tmp_path):
         code, _, error = finish(child)
         assert code == 2 and len(error.splitlines()) == 1 and error.startswith("error: ")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "text, args, wanted",
+    [
+        ("def get_config():\n    return base(7)", "", 7),
+        ("def get_config(size='4'):\n    return base(size)", "", 4),
+        ("def get_config(size='4'):\n    return base(size)", ":5", 5),
+        ("def get_config(size):\n    return base(size or 6)", "", 6),
+        ("def get_config(*sizes):\n    return base(*sizes or (9,))", "", 9),
+        ("get_config = lambda size: base(size)", ":3", 3),
+    ],
+)
+def test_config_files_of_ones_own_folder(tmp_path, monkeypatch, text, args, wanted):
+    """They import what lies beside them and configs.common, from whatever folder."""
+    own = tmp_path / "mine"
+    own.mkdir()
+    beside = f"beside_{wanted}_{tmp_path.name}"
+    (own / f"{beside}.py").write_text(
+        "from configs import common\n\ndef base(size):\n"
+        "    c = common.base()\n    c.seed = int(size)\n    return c\n"
+    )
+    (own / "c.py").write_text(f"from {beside} import base\n{text}\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [path for path in sys.path if path != str(ROOT)])
+    monkeypatch.delitem(sys.modules, "configs", raising=False)
+    (tmp_path / "configs").mkdir()  # a folder of that name must not hide ours
+    for spec in ("mine/c.py", str(own / "c.py")):
+        config = load_config(spec + args, {})
+        assert config.seed == wanted and config.batch_size == 256
+
+
+def test_config_files_that_return_or_take_something_else(tmp_path):
+    (tmp_path / "d.py").write_text("def get_config():\n    return 1")
+    with pytest.raises(UserError, match="get_config takes no argument, 'x' was given"):
+        load_config(f"{tmp_path}/d.py:x", {})
+    with pytest.raises(UserError, match=r"d.py: .*get_config returned int, no ConfigDict"):
+        load_config(f"{tmp_path}/d.py", {})
+
+
+def test_our_config_files_are_found_from_any_folder(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert load_config("configs/clip/folder.py", {}).batch_size == 64
+    assert main(["train", "--config=configs/clip/foldr.py", f"--workdir={tmp_path / 'w'}"]) == 2
+    assert "did you mean 'configs/clip/folder.py'" in capsys.readouterr().err
+    (tmp_path / "configs" / "clip").mkdir(parents=True)
+    (tmp_path / "configs" / "clip" / "folder.py").write_text(
+        "from configs import common\n\ndef get_config():\n    return common.base()\n"
+    )
+    assert load_config("configs/clip/folder.py", {}).batch_size == 256, "what is here comes first"
+
+
+@pytest.mark.parametrize("text", ["true", "True", "1", "yes", "false", "FALSE", "0", "no"])
+def test_switches_are_said_in_words(text):
+    value = text.lower() in ("true", "1", "yes")
+    config = load_config("configs/clip/folder.py", {"optim.nesterov": text})
+    assert config.optim.nesterov is value
+    if text.lower() in ("true", "false"):
+        config = load_config("configs/clip/folder.py", {"evals.retrieval.share_duplicates": text})
+        assert config.evals.retrieval.share_duplicates is value
+    words = ["--workdir=w", f"--json={text}", f"--force={text}", "--config=c.py"]
+    args = train_parser().parse_args(take_switches(words, train_parser()))
+    assert args.json is value and args.force is value
+    words = take_switches(["check", "PATH", f"--json={text}", "--other=true"], data_parser())
+    assert words == ["check", "PATH", *["--json"] * value, "--other=true"]
+
+
+def test_a_switch_that_is_neither_is_refused(capsys, tmp_path):
+    assert main(["train", "--config=c.py", f"--workdir={tmp_path}", "--force=perhaps"]) == 2
+    assert "--force=perhaps: must be true or false" in capsys.readouterr().err
+
+
+def test_odd_workdirs(config, tmp_path, capsys, monkeypatch):
+    """A home folder, a slash at the end, one beside; no bucket, no empty name, no file."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    refused = {
+        "": "--workdir=: is empty",
+        "gs://bucket/run": "--workdir=gs://bucket/run: is an address; give a folder",
+        "~/x": f"--workdir={tmp_path}/home/x: a training holds it",
+        "rel/": "--workdir=rel: a training holds it",
+        f"{config}/w": f"--workdir={config}/w: {config} is a file, not a folder",
+    }
+    with locked(tmp_path / "home" / "x"), locked(tmp_path / "rel"):
+        for workdir, message in refused.items():
+            assert main(["train", f"--config={config}", f"--workdir={workdir}"]) == 2
+            (line,) = capsys.readouterr().err.strip().splitlines()
+            assert line.startswith(f"error: {message}"), line
+    assert {path.name for path in tmp_path.iterdir()} <= {"home"}
+
+
+def test_home_is_known_in_a_config_too(monkeypatch):
+    monkeypatch.setenv("HOME", "/h")
+    config = load_config("configs/clip/folder.py", {"data.path": "~/a,b~,~/c.tar"})
+    assert config.data.path == "/h/a,b~,/h/c.tar"
 
 
 def test_a_config_file_that_fails_is_named(tmp_path, capsys):

@@ -244,6 +244,14 @@ def test_fitting_goes_around_the_end_and_says_when_nothing_fits():
         buckets.fitting(0, 2)
 
 
+def test_a_bucket_is_that_of_the_examples_of_its_step():
+    order = type("Order", (), {"index": lambda _, positions: positions})()
+    lengths = np.int16([9, 1, 1, 1, 20, 1, 1, 1])
+    assert [Buckets(lengths, (8, 16, 40), order, 2).at(step) for step in range(4)] == [16, 8, 40, 8]
+    moved = Buckets(lengths, (8, 16, 40), order, 2, offset=-3)  # step 2 starts at position 1
+    assert [moved.at(step) for step in (2, 3, 4)] == [8, 40, 8]
+
+
 def test_buckets_are_ordered_cut_and_checked(tmp_path):
     assert check_buckets((64, 16, 77, 16), 77) == (16, 64, 77)
     assert check_buckets((64, 16), 32) == (16, 32)

@@ -9,6 +9,7 @@ from forks import ends, job
 from small_runs import digests
 
 from vlp_jax.train.checkpoint import Checkpoints
+from vlp_jax.train.lock import locked
 from vlp_jax.train.preemption import EXIT_PREEMPTED
 
 
@@ -43,6 +44,17 @@ def test_a_pair_stopped_by_one_of_them_repeats_every_bit(config_file, tmp_path):
     assert codes == [0, 0], errors
     assert lines(parts) == lines(whole)
     assert model(parts) == model(whole)
+
+
+def test_a_second_job_in_a_workdir_is_refused_as_one(config_file, tmp_path):
+    workdir = tmp_path / "w"
+    with locked(workdir):
+        codes, errors = run(
+            2, ["train", f"--config={config_file}", f"--workdir={workdir}"], tmp_path
+        )
+        assert codes == [2, 2], errors
+        assert all(f"--workdir={workdir}: a training holds it" in error for error in errors)
+        assert [path.name for path in workdir.iterdir()] == ["lock"]
 
 
 def test_four_two_one_and_four_processes_train_like_one(config_file, tmp_path):

@@ -1,6 +1,7 @@
 """The loop's contract: its order, what it logs and when, its guards, and exact resumes."""
 
 import json
+import sys
 
 import jax.numpy as jnp
 import pytest
@@ -9,7 +10,7 @@ from small_runs import digests
 from vlp_jax.core.errors import RunError, UserError
 from vlp_jax.train.checkpoint import Checkpoints
 from vlp_jax.train.loop import Loop
-from vlp_jax.train.metrics import JsonlWriter, logged
+from vlp_jax.train.metrics import JsonlWriter, logged, open_writers
 from vlp_jax.train.preemption import Preempted, StopSignal
 
 
@@ -168,6 +169,51 @@ def test_a_log_is_cut_at_the_step_that_the_run_goes_on_from(tmp_path):
     writer.close()
     assert [(x["step"], x["loss"]) for x in lines(tmp_path)] == [(1, 1), (2, 1), (3, 1), (4, 2)]
     assert [path.name for path in tmp_path.iterdir()] == ["metrics.jsonl"]
+
+
+def test_a_last_line_without_its_end_is_whole_or_cut(tmp_path):
+    file = tmp_path / "metrics.jsonl"
+    file.write_text('{"step": 1, "loss": 1.0}\n3\n{"step": 2, "loss": 1.0}')
+    writer = JsonlWriter(file, 5)
+    writer.write(3, {"loss": 2.0})
+    writer.close()
+    assert [(x["step"], x["loss"]) for x in lines(tmp_path)] == [(1, 1), (2, 1), (3, 2)]
+
+
+class Wandb:
+    """Stands in for the package; keeps what it is told."""
+
+    def __init__(self):
+        self.told = []
+
+    def init(self, **words):
+        self.told.append(("init", words))
+        return self
+
+    def __getattr__(self, name):
+        return lambda *words, **named: self.told.append((name, words, named))
+
+
+def test_a_run_has_one_name_at_wandb_and_its_own_steps(tmp_path, monkeypatch):
+    wandb, names = Wandb(), []
+    monkeypatch.setitem(sys.modules, "wandb", wandb)
+    for folder in ("a/w", "a/w", "b/w"):
+        (tmp_path / folder).mkdir(parents=True, exist_ok=True)
+        writers = open_writers(tmp_path / folder, 0, {"wandb": "project", "seed": 1})
+        writers.write(7, {"loss": 0.5, "bad": float("nan"), "none": float("inf")})
+        writers.close()
+        init, *others = wandb.told
+        assert init[1]["project"] == "project" and init[1]["resume"] == "allow"
+        assert init[1]["name"] == "w" and init[1]["config"] == {"wandb": "project", "seed": 1}
+        assert others == [
+            ("define_metric", ("*",), {"step_metric": "step"}),
+            ("log", ({"step": 7, "loss": 0.5},), {}),
+            ("finish", (), {}),
+        ]
+        names.append(init[1]["id"])
+        wandb.told.clear()
+    assert names[0] == names[1] != names[2] and len(names[0]) == 16
+    assert (tmp_path / "a/w/wandb_id").read_text() == names[0] + "\n"
 
 
 def test_an_evaluation_that_fails_costs_no_training(make_trainer, tmp_path, monkeypatch):

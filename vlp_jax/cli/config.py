@@ -1,13 +1,17 @@
 """Config files and their overrides: `--config=FILE.py[:ARGS]` and `--config.KEY=VALUE`.
 
-A config file is Python: `get_config(args: str) -> ConfigDict`. Only the file that the user typed is
-run. The file exists so that every command reads configs alike and a misspelt key is refused before
-anything heavy is imported.
+A config file is Python: `get_config(args: str) -> ConfigDict`, or without an argument. Only the
+file that the user typed is run; it may import `configs.common` and what lies beside it. The file
+exists so that every command reads configs alike and a misspelt key is refused before anything heavy
+is imported.
 """
 
 import ast
 import importlib.util
+import inspect
+import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +21,7 @@ from vlp_jax.core.errors import UserError, nearest
 
 FRESH = "fresh:"  # fresh:WORKDIR is the model of a workdir with its first, random weights
 LENGTH_UNITS = ("steps", "examples", "epochs")
+ROOT = Path(__file__).parents[2]  # where configs/ lies, in a checkout
 
 
 def split_overrides(argv: list[str]) -> tuple[list[str], dict[str, str]]:
@@ -48,12 +53,7 @@ def load_config(spec: str, overrides: dict[str, str]) -> ConfigDict:
         another type.
     """
     name, _, args = spec.partition(":")
-    path = Path(name)
-    if not path.is_file():
-        folder = path.parent if path.parent.is_dir() else Path("configs")
-        hint = nearest(str(path), map(str, folder.rglob("*.py")))
-        raise UserError(f"--config={name}: no such file{hint}")
-    config = _run_file(path, args)
+    config = _run_file(_find_file(name), args)
     for key, value in overrides.items():
         override(config, key, value)
         _drop_other_lengths(config, key, overrides)
@@ -71,15 +71,46 @@ def _drop_other_lengths(config: ConfigDict, key: str, overrides: dict[str, str])
             override(config, stem + unit, "0")
 
 
+def _find_file(name: str) -> Path:
+    """The file as given, else `configs/...` of this checkout, from whatever folder."""
+    path = Path(name).expanduser()
+    found = next((p for p in (path, ROOT / path) if p.is_file()), None)
+    if found is None:
+        folders = (path.parent, ROOT / path.parent, ROOT / "configs")
+        files = next(folder for folder in folders if folder.is_dir()).rglob("*.py")
+        names = [str(file).removeprefix(f"{ROOT}/") for file in files]
+        raise UserError(f"--config={name}: no such file{nearest(str(path), names)}")
+    return found
+
+
+def _add_paths(path: Path) -> None:
+    """Config files say `from configs import common`, and those of one's own what lies beside."""
+    if (ROOT / "configs").is_dir() and str(ROOT) not in sys.path:
+        sys.path.insert(0, str(ROOT))  # before a folder `configs` of the user's
+    root = next((p.parent for p in path.parents if p.name == "configs"), path.parent)
+    if str(root) not in sys.path:
+        sys.path.append(str(root))
+
+
+def _get_config(get_config: Callable[..., ConfigDict], args: str) -> ConfigDict:
+    """Calls it with the argument, or with none where it needs none and none was given."""
+    parameters = inspect.signature(get_config).parameters.values()
+    if args and not parameters:
+        raise TypeError(f"get_config takes no argument, {args!r} was given")
+    needed = any(p.default is p.empty and p.kind is not p.VAR_POSITIONAL for p in parameters)
+    config = get_config(args) if args or needed else get_config()
+    if not isinstance(config, ConfigDict):
+        raise TypeError(f"get_config returned {type(config).__name__}, no ConfigDict")
+    return config
+
+
 def _run_file(path: Path, args: str) -> ConfigDict:
-    root = next((p.parent for p in path.resolve().parents if p.name == "configs"), None)
-    if root is not None and str(root) not in sys.path:
-        sys.path.append(str(root))  # config files say `from configs import common`
+    _add_paths(path.resolve())
     module_spec = importlib.util.spec_from_file_location(f"config_{path.stem}", path)
     module = importlib.util.module_from_spec(module_spec)
     try:
         module_spec.loader.exec_module(module)
-        return module.get_config(args)
+        return _get_config(module.get_config, args)
     except UserError:
         raise
     except Exception as error:
@@ -122,20 +153,31 @@ def override(config: ConfigDict, key: str, text: str) -> None:
 
 
 def _literal(text: str) -> Any:
-    """'3' -> 3, "('a',)" -> ('a',), anything that is no Python literal -> itself."""
+    """'3' -> 3, "('a',)" -> ('a',), 'true' -> True, anything that is no literal -> itself."""
+    if text.lower() in ("true", "false"):
+        return text.lower() == "true"
     try:
         return ast.literal_eval(text)
     except (ValueError, SyntaxError):
         return text
 
 
+def switch(flag: str, text: str) -> bool:
+    """true, yes, 1 or false, no, 0, in any case.
+
+    Raises:
+      UserError: anything else, named by its flag.
+    """
+    if text.lower() not in ("true", "1", "yes", "false", "0", "no"):
+        raise UserError(f"{flag}={text}: must be true or false")
+    return text.lower() in ("true", "1", "yes")
+
+
 def _parse(key: str, text: str, old: Any) -> Any:
-    if isinstance(old, str):
-        return text
+    if isinstance(old, str):  # a shell leaves the ~ of --config.data.path=~/x as it is
+        return ",".join(map(os.path.expanduser, text.split(",")))
     if isinstance(old, bool):
-        if text.lower() in ("true", "1", "yes", "false", "0", "no"):
-            return text.lower() in ("true", "1", "yes")
-        raise UserError(f"--config.{key}={text}: must be true or false")
+        return switch(f"--config.{key}", text)
     value = _literal(text)
     if isinstance(old, float) and isinstance(value, int) and not isinstance(value, bool):
         value = float(value)

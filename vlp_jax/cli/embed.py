@@ -1,5 +1,6 @@
 """`embed --checkpoint=OUT --images=DIR --texts=FILE --out=E.npz`: pictures and lines of text to
-unit vectors.
+unit vectors; also of one picture (`--images=x.jpg`) and of texts themselves (`--texts='a cat,a
+dog'`).
 
 E.npz holds image float32[N, E] and image_paths [N] (relative to DIR, sorted) and, where the model
 has a text tower, text float32[M, E], texts [M] (one per line of FILE) and logit_scale (the factor
@@ -10,6 +11,7 @@ outside this package can use a model's space.
 
 import argparse
 import os
+import re
 import sys
 import tempfile
 import time
@@ -17,7 +19,14 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from vlp_jax.cli.output import add_json, first_process, print_json, start_jax
+from vlp_jax.cli.output import (
+    add_json,
+    check_writable,
+    first_process,
+    folder_or_file,
+    print_json,
+    start_jax,
+)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -27,15 +36,26 @@ def parser() -> argparse.ArgumentParser:
     )
     cli.add_argument(
         "--checkpoint",
+        type=folder_or_file,
         required=True,
         metavar="DIR",
         help="a converted checkpoint or a training workdir",
     )
-    cli.add_argument("--images", metavar="DIR", help="folder of pictures, searched recursively")
     cli.add_argument(
-        "--texts", metavar="FILE", help="UTF-8 file, one text per line (text towers only)"
+        "--images",
+        type=folder_or_file,
+        metavar="DIR",
+        help="folder of pictures, searched recursively, or one picture",
     )
-    cli.add_argument("--out", required=True, metavar="FILE.npz", help="file to write")
+    cli.add_argument(
+        "--texts",
+        type=folder_or_file,
+        metavar="FILE",
+        help="UTF-8 file, one text per line, or texts with commas between (text towers only)",
+    )
+    cli.add_argument(
+        "--out", type=folder_or_file, required=True, metavar="FILE.npz", help="file to write"
+    )
     cli.add_argument(
         "--batch-size", type=int, default=32, metavar="N", help="rows per call (default 32)"
     )
@@ -60,7 +80,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         that does not fit.
     """
     args = parser().parse_args(argv)
-    paths, texts = list_images(args.images, args.skip_damaged), read_texts(args.texts)
+    paths = lone_image(args) or list_images(args.images, args.skip_damaged)
+    texts = read_texts(args.texts)
     _check(args)
     start = time.perf_counter()
 
@@ -99,6 +120,15 @@ def _check(args: argparse.Namespace) -> None:
         raise UserError(f"--out: {args.out}: must end with .npz")
     if not os.path.isdir(os.path.dirname(os.path.abspath(args.out))):
         raise UserError(f"--out: {os.path.dirname(args.out)}: no such folder")
+    check_writable("--out", os.path.dirname(os.path.abspath(args.out)))
+
+
+def lone_image(args: argparse.Namespace) -> list[str]:
+    """[its name] where --images is one file, whose folder then takes its place; else []."""
+    if not args.images or not os.path.isfile(args.images):
+        return []
+    args.images, name = os.path.split(os.path.abspath(args.images))
+    return [name]
 
 
 def list_images(folder: str | None, skip_damaged: bool = False) -> list[str]:
@@ -128,13 +158,17 @@ def list_images(folder: str | None, skip_damaged: bool = False) -> list[str]:
 
 
 def read_texts(path: str | None) -> list[str]:
-    """Lines of a UTF-8 file; row i of the result belongs to line i. Raises UserError when there are
-    none."""
+    """Lines of a UTF-8 file; row i of the result belongs to line i. What is neither a file nor
+    looks like one (a suffix or a slash, and no space) is texts with commas between. Raises
+    UserError when there are none."""
     from vlp_jax.core.errors import UserError
     from vlp_jax.data.encoding import read_text
 
     if path is None:
         return []
+    named = re.fullmatch(r"\S*(/\S*|\.[a-zA-Z]{2,5})", path)
+    if path.strip(" ,") and not named and not os.path.exists(path):
+        return [text.strip() for text in path.split(",") if text.strip()]
     try:
         lines = read_text(path).split("\n")
     except UserError as error:

@@ -18,7 +18,7 @@ are, and evaluators on the training data find a workdir's data by themselves."""
 
 def parser() -> argparse.ArgumentParser:
     """The flags of `eval`."""
-    from vlp_jax.cli.output import add_json
+    from vlp_jax.cli.output import add_json, folder_or_file
 
     p = argparse.ArgumentParser(
         "vlp_jax eval",
@@ -28,13 +28,19 @@ def parser() -> argparse.ArgumentParser:
     )
     p.add_argument(
         "--checkpoint",
+        type=folder_or_file,
         required=True,
         metavar="DIR",
         help="a converted checkpoint, a training workdir, or fresh:WORKDIR: its untrained model",
     )
     p.add_argument("--config", metavar="FILE.py[:ARGS]", help="config whose `evals` are run")
     p.add_argument("--only", default="", help="comma-separated names of evaluators to run")
-    p.add_argument("--out", metavar="DIR", help="write report.json, report.md and pictures here")
+    p.add_argument(
+        "--out",
+        type=folder_or_file,
+        metavar="DIR",
+        help="write report.json, report.md and pictures here",
+    )
     p.add_argument("--debug", action="store_true", help="show tracebacks")
     add_json(p)
     return p
@@ -51,9 +57,11 @@ def main(argv: list[str]) -> int:
     rest, overrides = split_overrides(argv)
     args = parser().parse_args(rest)
     config = eval_config(args.checkpoint, args.config, overrides, args.only)
-    from vlp_jax.cli.output import first_process, print_json, start_jax
+    from vlp_jax.cli.output import check_writable, first_process, print_json, start_jax
     from vlp_jax.evals.report import print_results, to_json
 
+    if args.out:
+        check_writable("--out", args.out)
     start_jax()
     results, scale = evaluate(args.checkpoint, config)
     if first_process():
@@ -79,6 +87,8 @@ def eval_config(checkpoint: str, spec: str | None, overrides: dict[str, str], on
     from vlp_jax.train.workdir import read_config
 
     folder = checkpoint.removeprefix(FRESH)
+    if not Path(folder).is_dir():
+        raise UserError(f"--checkpoint: {folder}: no such folder")
     is_workdir = (Path(folder) / "config.json").is_file()
     if spec:
         config = load_config(spec, overrides)

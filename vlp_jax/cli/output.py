@@ -5,11 +5,10 @@ The file exists so that scripts can rely on one rule.
 """
 
 import argparse
-import json
 import logging
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 
@@ -21,11 +20,15 @@ def add_json(parser: argparse.ArgumentParser) -> None:
 
 
 def print_json(value: Mapping[str, Any]) -> None:
-    """Prints one JSON object on one line, flushed last; the first process of a job does."""
+    """Prints one JSON object on one line, flushed last; the first process of a job does. Numbers
+    that are not finite are null.
+    """
     if not first_process():
         return
+    from vlp_jax.core.strict_json import dumps
+
     sys.stdout.flush()
-    print(json.dumps(value, default=float), flush=True)
+    print(dumps(value), flush=True)
 
 
 def take_host_flags(argv: list[str]) -> list[str]:
@@ -46,6 +49,56 @@ def take_host_flags(argv: list[str]) -> list[str]:
             raise UserError(f"{flag}: needs a value, as in {flag}=VALUE")
         os.environ[FLAGS[flag]] = value
     return rest
+
+
+def folder_or_file(text: str) -> str:
+    """The type of flags that name one: a shell leaves the ~ of `--flag=~/x` as it is."""
+    return os.path.expanduser(text)
+
+
+def check_writable(flag: str, folder: str) -> None:
+    """Refuses a folder that could not be made or written, before any work for it; makes nothing.
+
+    Raises:
+      UserError: names the flag and what stands in the way.
+    """
+    from vlp_jax.core.errors import UserError
+
+    there = os.path.abspath(folder)
+    while not os.path.lexists(there):
+        there = os.path.dirname(there)
+    if not os.path.isdir(there):
+        raise UserError(f"{flag}={folder}: {there} is a file, not a folder")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise UserError(f"{flag}={folder}: {there} cannot be written")
+
+
+def take_switches(argv: list[str], parser: argparse.ArgumentParser) -> list[str]:
+    """The words with `--json=true` as `--json` and without `--json=false`, for all flags of the
+    parser and its sub-commands that take no value.
+
+    Raises:
+      UserError: such a flag with a value that is neither.
+    """
+    from vlp_jax.cli.config import switch
+
+    switches, rest = set(_switches(parser)), []
+    for word in argv:
+        flag, equals, value = word.partition("=")
+        if not (equals and flag in switches):
+            rest.append(word)
+        elif switch(flag, value):
+            rest.append(flag)
+    return rest
+
+
+def _switches(parser: argparse.ArgumentParser) -> Iterator[str]:
+    for action in parser._actions:
+        if action.nargs == 0:
+            yield from action.option_strings
+        elif isinstance(action.choices, dict):  # sub-commands
+            for sub in action.choices.values():
+                yield from _switches(sub)
 
 
 def first_process() -> bool:

@@ -19,7 +19,7 @@ EXAMPLE = "example: python -m vlp_jax replay --workdir=runs/mine --step=1200 --j
 
 def parser() -> argparse.ArgumentParser:
     """The flags of `replay`."""
-    from vlp_jax.cli.output import add_json
+    from vlp_jax.cli.output import add_json, folder_or_file
 
     p = argparse.ArgumentParser(
         "vlp_jax replay",
@@ -27,7 +27,7 @@ def parser() -> argparse.ArgumentParser:
         epilog=EXAMPLE + "\nexit codes: 0 every bit the same, 1 different or nothing compared",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    p.add_argument("--workdir", required=True, help="folder of the run")
+    p.add_argument("--workdir", type=folder_or_file, required=True, help="folder of the run")
     p.add_argument("--step", type=int, required=True, help="the step to run again")
     p.add_argument("--steps", type=int, default=1, help="how many from there on (default 1)")
     p.add_argument("--debug", action="store_true", help="show tracebacks")
@@ -51,7 +51,7 @@ def main(argv: list[str]) -> int:
     from vlp_jax.train.metrics import read_lines
     from vlp_jax.train.replay import first_step, replay
     from vlp_jax.train.trainer import Trainer
-    from vlp_jax.train.workdir import check_workdir, read_config
+    from vlp_jax.train.workdir import check_workdir, read_config, stretches
 
     workdir, last = Path(args.workdir), args.step + args.steps - 1
     config = ConfigDict(read_config(workdir))
@@ -60,10 +60,11 @@ def main(argv: list[str]) -> int:
         asked = f"--step={args.step}" + f" --steps={args.steps}" * (args.steps != 1)
         raise UserError(f"{asked}: the run has logged steps up to {max(lines, default=0)}")
     start_jax(config.get("heartbeat_seconds", 60.0))
-    trainer = Trainer(config)
-    check_workdir(workdir, config, trainer.pipeline.fingerprint, force=False)
     checkpoints = Checkpoints(workdir / "checkpoints", config.keep_checkpoints)
     start = first_step(checkpoints, args.step)
+    offset = stretches(workdir, start or 0, config.batch_size)[-1].offset
+    trainer = Trainer(config, offset=offset)
+    check_workdir(workdir, config, trainer.pipeline.fingerprint, force=False)
     if start is None:
         weights = first_weights(trainer, Checkpoints(workdir / "checkpoints" / "none"))
         state = start_state(trainer, Checkpoints(workdir / "checkpoints" / "none"), None, weights)

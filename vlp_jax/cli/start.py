@@ -5,13 +5,17 @@ The file exists so that resuming and fine-tuning are decided in one place, befor
 compiled.
 """
 
+import contextlib
+import logging
 import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from ml_collections import ConfigDict
 
 from vlp_jax.core.errors import UserError
 from vlp_jax.core.pytree import flatten, map_with_path, matches, merge
@@ -19,7 +23,10 @@ from vlp_jax.interop.folder import is_folder
 from vlp_jax.train.checkpoint import Checkpoints
 from vlp_jax.train.progress import show
 from vlp_jax.train.state import State
-from vlp_jax.train.trainer import Trainer
+from vlp_jax.train.trainer import Trainer, learning_rate
+from vlp_jax.train.workdir import read_config, stretches
+
+log = logging.getLogger(__name__)
 
 
 def start_state(
@@ -33,6 +40,32 @@ def start_state(
         return checkpoints.restore(trainer.abstract_state, step)
     state = trainer.fresh_state()
     return replace_weights(state, weights) if weights else state
+
+
+def tell_changes(trainer: Trainer, workdir: Path, checkpoints: Checkpoints, step: int) -> None:
+    """Says what a resume at `step` changes without being asked: later checkpoints that a run going
+    back gives up, the data position after another batch size, a learning rate that jumps.
+    """
+    later = [str(saved) for saved in checkpoints.steps() if saved > step]
+    if later:
+        log.warning(
+            "going back to step %d: the first save gives up step%s %s and all logged after %d; "
+            "until then a start without --step goes on from step %s",
+            *(step, "s" * (len(later) > 1), ", ".join(later), step, later[-1]),
+        )
+    if not step or not (workdir / "config.json").is_file():
+        return
+    old = ConfigDict(read_config(workdir))
+    if old.batch_size != trainer.config.batch_size:
+        batches = f"batch_size {old.batch_size} -> {trainer.config.batch_size} at step {step}"
+        seen = trainer.pipeline.seen(step)
+        log.warning("%s: the data goes on after the %d examples seen", batches, seen)
+    offset = stretches(workdir, step, old.batch_size)[-1].offset
+    with contextlib.suppress(KeyError, AttributeError, TypeError, UserError):  # an older version's
+        before = float(learning_rate(old, trainer.pipeline.num_examples, offset)(step))
+        after = float(trainer.schedule(step))
+        if abs(after - before) > 1e-3 * max(before, after):
+            log.warning("the learning rate jumps at step %d: %.3g -> %.3g", step, before, after)
 
 
 def first_weights(trainer: Trainer, checkpoints: Checkpoints) -> dict[str, jax.Array] | None:

@@ -5,6 +5,7 @@ mistakes first.
 """
 
 import argparse
+import contextlib
 import dataclasses
 import time
 from pathlib import Path
@@ -21,7 +22,7 @@ one of several processes: --coordinator=HOST:PORT --num-processes=N --process-id
 
 def parser() -> argparse.ArgumentParser:
     """The flags of `train`."""
-    from vlp_jax.cli.output import add_json
+    from vlp_jax.cli.output import add_json, folder_or_file
 
     p = argparse.ArgumentParser(
         "vlp_jax train",
@@ -33,7 +34,10 @@ def parser() -> argparse.ArgumentParser:
         "--config", required=True, metavar="FILE.py[:ARGS]", help="config file, see configs/"
     )
     p.add_argument(
-        "--workdir", required=True, help="folder of the run: checkpoints, metrics, config"
+        "--workdir",
+        type=folder_or_file,
+        required=True,
+        help="folder of the run: checkpoints, metrics, config",
     )
     p.add_argument(
         "--force", action="store_true", help="go on although the workdir's config differs"
@@ -50,6 +54,7 @@ def main(argv: list[str]) -> int:
 
     rest, overrides = split_overrides(argv)
     args = parser().parse_args(rest)
+    check_folder(args.workdir)
     config = load_config(args.config, overrides)
     from vlp_jax.cli.output import first_process, print_json, start_jax
 
@@ -74,6 +79,19 @@ def main(argv: list[str]) -> int:
     return 0
 
 
+def check_folder(workdir: str) -> None:
+    """Refuses a workdir that is no path of the file system; a bucket would become a folder `gs:`.
+
+    Raises:
+      UserError: an empty one, or an address.
+    """
+    from vlp_jax.core.errors import UserError
+
+    if not workdir.strip() or "://" in workdir:
+        what = "is an address" if workdir.strip() else "is empty"
+        raise UserError(f"--workdir={workdir}: {what}; give a folder, of a mounted bucket too")
+
+
 @dataclasses.dataclass(frozen=True)
 class Outcome:
     """A finished run: its numbers, the final evaluation's results, and exp(logit_scale) where there
@@ -96,35 +114,54 @@ class Outcome:
 
 
 def train(config: Any, workdir: Path, force: bool = False, step: int | None = None) -> Outcome:
-    """Trains to the end.
+    """Trains to the end, alone in the workdir.
 
     Raises:
-      UserError: a mistake in config, data or workdir, before anything is compiled.
-      RunError: a failure on the way. Preempted: stopped by a signal.
+      UserError: a mistake in config, data or workdir, before anything is compiled, or another
+        training in the workdir. RunError: a failure on the way. Preempted: stopped by a signal.
     """
+    import jax
+
+    from vlp_jax.train.lock import locked
+
+    first = jax.process_index() == 0  # one lock a job
+    with locked(workdir) if first else contextlib.nullcontext():
+        return _train(config, workdir, force, step)
+
+
+def _train(config: Any, workdir: Path, force: bool, step: int | None) -> Outcome:
     import jax
     import numpy as np
 
-    from vlp_jax.cli.start import first_weights, start_state
+    from vlp_jax.cli.start import first_weights, start_state, tell_changes
     from vlp_jax.core.pytree import size
-    from vlp_jax.parallel.hosts import agree
+    from vlp_jax.parallel.hosts import agree, from_first
     from vlp_jax.train.checkpoint import Checkpoints
+    from vlp_jax.train.going_back import finish
     from vlp_jax.train.loop import Loop
     from vlp_jax.train.progress import show
     from vlp_jax.train.trainer import Trainer
-    from vlp_jax.train.workdir import check_workdir, run_facts, write_workdir
+    from vlp_jax.train.workdir import check_workdir, run_facts, run_files, stretches, write_files
 
     start = time.monotonic()
-    trainer = Trainer(config)
+    checkpoints = Checkpoints(workdir / "checkpoints", config.keep_checkpoints, config.keep_every)
+    if jax.process_index() == 0:
+        finish(workdir, checkpoints)
+    from_first("the workdir is held and whole")
+    at = step if step is not None else max(checkpoints.steps(), default=0)
+    parts = stretches(workdir, at, config.batch_size)
+    trainer = Trainer(config, offset=parts[-1].offset)
     agree({**run_facts(config, trainer.pipeline.fingerprint), "--workdir": workdir, "--step": step})
     abstract, _ = trainer.abstract_state, trainer.jit_step  # what they refuse leaves no trace
-    checkpoints = Checkpoints(workdir / "checkpoints", config.keep_checkpoints, config.keep_every)
     check_workdir(workdir, config, trainer.pipeline.fingerprint, force)
     weights = first_weights(trainer, checkpoints)
     state = start_state(trainer, checkpoints, step, weights)
+    files = run_files(config, trainer.pipeline.fingerprint, parts)
     if jax.process_index() == 0:
-        write_workdir(workdir, config, trainer.pipeline.fingerprint)
-    loop = Loop(trainer, workdir, state, checkpoints)
+        tell_changes(trainer, workdir, checkpoints, at)
+        if max(checkpoints.steps(), default=0) <= at:  # else the first save writes them
+            write_files(workdir, files)
+    loop = Loop(trainer, workdir, state, checkpoints, files)
     count = size(abstract["params"]) + size(abstract["frozen"])
     show(
         f"{type(trainer.method).__name__}: {count:,} parameters, "

@@ -164,11 +164,19 @@ class Buckets:
       buckets: rising lengths; the last holds everything.
       order: positions to indices (data/mixture.py).
       batch_size: of the global batch.
+      offset: position of the first example of step 0 (data/pipeline.py).
     """
 
-    def __init__(self, lengths: np.ndarray, buckets: tuple[int, ...], order: Any, batch_size: int):
+    def __init__(
+        self,
+        lengths: np.ndarray,
+        buckets: tuple[int, ...],
+        order: Any,
+        batch_size: int,
+        offset: int = 0,
+    ):
         self.lengths, self.buckets = lengths, buckets
-        self._order, self._batch_size = order, batch_size
+        self._order, self._batch_size, self._offset = order, batch_size, offset
         self._known: dict[int, int] = {}
         self._lock = threading.Lock()
 
@@ -188,7 +196,8 @@ class Buckets:
             if step not in self._known:
                 if len(self._known) > 1000:
                     self._known.clear()
-                positions = step * self._batch_size + np.arange(self._batch_size)
+                first = step * self._batch_size + self._offset
+                positions = first + np.arange(self._batch_size)
                 longest = self.lengths[self._order.index(positions)].max()
                 self._known[step] = next(b for b in self.buckets if b >= longest)
             return self._known[step]
@@ -203,7 +212,7 @@ class Buckets:
 
 
 def open_buckets(
-    counter: LengthCounter, buckets: Sequence[int], order: Any, batch_size: int
+    counter: LengthCounter, buckets: Sequence[int], order: Any, batch_size: int, offset: int = 0
 ) -> Buckets | None:
     """The buckets of a run, or None where nothing can be cut.
 
@@ -214,4 +223,4 @@ def open_buckets(
     checked = check_buckets(buckets, tokenizer.context_length)
     if len(checked) == 1 or tokenizer.pad_id > tokenizer.eot_id:  # argmax would pool such padding
         return None
-    return Buckets(load_lengths(counter), checked, order, batch_size)
+    return Buckets(load_lengths(counter), checked, order, batch_size, offset)

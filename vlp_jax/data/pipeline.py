@@ -157,8 +157,9 @@ def stack(
 class TrainPipeline:
     """Endless training batches of the examples that `data.path` names.
 
-    Position p of the stream is row p % batch_size of step p // batch_size; every example comes once
-    per epoch (batches run across epoch borders). Raises UserError before any work for a bad path,
+    Row r of step s is position s x batch_size + offset + r of the stream; every example comes once
+    per epoch (batches run across epoch borders). The offset is that of a run whose batch size was
+    changed on the way (train/workdir.py), else 0. Raises UserError before any work for a bad path,
     an unknown setting or a batch that the processes cannot share; warns of a batch above the data.
     """
 
@@ -173,7 +174,9 @@ class TrainPipeline:
         num_classes: int = 0,
         process_index: int = 0,
         process_count: int = 1,
+        offset: int = 0,
     ):
+        self.offset = offset
         self.spec = spec = DataSpec.from_config(data)
         self.batch_size, self.process_index = batch_size, process_index
         if batch_size < 1 or batch_size % process_count:
@@ -206,10 +209,14 @@ class TrainPipeline:
         self.buckets = None
         if tokenizer is not None and spec.buckets:
             counter = LengthCounter(self.source, tokenizer, spec.captions)
-            self.buckets = open_buckets(counter, spec.buckets, self.order, batch_size)
+            self.buckets = open_buckets(counter, spec.buckets, self.order, batch_size, offset)
         parts = (self.source, self.order, spec, tokenizer, image_size, seed)
         self._reader = RowReader(*parts, self.buckets, self.classes)
         self._reader.chunk(0, 0, 1)  # a mistake in the settings shows here, not in a worker
+
+    def seen(self, step: int) -> int:
+        """Examples that come before those of a step: its place in the stream."""
+        return step * self.batch_size + self.offset
 
     @property
     def dropped(self) -> Counter:
@@ -218,7 +225,7 @@ class TrainPipeline:
 
     def keys(self, step: int) -> list[str]:
         """Keys of the whole global batch of a step, in order, before any replacement."""
-        positions = step * self.batch_size + np.arange(self.batch_size)
+        positions = self.seen(step) + np.arange(self.batch_size)
         return [self.source.metadata(int(i))["key"] for i in self.order.index(positions)]
 
     def batches(self, start_step: int = 0) -> Iterator[dict[str, np.ndarray]]:
@@ -263,7 +270,7 @@ class TrainPipeline:
             _load,
             self._reader,
             self.batch_size,
-            self.process_index * self.local_size,
+            self.offset + self.process_index * self.local_size,
             size,
             per_batch,
         )

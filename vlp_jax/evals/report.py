@@ -4,7 +4,6 @@ The file exists so that a number never travels without the settings it was measu
 without chance.
 """
 
-import json
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -13,6 +12,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from vlp_jax.core.strict_json import dumps, plain
 from vlp_jax.evals.base import Result
 
 
@@ -23,7 +23,7 @@ def to_json(results: Mapping[str, Result]) -> dict[str, Any]:
     Numbers that are not finite become None, so that every JSON reader takes the file.
     """
     return {
-        name: _plain(
+        name: plain(
             {
                 "metrics": result.metrics,
                 "tables": result.tables,
@@ -34,19 +34,9 @@ def to_json(results: Mapping[str, Result]) -> dict[str, Any]:
     }
 
 
-def _plain(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple | np.ndarray):
-        return [_plain(item) for item in value]
-    if isinstance(value, np.generic):
-        return _plain(value.item())
-    return None if isinstance(value, float) and not np.isfinite(value) else value
-
-
 def write_json(path: str, content: Any) -> str:
     """Writes plain values as JSON, whole or not at all; returns the path."""
-    return write_text(path, json.dumps(_plain(content), indent=2, ensure_ascii=False) + "\n")
+    return write_text(path, dumps(content, indent=2, ensure_ascii=False) + "\n")
 
 
 def write_text(path: str, text: str) -> str:

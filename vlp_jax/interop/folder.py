@@ -6,7 +6,6 @@ that a checkpoint is complete: nothing about it lives elsewhere.
 """
 
 import hashlib
-import json
 import os
 import shutil
 import tempfile
@@ -16,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from vlp_jax.core.errors import RunError, UserError
+from vlp_jax.core.strict_json import dumps
 from vlp_jax.interop.weights_file import read_json, read_safetensors, write_safetensors
 
 FORMAT = 1
@@ -129,8 +129,7 @@ def remove(path: str) -> None:
 def write_json(path: str, content: Mapping[str, Any]) -> None:
     """Writes JSON and flushes it to disk."""
     with open(path, "w", encoding="utf-8") as file:
-        json.dump(content, file, indent=1)
-        file.write("\n")
+        file.write(dumps(content, indent=1) + "\n")
         file.flush()
         os.fsync(file.fileno())
 

@@ -18,19 +18,22 @@ log = logging.getLogger(__name__)
 Schedule = Callable[[Array], Array]
 
 
-def duration(config: Mapping[str, Any], prefix: str, batch_size: int, num_examples: int) -> int:
+def duration(
+    config: Mapping[str, Any], prefix: str, batch_size: int, num_examples: int, offset: int = 0
+) -> int:
     """Steps from whichever of PREFIXsteps, PREFIXexamples, PREFIXepochs is set; the last non-zero
     one wins.
 
     Args:
       config: mapping with those keys; prefix is "" for the run or "warmup_" for the warm-up.
       batch_size, num_examples: examples per step and per epoch.
+      offset: what `batch_size` x step lacks to the examples seen, after another batch size.
     """
     steps = int(config.get(f"{prefix}steps", 0))
     if config.get(f"{prefix}examples", 0):
-        steps = math.ceil(config[f"{prefix}examples"] / batch_size)
+        steps = math.ceil((config[f"{prefix}examples"] - offset) / batch_size)
     if config.get(f"{prefix}epochs", 0):
-        steps = math.ceil(config[f"{prefix}epochs"] * num_examples / batch_size)
+        steps = math.ceil((config[f"{prefix}epochs"] * num_examples - offset) / batch_size)
     return steps
 
 

@@ -6,6 +6,7 @@ this order; the last two are JAX's own detection. The file exists as the one pla
 `jax.distributed`; jax itself is imported late, for `--help` to stay instant.
 """
 
+import contextlib
 import dataclasses
 import hashlib
 import itertools
@@ -14,10 +15,11 @@ import logging
 import os
 import sys
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from vlp_jax.core.errors import RunError, UserError
 from vlp_jax.parallel import pulse
+from vlp_jax.parallel.roll_call import SILENCE, RollCall, ranks_text
 
 log = logging.getLogger(__name__)
 FLAGS = {
@@ -29,7 +31,6 @@ FLAGS = {
 _SLURM = ("JOB_ID", "STEP_NODELIST", "NTASKS", "PROCID", "LOCALID")
 JOIN_SECONDS = 300  # how long a process waits for the others to appear; jax's own default
 _MARGIN = 10  # seconds
-_SILENCE = 5.0  # seconds after which a process tells that it waits for the others
 _calls = itertools.count()
 
 
@@ -114,16 +115,14 @@ def join(heartbeat: float = 60.0, environment: Mapping[str, str] = os.environ) -
     words = {} if job is None else dataclasses.asdict(job)
     if job:
         words["coordinator_address"] = words.pop("coordinator")
-    waiting = threading.Timer(_SILENCE, _tell_waiting, [job.coordinator if job else manager, job])
-    waiting.daemon = True
-    waiting.start()
     try:
-        jax.distributed.initialize(
-            **words,
-            # JAX names no rank and aborts; it may do so after half of this. Ours comes first.
-            heartbeat_timeout_seconds=2 * int(heartbeat) + _MARGIN,
-            initialization_timeout=JOIN_SECONDS,
-        )
+        with _waiting(job, manager):
+            jax.distributed.initialize(
+                **words,
+                # JAX names no rank and aborts; it may do so after half of this. Ours comes first.
+                heartbeat_timeout_seconds=2 * int(heartbeat) + _MARGIN,
+                initialization_timeout=JOIN_SECONDS,
+            )
     except ValueError:
         if manager != "tpu":
             raise
@@ -132,15 +131,24 @@ def join(heartbeat: float = 60.0, environment: Mapping[str, str] = os.environ) -
         where = job.coordinator if job else manager
         text = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise RunError(f"{where}: this process could not join its job: {text}") from error
-    finally:
-        waiting.cancel()
     _start_pulse(heartbeat)
 
 
-def _tell_waiting(where: str, job: Job | None) -> None:
-    who = f"rank {job.process_id} of {job.num_processes}" if job else "this process"
-    text = f"{who} waits for the others at {where}, at most {JOIN_SECONDS} s; do all of them run?"
-    print(text, file=sys.stderr, flush=True)
+@contextlib.contextmanager
+def _waiting(job: Job | None, manager: str) -> Iterator[None]:
+    """Tells after five seconds who is waited for, where the coordinator is known by rank."""
+    if job:
+        with RollCall(job.coordinator, job.process_id, job.num_processes, JOIN_SECONDS):
+            yield
+        return
+    text = f"this process waits for the others of {manager}, at most {JOIN_SECONDS} s; do all run?"
+    timer = threading.Timer(SILENCE, print, [text], {"file": sys.stderr, "flush": True})
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 def _state():  # jax has no public way to the key-value store of its coordination service
@@ -212,10 +220,6 @@ def differences(facts: Sequence[Mapping[str, object]]) -> list[str]:
         for rank, one in enumerate(facts):
             ranks.setdefault(str(one.get(name, "absent")), []).append(rank)
         if len(ranks) > 1:
-            sides = [f"{name}={value} ({_ranks(of)})" for value, of in ranks.items()]
+            sides = [f"{name}={value} ({ranks_text(of)})" for value, of in ranks.items()]
             found.append(" but ".join(sides))
     return found
-
-
-def _ranks(ranks: list[int]) -> str:
-    return f"rank{'s' * (len(ranks) > 1)} {', '.join(map(str, ranks))}"

@@ -13,6 +13,7 @@ import os
 import shutil
 import threading
 import zlib
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -132,12 +133,7 @@ class Checkpoints:
           UserError: no such step, or a tree of another shape (one message lists every difference).
           RunError: a damaged file, named.
         """
-        steps = self.steps()
-        if not steps or (step is not None and step not in steps):
-            raise UserError(
-                f"{self.folder}: no complete checkpoint of step {step}; complete: {steps}"
-            )
-        step = steps[-1] if step is None else step
+        step = self._chosen(step)
         with concurrent.futures.ThreadPoolExecutor(2) as pool:
             checks = [
                 pool.submit(_check_file, path, digest) for path, digest in self._expected(step)
@@ -153,6 +149,17 @@ class Checkpoints:
             raise problem
         return state
 
+    def _chosen(self, step: int | None) -> int:
+        """A complete step, the newest for None; raises UserError where there is none."""
+        steps = self.steps()
+        if not steps:
+            raise UserError(f"{self.folder}: holds no complete checkpoint yet")
+        if step is not None and step not in steps:
+            raise UserError(
+                f"{self.folder}: no complete checkpoint of step {step}; complete: {steps}"
+            )
+        return steps[-1] if step is None else step
+
     def restore_model(
         self, sharding: jax.sharding.Sharding, step: int | None = None
     ) -> tuple[int, dict[str, Any]]:
@@ -164,12 +171,7 @@ class Checkpoints:
         Raises:
           UserError: no complete checkpoint. RunError: a damaged file, named.
         """
-        steps = self.steps()
-        step = steps[-1] if step is None and steps else step
-        if step not in steps:
-            raise UserError(
-                f"{self.folder}: no complete checkpoint of step {step}; complete: {steps}"
-            )
+        step = self._chosen(step)
         names = ("params", "frozen", "ema", "extra")
         try:
             abstract = self._saved_shapes(step, names, sharding)
@@ -255,15 +257,22 @@ class Checkpoints:
         partial.replace(target)
 
     def _prune(self, newest: int) -> None:
-        """Removes complete steps beyond `keep`, and what interrupted saves before `newest` left."""
-        present = self._present()
+        """Removes complete steps beyond `keep`, and what interrupted saves before `newest` left;
+        later steps, of a run that has gone back, do not count.
+        """
+        present = [step for step in self._present() if step <= newest]
         complete = sorted(step for step in present if self._digest_file(step).is_file())
         old = [s for s in complete[: -self._keep] if not self._keep_every or s % self._keep_every]
-        torn = [step for step in present if step not in complete and step < newest]
-        for step in (*old, *torn):
-            self._digest_file(step).unlink(missing_ok=True)
-            shutil.rmtree(self.folder / str(step))  # orbax's own delete waits for all processes
+        self.remove([*old, *(step for step in present if step not in complete)])
         self._clear_torn()
+
+    def remove(self, steps: Iterable[int]) -> None:
+        """Deletes steps, those that are not there anyhow; each is torn before it is gone."""
+        for step in steps:
+            self._digest_file(step).unlink(missing_ok=True)
+            folder = self.folder / str(step)
+            if folder.is_dir():
+                shutil.rmtree(folder)  # orbax's own delete waits for all processes
 
     def _clear_torn(self) -> None:
         for path in self.folder.glob(f"*{_TORN}*"):

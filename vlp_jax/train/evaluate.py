@@ -20,7 +20,7 @@ from vlp_jax.data.device import to_device
 from vlp_jax.data.framing import Framing
 from vlp_jax.data.labels import check_classes
 from vlp_jax.data.mixture import open_pool
-from vlp_jax.data.source import check_key
+from vlp_jax.data.source import Source, captioned, check_key
 from vlp_jax.evals.base import EvalContext, EvalFn, Evaluator, Result, make_evaluator
 from vlp_jax.methods.base import Method
 from vlp_jax.parallel.mesh import BATCH_AXES, batch_sharding, replicated
@@ -74,6 +74,8 @@ def _check_sets(evaluator: Evaluator, name: str) -> None:
                 evaluator.check(source)
         except UserError as error:
             raise UserError(f"evals.{name}: {error}") from error
+        if hasattr(evaluator, "caption"):
+            check_texts(source, evaluator, f"evals.{name}")
         if label:
             check_key(source, label, f"evals.{name}.label")
             folders[part] = tuple(getattr(source, "classes", ()))
@@ -98,6 +100,14 @@ def _held_out(evaluator: Evaluator, trained: Trained) -> Evaluator:
             if path and isinstance(path, str)
         },
     )
+
+
+def check_texts(source: Source, evaluator: Evaluator, where: str) -> None:
+    """Raises UserError, `where` in front, for a set without the captions that will be asked for."""
+    if evaluator.caption:
+        check_key(source, evaluator.caption, f"{where}.caption")
+    elif not captioned(source):
+        raise UserError(f"{where}: no captions in {evaluator.path!r}; {where}.path needs pairs")
 
 
 def _some(names: tuple[str, ...]) -> str:

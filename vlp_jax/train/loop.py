@@ -10,8 +10,9 @@ loop of the package.
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import jax
 
@@ -23,7 +24,8 @@ from vlp_jax.parallel.mesh import batch_sharding
 from vlp_jax.parallel.watchdog import Watchdog
 from vlp_jax.train.checkpoint import Checkpoints
 from vlp_jax.train.evaluate import run_evaluators, scalars
-from vlp_jax.train.metrics import Writers, logged, open_writers
+from vlp_jax.train.going_back import give_up
+from vlp_jax.train.metrics import Held, Writers, logged, open_writers
 from vlp_jax.train.preemption import Preempted, StopSignal
 from vlp_jax.train.progress import Meter, progress_line, show
 from vlp_jax.train.state import State, eval_params
@@ -37,23 +39,36 @@ class Loop:
 
     Args:
       trainer: the run's parts.
-      workdir: an opened workdir.
+      workdir: an opened workdir. Steps later than the state's that it holds are given up at the
+        first save (going_back.py).
       state: the state to go on from.
       checkpoints: where to save.
+      files: of the workdir, to be written by a run that goes back with its first save.
     """
 
-    def __init__(self, trainer: Trainer, workdir: Path, state: State, checkpoints: Checkpoints):
+    def __init__(
+        self,
+        trainer: Trainer,
+        workdir: Path,
+        state: State,
+        checkpoints: Checkpoints,
+        files: Mapping[str, Any] | None = None,
+    ):
+        self._files = files or {}
         self.trainer, self.config, self.checkpoints = trainer, trainer.config, checkpoints
         self.state = state
         self.start = self.step = int(state["step"])
+        self.workdir, self.later = workdir, [s for s in checkpoints.steps() if s > self.start]
         self.watchdog = Watchdog(self.config.get("hang_seconds", 0.0))
         self._logged = logged(workdir / "metrics.jsonl", self.start)
         missing = not any(name.startswith("eval/") for name in self._logged)
         due = self._due(self.config.eval_every, after=0)
         self._owed = due and from_first(str(missing)) == str(True)
-        self.writers = Writers([])
-        if jax.process_index() == 0:
-            self.writers = open_writers(workdir, self.start, self.config.wandb, self.config)
+        self.writers, self._held = Writers([]), Held()
+        if jax.process_index() == 0 and self.later:
+            self.writers = Writers([self._held])
+        elif jax.process_index() == 0:
+            self.writers = open_writers(workdir, self.start, self.config)
         self.meter = Meter(self.config.batch_size, trainer.method.flops)
         self.results: dict[str, Result] = {}
         # Simulated devices share one thread pool: the collectives of two steps in flight deadlock.
@@ -125,8 +140,9 @@ class Loop:
             return
         values = {name: float(value) for name, value in jax.device_get(metrics).items()}
         values |= self.meter.report()
-        values["epoch"] = step / self.trainer.pipeline.steps_per_epoch
-        values["dropped"] = sum(self.trainer.pipeline.dropped.values())
+        pipeline = self.trainer.pipeline
+        values["epoch"] = pipeline.seen(step) / pipeline.num_examples
+        values["dropped"] = sum(pipeline.dropped.values())
         self.writers.write(step, values)
         if jax.process_index() == 0:
             show(progress_line(step, self.trainer.steps, values), last=step == self.trainer.steps)
@@ -178,14 +194,24 @@ class Loop:
             self._save()
 
     def _save(self) -> None:
-        if self._saved == self.step:
-            return
         self._log_pending()  # a run resumed from here must find this step's line in the log
         paused = self.meter.pause()
         self.watchdog.mark(self.step, "save")
-        self.checkpoints.save(self.step, self.state)
-        self._saved, self._last_save = self.step, time.monotonic()
+        if self._saved != self.step:
+            self.checkpoints.save(self.step, self.state)
+            self._saved, self._last_save = self.step, time.monotonic()
+        self._give_up_later()
         self.meter.resume(paused)
+
+    def _give_up_later(self) -> None:
+        if not self.later:
+            return
+        self.checkpoints.wait()
+        later, self.later = [step for step in self.later if step != self.step], []
+        if jax.process_index() == 0:
+            what = (self.start, later, self._held.lines, self._files)
+            give_up(self.workdir, self.checkpoints, *what)
+            self.writers = open_writers(self.workdir, self.start, self.config, self._held)
 
     def _stop(self) -> None:
         self._log_pending()

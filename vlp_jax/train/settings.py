@@ -81,8 +81,9 @@ def check_settings(config: Mapping[str, Any]) -> None:
     for key, value in flat.items():
         network = NETWORKS if key.startswith("method.") else {}
         low, high = RANGES.get(key) or network.get(key.split(".")[-1], (-_ANY, _ANY))
-        if isinstance(value, int | float) and not low <= value <= high:
+        if isinstance(value, int | float) and not (low <= value <= high and math.isfinite(value)):
             wanted = f"at least {low}" if high == _ANY else f"from {low} to {high}"
+            wanted = "finite" if math.isinf(value) else wanted
             raise UserError(f"{key}={value} is out of range; it must be {wanted}")
         if key.endswith("dtype") and value not in DTYPES:
             raise UserError(f"{key}: unknown {value!r}{nearest(value, DTYPES)}")

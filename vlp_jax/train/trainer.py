@@ -53,15 +53,34 @@ def check_tokenizer(tokenizer: Any, spec: dict[str, jax.ShapeDtypeStruct], metho
         )
 
 
+def total_steps(config: ConfigDict, num_examples: int, offset: int = 0) -> int:
+    """Length of a run in steps, from `steps`, `examples` or `epochs`."""
+    return duration(config, "", config.batch_size, num_examples, offset)
+
+
+def learning_rate(config: ConfigDict, num_examples: int, offset: int = 0) -> Schedule:
+    """Learning rate of a step.
+
+    Raises:
+      UserError: an unknown schedule.
+    """
+    optim = OptimConfig(**plain(config.optim))
+    total = total_steps(config, num_examples, offset)
+    warmup = duration(config.optim, "warmup_", config.batch_size, num_examples)
+    return make_schedule(optim.schedule, optim.lr, total, warmup, optim.lr_final)
+
+
 @dataclasses.dataclass(frozen=True)
 class Trainer:
     """A run's parts; building one opens the data and checks every key, compiling nothing.
 
     Attributes:
       config: the resolved config (configs/common.py).
+      offset: of the data position, where the batch size was changed on the way (train/workdir.py).
     """
 
     config: ConfigDict
+    offset: int = dataclasses.field(default=0, kw_only=True)
 
     def __post_init__(self) -> None:
         c = self.config
@@ -113,13 +132,13 @@ class Trainer:
             num_classes=getattr(self.method, "num_classes", 0),
             process_index=jax.process_index(),
             process_count=jax.process_count(),
+            offset=self.offset,
         )
 
     @cached_property
     def steps(self) -> int:
         """Length of the run in steps, from `steps`, `examples` or `epochs`."""
-        c = self.config
-        total = duration(c, "", c.batch_size, self.pipeline.num_examples)
+        total = total_steps(self.config, self.pipeline.num_examples, self.offset)
         if total < 1:
             raise UserError(f"steps={total}: set steps, examples or epochs to a positive number")
         return total
@@ -127,11 +146,8 @@ class Trainer:
     @cached_property
     def schedule(self) -> Schedule:
         """Learning rate of a step."""
-        optim = OptimConfig(**plain(self.config.optim))
-        warmup = duration(
-            self.config.optim, "warmup_", self.config.batch_size, self.pipeline.num_examples
-        )
-        return make_schedule(optim.schedule, optim.lr, self.steps, warmup, optim.lr_final)
+        _ = self.steps  # checked
+        return learning_rate(self.config, self.pipeline.num_examples, self.offset)
 
     @cached_property
     def tx(self) -> Any:

@@ -4,16 +4,18 @@ The file exists so that a run can be told apart and repeated, and the same comma
 resumes it.
 """
 
+import dataclasses
 import hashlib
 import importlib.metadata
 import json
 import os
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from vlp_jax.core.errors import UserError
+from vlp_jax.core.strict_json import dumps, plain
 
 # Keys that say how a run is carried out, not what it computes: they may differ on resume.
 OPERATIONAL = (
@@ -50,7 +52,7 @@ def flat_config(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 def write_json(path: Path, value: Any) -> None:
     """Writes JSON whole or not at all."""
     partial = path.with_name(path.name + ".tmp")
-    partial.write_text(json.dumps(value, indent=1, sort_keys=True, default=str) + "\n")
+    partial.write_text(dumps(value, indent=1, sort_keys=True) + "\n")
     os.replace(partial, path)
 
 
@@ -108,29 +110,68 @@ def read_config(path: str | Path) -> dict[str, Any]:
     """
     file = Path(path) / "config.json"
     try:
-        return json.loads(file.read_text())
+        return _read_json(file)
     except OSError as error:
         raise UserError(f"{path}: holds no run (no {file.name} can be read)") from error
+
+
+def _read_json(file: Path) -> dict[str, Any]:
+    try:
+        return json.loads(file.read_text())
     except ValueError as error:
         raise UserError(f"{file}: no JSON ({error})") from error
+
+
+def read_run(path: Path) -> dict[str, Any]:
+    """What run.json of a workdir says; {} where there is none."""
+    return _read_json(path / "run.json") if (path / "run.json").is_file() else {}
+
+
+@dataclasses.dataclass(frozen=True)
+class Stretch:
+    """From `step` on, a run's batches have `batch_size` examples, and step s starts at position
+    s x batch_size + offset of the stream of examples.
+    """
+
+    step: int
+    batch_size: int
+    offset: int = 0
+
+    def seen(self, step: int) -> int:
+        """Examples that the run has seen before a step of this stretch."""
+        return step * self.batch_size + self.offset
+
+
+def stretches(path: Path, step: int, batch_size: int) -> list[Stretch]:
+    """The stretches of the run in a workdir up to `step`, the last of them with `batch_size`: a new
+    one, which starts where the data stands, after a change.
+
+    Worked example: 3 steps of 16, then steps of 8 from example 48 on: [(0, 16, 0), (3, 8, 24)].
+    """
+    written = [Stretch(*words) for words in read_run(path).get("stretches", ())]
+    if not written and (path / "config.json").is_file():
+        written = [Stretch(0, read_config(path)["batch_size"])]
+    found = [stretch for stretch in written if stretch.step < step]
+    if not found:
+        return [Stretch(0, batch_size)]
+    if found[-1].batch_size != batch_size:
+        found.append(Stretch(step, batch_size, found[-1].seen(step) - step * batch_size))
+    return found
 
 
 def check_workdir(path: Path, config: Mapping[str, Any], data_digest: str, force: bool) -> None:
     """Checks that the folder is free or belongs to the same run; writes nothing.
 
     Raises:
-      UserError: a file stands in its place, or the folder holds a run of another config or other
-        data and `force` is off; the message lists the differing keys.
+      UserError: the folder holds a run of another config or other data and `force` is off; the
+        message lists the differing keys.
     """
-    if path.exists() and not path.is_dir():
-        raise UserError(f"--workdir={path}: is a file, not a folder")
-    new = json.loads(json.dumps(flat_config(config), default=str))
+    new = plain(flat_config(config))
     file = path / "config.json"
     if file.is_file() and not force:
-        old = flat_config(json.loads(file.read_text()))
+        old = flat_config(read_config(path))
         different = differing_keys(old, new)
-        run = json.loads((path / "run.json").read_text()) if (path / "run.json").is_file() else {}
-        if run.get("data_digest", data_digest) != data_digest:
+        if read_run(path).get("data_digest", data_digest) != data_digest:
             different.append("the training data's listing (files were added, removed or changed)")
         if different:
             raise UserError(
@@ -139,9 +180,18 @@ def check_workdir(path: Path, config: Mapping[str, Any], data_digest: str, force
             )
 
 
-def write_workdir(path: Path, config: Mapping[str, Any], data_digest: str) -> None:
-    """Creates the folder, where there is none, and writes config.json and run.json."""
-    path.mkdir(parents=True, exist_ok=True)
+def run_files(
+    config: Mapping[str, Any], data_digest: str, stretches: Sequence[Stretch] = ()
+) -> dict[str, Any]:
+    """{name: content} of config.json and run.json."""
     nested = json.loads(config.to_json()) if hasattr(config, "to_json") else dict(config)
-    write_json(path / "config.json", nested)
-    write_json(path / "run.json", {"data_digest": data_digest, "versions": versions()})
+    run = {"data_digest": data_digest, "versions": versions()}
+    run["stretches"] = [dataclasses.astuple(stretch) for stretch in stretches]
+    return {"config.json": nested, "run.json": run}
+
+
+def write_files(path: Path, files: Mapping[str, Any]) -> None:
+    """Creates the folder, where there is none, and writes its files, each in one piece."""
+    path.mkdir(parents=True, exist_ok=True)
+    for name, content in files.items():
+        write_json(path / name, content)
