@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from vlp_jax.core.errors import UserError
+from vlp_jax.data.order import STREAM
 
 # Keys that say how a run is carried out, not what it computes: they may differ on resume.
 OPERATIONAL = (
@@ -119,17 +120,23 @@ def check_workdir(path: Path, config: Mapping[str, Any], data_digest: str, force
     """Checks that the folder is free or belongs to the same run; writes nothing.
 
     Raises:
-      UserError: a file stands in its place, or the folder holds a run of another config or other
-        data and `force` is off; the message lists the differing keys.
+      UserError: a file stands in its place, or `force` is off and the folder holds a run of other
+        random streams, another config or other data; the message lists the differing keys.
     """
     if path.exists() and not path.is_dir():
         raise UserError(f"--workdir={path}: is a file, not a folder")
     new = json.loads(json.dumps(flat_config(config), default=str))
     file = path / "config.json"
     if file.is_file() and not force:
+        run = json.loads((path / "run.json").read_text()) if (path / "run.json").is_file() else {}
+        if run and run.get("stream", 1) != STREAM:
+            raise UserError(
+                f"--workdir={path}: its run drew random stream {run.get('stream', 1)}, this version"
+                f" draws {STREAM} and cannot repeat it: finish it with the version that started it "
+                "(run.json), choose another folder, or pass --force to go on with other draws"
+            )
         old = flat_config(json.loads(file.read_text()))
         different = differing_keys(old, new)
-        run = json.loads((path / "run.json").read_text()) if (path / "run.json").is_file() else {}
         if run.get("data_digest", data_digest) != data_digest:
             different.append("the training data's listing (files were added, removed or changed)")
         if different:
@@ -144,4 +151,5 @@ def write_workdir(path: Path, config: Mapping[str, Any], data_digest: str) -> No
     path.mkdir(parents=True, exist_ok=True)
     nested = json.loads(config.to_json()) if hasattr(config, "to_json") else dict(config)
     write_json(path / "config.json", nested)
-    write_json(path / "run.json", {"data_digest": data_digest, "versions": versions()})
+    run = {"data_digest": data_digest, "stream": STREAM, "versions": versions()}
+    write_json(path / "run.json", run)
