@@ -1,4 +1,9 @@
-"""Loss and gradient of a global batch in K micro-batches, exact for every method.
+"""Loss and gradient of a global batch in K micro-batches.
+
+The gradient is that of the batch where networks see one example at a time and the loss is a mean
+over as many terms of every example, as in all methods here. It is not with BatchNorm, which sees
+each micro-batch alone and moves its statistics K times (train/state.py refuses it unless told
+otherwise), and would not be for a mean over unequal numbers, as of tokens.
 
 Uncoupled losses average. Batch-coupled losses use gradient caching (arXiv:2101.06983): encode every
 micro-batch without keeping activations, differentiate the objective at the full-batch
