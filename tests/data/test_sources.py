@@ -233,6 +233,8 @@ def test_word_dropout_drops_its_share_and_never_all():
     spec = CaptionSpec("first", word_dropout=0.4)
     words = [choose_caption(EXAMPLE, spec, stream(s)).split() for s in range(500)]
     assert min(map(len, words)) == 1
+    almost = CaptionSpec("first", word_dropout=1 - 1e-9)
+    assert {choose_caption(EXAMPLE, almost, stream(s)) for s in range(5)} == {"one"}
     assert abs(np.mean([len(w) for w in words]) - (1.8 + 0.4**3)) < 0.12
 
 

@@ -151,5 +151,7 @@ def test_every_norm_of_a_trained_resnet_is_found():
     assert len(found) == 19 and "image/stage1_block0/downsample/bn" in found
     frozen, trained = partition(state["params"], (".*/bn/.*",))
     assert batch_norms(trained, frozen, state["extra"]) == []
+    stats = {"batch_stats": {"a": {"bn": {"mean": 0}}}}
+    assert batch_norms({"a": {"bn2": 0}}, {"a": {"bn": {"scale": 0}}}, stats) == []
     with pytest.raises(UserError, match="accumulate_batchnorm: unknown 'mirco'; did you mean 'mi"):
         shapes(method, accumulate_batchnorm="mirco")

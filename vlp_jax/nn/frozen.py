@@ -25,21 +25,25 @@ class _Frozen:
     """Parameters by their place: those that are frozen, and where the running network lies."""
 
     def __init__(self, params: Params, frozen: Params):
+        self.paths, self.frozen = set(flatten(params)), set(flatten(frozen))
         self.places = {id(leaf): path for path, leaf in flatten(params).items()}
-        self.frozen = set(flatten(frozen))
         self.network = ""
 
     def holds(self, path: str) -> bool:
         """Whether a module has parameters and all of them are frozen."""
-        own = [place for place in self.places.values() if place.startswith(f"{path}/")]
+        own = [place for place in self.paths if place.startswith(f"{path}/")]
         return bool(own) and self.frozen.issuperset(own)
 
     def find(self, module: nn.Module) -> str:
-        """Where the parameters of a network stand, by the first that is known."""
-        for path, leaf in flatten(module.variables.get("params", {})).items():
-            if id(leaf) in self.places:
-                return self.places[id(leaf)].removesuffix(path).rstrip("/")
-        return self.network
+        """Where the parameters of a network stand, by the first that is known; "?" where none is,
+        as of a teacher's. What has none belongs to the network around it.
+        """
+        own = flatten(module.variables.get("params", {}))
+        for path, leaf in own.items():
+            place = self.places.get(id(leaf), "")
+            if f"/{place}".endswith(f"/{path}"):
+                return place.removesuffix(path).rstrip("/")
+        return "?" if own else self.network
 
     def __call__(self, run: Any, args: tuple, kwargs: dict, context: Any) -> Any:
         """The interceptor of all methods of modules."""
