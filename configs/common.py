@@ -21,12 +21,14 @@ def base() -> ConfigDict:
     c.examples = 0
     c.epochs = 0.0
     c.batch_size = 256
-    c.accumulate = 1  # micro-batches per step; exact for every method
+    c.accumulate = 1  # micro-batches per step: the same gradient (train/gradient.py)
+    c.accumulate_batchnorm = "refuse"  # or micro: normalise each micro-batch, another gradient
     c.image_size = 224
     c.mesh = ConfigDict({"data": -1, "fsdp": 1, "tensor": 1})  # -1: all devices that remain
     c.sharding = "replicated"  # replicated | fsdp | fsdp_tensor
     c.init_from = ""  # converted checkpoint or workdir to start from
-    c.freeze = ()  # path regexes of locked parameters, e.g. ("image/.*",) for LiT
+    # Path regexes of locked parameters, e.g. ("image/.*",) for LiT; they run as in evaluation.
+    c.freeze = ()
     c.ema_decay = 0.0
     c.max_bad_steps = 10  # steps in a row with a non-finite loss before the run stops
     c.heartbeat_seconds = 60.0  # silence after which another process of the job counts as dead

@@ -7,10 +7,10 @@ import pytest
 
 from vlp_jax.cli.config import load_config, split_overrides
 from vlp_jax.core.errors import UserError
-from vlp_jax.core.pytree import matches
+from vlp_jax.core.pytree import matches, merge
 from vlp_jax.core.pytree import size as size_of
 from vlp_jax.methods.base import make_method
-from vlp_jax.optim.optimizer import make_optimizer
+from vlp_jax.optim.optimizer import check_paths, make_optimizer
 from vlp_jax.train.settings import check_pictures
 from vlp_jax.train.state import Recipe, init_state
 
@@ -32,6 +32,7 @@ def test_every_recipe(path):
     recipe = Recipe(config.seed, config.batch_size, config.accumulate, tuple(config.freeze))
     state = jax.eval_shape(lambda: init_state(method, tx, recipe))
     assert jax.tree.leaves(state["params"])
+    check_paths(config.optim, merge(state["params"], state["frozen"]))
     spec = method.batch_spec(config.batch_size)
     check_pictures(config, spec)
     assert "text" not in spec or spec["text"].shape[1] == config.data.context_length

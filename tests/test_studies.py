@@ -6,8 +6,9 @@ import jax
 import pytest
 
 from vlp_jax.cli.study import ROOT, DataSet, Trend, load_study, studies
+from vlp_jax.core.pytree import merge
 from vlp_jax.methods.base import make_method
-from vlp_jax.optim.optimizer import make_optimizer
+from vlp_jax.optim.optimizer import check_paths, make_optimizer
 from vlp_jax.train.settings import check_pictures
 from vlp_jax.train.state import Recipe, init_state
 
@@ -19,6 +20,7 @@ def shapes(config):
     recipe = Recipe(config.seed, config.batch_size, config.accumulate, tuple(config.freeze))
     state = jax.eval_shape(lambda: init_state(method, tx, recipe))
     check_pictures(config, method.batch_spec(2))
+    check_paths(config.optim, merge(state["params"], state["frozen"]))
     return state["params"]
 
 

@@ -1,5 +1,6 @@
 """R12: a logged step, run again from its checkpoint, is the same to the last bit, or it is told."""
 
+import functools
 import json
 
 import jax
@@ -7,8 +8,10 @@ import jax.numpy as jnp
 import pytest
 
 from vlp_jax.__main__ import main
+from vlp_jax.core.errors import UserError
 from vlp_jax.train.checkpoint import Checkpoints
 from vlp_jax.train.lock import locked
+from vlp_jax.train.workdir import check_workdir, run_files, write_files
 
 
 @pytest.fixture(scope="module")
@@ -48,6 +51,26 @@ def test_steps_are_the_same_bit_for_bit(workdir, capsys):
 def test_a_step_that_never_was_is_refused(workdir, capsys):
     code, error = replay(workdir, capsys, "--step=9")
     assert code == 2 and "--step=9: the run has logged steps up to 8" in error
+
+
+def test_a_run_of_other_random_streams_is_refused(workdir, capsys):
+    """As older versions left it, without the number; --force goes on."""
+    file = workdir / "run.json"
+    run = json.loads(file.read_text())
+    config = json.loads((workdir / "config.json").read_text())
+    try:
+        assert run.pop("stream") == 2
+        file.write_text(json.dumps(run))
+        code, error = replay(workdir, capsys, "--step=4")
+        (line,) = error.strip().splitlines()
+        assert code == 2 and "drew random stream 1, this version draws 2 and cannot" in line
+        check = functools.partial(check_workdir, workdir, config, run["data_digest"])
+        with pytest.raises(UserError, match="random stream 1"):
+            check(force=False)
+        check(force=True)
+    finally:
+        write_files(workdir, run_files(config, run["data_digest"]))
+    check(force=False)
 
 
 def test_one_other_bit_is_found_and_named(workdir, capsys):

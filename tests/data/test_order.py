@@ -1,10 +1,20 @@
 """The order is a permutation in every epoch, a pure function, and well mixed."""
 
+import itertools
+
 import numpy as np
 import pytest
 
 from vlp_jax.core.errors import UserError
-from vlp_jax.data.order import BLOCK, example_rng, permute, position_to_index, replacement
+from vlp_jax.data.decode import random_box
+from vlp_jax.data.order import (
+    BLOCK,
+    STREAM,
+    example_rng,
+    permute,
+    position_to_index,
+    replacement,
+)
 
 
 @pytest.mark.parametrize("mode", ["global", "block", "none"])
@@ -34,11 +44,14 @@ def test_the_order_is_frozen():
     assert position_to_index(0, 0, np.arange(8), 100).tolist() == FROZEN_GLOBAL
     assert position_to_index(0, 1, np.arange(8), 100).tolist() == FROZEN_EPOCH_1
     assert replacement(0, 0, 5, 1, 1000) == FROZEN_REPLACEMENT
+    draws = [example_rng(0, 1, 2, "box").integers(1000), example_rng(-3, 0, 0).integers(1000)]
+    assert (STREAM, draws) == (2, FROZEN_DRAWS), "other draws need another STREAM"
 
 
 FROZEN_GLOBAL = [71, 4, 87, 62, 59, 7, 17, 22]
 FROZEN_EPOCH_1 = [28, 24, 71, 80, 89, 4, 44, 72]
 FROZEN_REPLACEMENT = 373
+FROZEN_DRAWS = [438, 296]
 
 
 @pytest.mark.parametrize("n", [7, 100, 4096])
@@ -107,3 +120,25 @@ def test_example_rng_depends_on_all_three():
     }
     assert len(draws) == 27
     assert example_rng(1, 2, 3).random() == example_rng(1, 2, 3).random()
+
+
+@pytest.mark.parametrize("seed", [0, -1, 2**63, 2**64 + 7])
+def test_no_two_streams_share_a_number(seed):
+    """Neighbours in every argument, 64 draws of each; 64 bits never meet by chance."""
+    places = [(s, e, p) for s in (seed, seed + 1) for e in (0, 1) for p in (0, 1, 2, 2**40)]
+    names = ("", "caption", "word_dropout", "template", "box")
+    streams = [
+        example_rng(*place, name).integers(2**64, size=64, dtype=np.uint64)
+        for place in places
+        for name in names
+    ]
+    assert len(np.unique(streams)) == len(places) * len(names) * 64
+    assert example_rng(-1, 0, 0).random() != example_rng(2**64 - 1, 0, 0).random()
+
+
+def test_the_crop_of_a_row_is_not_that_of_the_row_before():
+    """Few boxes of this scale fit, so that chance alone repeats about one in seven."""
+    boxes = [random_box(480, 640, example_rng(0, 0, p, "box"), (0.9, 1.0)) for p in range(1500)]
+    same = np.mean([a == b for a, b in itertools.pairwise(boxes)])
+    apart = np.mean([a == b for a, b in zip(boxes, boxes[700:], strict=False)])
+    assert abs(same - apart) < 0.05

@@ -11,6 +11,7 @@ from generated import NumberTokenizer, encode, photo, sample, tar_bytes
 from PIL import Image
 
 from vlp_jax.core.errors import RunError, UserError
+from vlp_jax.data import pipeline as pipeline_module
 from vlp_jax.data.evaluation import eval_batches
 from vlp_jax.data.pipeline import DataSpec, TrainPipeline
 from vlp_jax.data.source import open_source
@@ -66,6 +67,20 @@ def test_keys_tell_the_global_batch(shards):
     p = pipeline(shards)
     for step, batch in enumerate(take(p.batches(2), 3), start=2):
         assert p.keys(step) == [f"s{i:04d}" for i in batch["label"]]
+
+
+def test_words_that_are_drawn_move_no_crop(shards, monkeypatch):
+    """Pictures of the numbers that crops are drawn from, over two epochs."""
+
+    def drawn(data, size, crop, rng, *how):
+        return rng.integers(256, size=(size, size, 3), dtype=np.uint8), 1.0
+
+    monkeypatch.setattr(pipeline_module, "decode_shaped", drawn)
+    words = {"caption": "random", "word_dropout": 0.5, "templates": ("{c}", "{c} 7")}
+    plain, changed = (take(pipeline(shards, **c).batches(0), 8) for c in ({}, words))
+    pictures = np.concatenate([batch["image"] for batch in plain])
+    assert np.array_equal(pictures, np.concatenate([batch["image"] for batch in changed]))
+    assert len(np.unique(pictures.reshape(len(pictures), -1), axis=0)) == 8 * BATCH
 
 
 def test_resume_at_any_step_is_exact(shards):

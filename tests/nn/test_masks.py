@@ -73,6 +73,24 @@ def test_putting_is_the_adjoint_of_taking():
     np.testing.assert_array_equal(jax.vjp(lambda x: take_tokens(x, places), x)[1](y)[0], put(y))
 
 
+@pytest.mark.parametrize("masking", MASKINGS)
+def test_no_key_is_used_twice(masking, monkeypatch):
+    seen = []
+
+    def told(draw):
+        def run(key, *args, **how):
+            jax.debug.callback(lambda bits: seen.append(bits.tobytes()), jax.random.key_data(key))
+            return draw(key, *args, **how)
+
+        return run
+
+    for name in ("bits", "uniform"):
+        monkeypatch.setattr(jax.random, name, told(getattr(jax.random, name)))
+    jax.block_until_ready(visible_patches(example_keys(jax.random.key(0), 3), 6, 9, masking))
+    jax.effects_barrier()
+    assert len(seen) == len(set(seen)) == 3 * (4 if masking == "block" else 1)
+
+
 def test_shuffle_inverts_as_in_its_example():
     order, rank = shuffle(jnp.array([[0.3, 0.9, 0.1]]))
     assert order.tolist() == [[2, 0, 1]] and rank.tolist() == [[1, 2, 0]]

@@ -1,5 +1,7 @@
 """Every rule against an oracle: optax where it has the rule, one layer at a time where we stack."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,7 +11,15 @@ from tiny import tiny_method
 
 from vlp_jax.core.errors import UserError
 from vlp_jax.core.pytree import flatten, unflatten
-from vlp_jax.optim.optimizer import DIRECTIONS, NO_DECAY, _decay_mask, lr_factors, make_optimizer
+from vlp_jax.optim.optimizer import (
+    DIRECTIONS,
+    NO_DECAY,
+    _decay_mask,
+    check_paths,
+    learning,
+    lr_factors,
+    make_optimizer,
+)
 
 RNG = np.random.default_rng(0)
 SHAPES = {
@@ -251,6 +261,38 @@ def test_the_first_matching_group_counts():
 def test_refusals(config, message):
     with pytest.raises(UserError, match=message):
         make_optimizer(config)
+
+
+@pytest.mark.parametrize(
+    "config, message",
+    [
+        ({"no_decay": (*NO_DECAY, "image/blocks/bias")}, "optim.no_decay: 'image/blocks/bias'"),
+        ({"no_decay": ("image",)}, "optim.no_decay: 'image' matches no parameter; paths start wi"),
+        ({"lr_groups": (("text/.*", 1.0), ("txt/.*", 0.0))}, "optim.lr_groups: 'txt/.*' matches"),
+    ],
+)
+def test_a_pattern_that_matches_nothing_is_refused(config, message):
+    with pytest.raises(UserError, match=re.escape(message)):
+        check_paths(config, draw(0))
+    check_paths({"no_decay": ("image/.*",), "lr_groups": (("logit_scale", 2.0),)}, draw(0))
+    check_paths({}, {"w": jnp.ones(2)})  # the default may match nothing
+
+
+def test_blocks_that_do_not_learn_have_no_gradient():
+    factors = lr_factors({"train_blocks": 1, "lr_groups": (("text/.*", 0.0),)}, draw(0))
+    gradient = draw(1)
+    gradient["text"]["token_embed"]["embedding"] *= jnp.nan
+    kept = {
+        path: (0 if path.startswith(("text", "image/pos", "image/cls")) else 1) * np.ones(shape)
+        for path, shape in SHAPES.items()
+    }
+    for path in SHAPES:
+        if "blocks/" in path:
+            kept[path][:2] = 0
+    for path, leaf in flatten(learning(gradient, factors)).items():
+        wanted = np.where(kept[path] > 0, flatten(draw(1))[path], 0)
+        np.testing.assert_array_equal(leaf, wanted, err_msg=path)
+        assert leaf.dtype == jnp.float32
 
 
 def test_more_blocks_than_there_are_cannot_learn():

@@ -1,5 +1,6 @@
 """`plan` on eight simulated devices: keys, refusals, the golden program, bad input."""
 
+import functools
 import importlib.metadata
 import importlib.util
 import json
@@ -121,6 +122,20 @@ def test_search_tries_the_fastest_first_and_stops_at_the_first_that_fits():
     assert seen[0] == ("none", 1, 1) and seen[-1][0] == "full"
     assert all(remat != "full" for remat, *_ in seen[:-1])
     assert all(64 % (8 * c.accumulate) == 0 for c in candidates(recipe(), jax.devices()))
+
+
+def test_search_passes_over_what_cannot_accumulate():
+    def plan(config, most=1):
+        if config.accumulate > most:
+            raise UserError("BatchNorm does not accumulate")
+        figures = {"hbm_bytes": 9, "hbm_limit_bytes": 5, "spare": 0.0, "compile_seconds": 1}
+        settings = {"accumulate": config.accumulate}
+        return {"settings": settings, "mesh": {}, "fits": False, **figures}
+
+    _, tried = search(recipe(), jax.devices(), plan, lambda line: None)
+    assert len(tried) == 9 and {t["settings"]["accumulate"] for t in tried} == {1}
+    with pytest.raises(UserError, match="does not accumulate"):
+        search(recipe(), jax.devices(), functools.partial(plan, most=0), lambda line: None)
 
 
 @pytest.mark.parametrize(

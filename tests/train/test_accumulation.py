@@ -7,13 +7,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tiny import tiny_batch, tiny_method
+from tiny import SIZE, tiny_batch, tiny_config, tiny_method
 
-from vlp_jax.core.pytree import flatten
+from vlp_jax.core.errors import UserError
+from vlp_jax.core.pytree import flatten, partition
 from vlp_jax.core.rng import example_keys, step_key
 from vlp_jax.core.types import Aux
-from vlp_jax.methods.base import Method
+from vlp_jax.methods.base import Method, make_method
+from vlp_jax.optim.optimizer import make_optimizer
 from vlp_jax.train.gradient import Inputs, loss_and_gradient
+from vlp_jax.train.state import Recipe, batch_norms, init_state
 
 B = 16
 RANDOM = dict(
@@ -97,3 +100,58 @@ def test_uncoupled_losses_average_and_thread_their_extra_state():
     assert float(parts[1].metrics["noise"]) == pytest.approx(
         float(full[1].metrics["noise"]), abs=1e-6
     )
+
+
+RESNET = dict(name="resnet", image_size=SIZE, layers=(1, 1, 1, 1), width=8, embed_dim=8)
+HEAD = {"head": dict(num_layers=2, embed_dim=8)}
+LAYERS = {"head/layer1_bn", "head/layer2_bn"}
+
+
+def shapes(method, **recipe):
+    tx, recipe = make_optimizer({}), Recipe(0, B, **recipe)
+    return jax.eval_shape(lambda: init_state(method, tx, recipe))
+
+
+@pytest.mark.parametrize(
+    "name, fields, freeze, norms",
+    [
+        ("simclr", HEAD, (), LAYERS),
+        ("simclr", HEAD, ("image/.*",), LAYERS),
+        ("simclr", HEAD, ("head/layer2_bn/.*",), {"head/layer1_bn"}),
+        ("simclr", HEAD, ("head/layer._bn/.*",), set()),
+        ("simclr", HEAD, ("head/layer1_bn/bias",), LAYERS),
+        ("classify", {"head_norm": "batch", "linear": True}, (), {"head/norm"}),
+        ("classify", {"head_norm": "batch"}, ("head/.*",), set()),
+        ("classify", {"image": RESNET, "linear": True}, (), set()),
+        ("clip", {"image": RESNET}, (r"image/(?!head).*",), set()),
+        ("clip", {}, (), set()),
+    ],
+)
+def test_batch_norm_that_learns_does_not_accumulate(name, fields, freeze, norms):
+    """Neither a frozen one nor one that is not there is in the way."""
+    image = {"image": fields["image"]} if "image" in fields else {}
+    method = make_method({**tiny_config(name, **{**fields, "image": {}}), **image})
+    state = shapes(method, freeze=freeze)
+    assert set(batch_norms(state["params"], state["frozen"], state["extra"])) == norms
+    shapes(method, freeze=freeze, accumulate=2, accumulate_batchnorm="micro")
+    if not norms:
+        shapes(method, freeze=freeze, accumulate=2)
+        return
+    with pytest.raises(UserError) as refusal:
+        shapes(method, freeze=freeze, accumulate=2)
+    first, way = sorted(norms)[0], "accumulate_batchnorm='micro' accepts that"
+    assert f"accumulate=2: BatchNorm ({len(norms)}, first {first})" in str(refusal.value)
+    assert str(refusal.value).endswith(way) and "\n" not in str(refusal.value)
+
+
+def test_every_norm_of_a_trained_resnet_is_found():
+    method = make_method({**tiny_config("clip"), "image": RESNET})
+    state = shapes(method)
+    found = batch_norms(state["params"], state["frozen"], state["extra"])
+    assert len(found) == 19 and "image/stage1_block0/downsample/bn" in found
+    frozen, trained = partition(state["params"], (".*/bn/.*",))
+    assert batch_norms(trained, frozen, state["extra"]) == []
+    stats = {"batch_stats": {"a": {"bn": {"mean": 0}}}}
+    assert batch_norms({"a": {"bn2": 0}}, {"a": {"bn": {"scale": 0}}}, stats) == []
+    with pytest.raises(UserError, match="accumulate_batchnorm: unknown 'mirco'; did you mean 'mi"):
+        shapes(method, accumulate_batchnorm="mirco")

@@ -93,3 +93,18 @@ def test_a_canvas_holds_whole_pictures_and_the_model_has_its_own_size():
     c.data.image.crop = "center"
     with pytest.raises(UserError, match=r"data.image.crop='center': method.canvas=320 takes whole"):
         check_pictures(c, spec)
+
+
+@pytest.mark.parametrize(
+    "overrides, message",
+    [
+        ({"optim.no_decay": "('norm',)"}, "optim.no_decay: 'norm' matches no parameter"),
+        ({"optim.lr_groups": "(('txt/.*', 0.1),)"}, "optim.lr_groups: 'txt/.*' matches no param"),
+        ({"accumulate_batchnorm": "mirco"}, "accumulate_batchnorm: unknown 'mirco'"),
+    ],
+)
+def test_a_run_that_names_nothing_is_refused_before_it_starts(make_trainer, overrides, message):
+    """By what `train` asks for before it touches the workdir."""
+    with pytest.raises(UserError, match=message):
+        _ = make_trainer(**overrides).jit_step
+    _ = make_trainer(freeze="('image/.*',)", **{"optim.no_decay": "('image/.*',)"}).jit_step

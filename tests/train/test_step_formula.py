@@ -72,8 +72,20 @@ def test_an_update_is_lr_times_factor_times_gradient():
     (before, after), (logged,) = train(optim=optim)
     np.testing.assert_allclose(after["params"]["a"]["w"], 1 - 0.1 * LR * MEAN, rtol=1e-6)
     np.testing.assert_array_equal(after["params"]["b"]["w"], before["params"]["b"]["w"])
-    assert float(logged["grad_norm"]) == pytest.approx(np.sqrt(2 * (MEAN**2).sum() + 1), rel=1e-6)
+    assert float(logged["grad_norm"]) == pytest.approx(np.sqrt((MEAN**2).sum() + 1), rel=1e-6)
     assert float(logged["lr"]) == LR and int(after["step"]) == 1
+
+
+@pytest.mark.parametrize("group, norm", [((), 2), ((("b/.*", 0.0),), 1), ((("b/.*", 0.1),), 2)])
+def test_weights_that_do_not_learn_count_in_no_clipped_norm(group, norm):
+    """a and b have one gradient; c's is 1 and b's may be anything where its rate is 0."""
+    optim = {"lr_groups": (*group, ("c", 0.0)), "clip_norm": 0.1}
+    (before, after), (logged,) = train(optim=optim)
+    length = np.sqrt(norm * (MEAN**2).sum())
+    assert length > 0.1 and float(logged["grad_norm"]) == pytest.approx(length, rel=1e-6)
+    step = np.asarray(before["params"]["a"]["w"]) - after["params"]["a"]["w"]
+    np.testing.assert_allclose(step, LR * 0.1 * MEAN / length, rtol=1e-4)
+    assert float(after["params"]["c"]) == 9.0
 
 
 def test_projection_and_after_update_see_the_new_parameters():

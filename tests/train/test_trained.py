@@ -116,7 +116,7 @@ def test_numbers_for_names_are_refused_before_training(tmp_path):
 
 def test_a_run_and_its_later_evaluation_agree_on_what_is_held_out(make_trainer, tmp_path):
     from vlp_jax.cli.eval import trained_on
-    from vlp_jax.train.workdir import write_workdir
+    from vlp_jax.train.workdir import run_files, write_files
 
     path = make_trainer().config.data.path
     trainer = make_trainer(
@@ -125,7 +125,7 @@ def test_a_run_and_its_later_evaluation_agree_on_what_is_held_out(make_trainer, 
     held = trainer.evaluators["mine"].path
     assert trainer.pipeline.num_examples + len(held) == 40 and 2 <= len(held) <= 16
     assert set(held.rows.tolist()).isdisjoint(trainer.pipeline.source.rows.tolist())
-    write_workdir(tmp_path / "w", trainer.config, "")
+    write_files(tmp_path / "w", run_files(trainer.config, ""))
     assert trained_on(str(tmp_path / "w")).path == ""  # no run yet
     (tmp_path / "w" / "checkpoints").mkdir()
     again = trained_on(str(tmp_path / "w")).part(path, held=True)

@@ -10,6 +10,8 @@ from typing import Any
 
 import jax
 
+from vlp_jax.core.errors import UserError
+
 PyTree = Any
 
 
@@ -48,6 +50,16 @@ def matches(path: str, patterns: Sequence[str]) -> bool:
     True
     """
     return any(re.fullmatch(pattern, path) for pattern in patterns)
+
+
+def check_matched(key: str, patterns: Sequence[str], params: Mapping) -> None:
+    """Raises UserError, naming the config's key, where a pattern matches no path of the
+    parameters.
+    """
+    for pattern in patterns:
+        if not any(matches(path, (pattern,)) for path in flatten(params)):
+            where = f"paths start with {sorted(params)}"
+            raise UserError(f"{key}: {pattern!r} matches no parameter; {where}")
 
 
 def partition(tree: PyTree, patterns: Sequence[str]) -> tuple[dict, dict]:

@@ -15,8 +15,8 @@ from vlp_jax.core.types import Array
 
 
 def step_key(seed: int, step: Array | int) -> Array:
-    """Returns the key of one training step. key[]"""
-    return jax.random.fold_in(jax.random.key(seed), step)
+    """Returns the key of one training step; those of the first weights are others. key[]"""
+    return jax.random.fold_in(fold(jax.random.key(seed), "step"), step)
 
 
 def example_keys(key: Array, batch_size: int) -> Array:
@@ -25,7 +25,11 @@ def example_keys(key: Array, batch_size: int) -> Array:
 
 
 def fold(keys: Array | None, name: str | int) -> Array | None:
-    """Derives keys for one named use from key[B] or key[]; None (deterministic) stays None."""
+    """Derives keys for one named use from key[B] or key[]; None (deterministic) stays None.
+
+    A number folds to the very key that `jax.random.split` gives at its place, so no key is both
+    split and folded by number.
+    """
     if keys is None:
         return None
     data = zlib.crc32(name.encode()) if isinstance(name, str) else name
@@ -36,8 +40,16 @@ def fold(keys: Array | None, name: str | int) -> Array | None:
 def picture_keys(images: Array) -> Array:
     """Keys for choices in evaluation that every picture fixes by its bytes alone.
 
-    uint8[B, H, W, C] -> key[B]
+    The byte and its place are hashed (MurmurHash3's finaliser), then summed: a sum of the bytes
+    themselves is the same for many pictures. uint8[B, H, W, C] -> key[B]
     """
     pixels = images.reshape(len(images), -1).astype(jnp.uint32)
-    seeds = (pixels * jnp.arange(1, pixels.shape[1] + 1, dtype=jnp.uint32)).sum(1)
-    return jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(0), seeds.astype(jnp.uint32))
+    mixed = pixels + 256 * jnp.arange(pixels.shape[1], dtype=jnp.uint32)
+    for shift, factor in ((16, 0x85EBCA6B), (13, 0xC2B2AE35)):
+        mixed = (mixed ^ (mixed >> shift)) * jnp.uint32(factor)
+    mixed = mixed ^ (mixed >> 16)
+    sums = mixed.sum(1, dtype=jnp.uint32), (mixed * mixed).sum(1, dtype=jnp.uint32)
+    keys = jnp.broadcast_to(fold(jax.random.key(0), "picture"), len(pixels))
+    for words in sums:  # 64 bits: of 100,000 pictures two share one of 32
+        keys = jax.vmap(jax.random.fold_in)(keys, words)
+    return keys

@@ -1,10 +1,11 @@
 """Which words an example shows this time: caption choice, templates, word dropout.
 
-The file exists so that text augmentation is a pure function of the example and its random
-generator, which itself comes from (seed, epoch, position).
+The file exists so that text augmentation is a pure function of the example and its named random
+streams, which themselves come from (seed, epoch, position).
 """
 
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,27 +45,31 @@ def candidates(example: Example, choice: str) -> list[str]:
 
 
 def choose_caption(
-    example: Example, spec: CaptionSpec, rng: np.random.Generator, clipped: Counter | None = None
+    example: Example,
+    spec: CaptionSpec,
+    stream: Callable[[str], np.random.Generator],
+    clipped: Counter | None = None,
 ) -> str:
     """The text of one example. Raises DamagedSample('no_caption') where there is none.
 
-    Captions above 10,000 characters are cut there and counted under 'long_caption' in `clipped`.
+    `stream` gives a generator for each of 'caption', 'word_dropout' and 'template'. Captions above
+    10,000 characters are cut there and counted under 'long_caption' in `clipped`.
     """
     texts = candidates(example, spec.choice)
     if not texts:
         raise DamagedSample("no_caption")
     drawn = spec.choice not in ("first", "all")
-    text = texts[int(rng.integers(len(texts))) if drawn else 0]
+    text = texts[int(stream("caption").integers(len(texts))) if drawn else 0]
     if len(text) > MAX_CHARACTERS:
         text = text[:MAX_CHARACTERS]
         if clipped is not None:
             clipped["long_caption"] += 1
     if spec.word_dropout > 0:
         words = text.split()
-        kept = [
-            w for w, u in zip(words, rng.random(len(words)), strict=True) if u >= spec.word_dropout
-        ]
+        draws = stream("word_dropout").random(len(words))
+        kept = [w for w, u in zip(words, draws, strict=True) if u >= spec.word_dropout]
         text = " ".join(kept or words[:1])
     if spec.templates:
-        text = spec.templates[int(rng.integers(len(spec.templates)))].replace("{c}", text)
+        number = int(stream("template").integers(len(spec.templates)))
+        text = spec.templates[number].replace("{c}", text)
     return text

@@ -4,6 +4,7 @@ The file exists so that an evaluator sees every example exactly once on any numb
 while the compiled step sees one shape only.
 """
 
+import functools
 import itertools
 import logging
 from collections import Counter
@@ -51,7 +52,8 @@ class EvalReader:
                     raise DamagedSample("no_image")
                 row["image"], _ = decode_framed(example["image"], self.size, self.framing)
             if "text" in self.fields:
-                row["text"] = choose_caption(example, self.captions, example_rng(0, 0, i))
+                stream = functools.partial(example_rng, 0, 0, i)
+                row["text"] = choose_caption(example, self.captions, stream)
             if "label" in self.fields:
                 row["label"] = label_of(example, self.label)
         except DamagedSample as damage:

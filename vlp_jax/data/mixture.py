@@ -128,7 +128,8 @@ class WeightedOrder:
         for source in np.unique(chosen):
             mine, size = chosen == source, int(self.sizes[source])
             epoch, place = np.divmod(count[mine], size)
-            inner = position_to_index(self.seed + 1 + int(source), epoch, place, size, self.mode)
+            seed = mix64(self.seed, source, 8)[0]  # a sum of the two would be another run's
+            inner = position_to_index(seed, epoch, place, size, self.mode)
             found[mine] = inner + self._starts[source]
         return found
 

@@ -6,10 +6,13 @@ state: a resume at any step, on any number of hosts, costs microseconds and repe
 nothing, and no library upgrade can change it.
 """
 
+import hashlib
+
 import numpy as np
 
 from vlp_jax.core.errors import UserError, nearest
 
+STREAM = 2  # version of all that is drawn in training, on host and device, in a run's record
 MODES = ("global", "block", "none")
 BLOCK = 256  # neighbours in a shard that stay together until the window is shuffled
 WINDOW = 64  # blocks shuffled together
@@ -110,8 +113,16 @@ def replacement(seed: int, epoch: int, position: int, attempt: int, n: int) -> i
     return int(mix64(seed, epoch, position, attempt, 5)[0] % np.uint64(n))
 
 
-def example_rng(seed: int, epoch: int, position: int) -> np.random.Generator:
-    """Host randomness (crop, caption choice, word dropout) of one example: pure in its
-    arguments."""
-    key = [seed & (2**64 - 1), 6]
-    return np.random.Generator(np.random.Philox(key=key, counter=[position, epoch, 0, 0]))
+def example_rng(seed: int, epoch: int, position: int, draw: str = "") -> np.random.Generator:
+    """Host randomness of one example: a stream of its own for each of its named draws.
+
+    Philox counts up the first two words of its counter, so position and epoch are the other two:
+    no two streams of a seed ever meet, and a draw more in one place moves no other.
+
+    Args:
+        seed: any integer. epoch, position: integers in [0, 2^64). draw: 'caption', 'word_dropout',
+        'template', 'box': whatever the number is for.
+    """
+    digest = hashlib.blake2b(f"{int(seed)} {draw}".encode(), digest_size=16).digest()
+    counter = np.array([0, 0, int(position), int(epoch)], np.uint64)
+    return np.random.Generator(np.random.Philox(key=np.frombuffer(digest, "<u8"), counter=counter))

@@ -8,7 +8,7 @@ position, exactly, on any number of processes.
 import functools
 import logging
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -95,9 +95,10 @@ class RowReader:
         """The row of example `index` at a stream position; damage is reported in `events` and
         replaced, by an example that fits the batch's `limit` of tokens."""
         epoch, place = self.order.epoch(position)
+        stream = functools.partial(example_rng, self.seed, epoch, place)
         for attempt in range(MAX_ATTEMPTS):
             try:
-                return self._row(index, example_rng(self.seed, epoch, place), limit, events)
+                return self._row(index, stream, limit, events)
             except DamagedSample as damage:
                 events.append(("damage", damage.reason, damage.where or self.source.where(index)))
                 index = replacement(self.seed, epoch, place, attempt, len(self.source))
@@ -107,13 +108,17 @@ class RowReader:
         )
 
     def _row(
-        self, index: int, rng: np.random.Generator, limit: int | None, events: list
+        self,
+        index: int,
+        stream: Callable[[str], np.random.Generator],
+        limit: int | None,
+        events: list,
     ) -> dict[str, Any]:
         spec, row = self.spec, {}
         example = self.source[index]
         if self.tokenizer is not None:
             clipped: Counter = Counter()
-            row["text"] = choose_caption(example, spec.captions, rng, clipped)
+            row["text"] = choose_caption(example, spec.captions, stream, clipped)
             events += [("clipped", reason, example["key"]) for reason in clipped]
             if limit and self.tokenizer.length(row["text"]) > limit:
                 where = f"{self.source.where(index)} (the next start counts it anew)"
@@ -123,7 +128,7 @@ class RowReader:
         if "image" not in example:
             raise DamagedSample("no_image")
         row["image"], row["aspect"] = decode_framed(
-            example["image"], self.image_size, spec.framing, rng
+            example["image"], self.image_size, spec.framing, stream("box")
         )
         return row
 

@@ -6,15 +6,17 @@ exists as that one interface.
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
 import jax
 
 from vlp_jax.core import dispatch
 from vlp_jax.core.errors import UserError
+from vlp_jax.core.pytree import merge
 from vlp_jax.core.schema import build, plain
 from vlp_jax.core.types import Array, Aux, Batch, EvalFn, Extra, Params
+from vlp_jax.nn.frozen import as_in_evaluation
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,6 +96,13 @@ class Method:
         """
         del text_length
         return 0.0
+
+
+def run(fn: Callable[..., Any], params: Params, frozen: Params, *args: Any, **how: Any) -> Any:
+    """`fn(params and frozen, *args, **how)` of a method, what is frozen as in evaluation."""
+    whole = merge(params, frozen)
+    with as_in_evaluation(whole, frozen):
+        return fn(whole, *args, **how)
 
 
 def make_method(config: Mapping[str, Any]) -> Method:

@@ -21,6 +21,7 @@ from vlp_jax.methods.base import Method
 from vlp_jax.models.head import Head
 from vlp_jax.models.pretext import Answers, LabelTask
 from vlp_jax.nn.dropout import dropout
+from vlp_jax.nn.frozen import keys_beside
 from vlp_jax.nn.permutations import distant_permutations
 from vlp_jax.nn.tiles import cut, mosaic, standardise
 
@@ -104,7 +105,8 @@ class Jigsaw(LabelTask, Method):
         corners = self.corners(rngs.fold(keys, "place"), len(images))
         pooled, extra = self.tiles(params, extra, images, rng, corners)
         pooled = Head(self.tile_width).apply({"params": params["tile_head"]}, pooled)
-        pooled = dropout(jax.nn.relu(pooled), self.dropout, rngs.fold(rng, "tile_head"))
+        dropped = keys_beside("tile_head", rngs.fold(rng, "tile_head"))
+        pooled = dropout(jax.nn.relu(pooled), self.dropout, dropped)
         draw = lambda key: jax.random.randint(key, (self.draws,), 0, self.permutations)  # noqa: E731
         labels = jax.vmap(draw)(rngs.fold(keys, "order"))
         order = jnp.asarray(self.orders, jnp.int32)[labels]  # [B, draws, G * G]

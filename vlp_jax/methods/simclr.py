@@ -1,9 +1,9 @@
 """SimCLR: two random views of a picture find each other among all views of the batch
 (arXiv:2002.05709; v2, arXiv:2006.10029; reference: google-research/simclr).
 
-Under `accumulate` the loss still sees every view, but BatchNorm normalises by each micro-batch;
-with networks without BatchNorm accumulation is exact. The file exists to hold what makes a trunk
-SimCLR.
+Under `accumulate` the loss still sees every view, but BatchNorm would normalise by each micro-batch
+and is refused without `accumulate_batchnorm=micro`; without BatchNorm accumulation is exact. The
+file exists to hold what makes a trunk SimCLR.
 """
 
 import dataclasses

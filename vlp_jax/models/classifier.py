@@ -48,6 +48,6 @@ class Classifier(nn.Module):
         x = x.astype(jnp.float32)
         if self.norm == "batch":
             settings = dict(momentum=0.9, epsilon=1e-6, use_bias=False, use_scale=False)
-            x = nn.BatchNorm(use_running_average=not train, **settings, name="norm")(x)
+            x = nn.BatchNorm(**settings, name="norm")(x, use_running_average=not train)
         init = nn.initializers.normal(self.init_std)
         return nn.Dense(self.num_classes, kernel_init=init, name="out")(x)  # [B, C]

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from vlp_jax.core import rng as rngs
 from vlp_jax.core.types import Array
 from vlp_jax.nn.dropout import dropout
+from vlp_jax.nn.frozen import keys_beside
 
 
 class Head(nn.Module):
@@ -33,7 +34,7 @@ class Head(nn.Module):
         for layer, width in enumerate(self.hidden, start=1):
             name = f"fc{layer}"
             x = jax.nn.relu(nn.Dense(width, dtype=self.dtype, kernel_init=init, name=name)(x))
-            x = dropout(x, self.dropout, rngs.fold(rng, name))
+            x = dropout(x, self.dropout, keys_beside(name, rngs.fold(rng, name)))
         return nn.Dense(self.out, dtype=jnp.float32, name="out")(x)
 
 

@@ -64,6 +64,7 @@ class ProjectionHead(nn.Module):
         init = nn.initializers.normal(0.01)
         x = nn.Dense(width, bias, dtype, kernel_init=init, name=f"layer{index}")(x)
         if self.batch_norm:
-            norm = dict(momentum=0.9, epsilon=1e-5, use_bias=not last, dtype=dtype)
-            x = nn.BatchNorm(not train, **norm, name=f"layer{index}_bn")(x)
+            how = dict(momentum=0.9, epsilon=1e-5, use_bias=not last, dtype=dtype)
+            norm = nn.BatchNorm(**how, name=f"layer{index}_bn")
+            x = norm(x, use_running_average=not train)
         return x if last else nn.relu(x)

@@ -47,14 +47,9 @@ class ConvNorm(nn.Module):
         )(x)
         scale = nn.initializers.zeros if self.zero_scale else nn.initializers.ones
         norm = nn.BatchNorm(
-            not self.train,
-            momentum=0.9,
-            epsilon=1e-5,
-            dtype=self.dtype,
-            scale_init=scale,
-            name="bn",
+            momentum=0.9, epsilon=1e-5, dtype=self.dtype, scale_init=scale, name="bn"
         )
-        return norm(x)
+        return norm(x, use_running_average=not self.train)
 
 
 class Bottleneck(nn.Module):

@@ -11,6 +11,7 @@ from vlp_jax.core import rng as rngs
 from vlp_jax.core.errors import UserError, nearest
 from vlp_jax.core.types import Array
 from vlp_jax.nn.dropout import patch_dropout
+from vlp_jax.nn.frozen import keys_beside
 from vlp_jax.nn.init import token_init
 from vlp_jax.nn.patches import PatchEmbed
 from vlp_jax.nn.pooling import AttentionPool
@@ -161,7 +162,8 @@ class ViT(nn.Module):
         patches = pos[self.has_cls :]
         x = x + (patches if places is None else patches[places])  # [B, N', D]
         if places is None and fill is None:
-            x = patch_dropout(x, self.patch_dropout, rngs.fold(rng, "patch_dropout"))
+            keys = keys_beside("patch_embed", rngs.fold(rng, "patch_dropout"))
+            x = patch_dropout(x, self.patch_dropout, keys)
         if not self.has_cls:
             return x
         cls = self.param("cls_token", token_init(self.weight_init, width), (width,)).astype(dtype)

@@ -71,12 +71,17 @@ def visible_patches(rng: Array, side: int, keep: int, masking: str) -> Array:
         return random_subset(rng, side * side, keep)
     hidden = side * side - keep
     first = _block_rank if masking == "block" else _grid_rank
-    return _lowest(jax.vmap(lambda key: _ranked(key, first(key, side, hidden)))(rng), keep)
+
+    def noise(key: Array) -> Array:
+        places, order = jax.random.split(key)
+        return _ranked(order, first(places, side, hidden))
+
+    return _lowest(jax.vmap(noise)(rng), keep)
 
 
 def _ranked(key: Array, rank: Array) -> Array:
     """uint32[N] noise whose highest byte is a rank int[N] in [0, 255]; higher ranks hide first."""
-    bits = jax.random.bits(jax.random.fold_in(key, 1), rank.shape)
+    bits = jax.random.bits(key, rank.shape)
     return (rank.astype(jnp.uint32) << 24) | (bits >> 8)
 
 

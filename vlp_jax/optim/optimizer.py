@@ -18,7 +18,7 @@ import numpy as np
 import optax
 
 from vlp_jax.core.errors import UserError, nearest
-from vlp_jax.core.pytree import map_with_path, matches
+from vlp_jax.core.pytree import check_matched, map_with_path, matches
 from vlp_jax.core.schema import build
 
 # Gains, biases, temperature and the class token: everything with at most one axis per layer
@@ -38,7 +38,7 @@ class OptimConfig:
       nesterov: Nesterov's form of sgd's momentum.
       lr_in_momentum: lars sums steps, lr x direction, not directions, as TensorFlow's and SimCLR's.
       weight_decay: decoupled; no_decay: path regexes that are left out.
-      clip_norm: global gradient norm; 0 is off.
+      clip_norm: global gradient norm of the weights that learn; 0 is off.
       layer_decay: lr factor per layer from the head down (1 is off).
       train_blocks: only so many last blocks of every tower, and what follows them, learn; -1: all
         (partial fine-tuning, arXiv:2111.06377 Fig. 9).
@@ -161,6 +161,26 @@ def map_with_path_pair(fn: Callable[..., Any], tree: Any, other: Any) -> Any:
     flat = {}
     map_with_path(lambda path, leaf: flat.setdefault(path, leaf), other)
     return map_with_path(lambda path, leaf: fn(path, leaf, flat[path]), tree)
+
+
+def check_paths(config: Mapping[str, Any], params: Any) -> None:
+    """Refuses patterns of `lr_groups` and `no_decay` that match none of the parameters, trained or
+    frozen; the default of `no_decay` may.
+
+    Raises:
+      UserError: names the key and the pattern.
+    """
+    c = build(OptimConfig, config, "optim")
+    check_matched("optim.lr_groups", [pattern for pattern, _ in c.lr_groups], params)
+    check_matched("optim.no_decay", [p for p in c.no_decay if p not in NO_DECAY], params)
+
+
+def learning(gradient: Any, factors: Any) -> Any:
+    """The gradient without weights whose learning rate is 0 (`lr_factors`), so that they count in
+    no norm.
+    """
+    keep = lambda g, f: g if np.all(f) else jnp.where(np.equal(f, 0), 0, g)  # noqa: E731
+    return jax.tree.map(keep, gradient, factors)
 
 
 def lr_factors(config: Mapping[str, Any], params: Any) -> Any:

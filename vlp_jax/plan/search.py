@@ -69,7 +69,12 @@ def search(
     tried: list[dict[str, Any]] = []
     best: dict[str, Any] | None = None
     for variant in candidates(config, devices):
-        found = plan(variant)
+        try:
+            found = plan(variant)
+        except UserError:
+            if variant.accumulate == 1:
+                raise
+            continue  # BatchNorm does not accumulate
         names = ("settings", "mesh", "fits", "hbm_bytes", "compile_seconds")
         tried.append({name: found[name] for name in names})
         settings = f"remat={variant.method.remat} sharding={variant.sharding}"

@@ -1,4 +1,9 @@
-"""Loss and gradient of a global batch in K micro-batches, exact for every method.
+"""Loss and gradient of a global batch in K micro-batches.
+
+The gradient is that of the batch where networks see one example at a time and the loss is a mean
+over as many terms of every example, as in all methods here. It is not with BatchNorm, which sees
+each micro-batch alone and moves its statistics K times (train/state.py refuses it unless told
+otherwise), and would not be for a mean over unequal numbers, as of tokens.
 
 Uncoupled losses average. Batch-coupled losses use gradient caching (arXiv:2101.06983): encode every
 micro-batch without keeping activations, differentiate the objective at the full-batch
@@ -13,9 +18,8 @@ import jax
 import jax.numpy as jnp
 from einops import rearrange
 
-from vlp_jax.core.pytree import merge
 from vlp_jax.core.types import Array, Aux, Batch, Extra, Params
-from vlp_jax.methods.base import Method
+from vlp_jax.methods.base import Method, run
 
 
 class Inputs(NamedTuple):
@@ -66,12 +70,12 @@ def loss_and_gradient(
 
         def loss_fn(params: Params) -> tuple[Array, Aux]:
             batch, rng, step = inputs.batch, inputs.rng, inputs.step
-            return method.loss(merge(params, frozen), inputs.extra, batch, rng=rng, step=step)
+            return run(method.loss, params, frozen, inputs.extra, batch, rng=rng, step=step)
 
         (loss, aux), gradient = jax.value_and_grad(loss_fn, has_aux=True)(params)
         return loss, aux, gradient
-    run = _cached if method.batch_coupled else _averaged
-    return run(method, params, frozen, inputs, accumulate)
+    split = _cached if method.batch_coupled else _averaged
+    return split(method, params, frozen, inputs, accumulate)
 
 
 def _averaged(
@@ -95,13 +99,13 @@ def _cached(
 ) -> tuple[Array, Aux, Params]:
     def encode(params: Params, extra: Extra, number: Array) -> tuple[Any, Aux]:
         batch, rng = _micro((inputs.batch, inputs.rng), count, number)
-        return method.encode(merge(params, frozen), extra, batch, rng=rng, step=inputs.step)
+        return run(method.encode, params, frozen, extra, batch, rng=rng, step=inputs.step)
 
     numbers = jnp.arange(count)
     cached = jax.lax.map(lambda number: encode(params, inputs.extra, number)[0], numbers)
 
     def objective(params: Params, representations: Any) -> tuple[Array, dict[str, Array]]:
-        return method.objective(merge(params, frozen), representations, inputs.batch)
+        return run(method.objective, params, frozen, representations, inputs.batch)
 
     grad_fn = jax.value_and_grad(objective, argnums=(0, 1), has_aux=True)
     (loss, metrics), (direct, cotangents) = grad_fn(params, _join(cached))

@@ -13,13 +13,14 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
-from vlp_jax.core.errors import UserError
-from vlp_jax.core.pytree import merge, partition
-from vlp_jax.core.types import Array, Params
+from vlp_jax.core.errors import UserError, nearest
+from vlp_jax.core.pytree import check_matched, flatten, merge, partition
+from vlp_jax.core.types import Array, Extra, Params
 from vlp_jax.methods.base import Method
 from vlp_jax.parallel.sharding import param_sharding
 
 State = dict[str, Any]
+ACCUMULATE_BATCHNORM = ("refuse", "micro")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,8 +30,11 @@ class Recipe:
     Attributes:
       seed: of parameters and of every step's randomness.
       batch_size, accumulate: examples per step and micro-batches.
-      freeze: path regexes without gradient, beside the method's own.
+      freeze: path regexes without gradient, beside the method's own; what they cover runs as in
+        evaluation (nn/frozen.py).
       ema_decay: 0 is off.
+      accumulate_batchnorm: `micro` lets BatchNorm that learns normalise by each micro-batch, which
+        is not the gradient of the batch; `refuse` does not.
     """
 
     seed: int
@@ -38,25 +42,24 @@ class Recipe:
     accumulate: int = 1
     freeze: tuple[str, ...] = ()
     ema_decay: float = 0.0
+    accumulate_batchnorm: str = "refuse"
 
 
 def init_state(method: Method, tx: optax.GradientTransformation, recipe: Recipe) -> State:
     """Fresh state; run it under jit with out_shardings, or `eval_shape` for its shapes.
 
     Raises:
-      UserError: `freeze` leaves nothing to train, or one of its patterns matches no parameter.
+      UserError: `freeze` leaves nothing to train, or one of its patterns matches no parameter;
+        BatchNorm under `accumulate`.
     """
     spec = method.batch_spec(1)
     batch = {name: jnp.zeros(leaf.shape, leaf.dtype) for name, leaf in spec.items()}
     params, extra = method.init(jax.random.key(recipe.seed), batch)
-    for pattern in recipe.freeze:
-        if not jax.tree.leaves(partition(params, (pattern,))[0]):
-            raise UserError(
-                f"freeze: {pattern!r} matches no parameter; paths start with {sorted(params)}"
-            )
+    check_matched("freeze", recipe.freeze, params)
     frozen, trained = partition(params, (*method.frozen, *recipe.freeze))
     if not jax.tree.leaves(trained):
         raise UserError("freeze: every parameter is frozen, nothing is left to train")
+    _check_norms(recipe, batch_norms(trained, frozen, extra))
     return {
         "step": jnp.int32(0),
         "params": trained,
@@ -67,6 +70,36 @@ def init_state(method: Method, tx: optax.GradientTransformation, recipe: Recipe)
         "skipped": jnp.int32(0),
         "skipped_in_row": jnp.int32(0),
     }
+
+
+def batch_norms(trained: Params, frozen: Params, extra: Extra) -> list[str]:
+    """Paths of the BatchNorms that learn, by their statistics: with a trained parameter of their
+    own, or, where they have none, of the network around them.
+    """
+    learns, fixed = flatten(trained), flatten(frozen)
+    found = {path.rpartition("/")[0] for path in flatten(extra.get("batch_stats", {}))}
+
+    def inside(module: str, paths: dict) -> bool:
+        return any(path.startswith(f"{module}/") for path in paths)
+
+    def owner(module: str) -> str:
+        known = inside(module, learns | fixed) or "/" not in module
+        return module if known else owner(module.rpartition("/")[0])
+
+    return sorted(module for module in found if inside(owner(module), learns))
+
+
+def _check_norms(recipe: Recipe, norms: list[str]) -> None:
+    choice = recipe.accumulate_batchnorm
+    if choice not in ACCUMULATE_BATCHNORM:
+        hint = nearest(choice, ACCUMULATE_BATCHNORM)
+        raise UserError(f"accumulate_batchnorm: unknown {choice!r}{hint}")
+    if recipe.accumulate > 1 and norms and choice == "refuse":
+        raise UserError(
+            f"accumulate={recipe.accumulate}: BatchNorm ({len(norms)}, first {norms[0]}) would see "
+            "each micro-batch alone, which is another gradient than the batch's; "
+            "accumulate_batchnorm='micro' accepts that"
+        )
 
 
 def state_sharding(shapes: State, mesh: Mesh, preset: str) -> State:

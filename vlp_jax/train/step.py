@@ -17,6 +17,7 @@ from vlp_jax.core.pytree import merge
 from vlp_jax.core.rng import example_keys, step_key
 from vlp_jax.core.types import Array, Batch
 from vlp_jax.methods.base import Method
+from vlp_jax.optim.optimizer import learning
 from vlp_jax.optim.schedules import Schedule
 from vlp_jax.parallel.constrain import constrain_batch
 from vlp_jax.train.gradient import Inputs, loss_and_gradient
@@ -45,7 +46,8 @@ def make_step(
 
     Returns:
       step(state, batch) -> (state, metrics); metrics hold loss, lr, grad_norm, skipped,
-      skipped_in_row (scalars) and the method's own. To be jitted with the state donated.
+      skipped_in_row (scalars) and the method's own; grad_norm counts the weights that learn. To be
+      jitted with the state donated.
     """
 
     def update(state: State, gradient: Any, lr: Array) -> tuple[Any, Any]:
@@ -60,6 +62,7 @@ def make_step(
         loss, aux, gradient = loss_and_gradient(
             method, state["params"], state["frozen"], inputs, recipe.accumulate
         )
+        gradient = learning(gradient, factors)
         norm = optax.tree.norm(gradient)
         finite = is_finite(loss, norm)
         lr = schedule(number)

@@ -14,6 +14,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from vlp_jax.core.errors import UserError
+from vlp_jax.core.pytree import merge
 from vlp_jax.core.schema import plain
 from vlp_jax.core.types import Batch
 from vlp_jax.data.decode import check_colour
@@ -21,7 +22,7 @@ from vlp_jax.data.pipeline import TrainPipeline
 from vlp_jax.data.text import load_tokenizer
 from vlp_jax.evals.base import EvalContext, Evaluator
 from vlp_jax.methods.base import Method, make_method
-from vlp_jax.optim.optimizer import OptimConfig, lr_factors, make_optimizer
+from vlp_jax.optim.optimizer import OptimConfig, check_paths, lr_factors, make_optimizer
 from vlp_jax.optim.schedules import Schedule, duration, make_schedule
 from vlp_jax.parallel.hosts import gather
 from vlp_jax.parallel.mesh import batch_sharding, check_batch, make_mesh, replicated
@@ -185,7 +186,9 @@ class Trainer:
     @cached_property
     def jit_step(self) -> Any:
         """The jitted step: (state, batch) -> (state, metrics), the state donated."""
-        factors = lr_factors(self.config.optim, self.abstract_state["params"])
+        state = self.abstract_state
+        check_paths(self.config.optim, merge(state["params"], state["frozen"]))
+        factors = lr_factors(self.config.optim, state["params"])
         step = make_step(self.method, self.tx, self.schedule, factors, self.recipe)
         return jax.jit(
             step,

@@ -16,6 +16,7 @@ from typing import Any
 
 from vlp_jax.core.errors import UserError
 from vlp_jax.core.strict_json import dumps, plain
+from vlp_jax.data.order import STREAM
 
 # Keys that say how a run is carried out, not what it computes: they may differ on resume.
 OPERATIONAL = (
@@ -163,15 +164,22 @@ def check_workdir(path: Path, config: Mapping[str, Any], data_digest: str, force
     """Checks that the folder is free or belongs to the same run; writes nothing.
 
     Raises:
-      UserError: the folder holds a run of another config or other data and `force` is off; the
-        message lists the differing keys.
+      UserError: the folder holds a run of other random streams, another config or other data and
+        `force` is off; the message lists the differing keys.
     """
     new = plain(flat_config(config))
     file = path / "config.json"
     if file.is_file() and not force:
+        run = read_run(path)
+        if run and run.get("stream", 1) != STREAM:
+            raise UserError(
+                f"--workdir={path}: its run drew random stream {run.get('stream', 1)}, this version"
+                f" draws {STREAM} and cannot repeat it: finish it with the version that started it "
+                "(run.json), choose another folder, or pass --force to go on with other draws"
+            )
         old = flat_config(read_config(path))
         different = differing_keys(old, new)
-        if read_run(path).get("data_digest", data_digest) != data_digest:
+        if run.get("data_digest", data_digest) != data_digest:
             different.append("the training data's listing (files were added, removed or changed)")
         if different:
             raise UserError(
@@ -185,7 +193,7 @@ def run_files(
 ) -> dict[str, Any]:
     """{name: content} of config.json and run.json."""
     nested = json.loads(config.to_json()) if hasattr(config, "to_json") else dict(config)
-    run = {"data_digest": data_digest, "versions": versions()}
+    run = {"data_digest": data_digest, "stream": STREAM, "versions": versions()}
     run["stretches"] = [dataclasses.astuple(stretch) for stretch in stretches]
     return {"config.json": nested, "run.json": run}
 
