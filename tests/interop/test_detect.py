@@ -8,6 +8,7 @@ from safetensors.numpy import save_file
 
 from vlp_jax.core.errors import UserError
 from vlp_jax.interop.detect import FAMILIES, open_checkpoint
+from vlp_jax.interop.hf import method_fields
 from vlp_jax.interop.preprocess import CLIP_STD, SOURCE
 from vlp_jax.interop.rules import to_theirs
 
@@ -61,8 +62,10 @@ def test_hugging_face_folder(write, tmp_path):
     (tmp_path / "tokenizer.json").write_text("{}")
     checkpoint = open_checkpoint(str(tmp_path))
     assert checkpoint.arch_changes() == {
-        "image": {"activation": "gelu", "norm_eps": 1e-6, "head_width": 8},
-        "text": {"activation": "quick_gelu", "norm_eps": 1e-5, "num_heads": 4},
+        "image": {"activation": "gelu", "norm_eps": 1e-6, "head_width": 8}
+        | dict(pool="cls", pos_embed="learned", pre_norm=True),
+        "text": {"activation": "quick_gelu", "norm_eps": 1e-5, "num_heads": 4}
+        | dict(pool="argmax", causal=True),
     }
     assert checkpoint.preprocessing == SOURCE | {
         "mean": (0.1, 0.2, 0.3),
@@ -155,3 +158,109 @@ def test_safetensors_are_preferred_to_pickles(write, tmp_path):
     (tmp_path / "pytorch_model.bin").write_bytes(b"\x80\x02.")
     write("hf_clip", tmp_path / "model.safetensors")
     assert open_checkpoint(str(tmp_path)).path.endswith("model.safetensors")
+
+
+CONFIG = {"model_type": "clip", "vision_config": {}, "text_config": {"hidden_act": "gelu"}}
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["model.fp16.safetensors", "pytorch_model.safetensors", "mine.safetensors"],
+)
+def test_weights_of_any_name_keep_the_config_beside_them(name, write, tmp_path):
+    write("hf_clip", tmp_path / name)
+    (tmp_path / "config.json").write_text(json.dumps(CONFIG))
+    (tmp_path / "tokenizer.json").write_text("{}")
+    for path in (tmp_path, tmp_path / name):
+        found = open_checkpoint(str(path))
+        assert found.config == CONFIG and found.config_file == str(tmp_path / "config.json")
+        assert found.arch_changes()["text"]["activation"] == "gelu"
+        assert found.tokenizer_file == str(tmp_path / "tokenizer.json")
+
+
+def test_a_config_of_other_weights_is_left_and_said(write, tmp_path):
+    file = write("hf_clip", tmp_path / "mine.safetensors")
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "bert"}))
+    found = open_checkpoint(file)
+    assert found.config == {} and found.config_file == ""
+    assert "config.json: is of a 'bert', not of these weights" in found.notes[0]
+
+
+@pytest.mark.parametrize("variant", ["", ".fp16"])
+@pytest.mark.parametrize("given", ["folder", "index", "shard"])
+def test_shards_are_found_by_their_index(tiny_tree, tmp_path, variant, given):
+    weights = to_theirs(FAMILIES["hf_clip"], tiny_tree("hf_clip"))
+    names, shards = list(weights), [f"model{variant}-0000{i}-of-00002.safetensors" for i in (1, 2)]
+    parts = dict(zip(shards, (names[:9], names[9:]), strict=True))
+    for shard, part in parts.items():
+        save_file({name: weights[name] for name in part}, tmp_path / shard)
+    index = tmp_path / f"model.safetensors.index{variant}.json"
+    weight_map = {name: shard for shard, part in parts.items() for name in part}
+    index.write_text(json.dumps({"weight_map": weight_map}))
+    (tmp_path / "config.json").write_text(json.dumps(CONFIG))
+    path = {"folder": tmp_path, "index": index, "shard": tmp_path / shards[1]}[given]
+    found = open_checkpoint(str(path))
+    assert found.path == str(index) and set(found.state) == set(weights)
+    assert found.config == CONFIG
+
+
+def test_shards_of_pickles(archive, ops, tmp_path):
+    """pytorch_model-0000N-of-0000M.bin, whose tensors are read from their own shard."""
+    names = ("vision_model.embeddings.patch_embedding.weight", "logit_scale")
+    shards = [f"pytorch_model-0000{i}-of-00002.bin" for i in (1, 2)]
+    for i, (name, shard) in enumerate(zip(names, shards, strict=True)):
+        tensor = ops["tensor"]("0", "FloatStorage", 1, (1,), (1,))
+        archive(ops["state_dict"]({name: tensor}), {"0": np.float32(i).tobytes()}, name=shard)
+    index = {"weight_map": dict(zip(names, shards, strict=True))}
+    (tmp_path / "pytorch_model.bin.index.json").write_text(json.dumps(index))
+    (tmp_path / "config.json").write_text(json.dumps(CONFIG))
+    found = open_checkpoint(str(tmp_path))
+    assert found.kind == "hf_clip" and found.config == CONFIG
+    assert [float(found.state[name].read()[0]) for name in names] == [0, 1]
+
+
+def test_shards_without_their_index_are_named(write, tmp_path):
+    for i in (1, 2):
+        write("hf_clip", tmp_path / f"model-0000{i}-of-00002.safetensors")
+    with pytest.raises(UserError, match=r"several weights files .*00001-of-00002"):
+        open_checkpoint(str(tmp_path))
+
+
+HF_SIZES = {
+    "image": dict(
+        name="vit", image_size=224, patch_size=32, width=768, num_layers=12, head_width=64,
+        mlp_ratio=4.0, activation="quick_gelu", norm_eps=1e-5, pool="cls", pos_embed="learned",
+        pre_norm=True, conv_bias=False, head_bias=False,
+    ),
+    "text": dict(
+        name="text", vocab_size=49408, context_length=77, width=512, num_layers=12, num_heads=8,
+        mlp_ratio=4.0, activation="quick_gelu", norm_eps=1e-5, pool="argmax", causal=True,
+        head_bias=False,
+    ),
+}  # fmt: skip
+
+
+def test_a_config_json_says_every_size():
+    """An empty one is CLIPConfig(); text_config_dict of old files takes text_config's place."""
+    assert (
+        method_fields({"model_type": "clip"}, "x") == {"name": "clip", "embed_dim": 512} | HF_SIZES
+    )
+    old = {"text_config": {"hidden_size": 64}, "text_config_dict": {"num_hidden_layers": 3}}
+    text = method_fields({"projection_dim": 9, **old}, "x")
+    assert text["embed_dim"] == 9
+    assert text["text"] == HF_SIZES["text"] | {"num_layers": 3}
+    siglip = method_fields({"model_type": "siglip", "text_config": {"hidden_size": 96}}, "x")
+    assert (siglip["name"], siglip["embed_dim"]) == ("siglip", 96)
+    assert siglip["image"] == dict(
+        name="vit", image_size=224, patch_size=16, width=768, num_layers=12, head_width=64,
+        mlp_ratio=4.0, activation="gelu_tanh", norm_eps=1e-6, pool="map", pos_embed="learned",
+        pre_norm=False, conv_bias=True, project=False,
+    )  # fmt: skip
+    assert siglip["text"] == dict(
+        name="text", vocab_size=32000, context_length=64, width=96, num_layers=12, num_heads=12,
+        mlp_ratio=32.0, activation="gelu_tanh", norm_eps=1e-6, pool="last", causal=False,
+        head_bias=True,
+    )  # fmt: skip
+    for key, value in (("num_channels", 1), ("vision_use_head", False)):
+        with pytest.raises(UserError, match="only num_channels=3 and vision_use_head=true"):
+            method_fields({"model_type": "siglip", "vision_config": {key: value}}, "x")

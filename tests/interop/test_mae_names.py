@@ -9,6 +9,7 @@ from safetensors.numpy import load_file, save_file
 
 from vlp_jax.cli import convert
 from vlp_jax.cli.checkpoint import load_model
+from vlp_jax.cli.released import read_released
 from vlp_jax.cli.released_mae import position_tables
 from vlp_jax.core.errors import UserError
 from vlp_jax.core.pytree import flatten
@@ -195,6 +196,23 @@ def test_other_positions_of_the_encoder_are_kept_as_weights(tree, tmp_path, caps
     assert "positions are not the fixed table" in capsys.readouterr().err
     loaded = load_model(str(tmp_path / "o"))
     np.testing.assert_array_equal(loaded.params["image"]["pos_embed"], state["pos_embed"][0])
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_half_precision_holds_the_fixed_tables_too(tree, tmp_path, dtype):
+    """Rounded tables are the fixed ones; another table is not, in half precision either."""
+    import ml_dtypes
+
+    half = np.float16 if dtype == "float16" else ml_dtypes.bfloat16
+    state = {name: array.astype(half) for name, array in official(*tree).items()}
+    save_file(state, tmp_path / "in.safetensors")
+    arrays, manifest, notes, _ = read_released(str(tmp_path / "in.safetensors"), "tiny")
+    assert manifest["method"]["image"]["pos_embed"] == "sincos" and notes == []
+    assert not [path for path in arrays if path.endswith("pos_embed")]
+    state["decoder_pos_embed"] = (official(*tree)["decoder_pos_embed"] + 0.02).astype(half)
+    save_file(state, tmp_path / "bad.safetensors")
+    with pytest.raises(UserError, match="decoder/pos_embed is not the fixed sine-cosine"):
+        read_released(str(tmp_path / "bad.safetensors"), "tiny")
 
 
 NO_PLACE = {

@@ -9,7 +9,7 @@ import pytest
 
 from vlp_jax.core.errors import UserError
 from vlp_jax.interop.detect import FAMILIES
-from vlp_jax.interop.position import cubic_weights, resize_pos_embed, resize_state
+from vlp_jax.interop.position import cubic_weights, resize_pos_embed, resize_state, same_table
 from vlp_jax.interop.tensors import from_arrays
 
 GOLDEN = np.load(pathlib.Path(__file__).parents[1] / "golden" / "clip" / "positions.npz")
@@ -56,3 +56,11 @@ def test_a_checkpoint_is_resized_only_in_its_positions(tiny_tree, tiny_shapes):
         np.testing.assert_array_equal(got["text/pos_embed"], tree["text/pos_embed"])
     with pytest.raises(UserError, match="--image-size"):
         resize_state({}, FAMILIES["open_clip"], tiny_shapes("resnet"), antialias=True)
+
+
+def test_a_stored_table_is_the_same_to_the_rounding_of_its_dtype():
+    table = np.linspace(-1, 1, 64, dtype=np.float32).reshape(16, 4)
+    for dtype, step in (("F32", 1e-5), ("F16", 2**-11), ("BF16", 2**-8)):
+        assert same_table(table + 0.9 * step, table, dtype)
+        assert not same_table(table + 2 * step, table, dtype)
+    assert not same_table(table[1:], table)

@@ -1,6 +1,7 @@
 """Live parity with open_clip: random weights, real pictures, each side's own preprocessing and
 tokenizer."""
 
+import dataclasses
 import gc
 import io
 
@@ -16,15 +17,17 @@ import torch  # noqa: E402
 
 from vlp_jax.cli import convert, embed  # noqa: E402
 from vlp_jax.cli.checkpoint import embedders, expected_shapes, split_extra  # noqa: E402
-from vlp_jax.cli.export import full_arch, open_clip_config  # noqa: E402
 from vlp_jax.cli.released import method_config  # noqa: E402
+from vlp_jax.cli.switches import computed, tower_fields, unlike  # noqa: E402
 from vlp_jax.data.decode import decode_image  # noqa: E402
 from vlp_jax.data.text import load_tokenizer  # noqa: E402
+from vlp_jax.interop import open_clip_config  # noqa: E402
 from vlp_jax.interop.detect import Checkpoint  # noqa: E402
 from vlp_jax.interop.preprocess import default_preprocessing, to_open_clip  # noqa: E402
 from vlp_jax.interop.rules import to_ours, to_theirs  # noqa: E402
 from vlp_jax.interop.tensors import from_arrays  # noqa: E402
 from vlp_jax.methods.base import make_method  # noqa: E402
+from vlp_jax.models.clip_archs import ARCHS, clip_arch  # noqa: E402
 
 NAMES = (
     "ViT-B-32",
@@ -126,9 +129,10 @@ def test_the_config_that_we_write_builds_the_same_model(name):
     hollow = Checkpoint(name, "open_clip_siglip" if siglip else "open_clip", {}, {}, {})
     config, _ = method_config(hollow, name)
     config["name"] = "siglip" if siglip else "clip"
-    written, _ = open_clip_config(
-        full_arch(config), {"preprocessing": default_preprocessing(siglip)}
-    )
+    written = {
+        "model_cfg": open_clip_config.write(tower_fields(make_method(config)), siglip),
+        "preprocess_cfg": to_open_clip(default_preprocessing(siglip)),
+    }
     theirs = open_clip.get_model_config(name)
     cls = (
         open_clip.CustomTextCLIP
@@ -145,6 +149,45 @@ def test_the_config_that_we_write_builds_the_same_model(name):
     shapes = {key: tensor.shape for key, tensor in reference.state_dict().items()}
     assert {key: tensor.shape for key, tensor in ours.state_dict().items()} == shapes
     assert set(to_open_clip(default_preprocessing(siglip))) == set(written["preprocess_cfg"])
+
+
+def test_the_defaults_that_we_read_by_are_open_clips():
+    from open_clip.model import CLIPTextCfg, CLIPVisionCfg
+
+    for ours, theirs in ((open_clip_config._VISION, CLIPVisionCfg),
+                         (open_clip_config._TEXT, CLIPTextCfg)):  # fmt: skip
+        fields = {field.name: field.default for field in dataclasses.fields(theirs)}
+        assert ours == {key: fields[key] for key in ours}
+
+
+def test_published_configs_are_read_as_our_architectures():
+    """What open_clip's own files say is what we named so, and the trunks' exact GELU, which the
+    weights of SigLIP never saw."""
+    known = set(ARCHS) & set(open_clip.list_models())
+    assert len(known) > 20
+    for name in known:
+        config = open_clip.get_model_config(name)
+        read = open_clip_config.read(config, name)
+        ours = computed(make_method({"name": read["name"], **clip_arch(name)}))
+        acts = {"image.activation", "text.activation"} if "SigLIP" in name else set()
+        assert set(unlike(ours, computed(make_method(read)))) == acts, name
+
+
+def test_trunks_are_what_timm_builds():
+    timm = pytest.importorskip("timm")
+    for size, places in open_clip_config._PLACES.items():
+        for (patch, side), activation in places.items():
+            name = f"vit_{size}_patch{patch}_siglip_{side}"
+            with torch.device("meta"):
+                model = timm.create_model(name)
+            block = model.blocks[0]
+            hidden = block.mlp.fc1.out_features
+            own = (model.embed_dim, len(model.blocks), block.attn.num_heads, hidden)
+            assert own == open_clip_config._TRUNKS[size], name
+            act = {"GELU": "gelu", "GELUTanh": "gelu_tanh"}[type(block.mlp.act).__name__]
+            pool = type(model.attn_pool.mlp.act)
+            assert act == activation and pool is type(block.mlp.act), name
+            assert model.norm.eps == model.attn_pool.norm.eps == 1e-6
 
 
 def test_commands_from_a_file_and_back(tmp_path, picture_files, texts):

@@ -16,6 +16,7 @@ from transformers.models.siglip.image_processing_pil_siglip import SiglipImagePr
 
 from vlp_jax.cli import convert, embed  # noqa: E402
 from vlp_jax.cli.checkpoint import load_model  # noqa: E402
+from vlp_jax.interop.hf import method_fields  # noqa: E402
 
 
 def randomise(model):
@@ -118,3 +119,33 @@ def test_exact_gelu_and_heads_come_from_config_json(tmp_path, picture_files, tex
     pictures = np.stack([loaded.decode(file) for file in files])
     np.testing.assert_allclose(fns["image"]({"image": pictures}), image, atol=1e-5)
     np.testing.assert_allclose(fns["text"]({"text": ids}), text, atol=1e-5)
+
+
+def test_the_defaults_that_we_read_by_are_transformers():
+    for kind, theirs in (("clip", transformers.CLIPConfig), ("siglip", transformers.SiglipConfig)):
+        full = theirs().to_dict()
+        assert method_fields({"model_type": kind}, "x") == method_fields(full, "x")
+
+
+def test_other_activations_and_other_words_for_the_end(tmp_path):
+    """relu and silu; an end that is not the largest id is looked for as transformers does."""
+    towers = [dict(hidden_size=32, intermediate_size=48, num_hidden_layers=1, hidden_act=act,
+                   num_attention_heads=4) for act in ("silu", "relu")]  # fmt: skip
+    vision = dict(towers[0], image_size=32, patch_size=16)
+    text = dict(towers[1], vocab_size=99, max_position_embeddings=9, eos_token_id=2)
+    config = transformers.CLIPConfig(vision_config=vision, text_config=text, projection_dim=24)
+    model = randomise(transformers.CLIPModel(config))
+    model.save_pretrained(tmp_path / "hf")
+    assert convert.main([str(tmp_path / "hf"), str(tmp_path / "ours")]) == 0
+    loaded = load_model(str(tmp_path / "ours"))
+    ids = np.random.default_rng(0).integers(0, 99, (5, 9)).astype(np.int32)
+    with torch.no_grad():
+        out = model.get_text_features(input_ids=torch.from_numpy(ids).long()).pooler_output
+        pixels = loaded.method.prepare(np.full((1, 32, 32, 3), 77, np.uint8), None)
+        pixels = torch.from_numpy(np.array(pixels).transpose(0, 3, 1, 2))
+        image = model.get_image_features(pixel_values=pixels).pooler_output
+    rows = [torch.nn.functional.normalize(row, dim=-1).numpy() for row in (image, out)]
+    fns = loaded.embedders()
+    np.testing.assert_allclose(fns["text"]({"text": ids}), rows[1], atol=1e-5)
+    found = fns["image"]({"image": np.full((1, 32, 32, 3), 77, np.uint8)})
+    np.testing.assert_allclose(found, rows[0], atol=1e-5)

@@ -23,6 +23,7 @@ from vlp_jax.interop.golden import compare, golden_inputs
 from vlp_jax.interop.preprocess import SOURCE
 from vlp_jax.methods.base import Method, make_method
 from vlp_jax.models.dual_encoder import unit
+from vlp_jax.nn.positions import sincos_table
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,9 +106,9 @@ def load_model(path: str) -> LoadedModel:
     )
 
 
-def load_workdir(path: str, fresh: bool = False) -> LoadedModel:
+def load_workdir(path: str, fresh: bool = False, average: bool = True) -> LoadedModel:
     """Opens the newest checkpoint of a training workdir (its moving average where the run keeps
-    one), or its fresh weights: not those of `init_from`, but random ones."""
+    one, and `average`), or its fresh weights: not those of `init_from`, but random ones."""
     from vlp_jax.core.pytree import merge
     from vlp_jax.parallel.mesh import make_mesh, replicated
     from vlp_jax.train.checkpoint import Checkpoints
@@ -124,7 +125,8 @@ def load_workdir(path: str, fresh: bool = False) -> LoadedModel:
         step = 0
     else:
         step, state = Checkpoints(os.path.join(path, "checkpoints")).restore_model(where)
-        params = merge(state["ema"] or state["params"], state["frozen"])
+        trained = (average and state["ema"]) or state["params"]
+        params = merge(trained, state["frozen"])
         extra = state["extra"]
     pictures = config["data"]["image"]
     preprocessing = {**pictures, "crop": pictures["eval_crop"], "image_size": config["image_size"]}
@@ -144,12 +146,12 @@ def load_converted(path: str) -> LoadedModel:
     params, extra = jax.device_put((params, extra))
     fns = embedders(method, params, extra)
     compare(manifest["golden"], golden_embeddings(method, fns), path)
-    spec = {**manifest["tokenizer"], "name": _tokenizer_name(path, manifest["tokenizer"]["name"])}
+    spec = {**manifest["tokenizer"], "name": tokenizer_name(path, manifest["tokenizer"]["name"])}
     how = SOURCE | manifest["preprocessing"]
     return LoadedModel(path, method, params, extra, how, spec, manifest)
 
 
-def _tokenizer_name(folder: str, name: str) -> str:
+def tokenizer_name(folder: str, name: str) -> str:
     """A tokenizer file lies in the folder; a built-in one is a bare name."""
     file = os.path.join(folder, os.path.basename(name.removeprefix("spm:")))
     if not name or not os.path.isfile(file):
@@ -193,6 +195,18 @@ def expected_shapes(method: Method) -> dict[str, tuple[int, ...]]:
     `batch_stats/`."""
     params, extra = jax.eval_shape(method.init, jax.random.key(0), method.batch_spec(1))
     return {path: leaf.shape for path, leaf in flatten({**params, **extra}).items()}
+
+
+def position_tables(method: Method) -> dict[str, np.ndarray]:
+    """The fixed tables of a method by path, for files that hold them as tensors: float32[C + N,
+    D]."""
+    tower, tables = method.image_tower, {}
+    if getattr(tower, "pos_embed", "") == "sincos":
+        tables["image/pos_embed"] = sincos_table(tower.grid, tower.width, int(tower.has_cls))
+    if getattr(method, "decoder", None) is not None:
+        width = method.decoder_net.width
+        tables["decoder/pos_embed"] = sincos_table(tower.grid, width, prefix=1)
+    return tables
 
 
 def check_shapes(method: Method, arrays: Mapping[str, np.ndarray], where: str) -> None:

@@ -35,7 +35,10 @@ def parser() -> argparse.ArgumentParser:
         help="folder to write (or a .safetensors file with --to=open_clip or --to=mae)",
     )
     cli.add_argument(
-        "--arch", default="", help="architecture under open_clip's name, e.g. ViT-B-32"
+        "--arch",
+        default="",
+        help="architecture under open_clip's name, e.g. ViT-B-32; default: what the config beside"
+        " the weights says",
     )
     cli.add_argument(
         "--to",
@@ -52,6 +55,11 @@ def parser() -> argparse.ArgumentParser:
         default="",
         help="tokenizer.json, spm:FILE, clip or bytes; default: found beside IN",
     )
+    cli.add_argument(
+        "--weights",
+        default="",
+        help="raw or ema, where IN holds both; default: a run's average, a file's raw weights",
+    )
     add_json(cli)
     return cli
 
@@ -66,9 +74,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     args = parser().parse_args(argv)
     from vlp_jax.core.errors import UserError, nearest
+    from vlp_jax.interop.wrapped import CHOICES
 
     if args.to not in FORMATS:
         raise UserError(f"--to: unknown format {args.to!r}{nearest(args.to, FORMATS)}")
+    if args.weights not in ("", *CHOICES):
+        raise UserError(f"--weights: unknown {args.weights!r}{nearest(args.weights, CHOICES)}")
     start = time.perf_counter()
     start_jax()
     if not first_process():  # nothing to share: one process converts
@@ -112,11 +123,20 @@ def _export(args: argparse.Namespace) -> dict[str, Any]:
     from vlp_jax.cli import export
 
     export.check_writable(args.output, args.to)
-    arrays, manifest, notes, _ = _read_any(args)
-    notes += export.write(args.output, args.to, arrays, manifest)
-    return _report(
-        args, arrays, manifest, notes, "the written weights, read back, give ours bit for bit"
-    )
+    arrays, manifest, notes, files = _read_any(args)
+    notes += export.write(args.output, args.to, arrays, manifest | _loadable(manifest, files))
+    proof = "the written weights, read back, are ours bit for bit"
+    if args.to != "mae":
+        proof += "; what its library builds of the written config is ours, switch by switch"
+    return _report(args, arrays, manifest, notes, proof)
+
+
+def _loadable(manifest: Mapping[str, Any], files: Mapping[str, str]) -> dict[str, Any]:
+    """The manifest's tokenizer under the name of the file that it is."""
+    spec = manifest.get("tokenizer", {"name": ""})
+    name = spec["name"].removeprefix("spm:")
+    prefix = "spm:" if spec["name"].startswith("spm:") else ""
+    return {"tokenizer": {**spec, "name": prefix + files.get(name, name)}}
 
 
 def _report(
@@ -147,15 +167,22 @@ def _read_run(args: argparse.Namespace) -> tuple[dict, dict[str, Any], list[str]
 
     if args.to == "vlp_jax":
         raise UserError(f"{args.input}: is a training run, which every command opens as it is")
-    model = load_workdir(args.input)
+    model = load_workdir(args.input, average=args.weights != "raw")
+    averaged = model.config["ema_decay"] > 0
+    if args.weights == "ema" and not averaged:
+        raise UserError(f"--weights=ema: {args.input} keeps no average (ema_decay=0)")
+    notes = []
+    if averaged and not args.weights:
+        notes = ["the moving average is taken; --weights=raw takes the weights themselves"]
     arrays = {path: np.asarray(a) for path, a in flatten({**model.params, **model.extra}).items()}
     manifest = {
         "arch": args.arch or f"step {model.config['step']}",
         "source": "workdir",
         "method": model.config["method"],
         "preprocessing": model.preprocessing,
+        "tokenizer": model.tokenizer_spec,
     }
-    return arrays, manifest, [], {}
+    return arrays, manifest, notes, {}
 
 
 def _read_any(args: argparse.Namespace) -> tuple[dict, dict[str, Any], list[str], dict[str, str]]:
@@ -164,14 +191,18 @@ def _read_any(args: argparse.Namespace) -> tuple[dict, dict[str, Any], list[str]
     from vlp_jax.interop import folder
 
     if folder.is_folder(args.input):
+        from vlp_jax.cli.checkpoint import tokenizer_name
+
         arrays, manifest = folder.read_folder(args.input)
         if args.arch and args.arch != manifest["arch"]:
             raise UserError(f"--arch: {args.input} holds {manifest['arch']}, not {args.arch}")
         if args.to == "vlp_jax":
             raise UserError(f"{args.input}: is converted already; give --to=open_clip, hf or mae")
-        return arrays, manifest, [], {}
+        spec = dict(manifest["tokenizer"])
+        spec["name"] = tokenizer_name(args.input, spec["name"])
+        return arrays, {**manifest, "tokenizer": spec}, [], {}
     if os.path.isdir(os.path.join(args.input, "checkpoints")):
         return _read_run(args)
     from vlp_jax.cli.released import read_released
 
-    return read_released(args.input, args.arch, args.image_size, args.tokenizer)
+    return read_released(args.input, args.arch, args.image_size, args.tokenizer, args.weights)

@@ -9,11 +9,18 @@ from typing import Any
 
 import numpy as np
 
-from vlp_jax.cli.checkpoint import embedders, expected_shapes, golden_embeddings, split_extra
+from vlp_jax.cli.checkpoint import (
+    embedders,
+    expected_shapes,
+    golden_embeddings,
+    position_tables,
+    split_extra,
+)
 from vlp_jax.cli.released import prove_names
 from vlp_jax.core.errors import UserError
 from vlp_jax.interop import mae
 from vlp_jax.interop.detect import Checkpoint
+from vlp_jax.interop.position import same_table
 from vlp_jax.interop.preprocess import SOURCE, for_model
 from vlp_jax.interop.rules import check, to_ours
 from vlp_jax.methods.base import Method, make_method
@@ -55,21 +62,11 @@ def read_mae(
     return arrays, manifest, notes, {}
 
 
-def position_tables(method: Method) -> dict[str, np.ndarray]:
-    """The fixed tables of a MAE by path, for files that hold them: float32[1 + N, D]."""
-    tower, tables = method.image_tower, {}
-    if tower.pos_embed == "sincos":
-        tables["image/pos_embed"] = sincos_table(tower.grid, tower.width, prefix=1)
-    if method.decoder is not None:
-        width = method.decoder_net.width
-        tables["decoder/pos_embed"] = sincos_table(tower.grid, width, prefix=1)
-    return tables
-
-
 def _method_config(checkpoint: Checkpoint, arch_name: str) -> tuple[dict[str, Any], list[str]]:
     """The method's config and notes about what the files say otherwise than the name."""
-    said = mae.method_fields(checkpoint.config, checkpoint.path) if checkpoint.config else {}
-    notes = []
+    said, notes = {}, list(checkpoint.notes)
+    if checkpoint.config:
+        said = mae.method_fields(checkpoint.config, checkpoint.config_file)
     if arch_name:
         arch = mae_arch(arch_name)
     elif said:
@@ -87,18 +84,22 @@ def _method_config(checkpoint: Checkpoint, arch_name: str) -> tuple[dict[str, An
     if not any("decoder_pred" in name for name in checkpoint.state):
         arch["decoder"] = None
         notes.append("an encoder alone: features, or init_from=OUT:image/.* for a run")
-    table = mae.positions(checkpoint.state).get("image/pos_embed")
     image = arch["image"]
-    grid = image["image_size"] // image["patch_size"]
-    if table is not None and not _same(table, sincos_table(grid, image["width"], prefix=1)):
+    table = sincos_table(image["image_size"] // image["patch_size"], image["width"], prefix=1)
+    if not _holds(checkpoint, "image/pos_embed", table, at_a_loss=True):
         image["pos_embed"] = "learned"
         notes.append("the encoder's positions are not the fixed table; they are kept as weights")
     fixed = {key: said[key] for key in ("mask_ratio", "norm_pix") if key in said}
     return {"name": "mae", **arch, **fixed}, notes
 
 
-def _same(table: np.ndarray, wanted: np.ndarray) -> bool:
-    return table.shape != wanted.shape or np.allclose(table, wanted, atol=1e-5)  # shapes: `check`
+def _holds(checkpoint: Checkpoint, path: str, table: np.ndarray, at_a_loss: bool) -> bool:
+    """Whether the file's table is this one; where it has none, or one of another shape: `at_a_loss`
+    (`check` tells of those)."""
+    stored = mae.positions(checkpoint.state).get(path)
+    if stored is None or stored.shape[1:] != table.shape:
+        return at_a_loss
+    return same_table(stored.read().astype(np.float32)[0], table, stored.dtype)
 
 
 def _arrays(checkpoint: Checkpoint, method: Method) -> dict[str, np.ndarray]:
@@ -110,6 +111,7 @@ def _arrays(checkpoint: Checkpoint, method: Method) -> dict[str, np.ndarray]:
     arrays = to_ours(checkpoint.family, checkpoint.state, expected, checkpoint.path)
     prove_names(checkpoint, checkpoint.state, arrays)
     for path, table in tables.items():
-        if not np.allclose(arrays.pop(path), table, atol=1e-5):
+        del arrays[path]
+        if not _holds(checkpoint, path, table, at_a_loss=False):
             raise UserError(f"{checkpoint.path}: {path} is not the fixed sine-cosine table")
     return arrays

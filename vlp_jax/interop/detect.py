@@ -10,19 +10,29 @@ from collections.abc import Mapping
 from typing import Any
 
 from vlp_jax.core.errors import UserError
-from vlp_jax.interop import hf, mae, open_clip, preprocess
+from vlp_jax.interop import hf, mae, open_clip, open_clip_config, preprocess
 from vlp_jax.interop.rules import Family
 from vlp_jax.interop.tensors import State
-from vlp_jax.interop.torch_file import is_torchscript, read_torch_file
+from vlp_jax.interop.torch_file import is_torchscript, read_archive
 from vlp_jax.interop.weights_file import read_json, read_safetensors, read_sharded
+from vlp_jax.interop.wrapped import unwrap
 
 WEIGHTS = (  # in order of preference: nothing that needs the pickle reader before safetensors
     "open_clip_model.safetensors",
+    "open_clip_pytorch_model.safetensors",
     "model.safetensors",
     "model.safetensors.index.json",
     "open_clip_pytorch_model.bin",
     "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
 )
+_SHARD = re.compile(r"-\d{5}-of-\d{5}\.(safetensors|bin)$")
+_INDEX = re.compile(r"\.(safetensors|bin)(\.\w+)?\.index(\.\w+)?\.json$")
+_FILE = re.compile(r"\.(safetensors|pt|pth|bin)$")
+_SWITCHES = (  # fields of the towers that shapes cannot tell
+    "activation", "norm_eps", "head_width", "num_heads", "pool", "cls_token", "pos_embed",
+    "pre_norm", "causal",
+)  # fmt: skip
 _TOKENIZERS = ("tokenizer.json", "spiece.model", "sentencepiece.model", "tokenizer.model")
 FAMILIES: dict[str, Family] = {
     "open_clip": open_clip.OPEN_CLIP,
@@ -54,6 +64,8 @@ class Checkpoint:
       config: config.json or open_clip_config.json; {} for a bare file.
       preprocessing: what the files say of pictures (interop/preprocess.py); {} without a file.
       tokenizer_file: a tokenizer beside the weights, or "".
+      config_file: where `config` was read, or "".
+      notes: what the user should know of how the weights were found.
     """
 
     path: str
@@ -62,9 +74,17 @@ class Checkpoint:
     config: Mapping[str, Any]
     preprocessing: Mapping[str, Any]
     tokenizer_file: str = ""
+    config_file: str = ""
+    notes: tuple[str, ...] = ()
 
     @property
     def family(self) -> Family:
+        """The name table of its kind, and of the kind of text projection that it has."""
+        if self.kind in ("open_clip", "open_clip_siglip"):
+            trunk = self.is_siglip
+            matrix = f"{'text.' if trunk else ''}text_projection"
+            linear = f"{matrix}.weight" in self.state or (trunk and matrix not in self.state)
+            return open_clip.family(trunk, linear)
         return FAMILIES[self.kind]
 
     @property
@@ -79,68 +99,85 @@ class Checkpoint:
     def is_mae(self) -> bool:
         return self.kind.endswith("mae")
 
+    @property
+    def text_cfg(self) -> Mapping[str, Any]:
+        """open_clip's words about the text tower; {} elsewhere."""
+        return _get(self.config, "model_cfg", "text_cfg") or {}
+
+    def fields(self) -> dict[str, Any]:
+        """What the library builds from the config beside the weights: {name, embed_dim, image,
+        text} for make_method; {} where there is no config or it says no sizes.
+        """
+        if self.is_hf and self.config:
+            return hf.method_fields(self.config, self.config_file or self.path)
+        model = _get(self.config, "model_cfg") or {}
+        if {"vision_cfg", "text_cfg"} <= set(model):
+            return open_clip_config.read(model, self.config_file or self.path)
+        return {}
+
     def arch_changes(self) -> dict[str, dict[str, Any]]:
         """Switches of the towers that shapes cannot tell: {'image': {...}, 'text': {...}}."""
-        if self.is_hf and self.config:
-            return hf.arch_changes(self.config, self.path)
+        if said := self.fields():
+            return {
+                side: {key: value for key, value in said[side].items() if key in _SWITCHES}
+                for side in ("image", "text")
+            }
         if self.kind == "openai" or _get(self.config, "model_cfg", "quick_gelu"):
             quick = {"activation": "quick_gelu"}
             is_vit = "visual.class_embedding" in self.state
             return {"image": dict(quick) if is_vit else {}, "text": dict(quick)}
-        if (
-            self.kind == "open_clip_siglip"
-        ):  # open_clip runs the first SigLIP with exact GELU, big_vision with tanh
-            act = _get(self.config, "model_cfg", "text_cfg", "act_kwargs", "approximate")
-            return {
-                "image": {"activation": "gelu"},
-                "text": {"activation": "gelu_tanh" if act == "tanh" else "gelu"},
-            }
+        if self.kind == "open_clip_siglip":  # open_clip runs the first SigLIP with exact GELU
+            return {"image": {"activation": "gelu"}, "text": {"activation": "gelu"}}
         return {"image": {}, "text": {}}
 
 
-def open_checkpoint(path: str) -> Checkpoint:
-    """Opens a weights file or a folder that holds one.
+def open_checkpoint(path: str, weights: str = "") -> Checkpoint:
+    """Opens a weights file or a folder that holds one; weights: see wrapped.py unwrap.
 
     Raises:
       UserError: nothing there, a format that is refused, or names of no known family.
     """
-    weights = _find_weights(path)
-    state = _read(weights)
+    file = _find_weights(path)
+    state, notes = unwrap(_read(file), weights, file)
     state = mae.known_names(_native_names(state))
     kind = next((kind for sign, kind in _SIGNS if sign in state), None)
     if kind is None:
         first = ", ".join(list(state)[:3])
         known = "neither an open_clip nor a Hugging Face CLIP, SigLIP or MAE"
-        raise UserError(f"{weights}: {known} (holds {first})")
-    if kind == "open_clip" and weights.endswith(".pt") and is_torchscript(weights):
+        raise UserError(f"{file}: {known} (holds {first})")
+    if kind == "open_clip" and file.endswith(".pt") and is_torchscript(file):
         kind = "openai"
-    folder = os.path.dirname(os.path.abspath(weights))
-    config, preprocessing = _configs(folder, kind, os.path.basename(weights))
+    folder = os.path.dirname(os.path.abspath(file))
+    config, config_file, more = _config(folder, kind)
     tokenizer = next(
         (name for name in _TOKENIZERS if os.path.isfile(os.path.join(folder, name))), ""
     )
-    in_folder = os.path.isdir(path) and tokenizer
+    beside = tokenizer and (os.path.isdir(path) or config)
     return Checkpoint(
-        weights,
+        file,
         kind,
         state,
         config,
-        preprocessing,
-        os.path.join(folder, tokenizer) if in_folder else "",
+        _preprocessing(folder, kind, config, config_file),
+        os.path.join(folder, tokenizer) if beside else "",
+        config_file,
+        (*notes, *more),
     )
 
 
 def _find_weights(path: str) -> str:
+    """The weights file, or the index of its shards."""
     if os.path.isfile(path):
-        return path
+        return _index_of(path) if _SHARD.search(path) else path
     if not os.path.isdir(path):
         raise UserError(f"{path}: no such file or folder")
     for name in WEIGHTS:
         if os.path.isfile(os.path.join(path, name)):
             return os.path.join(path, name)
-    found = [
-        name for name in sorted(os.listdir(path)) if re.search(r"\.(safetensors|pt|pth|bin)$", name)
-    ]
+    names = sorted(os.listdir(path))
+    found = [name for name in names if _INDEX.search(name)]
+    found += [name for name in names if _FILE.search(name) and not _SHARD.search(name)]
+    found = found or [name for name in names if _SHARD.search(name)]
     if len(found) == 1:
         return os.path.join(path, found[0])
     what = (
@@ -151,16 +188,26 @@ def _find_weights(path: str) -> str:
     raise UserError(f"{path}: {what}")
 
 
+def _index_of(shard: str) -> str:
+    """The index beside a shard that lists it, else the shard."""
+    folder, name = os.path.split(os.path.abspath(shard))
+    for index in sorted(filter(_INDEX.search, os.listdir(folder))):
+        path = os.path.join(folder, index)
+        if name in (read_json(path).get("weight_map") or {}).values():
+            return path
+    return shard
+
+
 def _read(path: str) -> State:
     if path.endswith(".safetensors"):
         return read_safetensors(path)
-    if path.endswith(".index.json"):
-        return read_sharded(path)
+    if _INDEX.search(path):
+        return read_sharded(path, read_archive)
     if path.endswith((".npz", ".npy")):
         raise UserError(
             f"{path}: numpy archives are not read (they may hold pickles); give .safetensors"
         )
-    return read_torch_file(path)
+    return read_archive(path)
 
 
 def _native_names(state: State) -> State:
@@ -170,16 +217,29 @@ def _native_names(state: State) -> State:
     return {name.removeprefix("text."): tensor for name, tensor in state.items()}
 
 
-def _configs(folder: str, kind: str, weights: str) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
-    """Configs of model and preprocessing beside the weights, where the release puts them."""
-    name = "config.json" if kind.startswith("hf_") else "open_clip_config.json"
-    path = os.path.join(folder, name)
-    if weights not in WEIGHTS or not os.path.isfile(path):
-        return {}, {}
+def _config(folder: str, kind: str) -> tuple[Mapping[str, Any], str, list[str]]:
+    """The model's config beside the weights, where the release puts it: (config, file, notes)."""
+    hugging_face = kind.startswith("hf_")
+    path = os.path.join(folder, "config.json" if hugging_face else "open_clip_config.json")
+    if not os.path.isfile(path):
+        return {}, "", []
     config = read_json(path)
-    if name == "open_clip_config.json":
-        return config, preprocess.from_open_clip(_get(config, "preprocess_cfg") or {}, path)
-    return config, _hf_pictures(folder, {"hf_siglip": "Siglip", "hf_mae": "ViT"}.get(kind, "CLIP"))
+    wanted = {"hf_clip": "clip", "hf_siglip": "siglip", "hf_mae": "vit_mae"}.get(kind)
+    said = config.get("model_type", wanted)
+    if said != wanted and hugging_face:
+        return {}, "", [f"{path}: is of a {said!r}, not of these weights; it is not read"]
+    return config, path, []
+
+
+def _preprocessing(
+    folder: str, kind: str, config: Mapping[str, Any], path: str
+) -> Mapping[str, Any]:
+    """What the files beside the weights say of pictures; {} where they say nothing."""
+    if not config:
+        return {}
+    if not kind.startswith("hf_"):
+        return preprocess.from_open_clip(_get(config, "preprocess_cfg") or {}, path)
+    return _hf_pictures(folder, {"hf_siglip": "Siglip", "hf_mae": "ViT"}.get(kind, "CLIP"))
 
 
 def _hf_pictures(folder: str, processor: str) -> Mapping[str, Any]:

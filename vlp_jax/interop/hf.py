@@ -5,6 +5,7 @@ there. There is no ResNet CLIP in transformers. The file exists to hold these ta
 switches that only config.json carries.
 """
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,6 +16,8 @@ ACTIVATIONS = {
     "quick_gelu": "quick_gelu",
     "gelu": "gelu",
     "gelu_pytorch_tanh": "gelu_tanh",
+    "relu": "relu",
+    "silu": "silu",
 }  # theirs -> ours
 
 _SPLIT_KERNEL = "l three (h k) i -> l i h three k"
@@ -115,59 +118,127 @@ HF_SIGLIP = Family(
 )
 
 
-def arch_changes(config: Mapping[str, Any], where: str) -> dict[str, dict[str, Any]]:
-    """What config.json says about the towers that shapes cannot: activation, eps, heads.
+_CLIP_DEFAULTS = {  # of CLIPVisionConfig and CLIPTextConfig, transformers 5.24
+    "vision": dict(hidden_size=768, intermediate_size=3072, num_hidden_layers=12,
+                   num_attention_heads=12, image_size=224, patch_size=32, num_channels=3,
+                   hidden_act="quick_gelu", layer_norm_eps=1e-5),
+    "text": dict(hidden_size=512, intermediate_size=2048, num_hidden_layers=12,
+                 num_attention_heads=8, vocab_size=49408, max_position_embeddings=77,
+                 eos_token_id=49407, hidden_act="quick_gelu", layer_norm_eps=1e-5),
+}  # fmt: skip
+_SIGLIP_LAYERS = dict(hidden_size=768, intermediate_size=3072, num_hidden_layers=12,
+                      num_attention_heads=12, hidden_act="gelu_pytorch_tanh",
+                      layer_norm_eps=1e-6)  # fmt: skip
+_SIGLIP_DEFAULTS = {  # of SiglipVisionConfig and SiglipTextConfig
+    "vision": dict(_SIGLIP_LAYERS, image_size=224, patch_size=16, num_channels=3,
+                   vision_use_head=True),
+    "text": dict(_SIGLIP_LAYERS, vocab_size=32000, max_position_embeddings=64,
+                 projection_size=None),
+}  # fmt: skip
+_CLIP_TOWERS = {  # what CLIPModel is, whatever its config says
+    "image": dict(pool="cls", pos_embed="learned", pre_norm=True, conv_bias=False, head_bias=False),
+    "text": dict(pool="argmax", causal=True, head_bias=False),
+}
+_SIGLIP_TOWERS = {
+    "image": dict(pool="map", pos_embed="learned", pre_norm=False, conv_bias=True, project=False),
+    "text": dict(pool="last", causal=False, head_bias=True),
+}
 
-    Returns:
-      {'image': {activation, norm_eps, head_width}, 'text': {activation, norm_eps, num_heads}}.
+
+def method_fields(config: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """What transformers builds from a config.json: {name, embed_dim, image, text} for make_method.
 
     Raises:
-      UserError: an unknown activation or, for CLIP, an end token that is not the largest id (we
-        pool there).
+      UserError: an unknown activation, a SigLIP without its head or, for CLIP, an end token that is
+        not the largest id (we pool there).
     """
     siglip = config.get("model_type") == "siglip"
-    eps, act = (1e-6, "gelu_pytorch_tanh") if siglip else (1e-5, "quick_gelu")
-    towers = {}
-    for tower, width in (("vision_config", 768), ("text_config", 768 if siglip else 512)):
-        part = config.get(tower) or {}
-        name = part.get("hidden_act", act)
-        if name not in ACTIVATIONS:
-            raise UserError(
-                f"{where}: hidden_act {name!r} is not known{nearest(str(name), ACTIVATIONS)}"
-            )
-        heads = int(
-            part.get("num_attention_heads", 8 if tower == "text_config" and not siglip else 12)
-        )
-        changes = {
-            "activation": ACTIVATIONS[name],
-            "norm_eps": float(part.get("layer_norm_eps", eps)),
-        }
-        size = {"head_width": int(part.get("hidden_size", width)) // heads}
-        towers[tower] = changes | ({"num_heads": heads} if tower == "text_config" else size)
-    text = config.get("text_config") or {}
-    last = int(text.get("vocab_size", 49408)) - 1
-    end = text.get("eos_token_id", 49407)
-    if not siglip and end not in (2, last):  # 2 stands for "the largest id" in old configs
+    defaults, fixed = (
+        (_SIGLIP_DEFAULTS, _SIGLIP_TOWERS) if siglip else (_CLIP_DEFAULTS, _CLIP_TOWERS)
+    )
+    vision, text = (_part(config, side, defaults[side]) for side in ("vision", "text"))
+    if vision["num_channels"] != 3 or not vision.get("vision_use_head", True):
+        raise UserError(f"{where}: only num_channels=3 and vision_use_head=true are read")
+    last, end = int(text["vocab_size"]) - 1, text.get("eos_token_id")
+    if not siglip and end not in (2, last):  # 2 stands for "the largest id", see modeling_clip.py
         raise UserError(
             f"{where}: eos_token_id {end} is not the largest id ({last}), where we pool"
         )
-    return {"image": towers["vision_config"], "text": towers["text_config"]}
+    embed_dim = config.get("projection_dim", 512)
+    if siglip:
+        embed_dim = text["projection_size"] or text["hidden_size"]
+    image = _tower(vision, where) | {
+        "name": "vit",
+        "image_size": image_side(vision["image_size"], where),
+        "patch_size": image_side(vision["patch_size"], where),
+        "head_width": vision["hidden_size"] // vision["num_attention_heads"],
+    }
+    words = _tower(text, where) | {
+        "name": "text",
+        "num_heads": text["num_attention_heads"],
+        "vocab_size": text["vocab_size"],
+        "context_length": text["max_position_embeddings"],
+    }
+    return {
+        "name": "siglip" if siglip else "clip",
+        "embed_dim": int(embed_dim),
+        "image": image | fixed["image"],
+        "text": words | fixed["text"],
+    }
 
 
-def model_config(arch: Mapping[str, Any], siglip: bool) -> dict[str, Any]:
-    """Writes config.json for one of our architectures.
+def _part(config: Mapping[str, Any], side: str, defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """One tower's keys; `text_config_dict` of old files takes the place of `text_config`."""
+    said = config.get(f"{side}_config_dict")
+    said = (config.get(f"{side}_config") or {}) if said is None else said
+    return {**defaults, **said}
+
+
+def _tower(part: Mapping[str, Any], where: str) -> dict[str, Any]:
+    if part["hidden_act"] not in ACTIVATIONS:
+        hint = nearest(str(part["hidden_act"]), ACTIVATIONS)
+        raise UserError(f"{where}: hidden_act {part['hidden_act']!r} is not known{hint}")
+    return {
+        "width": part["hidden_size"],
+        "num_layers": part["num_hidden_layers"],
+        "mlp_ratio": mlp_ratio(part["hidden_size"], part["intermediate_size"]),
+        "activation": ACTIVATIONS[part["hidden_act"]],
+        "norm_eps": float(part["layer_norm_eps"]),
+    }
+
+
+def mlp_ratio(width: int, hidden: int) -> float:
+    """The ratio that gives this MLP width back: int(width * ratio) == hidden."""
+    ratio = hidden / width
+    return ratio if int(width * ratio) == hidden else math.nextafter(ratio, math.inf)
+
+
+def image_side(size: Any, where: str) -> int:
+    """A side that may be written as a pair. Raises UserError for a rectangle."""
+    sides = set(size) if isinstance(size, list | tuple) else {size}
+    if len(sides) != 1:
+        raise UserError(f"{where}: {size} is not square")
+    return int(sides.pop())
+
+
+def model_config(
+    arch: Mapping[str, Any], siglip: bool, end_id: int | None = None
+) -> dict[str, Any]:
+    """Says an architecture in config.json's keys, as far as it has them.
 
     Args:
       arch: {embed_dim, image: {...}, text: {...}} with every tower field.
+      siglip: for SiglipModel, else CLIPModel.
+      end_id: the tokenizer's end; None: the largest id of the embedding.
 
     Raises:
-      UserError: a tower that transformers has no class for.
+      UserError: an image tower that transformers has no class for.
     """
     image, text = arch["image"], arch["text"]
     if image["name"] != "vit":
         raise UserError("--to=hf: transformers has no ResNet CLIP; use --to=open_clip")
     names = {ours: theirs for theirs, ours in ACTIVATIONS.items()}
-    shared = [
+    vision, words = (
         {
             "hidden_size": tower["width"],
             "intermediate_size": int(tower["width"] * tower["mlp_ratio"]),
@@ -175,28 +246,30 @@ def model_config(arch: Mapping[str, Any], siglip: bool) -> dict[str, Any]:
             "num_attention_heads": heads,
             "hidden_act": names[tower["activation"]],
             "layer_norm_eps": tower["norm_eps"],
-            "projection_size" if siglip else "projection_dim": arch["embed_dim"],
         }
         for tower, heads in (
             (image, image["width"] // image["head_width"]),
             (text, text["num_heads"]),
         )
-    ]
-    shared[0] |= {"image_size": image["image_size"], "patch_size": image["patch_size"]}
-    shared[1] |= {
+    )
+    vision |= {"image_size": image["image_size"], "patch_size": image["patch_size"]}
+    words |= {
         "vocab_size": text["vocab_size"],
         "max_position_embeddings": text["context_length"],
     }
+    kind, last = ("siglip", {}) if siglip else ("clip", {"projection_dim": arch["embed_dim"]})
+    vision, words = vision | last, words | last  # CLIPTextModelWithProjection reads the text's
     if siglip:
-        kind, last = "siglip", {}
+        words["projection_size"] = arch["embed_dim"]
     else:
-        kind, last = "clip", {"projection_dim": arch["embed_dim"]}
         end = text["vocab_size"] - 1
-        shared[1] |= {"eos_token_id": end, "bos_token_id": end - 1, "pad_token_id": 0}
+        # Any id but the last makes CLIPModel look for that id; 2 makes it take the largest.
+        words["eos_token_id"] = end if end_id in (None, end) else 2
+        words |= {"bos_token_id": end - 1, "pad_token_id": 0}
     return {
         "architectures": ["SiglipModel" if siglip else "CLIPModel"],
         "model_type": kind,
-        "vision_config": {"model_type": f"{kind}_vision_model", **shared[0]},
-        "text_config": {"model_type": f"{kind}_text_model", **shared[1]},
+        "vision_config": {"model_type": f"{kind}_vision_model", **vision},
+        "text_config": {"model_type": f"{kind}_text_model", **words},
         **last,
     }

@@ -8,12 +8,10 @@ The file exists to hold these tables and what only config.json says.
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-
 from vlp_jax.core.errors import UserError, nearest
-from vlp_jax.interop.hf import ACTIVATIONS
+from vlp_jax.interop.hf import ACTIVATIONS, mlp_ratio
 from vlp_jax.interop.rules import Family, Rule
-from vlp_jax.interop.tensors import State
+from vlp_jax.interop.tensors import State, Tensor
 
 POSITIONS = {  # our path (of a parameter only where positions are learned) -> their names
     "image/pos_embed": ("vit.embeddings.position_embeddings", "pos_embed"),
@@ -116,14 +114,11 @@ def known_names(state: State) -> State:
     return {name.replace(found, wanted): tensor for name, tensor in state.items()}
 
 
-def positions(state: State) -> dict[str, np.ndarray]:
-    """The position tables of a checkpoint by our paths: float32[1 + N, D]."""
-    found = {}
-    for path, names in POSITIONS.items():
-        for name in names:
-            if name in state:
-                found[path] = state[name].read().astype(np.float32)[0]
-    return found
+def positions(state: State) -> dict[str, Tensor]:
+    """The position tables of a checkpoint by our paths: [1, 1 + N, D], unread."""
+    return {
+        path: state[name] for path, names in POSITIONS.items() for name in names if name in state
+    }
 
 
 def method_fields(config: Mapping[str, Any], where: str) -> dict[str, Any]:
@@ -146,13 +141,13 @@ def method_fields(config: Mapping[str, Any], where: str) -> dict[str, Any]:
         "width": c["hidden_size"],
         "num_layers": c["num_hidden_layers"],
         "head_width": c["hidden_size"] // c["num_attention_heads"],
-        "mlp_ratio": c["intermediate_size"] / c["hidden_size"],
+        "mlp_ratio": mlp_ratio(c["hidden_size"], c["intermediate_size"]),
     }
     decoder = {
         "width": c["decoder_hidden_size"],
         "num_layers": c["decoder_num_hidden_layers"],
         "num_heads": c["decoder_num_attention_heads"],
-        "mlp_ratio": c["decoder_intermediate_size"] / c["decoder_hidden_size"],
+        "mlp_ratio": mlp_ratio(c["decoder_hidden_size"], c["decoder_intermediate_size"]),
     }
     return {
         "image": image | shared,

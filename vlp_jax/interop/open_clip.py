@@ -50,6 +50,8 @@ _VIT = (
     *resblocks("image", "visual.transformer"),
     Rule("image/norm_post/scale", "visual.ln_post.weight"),
     Rule("image/norm_post/bias", "visual.ln_post.bias"),
+    Rule("image/fc_norm/scale", "visual.ln_post.weight"),  # final_ln_after_pool
+    Rule("image/fc_norm/bias", "visual.ln_post.bias"),
     Rule("image/head/kernel", "visual.proj"),
 )
 
@@ -118,13 +120,6 @@ _RESNET = (
 
 _SCALARS = (Rule("logit_scale", "logit_scale"), Rule("logit_bias", "logit_bias"))
 
-OPEN_CLIP = Family(
-    "open_clip",
-    (*_VIT, *_RESNET, *text_tower("", (Rule("text/head/kernel", "text_projection"),)), *_SCALARS),
-    ignored=(r".*num_batches_tracked", "attn_mask"),
-    counters=counters("visual."),
-)
-
 _TRUNK = "visual.trunk"
 _BLOCK = f"{_TRUNK}.blocks.{{i}}"
 _POOL = f"{_TRUNK}.attn_pool"
@@ -153,12 +148,37 @@ _TIMM_VIT = (
     Rule("image/pool/norm/bias", f"{_POOL}.norm.bias"),
     Rule("image/pool/mlp/fc{n}/kernel", f"{_POOL}.mlp.fc{{n}}.weight", "o i -> i o"),
     Rule("image/pool/mlp/fc{n}/bias", f"{_POOL}.mlp.fc{{n}}.bias"),
+    Rule("image/head/kernel", "visual.head.proj.weight", "o i -> i o"),
+    Rule("image/head/bias", "visual.head.proj.bias"),
 )
 
-_LINEAR_HEAD = (
-    Rule("text/head/kernel", "text.text_projection.weight", "o i -> i o"),
-    Rule("text/head/bias", "text.text_projection.bias"),
-)
-OPEN_CLIP_SIGLIP = Family(
-    "open_clip SigLIP", (*_TIMM_VIT, *text_tower("text.", _LINEAR_HEAD), *_SCALARS)
-)
+
+def _head(prefix: str, linear: bool) -> tuple[Rule, ...]:
+    """The text's projection: a linear layer where it has a bias (`proj_bias`), else a matrix."""
+    name = f"{prefix}text_projection"
+    if not linear:
+        return (Rule("text/head/kernel", name),)
+    return (
+        Rule("text/head/kernel", f"{name}.weight", "o i -> i o"),
+        Rule("text/head/bias", f"{name}.bias"),
+    )
+
+
+def family(trunk: bool, linear: bool) -> Family:
+    """The table of a model.
+
+    Args:
+      trunk: its image tower is timm's SigLIP trunk, with the text tower under `text.`; else
+        open_clip's own, with the text tower's names bare.
+      linear: its text projection has a bias.
+    """
+    prefix = "text." if trunk else ""
+    image = _TIMM_VIT if trunk else (*_VIT, *_RESNET)
+    rules = (*image, *text_tower(prefix, _head(prefix, linear)), *_SCALARS)
+    if trunk:
+        return Family("open_clip SigLIP", rules)
+    unread = (r".*num_batches_tracked", "attn_mask")
+    return Family("open_clip", rules, ignored=unread, counters=counters("visual."))
+
+
+OPEN_CLIP, OPEN_CLIP_SIGLIP = family(False, False), family(True, True)

@@ -16,6 +16,15 @@ from vlp_jax.interop.rules import Family, Shapes, their_shapes
 from vlp_jax.interop.tensors import State, Tensor
 
 PATH = "image/pos_embed"
+_SPACING = {"F16": 2**-11, "BF16": 2**-8}  # between neighbouring numbers just below one
+
+
+def same_table(stored: np.ndarray, table: np.ndarray, dtype: str = "F32") -> bool:
+    """Whether a stored sine-cosine table float[N, D] is this one, to the rounding of the dtype (a
+    name of tensors.py) in which it was stored.
+    """
+    atol = 1e-5 + _SPACING.get(dtype, 0.0)
+    return stored.shape == table.shape and np.allclose(stored, table, rtol=0, atol=atol)
 
 
 def resize_pos_embed(

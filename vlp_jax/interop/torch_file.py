@@ -7,6 +7,7 @@ data/KEY. The file exists because half of the released CLIP weights come in this
 import math
 import os
 import zipfile
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -14,8 +15,8 @@ import numpy as np
 from vlp_jax.core.errors import UserError
 from vlp_jax.interop.pickle_reader import MAX_BYTES, Module, RawTensor, read_pickle
 from vlp_jax.interop.tensors import DTYPES, Tensor, decode
+from vlp_jax.interop.wrapped import EMA, RAW, unwrap
 
-_WRAPPERS = ("state_dict", "model", "model_state_dict")  # where training scripts put the weights
 _SCALARS = (
     "input_resolution",
     "context_length",
@@ -24,9 +25,13 @@ _SCALARS = (
 
 
 def read_torch_file(path: str) -> dict[str, Tensor]:
-    """Returns the state dict of a PyTorch checkpoint; tensors are read when asked.
+    """Returns the state dict of a PyTorch checkpoint, unwrapped as wrapped.py does."""
+    return dict(unwrap(read_archive(path))[0])
 
-    A nested `{'state_dict': ...}` is opened and a DataParallel `module.` prefix dropped.
+
+def read_archive(path: str) -> dict[str, Tensor]:
+    """Returns all tensors of a PyTorch checkpoint, to be read when asked; the names of nested
+    dictionaries that training scripts put weights into are joined by dots.
 
     Raises:
       UserError: not a zip archive (the format before PyTorch 1.6), damaged, or a pickle that asks
@@ -130,21 +135,20 @@ def _what_else(path: str) -> str:
 
 
 def _state_dict(content: Any, path: str) -> dict[str, RawTensor]:
-    for wrapper in _WRAPPERS:
-        if isinstance(content, dict) and isinstance(content.get(wrapper), dict):
-            content = content[wrapper]
     if not isinstance(content, dict):
         raise UserError(f"{path}: holds a {type(content).__name__}, not a state dict")
-    state = {
-        key: value
-        for key, value in content.items()
-        if isinstance(value, RawTensor) and isinstance(key, str)
-    }
+    state = dict(_leaves(content))
     if not state:
         raise UserError(f"{path}: holds no tensors")
-    if all(key.startswith("module.") for key in state):
-        state = {key.removeprefix("module."): value for key, value in state.items()}
     return state
+
+
+def _leaves(content: dict, prefix: str = "", depth: int = 4) -> Iterator[tuple[str, RawTensor]]:
+    for key, value in content.items():
+        if isinstance(value, RawTensor) and isinstance(key, str):
+            yield prefix + key, value
+        elif isinstance(value, dict) and key in RAW + EMA and depth:
+            yield from _leaves(value, f"{prefix}{key}.", depth - 1)
 
 
 def _flatten_module(root: Module) -> dict[str, RawTensor]:

@@ -10,6 +10,7 @@ import itertools
 import json
 import math
 import os
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -41,8 +42,15 @@ def read_safetensors(path: str) -> dict[str, Tensor]:
     return tensors
 
 
-def read_sharded(index_path: str) -> dict[str, Tensor]:
-    """Returns the tensors of all shards named by a `*.safetensors.index.json`.
+def read_sharded(
+    index_path: str, read_torch: Callable[[str], Mapping[str, Tensor]] | None = None
+) -> dict[str, Tensor]:
+    """Returns the tensors of all shards named by an index, `*.safetensors.index.json` or
+    `*.bin.index.json`.
+
+    Args:
+      index_path: the index.
+      read_torch: reads a `.bin` shard; None refuses those.
 
     Raises:
       UserError: a malformed index, a shard outside the index's folder, a shard or tensor that is
@@ -52,12 +60,15 @@ def read_sharded(index_path: str) -> dict[str, Tensor]:
     if not isinstance(weight_map, dict) or not all(isinstance(v, str) for v in weight_map.values()):
         raise UserError(f"{index_path}: no weight_map of names to files")
     folder, tensors = os.path.dirname(index_path), {}
+    suffixes = (".safetensors", ".bin") if read_torch else (".safetensors",)
     for shard in sorted(set(weight_map.values())):
-        if os.path.basename(shard) != shard or not shard.endswith(".safetensors"):
+        if os.path.basename(shard) != shard or not shard.endswith(suffixes):
+            kinds = "safetensors or .bin" if read_torch else "safetensors"
             raise UserError(
-                f"{index_path}: {shard!r} is not the name of a safetensors file beside the index"
+                f"{index_path}: {shard!r} is not the name of a {kinds} file beside the index"
             )
-        tensors.update(read_safetensors(os.path.join(folder, shard)))
+        read = read_safetensors if shard.endswith(".safetensors") else read_torch
+        tensors.update(read(os.path.join(folder, shard)))
     missing = sorted(set(weight_map) - set(tensors))
     if missing:
         raise UserError(
