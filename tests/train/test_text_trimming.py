@@ -77,7 +77,7 @@ def test_one_program_per_length_compiled_outside_the_measured_time(make_trainer,
     trainer.pipeline.buckets.at = lambda step: (8, 10)[step % 2]
     loop, clock, steps = loop_of(trainer, tmp_path), [0.0], []
     loop.meter.pause, loop.meter.resume = lambda: clock[0], lambda start: steps.append("out")
-    loop.meter.step = lambda waited, length: steps.append(length)
+    loop.meter.step = steps.append
     loop.run()
     assert list(trainer._programs) == [8, 10] and len(lines(tmp_path)) == 4
     measured = [s for s in steps if s != "out"]
