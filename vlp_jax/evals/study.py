@@ -39,8 +39,10 @@ def write_study(
     console = console or Console()
     rows, verdicts = cell_rows(outcome["cells"]), trend_rows(outcome["trends"])
     for heading, part in ((title, rows), ("trends", verdicts)):
+        if not part:
+            continue
         table = Table(title=heading, title_justify="left", header_style="bold")
-        for key in part[0] if part else ():
+        for key in part[0]:
             table.add_column(key, justify="left" if key in ("cell", "trend") else "right")
         for row in part:
             red = {"style": "bold red"} if "FAIL" in row.values() else {}
@@ -51,7 +53,7 @@ def write_study(
     changes = "".join(f" --config.{k}={v}" for k, v in outcome.get("changes", {}).items())
     made = f"Data: {outcome.get('data', '')}; changes:{changes or ' none'}."
     parts = [f"# {title}", made, markdown_table(rows), markdown_table(verdicts), "![](figure.png)"]
-    write_text(os.path.join(folder, "report.md"), "\n\n".join(parts) + "\n")
+    write_text(os.path.join(folder, "report.md"), "\n\n".join(filter(None, parts)) + "\n")
     console.print(f"results.json, report.md and figure.png in {folder}")
 
 
@@ -63,22 +65,27 @@ def column_titles(cells: Mapping[str, Mapping[str, Any]]) -> list[str]:
 
 
 def cell_rows(cells: Mapping[str, Mapping[str, Any]]) -> list[dict[str, str]]:
-    """Rows of {cell, `COLUMN paper`, `COLUMN ours`}, the spread after a plus-minus sign."""
+    """Rows of {cell, `COLUMN: paper`, `COLUMN: ours`}, the spread after a plus-minus sign; a side
+    on which no cell has a number is left out.
+    """
 
     def shown(number: float | None) -> str:
         return "" if number is None else f"{number:.4g}" if number >= 1000 else f"{number:.1f}"
 
-    rows = []
-    for name, cell in cells.items():
-        row = {"cell": name}
-        for title in column_titles(cells):
-            spread = cell["spread"].get(title)
-            row[f"{title}: paper"] = shown(cell["paper"].get(title))
-            row[f"{title}: ours"] = shown(cell["ours"].get(title)) + (
-                "" if spread is None else f" ± {shown(spread)}"
-            )
-        rows.append(row)
-    return rows
+    def entry(cell: Mapping[str, Any], title: str, side: str) -> str:
+        spread = cell["spread"].get(title) if side == "ours" else None
+        return shown(cell[side].get(title)) + ("" if spread is None else f" ± {shown(spread)}")
+
+    columns = [
+        (title, side)
+        for title in column_titles(cells)
+        for side in ("paper", "ours")
+        if any(title in cell[side] for cell in cells.values())
+    ]
+    return [
+        {"cell": name, **{f"{title}: {side}": entry(cell, title, side) for title, side in columns}}
+        for name, cell in cells.items()
+    ]
 
 
 def trend_rows(trends: Mapping[str, bool | None]) -> list[dict[str, str]]:
