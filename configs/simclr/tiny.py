@@ -4,9 +4,9 @@ python -m vlp_jax train --config=configs/simclr/tiny.py --workdir=W
 
 Fashion-MNIST, prepared in DIR: --config.data.path='DIR/*-train-*.tar'
 --config.evals.probe.train='DIR/*-train-*.tar' --config.evals.probe.path='DIR/*-test-*.tar'
---config.evals.probe.label=label, and the same for knn; without these the emoji evaluate it, and only
-neighbours shows the pictures of data.path. The
-file exists as the laptop's form of the other recipes, for the studies.
+--config.evals.probe.label=label, and the same for knn; without these the emoji evaluate it, and
+`neighbours` alone is of data.path. The file exists as the laptop's form of the other recipes, for
+the studies.
 """
 
 from ml_collections import ConfigDict
