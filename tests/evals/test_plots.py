@@ -65,6 +65,19 @@ def test_training_curve_draws_the_loss_and_survives_gaps(tmp_path):
     training_curve(str(path), out)
 
 
+def test_the_curves_are_the_logged_numbers(tmp_path, monkeypatch):
+    monkeypatch.setattr(plots, "save", lambda figure, out: figure)
+    path = tmp_path / "m.jsonl"
+    rows = [{"step": s, "loss": 9.0 - s} for s in range(1, 4)]
+    rows += [{"step": 2, "e/top1": 0.5}, {"step": 3, "e/top1": 0.75, "f/r1": 0.1}]
+    path.write_text("\n".join(map(json.dumps, rows)))
+    loss, evals = training_curve(str(path), "", ["e/top1", "absent", "f/r1"]).axes
+    np.testing.assert_array_equal(loss.lines[0].get_xydata(), [[1, 8], [2, 7], [3, 6]])
+    assert loss.get_title(loc="left") == "Training loss from 8 to 6 in 3 steps"
+    drawn = {line.get_label(): line.get_xydata().tolist() for line in evals.lines}
+    assert drawn == {"e/top1": [[2, 0.5], [3, 0.75]], "f/r1": [[3, 0.1]]}
+
+
 def test_principal_plane_is_the_best_plane_and_reproducible():
     rng = np.random.default_rng(0)
     rows = rng.normal(size=(50, 6)) * [5, 3, 1, 1, 1, 0.1]
