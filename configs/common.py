@@ -4,8 +4,10 @@ The file exists so that a recipe states only what it changes, and scripts can re
 """
 
 import dataclasses
+from collections.abc import Callable
+from typing import NamedTuple
 
-from ml_collections import ConfigDict
+from ml_collections import ConfigDict, FieldReference
 
 from vlp_jax.models.towers import TOWERS
 from vlp_jax.nn.pictures import Augment
@@ -106,6 +108,21 @@ def data() -> ConfigDict:
             "damage_budget": 1e-3,
         }
     )
+
+
+class _Then(NamedTuple):
+    """What a FieldReference does with the value it follows."""
+
+    fn: Callable[[str], str]
+    args: tuple = ()
+
+
+def own_pictures(c: ConfigDict, usual: str) -> FieldReference:
+    """A data set for sheets and scores that need no labels: `usual` as long as data.path is what
+    the recipe says (set it first), and data.path itself once it is one's own.
+    """
+    start, path = c.data.path, c.data.get_ref("path")
+    return FieldReference(path, op=_Then(lambda found: usual if found == start else found))
 
 
 def clip_method(name: str, arch: dict) -> ConfigDict:

@@ -1,5 +1,6 @@
 """Every recipe loads, builds its method and optimiser, and has the keys that scripts rely on."""
 
+import json
 import pathlib
 
 import jax
@@ -107,6 +108,31 @@ def test_a_missing_file_is_one_line():
 def test_evaluators_may_be_added_by_flags():
     config = load_config(QUICKSTART, {"evals.mine.type": "knn", "evals.mine.k": "(1, 5)"})
     assert config.evals.mine.to_dict() == {"type": "knn", "k": (1, 5)}
+
+
+@pytest.mark.parametrize(
+    "recipe, name",
+    [
+        ("simclr/tiny.py", "neighbours"),
+        ("simclr/cifar.py", "neighbours"),
+        ("simclr/imagenet.py", "neighbours"),
+        ("mae/tiny.py", "reconstruction"),
+        ("mae/pretrain.py", "reconstruction"),
+        ("pretext/rotation.py:tiny", "task"),
+        ("pretext/jigsaw.py", "task"),
+    ],
+)
+def test_sheets_are_of_ones_own_pictures(recipe, name):
+    """The recipe's test part, data.path where that is given, and what the flag names above all."""
+    usual, key = load_config(f"{ROOT}/{recipe}", {}), f"evals.{name}.path"
+    test = usual.evals[name].path
+    assert test != usual.data.path and test.split("-")[0].split(":")[0] in ("builtin", "tfds")
+    own = load_config(f"{ROOT}/{recipe}", {"data.path": "MINE"})
+    assert own.evals[name].path == "MINE"
+    assert json.loads(own.to_json())["evals"][name]["path"] == "MINE"
+    assert own.evals.get("knn", {}).get("path") == usual.evals.get("knn", {}).get("path")
+    given = load_config(f"{ROOT}/{recipe}", {"data.path": "MINE", key: "OTHER"})
+    assert (given.data.path, given.evals[name].path) == ("MINE", "OTHER")
 
 
 @pytest.mark.parametrize("name", ["pretrain", "finetune", "linear_probe", "supervised"])

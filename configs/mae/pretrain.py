@@ -28,9 +28,9 @@ def get_config(size: str = "ViT-L-16") -> ConfigDict:
     c.data.image.scale = (0.2, 1.0)
     c.data.workers = 16
     c.evals.knn = {"type": "knn", "label": "label", "train": c.data.path, "limit": 50_000}
-    c.evals.reconstruction = {"type": "reconstruction"}
-    for name in ("knn", "reconstruction"):
-        c.evals[name].path = "tfds:imagenet2012:validation"
+    c.evals.knn.path = "tfds:imagenet2012:validation"
+    shown = common.own_pictures(c, c.evals.knn.path)
+    c.evals.reconstruction = {"type": "reconstruction", "path": shown}
     c.eval_every = 50_000
     return c
 

@@ -9,6 +9,7 @@ fashion_mnist`, or empty for the embedded emoji.
 
 from ml_collections import ConfigDict
 
+from configs.common import own_pictures
 from configs.mae.pretrain import recipe
 from vlp_jax.models.mae_archs import mae_tower
 
@@ -34,6 +35,6 @@ def get_config(folder: str = "") -> ConfigDict:
     c.data.image.eval_crop = "squash"
     label = "label" if folder else "category"
     c.evals.knn = {"type": "knn", "label": label, "train": train, "path": test}
-    c.evals.reconstruction = {"type": "reconstruction", "path": test}
+    c.evals.reconstruction = {"type": "reconstruction", "path": own_pictures(c, test)}
     c.log_every, c.checkpoint_every = 50, 1000
     return c

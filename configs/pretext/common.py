@@ -82,7 +82,9 @@ def _tiny(c: ConfigDict) -> None:
     c.evals.knn = {"type": "knn", "label": "category", **sets}
 
 
-def show_task(c: ConfigDict, metric: str, titles: tuple[str, ...], path: str = "") -> None:
-    """Adds the evaluator of the task itself: its score beside chance and the sheet of answers."""
+def show_task(c: ConfigDict, metric: str, titles: tuple[str, ...]) -> None:
+    """Adds the evaluator of the task itself, its score beside chance and the sheet of answers: on
+    the emoji's test part, or on data.path where that is one's own.
+    """
     task = {"type": "pretext", "metric": metric, "titles": titles}
-    c.evals.task = {**task, "path": path or "builtin:emoji/noto-test"}
+    c.evals.task = {**task, "path": common.own_pictures(c, "builtin:emoji/noto-test")}

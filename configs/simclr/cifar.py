@@ -8,6 +8,7 @@ The file exists as the published recipe for small pictures; argument: a ResNet's
 
 from ml_collections import ConfigDict
 
+from configs.common import own_pictures
 from configs.simclr.common import lars, recipe, resnet
 
 
@@ -20,4 +21,5 @@ def get_config(arch: str = "") -> ConfigDict:
     c.data.path = "tfds:cifar10:train"
     c.evals.knn = {"type": "knn", "train": c.data.path, "path": "tfds:cifar10:test"}
     c.evals.knn.label = "label"
+    c.evals.neighbours = {"type": "neighbours", "path": own_pictures(c, c.evals.knn.path)}
     return c

@@ -13,6 +13,7 @@ picture on the device, to which it travels squashed to 320 x 320, the bytes of t
 
 from ml_collections import ConfigDict
 
+from configs.common import own_pictures
 from configs.simclr.common import lars, recipe, resnet
 from vlp_jax.core.errors import UserError, nearest
 
@@ -38,4 +39,5 @@ def get_config(args: str = "") -> ConfigDict:
     c.data.workers, c.data.image.eval_crop = 16, "center_875"
     test = dict(train=c.data.path, path="tfds:imagenet2012:validation", label="label")
     c.evals.knn = {"type": "knn", "limit": 50_000, **test}
+    c.evals.neighbours = {"type": "neighbours", "path": own_pictures(c, test["path"])}
     return c

@@ -4,12 +4,14 @@ python -m vlp_jax train --config=configs/simclr/tiny.py --workdir=W
 
 Fashion-MNIST, prepared in DIR: --config.data.path='DIR/*-train-*.tar'
 --config.evals.probe.train='DIR/*-train-*.tar' --config.evals.probe.path='DIR/*-test-*.tar'
---config.evals.probe.label=label, and the same for knn; without these the emoji evaluate it. The
-file exists as the laptop's form of the other recipes, for the studies.
+--config.evals.probe.label=label, and the same for knn; without these the emoji evaluate it, and
+`neighbours` alone is of data.path. The file exists as the laptop's form of the other recipes, for
+the studies.
 """
 
 from ml_collections import ConfigDict
 
+from configs.common import own_pictures
 from configs.simclr.common import recipe, resnet
 
 
@@ -28,5 +30,6 @@ def get_config(arch: str = "") -> ConfigDict:
     test = dict(train=c.data.path, path="builtin:emoji/noto-test", label="category")
     for name in ("knn", "probe"):
         c.evals[name] = {"type": name, **test}
+    c.evals.neighbours = {"type": "neighbours", "path": own_pictures(c, test["path"])}
     c.log_every = 20
     return c

@@ -43,6 +43,7 @@ def get_study(full: bool, data: DataSet) -> Study:
     fast, deep = f"depth {usual}", "depth 8" if full else "depth 4"
     return Study(
         title="MAE, Tables 1a, 1c, 2: decoder depth and mask tokens in the encoder",
+        minutes=0 if full else 15,
         cells={
             name: Cell(config=config, changes={**shared, **own}, paper=paper[name])
             for name, own in cells.items()

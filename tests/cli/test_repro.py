@@ -158,11 +158,6 @@ def test_mistakes_are_one_line(words, message, capsys):
     assert message in error and error.count("\n") == 1
 
 
-def test_without_a_name_the_studies_are_listed(capsys):
-    assert main(["repro"]) == 0
-    assert "families\nmae_decoder\nmae_mask_ratio" in capsys.readouterr().out
-
-
 def test_the_error_of_the_test_pictures_stands_beside_the_seeds_spread():
     from vlp_jax.cli.repro import summary
     from vlp_jax.cli.study import Cell, Column, Study
@@ -177,3 +172,16 @@ def test_the_error_of_the_test_pictures_stands_beside_the_seeds_spread():
     assert found["a"]["sampling"] == {"linear": pytest.approx(3.0)}
     (row,) = cell_rows(found)
     assert row["linear: ours"] == "40.0 ± 14.1 (± 3.0)" and row["loss: ours"] == "2.0 ± 0.0"
+
+
+def test_without_a_name_the_studies_are_listed_with_their_minutes(capsys):
+    assert main(["repro", "--json"]) == 0
+    *lines, last = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines][:3] == ["families", "mae_decoder", "mae_mask_ratio"]
+    assert "mae_mask_ratio         9 min  MAE, figure 5: mask ratio, linear accuracy (%)" in lines
+    found = {row.pop("study"): row for row in json.loads(last)["studies"]}
+    title = "MAE, figure 5: mask ratio, linear accuracy (%)"
+    assert found["mae_mask_ratio"] == {"title": title, "cells": 5, "minutes": 9}
+    assert len(found) == len(lines) and all(0 < row["minutes"] <= 20 for row in found.values())
+    assert main(["repro", "--full"]) == 0
+    assert "mae_mask_ratio       10 runs  MAE" in capsys.readouterr().out

@@ -4,11 +4,12 @@ import json
 import os
 import subprocess
 import sys
+from argparse import Namespace
 
 import pytest
 from generated import sample, tar_bytes
 
-from vlp_jax.cli.data import main
+from vlp_jax.cli.data import main, show
 from vlp_jax.core.errors import UserError
 
 
@@ -48,6 +49,15 @@ def test_check_names_shard_key_and_reason(tmp_path, capsys):
     assert main(["check", str(path), "--budget", "0"]) == 1
     out = capsys.readouterr().out
     assert f"bad_json\t{path}: 's0007'" in out and "FAILED" in out
+
+
+def test_a_sound_set_has_no_table_of_damage_and_tables_hold_words(shards, capsys):
+    assert main(["check", shards]) == 0
+    assert capsys.readouterr().out == "30 samples, 0 damaged: passed\n"
+    rows = [("dropped", {"checksum": 2, "bad_json": 1}), ("damaged", {}), ("images", 7)]
+    show(Namespace(json=False), "bench", ("what", "value"), rows)
+    out = capsys.readouterr().out
+    assert "checksum 2  bad_json 1" in out and "{" not in out and "7" in out
 
 
 def test_check_finds_bits_that_flipped_after_indexing(shards, tmp_path, capsys):

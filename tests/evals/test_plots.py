@@ -4,9 +4,11 @@ import json
 
 import numpy as np
 import pytest
+from matplotlib.offsetbox import AnnotationBbox
 from PIL import Image
 
 from vlp_jax.core.errors import UserError
+from vlp_jax.evals import heatmap, plots
 from vlp_jax.evals.canvas import new_figure, printable, save, wrapped
 from vlp_jax.evals.contact import contact_sheet, rows_in
 from vlp_jax.evals.heatmap import similarity_table, softmax
@@ -63,6 +65,19 @@ def test_training_curve_draws_the_loss_and_survives_gaps(tmp_path):
     training_curve(str(path), out)
 
 
+def test_the_curves_are_the_logged_numbers(tmp_path, monkeypatch):
+    monkeypatch.setattr(plots, "save", lambda figure, out: figure)
+    path = tmp_path / "m.jsonl"
+    rows = [{"step": s, "loss": 9.0 - s} for s in range(1, 4)]
+    rows += [{"step": 2, "e/top1": 0.5}, {"step": 3, "e/top1": 0.75, "f/r1": 0.1}]
+    path.write_text("\n".join(map(json.dumps, rows)))
+    loss, evals = training_curve(str(path), "", ["e/top1", "absent", "f/r1"]).axes
+    np.testing.assert_array_equal(loss.lines[0].get_xydata(), [[1, 8], [2, 7], [3, 6]])
+    assert loss.get_title(loc="left") == "Training loss from 8 to 6 in 3 steps"
+    drawn = {line.get_label(): line.get_xydata().tolist() for line in evals.lines}
+    assert drawn == {"e/top1": [[2, 0.5], [3, 0.75]], "f/r1": [[3, 0.1]]}
+
+
 def test_principal_plane_is_the_best_plane_and_reproducible():
     rng = np.random.default_rng(0)
     rows = rng.normal(size=(50, 6)) * [5, 3, 1, 1, 1, 0.1]
@@ -106,6 +121,13 @@ def test_heat_map_colours_the_chosen_cell_and_frames_the_right_one(tmp_path):
     assert frame.sum() > 400 and not (np.abs(plain - [0xD5, 0x5E, 0x00]).sum(axis=-1) < 10).any()
 
 
+def test_heat_map_says_its_scale(tmp_path, monkeypatch):
+    monkeypatch.setattr(heatmap, "save", lambda figure, out: [t.get_text() for t in figure.texts])
+    blank = np.full((16, 16, 3), 255, np.uint8)
+    told = similarity_table([blank] * 2, ["a", "b"], np.eye(2), "", scale=14.284)
+    assert told[1] == "Softmax of 14.28 x cosine over the prompts of a row; bold: the choice"
+
+
 def entry(kind, found, hits):
     common = {"rank": 3, "of": 9, "hits": hits, "scores": [0.5] * len(found)}
     if kind == "i2t":
@@ -135,6 +157,49 @@ def test_shared_space_and_per_class_survive_odd_labels(tmp_path):
     short = picture(per_class(table[:3], str(tmp_path / "c.png")))
     long = picture(per_class(table * 20, str(tmp_path / "c.png"), shown=10))
     assert len(short) < len(long) < 600  # 10 of 140 classes are drawn
+
+
+def marks(monkeypatch, count, **how):
+    """({label: its box}, {grey of a thumbnail: its box}, axes) of `count` pairs in a space."""
+    monkeypatch.setattr(plots, "save", lambda figure, out: figure)
+    rng = np.random.default_rng(0)
+    rows = rng.normal(size=(2, count, 4))
+    labels = [f"pair {i}" for i in range(count)]
+    thumbnail = lambda i: np.full((96, 96, 3), i, np.uint8)  # noqa: E731
+    figure = shared_space(*rows, "", labels, thumbnail=thumbnail, **how)
+    (axes,), renderer = figure.axes, figure.canvas.get_renderer()
+    boxes = [a for a in axes.artists if isinstance(a, AnnotationBbox)]
+    words = {int(t.get_text().split()[1]): t.get_window_extent(renderer) for t in axes.texts}
+    for box in boxes:
+        box.update_positions(renderer)
+    pictures = {
+        int(box.offsetbox.get_data()[0, 0, 0]): box.patch.get_window_extent(renderer)
+        for box in boxes
+    }
+    return words, pictures, axes
+
+
+def covered(boxes):
+    """How many of some boxes overlap an earlier one."""
+    boxes = list(boxes)
+    return sum(box.count_overlaps(boxes[:i]) > 0 for i, box in enumerate(boxes))
+
+
+def test_few_pairs_all_have_label_and_thumbnail(monkeypatch):
+    words, pictures, axes = marks(monkeypatch, 9)
+    assert set(words) == set(pictures) == set(range(9))
+    assert covered([*pictures.values(), *words.values()]) == 0
+    assert all(axes.bbox.count_overlaps([box]) for box in [*words.values(), *pictures.values()])
+
+
+def test_of_many_pairs_some_have_both_and_none_covers_another(monkeypatch):
+    words, pictures, axes = marks(monkeypatch, 80, named=7)
+    assert set(words) == set(pictures) and len(words) == 7
+    assert covered([*pictures.values(), *words.values()]) == 0
+    frame = axes.bbox
+    for box in (*words.values(), *pictures.values()):
+        assert frame.x0 <= box.x0 and box.x1 <= frame.x1
+        assert frame.y0 <= box.y0 and box.y1 <= frame.y1
 
 
 def test_a_figure_is_never_half_written(tmp_path):

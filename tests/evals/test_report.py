@@ -58,6 +58,28 @@ def test_markdown_escapes_pipes_and_links_pictures_relatively(tmp_path):
     assert markdown_table([]) == ""
 
 
+def test_what_is_empty_is_left_out(tmp_path):
+    bare = {"sheet": Result({}, {"per_class": []}, {}), "one": Result({"psnr": 0.5})}
+    write_markdown(str(tmp_path / "r.md"), "T", bare)
+    text = (tmp_path / "r.md").read_text(encoding="utf-8")
+    assert text.startswith("# T\n\n## sheet\n\n## one\n\n| metric | value |\n| --- | ---: |\n")
+    assert text.count("#") == 5
+    console = Console(file=io.StringIO(), width=100)
+    print_results(bare, console)
+    out = console.file.getvalue()
+    assert "sheet" not in out and "per_class" not in out and "chance" not in out
+    assert not out.endswith("\n\n")
+
+
+def test_settings_are_words():
+    protocol = {"templates": ("a {}", "b"), "k": [1, 5], "by": {"l2": 2.0, "fit": ""}, "x": None}
+    protocol |= {"markup": "[red]", "no": ()}
+    console = Console(file=io.StringIO(), width=200)
+    print_results({"zs": Result({"top1": 0.5}, {}, {"protocol": protocol})}, console)
+    wanted = "templates: a {}, b; k: 1, 5; by: l2 2.0, fit none; x: none; markup: [red]; no: none"
+    assert wanted in console.file.getvalue()
+
+
 def test_numbers_in_cells():
     cells = {0.5: "0.5000", 1.0: "1.0000", 12: "12", 223.5: "223.5", 4000.0: "4,000", 1e-7: "1e-07"}
     assert {value: shown(value) for value in cells} == cells

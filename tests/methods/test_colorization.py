@@ -44,6 +44,22 @@ def test_accumulation_leaves_the_prior_and_the_gradient_alone():
     np.testing.assert_array_equal(again["colours"]["prior"], after["prior"])  # nothing was seen
 
 
+@pytest.mark.parametrize("updates, rate", [(0, 1.0), (9, 0.1), (999, 1e-3), (50_000, 1e-3)])
+def test_the_prior_is_the_mean_of_all_steps_then_of_the_last_thousand(updates, rate, tmp_path):
+    method = build("colorization", **SMALL)
+    count = len(method.bins)
+    old, seen = np.full(count, 1 / count), np.arange(count, dtype=np.float32)
+    colours = {"prior": jnp.asarray(old), "seen": jnp.asarray(seen), "updates": jnp.int32(updates)}
+    found = method.after_update({}, {"colours": colours})["colours"]
+    wanted = (1 - rate) * old + rate * seen / seen.sum()
+    np.testing.assert_allclose(found["prior"], wanted, rtol=1e-4)
+    assert int(found["updates"]) == updates + 1
+    np.save(tmp_path / "prior.npy", old)
+    given = build("colorization", **SMALL, prior=str(tmp_path / "prior.npy"))
+    found = given.after_update({}, {"colours": colours})["colours"]
+    np.testing.assert_array_equal(found["prior"], colours["prior"])
+
+
 def test_grey_pictures_weigh_nothing():
     method = build("colorization", **SMALL)
     params, extra = made(method)

@@ -188,6 +188,17 @@ def test_panels_show_what_they_say(norm_pix):
     np.testing.assert_array_equal(output[mask == 0], target[mask == 0])
     np.testing.assert_array_equal(seen[mask == 0], target[mask == 0])
     assert (seen[mask == 1] == 0.5).all() and np.abs(output - target)[mask == 1].mean() > 0.05
+    # hidden patches are the prediction, with the target's moments under norm_pix, in [0, 1]
+    patch = lambda x: rearrange(x, "b (h p) (w q) c -> b (h w) (p q c)", p=8, q=8)  # noqa: E731
+    images, places = method.prepare(batch["image"], None), method.visible(batch, None)
+    said, true = predict(method, params, images, places), patch(np.asarray(images))
+    if norm_pix:
+        said = said * np.sqrt(true.var(-1, keepdims=True, ddof=1) + 1e-6)
+        said = said + true.mean(-1, keepdims=True)
+    said = rearrange(said, "b (h w) (p q c) -> b (h p) (w q) c", h=4, p=8, q=8)
+    said = np.clip(said * np.array(method.image_std) + np.array(method.image_mean), 0, 1)
+    assert said[mask == 1].std() > 0.05
+    np.testing.assert_allclose(output[mask == 1], said[mask == 1], atol=1e-5)
     # a decoder that says zero paints each patch's mean (norm_pix) or the data set's
     zero = jax.tree.map(jnp.zeros_like, params["decoder"])
     output = np.asarray(fns["reconstruct"]({**params, "decoder": zero}, extra, batch))[:, 2]

@@ -71,11 +71,37 @@ def test_vit_pools_and_patch_dropout(pool, tokens):
     np.testing.assert_allclose(again, dropped[1:], atol=1e-5)
 
 
-def test_gap_is_the_mean_of_normalised_tokens():
-    tower = vit(pool="gap", embed_dim=0)
+@pytest.mark.parametrize(
+    "tower, x",
+    [
+        (vit(dropout=0.5), IMAGES),
+        (vit(drop_path=0.9, num_layers=2), np.repeat(IMAGES[:1], 16, 0)),
+        (text(dropout=0.5), IDS),
+    ],
+    ids=["vit-dropout", "vit-drop_path", "text-dropout"],
+)
+def test_each_kind_of_dropout_alone_changes_what_a_tower_gives(tower, x):
+    keys = example_keys(jax.random.key(0), len(x))
+    params, run = init(tower, x), jax.jit(tower.apply)
+    quiet, noisy = (np.asarray(run(params, x, rng)[0]) for rng in (None, keys))
+    changed = np.abs(noisy - quiet).max(1) > 1e-3
+    assert changed.all() if tower.dropout else changed.mean() > 0.5
+    calm = tower.clone(dropout=0.0) if tower.dropout else tower.clone(drop_path=0.0)
+    np.testing.assert_allclose(jax.jit(calm.apply)(params, x, keys)[0], quiet, atol=1e-5)
+
+
+@pytest.mark.parametrize("cls_token", [False, True])
+def test_gap_is_the_mean_of_the_patches_normalised_tokens(cls_token):
+    tower = vit(pool="gap", embed_dim=0, cls_token=cls_token)
     params = init(tower, IMAGES)
     pooled, out = jax.jit(tower.apply)(params, IMAGES)
-    np.testing.assert_allclose(pooled, normal(np.asarray(out["tokens"])).mean(1), atol=1e-5)
+    tokens = np.asarray(out["tokens"])
+    assert tokens.shape[1] == 16 + cls_token
+    np.testing.assert_allclose(pooled, normal(tokens[:, cls_token:]).mean(1), atol=1e-5)
+    after = tower.clone(pool="gap_norm")
+    norm = {"params": {**params["params"], "fc_norm": params["params"]["norm_post"]}}
+    found = jax.jit(after.apply)(norm, IMAGES)[0]
+    np.testing.assert_allclose(found, normal(tokens[:, cls_token:].mean(1)), atol=1e-5)
 
 
 def normal(x):

@@ -30,7 +30,8 @@ def test_known_colours():
 def test_there_and_back():
     dark = np.concatenate([COLOURS, COLOURS * 0.03])
     np.testing.assert_allclose(lab_to_srgb(srgb_to_lab(dark)), dark, atol=2e-4)
-    assert lab_to_srgb(jnp.array([50.0, 120.0, -120.0])).min() >= 0
+    outside = np.asarray(lab_to_srgb(jnp.array([[50.0, 120.0, -120.0], [100.0, 80.0, 80.0]])))
+    assert outside.min() == 0 and outside.max() == pytest.approx(1, abs=1e-6)  # cut on both sides
 
 
 def test_the_bins_are_the_published_ones():
@@ -58,6 +59,14 @@ def test_encoding_then_decoding_errs_by_less_than_half_a_bin(neighbours, step):
     assert np.linalg.norm(back - ab, axis=-1).max() < step / 2
     dense = jnp.zeros((500, len(bins))).at[np.arange(500)[:, None], ids].add(weights)
     np.testing.assert_allclose(decode_ab(jnp.log(dense), bins, 1.0), back, atol=1e-3)
+
+
+def test_weights_are_gaussian_in_the_distance():
+    """a = 12, b = 4, sigma 5: squared distances 20, 40, 80 and 100 of the nearest four bins."""
+    ids, weights = encode_ab(jnp.array([12.0, 4.0]), 10, 4, 5.0)
+    assert ab_bins(10)[np.asarray(ids)].tolist() == [[10, 0], [10, 10], [20, 0], [20, 10]]
+    exact = np.exp(-np.array([20, 40, 80, 100]) / 50)
+    np.testing.assert_allclose(weights, exact / exact.sum(), rtol=1e-5)
 
 
 def test_the_annealed_mean_runs_from_mean_to_mode():

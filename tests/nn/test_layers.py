@@ -112,6 +112,15 @@ def test_towers_hand_their_attention_to_the_blocks():
             jax.eval_shape(method.init, jax.random.key(0), method.batch_spec(1))
 
 
+def test_projections_start_with_the_spread_of_their_whole_fan():
+    """LeCun's 1 / sqrt(inputs), over both axes of heads where they are the input."""
+    layer = CrossAttention(4, 16, 96)
+    inputs = np.zeros((1, 2, 128), np.float32), np.zeros((1, 3, 256), np.float32)
+    params = jax.jit(layer.init)(jax.random.key(0), *inputs)["params"]
+    for name, fan in {"query": 128, "key_value": 256, "out": 64}.items():
+        assert np.std(params[name]["kernel"]) == pytest.approx(fan**-0.5, rel=0.04), name
+
+
 def test_cross_attention_sees_the_context_only_where_the_mask_allows():
     layer = CrossAttention(2, 4, 6)
     x, context = np.float32(RNG.normal(size=(2, 3, 6))), np.float32(RNG.normal(size=(2, 5, 7)))
@@ -136,6 +145,7 @@ STDS = {
         (3 * WIDTH) ** -0.5,
     ),
     "xavier": (WIDTH**-0.5, WIDTH**-0.5, (2 / (WIDTH + HIDDEN)) ** 0.5, None, 1e-6),
+    "mae": ((2 * WIDTH) ** -0.5, WIDTH**-0.5, (2 / (WIDTH + HIDDEN)) ** 0.5, None, 0.0),
 }
 
 

@@ -13,6 +13,7 @@ from tiny import SIZE, tiny_method
 
 from vlp_jax.core.errors import UserError
 from vlp_jax.core.rng import example_keys
+from vlp_jax.nn import masks
 from vlp_jax.nn.masks import (
     MASKINGS,
     is_hidden,
@@ -124,6 +125,30 @@ def test_block_masking_hides_blocks_and_grid_masking_a_grid():
     assert 0.01 < share[0, 0] < 0.2 and 0.6 < share[7, 7] < 0.95
     grid = np.asarray(is_hidden(visible_patches(keys[:3], 14, 49, "grid"), 196)).reshape(3, 14, 14)
     assert not grid[:, ::2, ::2].any() and grid.sum() == 3 * 147
+
+
+def test_blocks_have_beits_sizes_and_shapes_and_reach_every_side():
+    """The first rectangle of each draw, whole because it lies on top: 16 to all hidden patches,
+    log aspect uniform within ln 0.3 and ln 1/0.3, and as often on the last row as on the first.
+    """
+    keys, side, hidden = example_keys(jax.random.key(0), 2000), 14, 98
+    rank = jax.jit(jax.vmap(lambda key: masks._block_rank(key, side, hidden)))(keys)
+    top = np.asarray(rank).reshape(-1, side, side) == masks.BLOCKS
+    rows, columns = top.any(2), top.any(1)
+    np.testing.assert_array_equal(top, rows[:, :, None] & columns[:, None, :])
+    height, width = rows.sum(1), columns.sum(1)
+    area = height * width
+    assert (
+        12 <= area.min() < 20 and 90 < area.max() <= 112 and area.mean() == pytest.approx(57, 0.05)
+    )
+    free = (height < side) & (width < side)
+    tilt = np.log(height / width)[free]
+    assert np.abs(tilt).max() < -np.log(0.3) + 0.35  # sides are rounded
+    assert np.mean(tilt > 0.6) > 0.15 and np.mean(tilt < -0.6) > 0.15
+    for lines in (rows, columns):
+        first, last = lines[:, 0].mean(), lines[:, -1].mean()
+        assert first == pytest.approx(last, abs=0.04) and first > 0.1
+        assert (np.diff(np.int8(lines), axis=1) > 0).sum(1).max() <= 1  # one run
 
 
 def test_an_unknown_masking_is_refused():

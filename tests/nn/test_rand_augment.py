@@ -33,6 +33,11 @@ def add_below(level):
     return [min(255, i + added) if i < 128 else i for i in range(256)] * 3
 
 
+def keep_bits(picture, bits):
+    """ImageOps.posterize, which takes no 0 bits: those of a picture at level 10, which is black."""
+    return ImageOps.posterize(picture, bits) if bits else Image.new("RGB", picture.size)
+
+
 def affine(picture, *matrix):
     how = dict(resample=Image.BICUBIC, fillcolor=MEAN)
     return picture.transform(picture.size, Image.AFFINE, matrix, **how)
@@ -42,7 +47,7 @@ ORACLE = {
     "auto_contrast": lambda p, v, s: ImageOps.autocontrast(p),
     "equalize": lambda p, v, s: ImageOps.equalize(p),
     "invert": lambda p, v, s: ImageOps.invert(p),
-    "posterize": lambda p, v, s: ImageOps.posterize(p, max(1, 4 - int(v / 10 * 4))),
+    "posterize": lambda p, v, s: keep_bits(p, 4 - int(v / 10 * 4)),
     "solarize": lambda p, v, s: ImageOps.solarize(p, 256 - int(v / 10 * 256)),
     "solarize_add": lambda p, v, s: p.point(add_below(v)),
     "color": lambda p, v, s: ImageEnhance.Color(p).enhance(factor(v, s)),
@@ -92,6 +97,33 @@ def test_each_picture_follows_its_own_key_and_rates_hold():
     all_on = np.asarray(run(images, keys, RandAugment(magnitude=9.0, prob=1.0, num_ops=1)))
     assert np.mean((all_on == np.asarray(images)).all((1, 2, 3))) < 0.1
     assert len({row.tobytes() for row in all_on}) > 100
+
+
+def test_levels_are_clipped_and_ops_signs_and_probability_are_the_recipes(monkeypatch):
+    """What `apply` is told, written into the picture's channels: op, level, sign."""
+
+    def told(image, op, level, sign, fill):
+        return jnp.broadcast_to(jnp.stack([op.astype(jnp.float32), level, sign]), image.shape)
+
+    monkeypatch.setattr(ra, "apply", told)
+    count = 6000
+    images, keys = jnp.full((count, 1, 1, 3), 77.0), example_keys(jax.random.key(0), count)
+
+    def run(**how):
+        out = np.asarray(rand_augment(images, RandAugment(num_ops=1, **how), keys, FILL))[:, 0, 0]
+        return out[out[:, 0] != 77].T
+
+    op, level, sign = run(magnitude=9.0, prob=1.0)
+    assert len(op) == count
+    np.testing.assert_allclose(np.bincount(op.astype(int), minlength=15) / count, 1 / 15, atol=0.02)
+    assert set(np.unique(sign)) == {-1, 1} and abs(sign.mean()) < 0.05
+    assert level.max() == 10 and np.mean(level == 10) == pytest.approx(0.0228, abs=0.008)
+    assert level.std() == pytest.approx(0.5, abs=0.03) and abs(level.mean() - 9) < 0.03
+    assert abs(np.corrcoef(np.stack([op, level, sign]))[np.triu_indices(3, 1)]).max() < 0.05
+    low = run(magnitude=0.1, std=1.0, prob=1.0)[1]
+    assert low.min() == 0 and np.mean(low == 0) == pytest.approx(0.46, abs=0.03)
+    for prob in (0.0, 0.3):
+        assert run(magnitude=9.0, prob=prob).shape[1] / count == pytest.approx(prob, abs=0.03)
 
 
 def test_nothing_happens_without_keys_or_magnitude():

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 from vlp_jax.core.errors import UserError
-from vlp_jax.core.pytree import flatten
+from vlp_jax.core.pytree import flatten, unflatten
 from vlp_jax.core.rng import example_keys
+from vlp_jax.nn.init import block_init
 from vlp_jax.nn.precision import REMAT_POLICIES
 from vlp_jax.nn.transformer import StackConfig, layer_norm, run_blocks
 
@@ -107,6 +108,74 @@ def test_scan_equals_unrolled_with_dropout_on(params):
         for u in (True, False)
     ]
     assert shapes[0] == shapes[1]
+
+
+def one_block(params, layer=1):
+    """Parameters of one block of the stack, as a stack of their own."""
+    return jax.tree.map(lambda leaf: leaf[layer : layer + 1], params)
+
+
+@pytest.mark.parametrize("branch", ["attn/out", "mlp/fc2"])
+def test_dropout_alone_zeroes_entries_of_either_branch(params, branch):
+    """With the other branch silent, what a block adds is the clean sum's entries or nothing, twice
+    as large at rate 0.5, by masks of their own for every example.
+    """
+    silent = "mlp/fc2" if branch == "attn/out" else "attn/out"
+    flat = flatten(one_block(params))
+    quiet = {k: jnp.zeros_like(v) if f"/{silent}/" in k else v for k, v in flat.items()}
+    body = Body(dataclasses.replace(BASE, num_layers=1, dropout=0.5, drop_path=0.0))
+    run = jax.jit(lambda x, rng: body.apply({"params": unflatten(quiet)}, x, None, rng) - x)
+    x = np.repeat(X[:1], 32, 0)
+    clean, noisy = run(x, None), run(x, example_keys(jax.random.key(5), 32))
+    kept = np.abs(noisy) > 1e-6
+    np.testing.assert_allclose(noisy, np.where(kept, 2 * clean, 0), atol=1e-5)
+    assert kept.mean() == pytest.approx(0.5, abs=0.05)
+    assert len({mask.tobytes() for mask in kept}) == 32
+
+
+def test_drop_path_alone_grows_with_depth_and_takes_either_branch(params):
+    """Of two layers at rate 0.5 the first is never dropped; an example's second layer has neither,
+    one or both of its branches, twice as large.
+    """
+    body = Body(dataclasses.replace(BASE, dropout=0.0, drop_path=0.5))
+    x = np.repeat(X[:1], 64, 0)
+    keys = example_keys(jax.random.key(5), 64)
+    found = np.asarray(jax.jit(body.apply)({"params": params}, x, None, keys))
+    one = jax.jit(
+        lambda p, x: Body(dataclasses.replace(BASE, num_layers=1)).apply({"params": p}, x)
+    )
+    first, second = one(one_block(params, 0), X[:1]), flatten(one_block(params))
+
+    def scaled(attn, mlp):
+        factor = lambda path: attn if "/attn/out/" in path else mlp if "/fc2/" in path else 1  # noqa: E731
+        return unflatten({path: leaf * factor(path) for path, leaf in second.items()})
+
+    ways = [np.asarray(one(scaled(attn, mlp), first)) for attn in (0, 2) for mlp in (0, 2)]
+    alike = [np.abs(found - wanted).max((1, 2)) < 1e-4 for wanted in ways]
+    shares = np.mean(alike, axis=1)
+    assert sum(map(np.sum, alike)) == 64, "some example is none of the four"
+    np.testing.assert_allclose(shares, 0.25, atol=0.15)
+
+
+@pytest.mark.parametrize("rule", ["clip", "torch", "xavier", "mae"])
+def test_kernels_start_with_the_spread_of_their_own_rule(rule):
+    """Xavier's and torch's numbers are in test_layers.py; here, that each kernel of a block takes
+    its own.
+    """
+    width, hidden, layers = 64, 256, 4
+    config = StackConfig(width, layers, num_heads=2, hidden=hidden, init=rule)
+    drawn = flatten(
+        jax.jit(Body(config).init)(jax.random.key(0), np.zeros((1, 2, width)))["params"]
+    )
+    inits = block_init(rule, width, hidden, layers)
+    shapes = {"qkv": (width, 3 * width), "out": (width, width)}
+    shapes |= {"fc1": (width, hidden), "fc2": (hidden, width)}
+    for name, shape in shapes.items():
+        part = "attn" if name in ("qkv", "out") else "mlp"
+        kernel = np.asarray(drawn[f"blocks/{part}/{name}/kernel"])
+        wanted = np.std(np.asarray(getattr(inits, name)(jax.random.key(1), shape, jnp.float32)))
+        assert kernel.std() == pytest.approx(wanted, rel=0.04), name
+        assert len({layer.tobytes() for layer in kernel}) == layers, "layers share a draw"
 
 
 @pytest.mark.parametrize(

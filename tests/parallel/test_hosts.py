@@ -55,6 +55,20 @@ def test_a_wrong_flag_ends_any_command_with_code_2(capsys, monkeypatch):
     assert "--coordinator (or JAX_COORDINATOR_ADDRESS)" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("installed", [True, False])
+@pytest.mark.parametrize("platforms, there", [("", False), ("tpu,cpu", False), ("", True)])
+def test_libtpu_is_told_a_slice_only_where_there_is_no_tpu(
+    installed, platforms, there, monkeypatch
+):
+    monkeypatch.setattr(hosts, "sees_tpus", lambda: there)
+    monkeypatch.setattr(hosts.importlib.util, "find_spec", lambda name: installed or None)
+    environment = {"JAX_PLATFORMS": platforms, "TPU_ACCELERATOR_TYPE": "v4-8"}
+    hosts.quiet_libtpu(environment)
+    told = installed and not platforms and not there
+    assert environment.get("TPU_WORKER_HOSTNAMES") == ("localhost" if told else None)
+    assert environment["TPU_ACCELERATOR_TYPE"] == "v4-8"
+
+
 def test_slurm_steps_of_several_tasks_are_joined_and_shells_are_not():
     assert hosts.managed_by(SLURM) == "slurm"
     assert hosts.process_id(SLURM) == 2

@@ -72,6 +72,32 @@ def test_memory_follows_the_micro_batch_not_their_number():
     assert many - few <= 4 * embeddings, "the loss and its gradient hold a few such arrays"
 
 
+@pytest.mark.parametrize(
+    "name, head",
+    [("classify", dict(head_norm="batch")), ("simclr", dict(head={"num_layers": 1}))],
+    ids=["averaged", "cached"],
+)
+def test_batch_statistics_move_once_per_micro_batch_in_turn(name, head):
+    """Running means of rows 0, 2, 4, ... first, then of 1, 3, 5, ...: 0.9 old + 0.1 new each."""
+    method = tiny_method(name, image={"num_layers": 1}, **head)
+    batch = jax.tree.map(jnp.asarray, tiny_batch(B))
+    params, extra = jax.jit(method.init)(jax.random.key(0), batch)
+    inputs = Inputs(extra, batch, example_keys(step_key(0, 3), B), jnp.int32(3))
+    run = lambda p: loss_and_gradient(method, p, {}, inputs, 2)[1].extra  # noqa: E731
+    found = flatten(jax.jit(run)(params)["batch_stats"])
+    rows = np.asarray(jax.jit(method.eval_fns()["features"])(params, extra, batch))
+    if name == "simclr":  # without augmentation both views are the picture
+        kernel = params["head"]["layer1"]["kernel"]
+        rows = np.repeat(rows @ kernel, 2, axis=0)
+        rows = rows.reshape(B, 2, -1)
+    halves = [rows[k::2].reshape(-1, rows.shape[-1]) for k in (0, 1)]
+    mean = 0.9 * 0.1 * halves[0].mean(0) + 0.1 * halves[1].mean(0)
+    var = 0.81 + 0.09 * halves[0].var(0) + 0.1 * halves[1].var(0)
+    prefix = next(path for path in found if path.endswith("/mean")).removesuffix("mean")
+    np.testing.assert_allclose(found[prefix + "mean"], mean, atol=1e-5)
+    np.testing.assert_allclose(found[prefix + "var"], var, atol=1e-5)
+
+
 @dataclasses.dataclass(frozen=True)
 class Regression(Method):
     """An uncoupled toy: noisy squared error; counts its calls in extra."""

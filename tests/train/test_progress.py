@@ -3,7 +3,13 @@
 import pytest
 
 from vlp_jax.train import progress
-from vlp_jax.train.progress import Meter, duration_text, peak_flops, progress_line
+from vlp_jax.train.progress import (
+    Meter,
+    duration_text,
+    evaluation_line,
+    peak_flops,
+    progress_line,
+)
 from vlp_jax.train.workdir import OPERATIONAL, differing_keys, flat_config
 
 
@@ -28,7 +34,8 @@ def test_meter_counts_training_time_only(monkeypatch):
     meter = Meter(batch_size=32, flops=lambda length: 100.0)
     for _ in range(4):
         clock[0] += 1.0
-        meter.step(waited=0.25)
+        meter.wait(0.25)
+        meter.step()
     paused = meter.pause()
     clock[0] += 1000.0  # an evaluation
     meter.resume(paused)
@@ -37,8 +44,30 @@ def test_meter_counts_training_time_only(monkeypatch):
     assert found["step_seconds"] == pytest.approx(1.0) and found["data_wait"] == pytest.approx(0.25)
     assert found["mfu"] == pytest.approx(32 * 300 / 2e6), "forward and backward, both devices"
     clock[0] += 2.0
-    meter.step(0.0)
+    meter.step()
     assert meter.report()["examples_per_s"] == pytest.approx(16.0), "a report starts anew"
+
+
+def test_a_slow_batch_counts_in_the_report_that_saw_it(monkeypatch):
+    """The loop's order: wait for a batch, dispatch, report the step before, count this one."""
+    clock = [0.0]
+    monkeypatch.setattr(progress.time, "perf_counter", lambda: clock[0])
+    feed = iter([9.0, 0.1, 0.1])
+
+    def next_batch():
+        seconds = next(feed)
+        clock[0] += seconds
+        meter.wait(seconds)
+
+    meter = Meter(32, lambda length: 0.0)
+    shares = []
+    for step in range(3):
+        next_batch()
+        clock[0] += 0.9
+        if step:
+            shares.append(meter.report()["data_wait"])
+        meter.step()
+    assert shares == pytest.approx([9.1 / 10.9, 0.1])
 
 
 def test_mfu_is_hidden_where_the_device_is_unknown():
@@ -51,6 +80,11 @@ def test_progress_line_says_what_a_person_wants_to_know():
     assert line == "step 120/2000  loss 3.2141  lr 1.00e-03  1234 ex/s  wait 2%  ETA 15:40"
     more = progress_line(120, 2000, {**scalars, "mfu": 0.512, "skipped": 3.0})
     assert "MFU 51.2%  skipped 3  ETA" in more
+
+
+def test_an_evaluation_is_a_line_of_words():
+    metrics = {"top1_k1": 0.123456, "chance_top1": 0.1, "median_rank": 12.0}
+    assert evaluation_line("knn", metrics) == "knn  top1_k1 0.1235  median_rank 12"
 
 
 def test_configs_are_compared_by_what_they_compute():

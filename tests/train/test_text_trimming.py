@@ -77,8 +77,9 @@ def test_one_program_per_length_compiled_outside_the_measured_time(make_trainer,
     trainer.pipeline.buckets.at = lambda step: (8, 10)[step % 2]
     loop, clock, steps = loop_of(trainer, tmp_path), [0.0], []
     loop.meter.pause, loop.meter.resume = lambda: clock[0], lambda start: steps.append("out")
-    loop.meter.step = lambda waited, length: steps.append(length)
+    loop.meter.step, loop.meter.wait = steps.append, lambda seconds: steps.append("wait")
     loop.run()
     assert list(trainer._programs) == [8, 10] and len(lines(tmp_path)) == 4
-    measured = [s for s in steps if s != "out"]
-    assert measured == [8, 10, 8, 10] and steps[:2] == ["out", 8]
+    measured = [s for s in steps if s not in ("out", "wait")]
+    assert measured == [8, 10, 8, 10] and steps[:3] == ["wait", "out", 8]
+    assert steps.count("wait") == 4

@@ -112,9 +112,17 @@ def show(args: argparse.Namespace, title: str, columns: Sequence[str], rows: Seq
     console = Console(markup=False, highlight=False)
     table = Table(*(Column(name, overflow="fold") for name in columns))
     for row in rows:
-        table.add_row(*(str(cell) for cell in row))
+        table.add_row(*map(_cell, row))
     console.print(title)
-    console.print(table)
+    if rows:
+        console.print(table)
+
+
+def _cell(value: Any) -> str:
+    """{'truncated': 2} -> `truncated 2`; nothing for what is empty."""
+    if isinstance(value, Mapping):
+        return "  ".join(f"{name} {_cell(item)}" for name, item in value.items())
+    return str(value)
 
 
 def _reasons(damage: Sequence) -> dict[str, int]:
@@ -148,7 +156,7 @@ def run_index(args: argparse.Namespace) -> tuple[int, dict[str, Any]]:
         }
         for path, stored, index in source.stored
     ]
-    cells = [[r["shard"], r["samples"], r["tokens"], r["bytes"], r["damaged"] or ""] for r in rows]
+    cells = [[r["shard"], r["samples"], r["tokens"], r["bytes"], r["damaged"]] for r in rows]
     show(args, "index", ("shard", "samples", "caption tokens", "bytes", "damaged"), cells)
     report = {"path": args.path, "samples": len(source), "damaged": _reasons(source.damage)}
     seconds = round(time.perf_counter() - start, 3)

@@ -109,7 +109,8 @@ def first_process() -> bool:
 
 def start_jax(heartbeat: float = 60.0) -> None:
     """Turns on the persistent compilation cache (unless JAX_COMPILATION_CACHE_DIR chooses another)
-    and the log; joins the job where this process is one of several (parallel/hosts.py).
+    and the log; keeps libtpu silent where there is no TPU; joins the job where this process is one
+    of several (parallel/hosts.py).
 
     Args:
       heartbeat: seconds of silence after which another process counts as dead.
@@ -125,8 +126,9 @@ def start_jax(heartbeat: float = 60.0) -> None:
         jax.config.update("jax_compilation_cache_dir", os.path.join(cache, "vlp_jax", "xla"))
     if not os.environ.get("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"):
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 1.0)
-    from vlp_jax.parallel.hosts import join
+    from vlp_jax.parallel.hosts import join, quiet_libtpu
 
+    quiet_libtpu()
     join(heartbeat)
 
 

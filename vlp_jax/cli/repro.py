@@ -59,13 +59,12 @@ def main(argv: list[str]) -> int:
       UserError: a mistake in the flags or in any cell's config, before anything is trained.
     """
     from vlp_jax.cli.config import split_overrides
-    from vlp_jax.cli.study import data_set, load_study, studies
+    from vlp_jax.cli.study import data_set, load_study
 
     rest, overrides = split_overrides(argv)
     args = parser().parse_args(rest)
     if not args.study:
-        print("\n".join(studies()))
-        return 0
+        return list_studies(args)
     study = load_study(args.study, args.full, data_set(args.data))
     names = chosen(args.only, list(study.cells))
     if args.seeds < 1:
@@ -88,6 +87,26 @@ def main(argv: list[str]) -> int:
     if args.json:
         print_json(outcome)
     return int(False in outcome["trends"].values())
+
+
+def list_studies(args: argparse.Namespace) -> int:
+    """Prints a line for each study: name, minutes of the small form (with --full the number of its
+    runs), title. Returns 0.
+    """
+    from vlp_jax.cli.output import print_json
+    from vlp_jax.cli.study import DataSet, load_study, studies
+
+    found = []
+    for name in studies():
+        study = load_study(name, args.full, DataSet())
+        row = {"study": name, "title": study.title, "cells": len(study.cells)}
+        found.append(row | {"minutes": study.minutes or None})
+    for row in found:
+        cost = f"{row['minutes']} min" if row["minutes"] else f"{row['cells']} runs"
+        print(f"{row['study']:<{max(map(len, studies()))}}  {cost:>7}  {row['title']}")
+    if args.json:
+        print_json({"full": args.full, "studies": found})
+    return 0
 
 
 def chosen(only: str, cells: list[str]) -> list[str]:

@@ -149,6 +149,7 @@ class Study:
       columns: name -> what is shown.
       trends: what must hold.
       follow_ups: runs on each finished cell, whose workdir is `{run}` in theirs.
+      minutes: at most, of this form with one seed on two cores; 0: unknown.
     """
 
     title: str
@@ -157,6 +158,7 @@ class Study:
     columns: Mapping[str, Column]
     trends: tuple[Trend, ...]
     follow_ups: Mapping[str, Run] = dataclasses.field(default_factory=dict)
+    minutes: int = 0
 
     def config(self, name: str, seed: int, more: Mapping[str, str]) -> ConfigDict:
         """The config of a cell: its own, with the study's evaluators at the end and `seed`."""

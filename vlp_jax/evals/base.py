@@ -28,6 +28,7 @@ EVALUATORS = {
     "probe": "vlp_jax.evals.probe:Probe",
     "knn": "vlp_jax.evals.knn:NearestNeighbours",
     "pretext": "vlp_jax.evals.pretext:PretextTask",
+    "neighbours": "vlp_jax.evals.neighbours:Neighbours",
 }
 
 

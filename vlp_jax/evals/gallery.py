@@ -39,6 +39,9 @@ def draw_results(
         if "panels" in result.details:
             panels, titles = result.details["panels"], result.details["titles"]
             drawn[f"{name}: answers"] = panel_sheet(panels, titles, f"{stem}_panels.png", name)
+        if "neighbours" in result.details:
+            caption = f"{name}: pictures and those nearest to them"
+            drawn[caption] = draw_neighbours(result, f"{stem}_neighbours.png", caption)
         for row in result.tables.get("per_class", [])[:1]:
             key = "recall" if "recall" in row else "ap"
             path = f"{stem}_per_class.png"
@@ -68,6 +71,7 @@ def draw_retrieval(result: Result, name: str, stem: str, scale: float) -> dict[s
         details["text"][text_of[some]],
         f"{stem}_space.png",
         [pairs.texts[u] for u in text_of[some]],
+        thumbnail=lambda i: _load(result, some[[i]])[int(some[i])],
     )
     for way, title in WAYS.items():
         entries = details[way]
@@ -75,6 +79,15 @@ def draw_retrieval(result: Result, name: str, stem: str, scale: float) -> dict[s
         pictures = _load(result, rows_in(entries))
         drawn[caption] = contact_sheet(entries, pictures, f"{stem}_{way}.png", caption)
     return drawn
+
+
+def draw_neighbours(result: Result, out: str, title: str) -> str:
+    """A row for each picture, the nearest first; returns the path of the PNG."""
+    rows = result.details["neighbours"]
+    pictures = _load(result, np.unique(rows))
+    panels = np.stack([[pictures[i] for i in row] for row in rows.tolist()])
+    titles = ("picture", "nearest", *map(str, range(2, rows.shape[1])))
+    return panel_sheet(panels / 255, titles, out, title)
 
 
 def evenly(total: int, count: int) -> np.ndarray:

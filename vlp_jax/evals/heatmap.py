@@ -55,7 +55,7 @@ def similarity_table(
         show_picture(header, picture)
     title = "Which prompt does each picture choose?"
     figure.text(0.15 / width, 1 - 0.3 / height, title, fontsize=12, weight="bold")
-    note = "Softmax over the prompts of a row; bold: the choice"
+    note = f"Softmax of {scale:.4g} x cosine over the prompts of a row; bold: the choice"
     note += "; framed: the right prompt" if len(right) else ""
     figure.text(0.15 / width, 0.3 / height, note, fontsize=8.5)
     return save(figure, out)

@@ -6,10 +6,12 @@ it.
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from matplotlib.offsetbox import AnnotationBbox, OffsetImage
+from matplotlib.transforms import Bbox
 
 from vlp_jax.core.errors import UserError
 from vlp_jax.evals.canvas import (
@@ -119,15 +121,32 @@ def principal_plane(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return plane, singular[:2] ** 2 / max(np.sum(singular**2), 1e-12)
 
 
+FEW = 20  # pairs of which every label and every thumbnail is shown
+SIDE = 30  # points, of a thumbnail
+SHIFTS = ((0, 0), (0, 1), (1, 0), (0, -1), (-1, 0), (1, 1), (1, -1), (-1, -1), (-1, 1))
+# Where a label may stand beside its point: offset in points, how it is aligned.
+PLACES = (
+    *((6, 5, "left", "bottom"), (-6, 5, "right", "bottom")),
+    *((6, -5, "left", "top"), (-6, -5, "right", "top")),
+    *((0, 8, "center", "bottom"), (0, -8, "center", "top")),
+)
+
+
 @literal_text
 def shared_space(
-    image: np.ndarray, text: np.ndarray, out: str, labels: Sequence[str] = (), named: int = 12
+    image: np.ndarray,
+    text: np.ndarray,
+    out: str,
+    labels: Sequence[str] = (),
+    named: int = 12,
+    thumbnail: Callable[[int], np.ndarray] | None = None,
 ) -> str:
     """PCA of both modalities together, a line from each picture to its own text.
 
     image, text: float32[N, D], unit norm, row i of one belongs to row i of the other. labels: N
-    texts, of which `named`, spread over the plane, are written beside their point. Returns the path
-    of the PNG.
+    texts, written beside their points; thumbnail: row -> uint8[S, S, 3], drawn over the picture's
+    point. Of more than FEW pairs `named`, spread over the plane, have both. Returns the path of the
+    PNG.
     """
     plane, share = principal_plane(np.concatenate([image, text]))
     left, right = plane[: len(image)], plane[len(image) :]
@@ -149,39 +168,107 @@ def shared_space(
     axes.set_ylabel(f"axis 2, {share[1]:.0%} of the variance")
     axes.legend(frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
     plain_axes(axes)
-    axes.margins(x=0.16)
+    axes.margins(x=0.16, y=0.08)
     figure.tight_layout()
     if len(labels):
-        _name_points(axes, right, labels, named)
+        _Marks(axes).add(left, right, labels, named, thumbnail)
     return save(figure, out)
 
 
-def _name_points(axes: Any, points: np.ndarray, labels: Sequence[str], count: int) -> None:
-    """Writes labels beside their points, the outermost first, leaving out those that would
-    overlap."""
-    middle = points.mean(axis=0)
-    taken: list[Any] = []
-    for i in np.argsort(-np.linalg.norm(points - middle, axis=1), kind="stable"):
-        if len(taken) == count:
-            break
-        is_right = points[i, 0] > middle[0]
-        label = axes.annotate(
-            printable(labels[i], 28),
-            points[i],
-            (6 if is_right else -6, 5),
-            textcoords="offset points",
-            ha="left" if is_right else "right",
-            fontsize=8,
-            color="#333333",
-            bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 0.8},
-            zorder=4,
-        )
-        box = label.get_window_extent().padded(4)
-        inside = axes.bbox.x0 <= box.x0 and box.x1 <= axes.bbox.x1
-        if not inside or any(box.overlaps(other) for other in taken):
-            label.remove()
+class _Marks:
+    """Labels and thumbnails of a plane, and the boxes that they take."""
+
+    def __init__(self, axes: Any) -> None:
+        self.axes, self.renderer = axes, axes.figure.canvas.get_renderer()
+        self.taken: list[Any] = []
+
+    def add(
+        self,
+        pictures: np.ndarray,
+        texts: np.ndarray,
+        labels: Sequence[str],
+        count: int,
+        thumbnail: Callable[[int], np.ndarray] | None,
+    ) -> None:
+        """Marks pairs, the outermost text first: all of few, else `count` of those that overlap
+        nothing.
+        """
+        middle = texts.mean(axis=0)
+        order = np.argsort(-np.linalg.norm(texts - middle, axis=1), kind="stable").tolist()
+        outward = (texts[:, 0] <= middle[0]).astype(int)  # 0: a label to the right
+        if len(texts) <= FEW:
+            self._reserve(texts)
+            for i in order if thumbnail else ():
+                picture = thumbnail(i)
+                self._best([self._picture(pictures[i], picture, shift) for shift in SHIFTS])
+            for i in order:
+                places = sorted(
+                    PLACES, key=lambda place, i=i: PLACES.index(place) % 2 != outward[i]
+                )
+                self._best([self._words(texts[i], labels[i], place) for place in places])
+            return
+        for i in order:
+            pair = [self._words(texts[i], labels[i], PLACES[outward[i]])]
+            pair += [self._picture(pictures[i], thumbnail(i))] if thumbnail else []
+            count -= self._free(pair)
+            if not count:
+                break
+
+    def _reserve(self, points: np.ndarray) -> None:
+        """Labels and thumbnails keep off these points."""
+        places = self.axes.transData.transform(points)
+        self.taken += [Bbox.from_extents(x - 3, y - 3, x + 3, y + 3) for x, y in places]
+
+    def _best(self, marks: Sequence[Any]) -> None:
+        """Keeps the mark that covers least, the first of equals."""
+        best = min(marks, key=self._clashes)
+        for mark in marks:
+            if mark is not best:
+                mark.remove()
+        self.taken.append(self._box(best))
+
+    def _free(self, marks: Sequence[Any]) -> bool:
+        """Keeps marks where they cover nothing, neither one another; else removes them all."""
+        boxes = [self._box(mark) for mark in marks]
+        is_free = not any(map(self._clashes, marks)) and not boxes[0].count_overlaps(boxes[1:])
+        if is_free:
+            self.taken += boxes
         else:
-            taken.append(box)
+            for mark in marks:
+                mark.remove()
+        return is_free
+
+    def _words(self, point: np.ndarray, label: str, place: tuple[int, int, str, str]) -> Any:
+        x, y, across, up = place
+        how = dict(textcoords="offset points", ha=across, va=up, fontsize=8, color="#333333")
+        box = {"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 0.8}
+        return self.axes.annotate(printable(label, 28), point, (x, y), bbox=box, zorder=5, **how)
+
+    def _picture(
+        self, point: np.ndarray, picture: np.ndarray, shift: tuple[int, int] = (0, 0)
+    ) -> Any:
+        image = OffsetImage(picture, zoom=SIDE / len(picture))
+        away = tuple(1.3 * SIDE * step for step in shift)
+        how = dict(pad=0.1, bboxprops={"edgecolor": BLUE, "linewidth": 1}, zorder=4)
+        line = {"arrowstyle": "-", "color": BLUE} if any(shift) else None
+        box = AnnotationBbox(image, point, away, boxcoords="offset points", arrowprops=line, **how)
+        return self.axes.add_artist(box)
+
+    def _box(self, mark: Any) -> Any:
+        part = mark.patch if isinstance(mark, AnnotationBbox) else mark  # without its line
+        if part is not mark:
+            mark.update_positions(self.renderer)
+        return part.get_window_extent(self.renderer).padded(3)
+
+    def _clashes(self, mark: Any) -> float:
+        """Pixels of other marks that it covers; infinite where it leaves the frame."""
+        box, frame = self._box(mark), self.axes.bbox
+        if not (frame.x0 <= box.x0 and box.x1 <= frame.x1):
+            return np.inf
+        if not (frame.y0 <= box.y0 and box.y1 <= frame.y1):
+            return np.inf
+        shared = (box.intersection(box, other) for other in self.taken)
+        return sum(part.width * part.height for part in shared if part is not None)
 
 
 @literal_text

@@ -16,7 +16,7 @@ from vlp_jax.data.source import Source
 from vlp_jax.evals.base import EvalContext, EvalFn, HostBatch, Result, require_fns
 from vlp_jax.evals.samples import embed_pictures, open_samples
 
-TITLES = ("input", "mask", "output", "target")
+TITLES = ("input", "mask (white: hidden)", "output", "target")
 
 
 @dataclasses.dataclass(frozen=True)

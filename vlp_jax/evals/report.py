@@ -65,6 +65,8 @@ def metric_rows(metrics: Mapping[str, float]) -> list[dict[str, Any]]:
         if not name.startswith("chance_"):
             chance = metrics.get(f"chance_{name}", metrics.get(f"chance_{name.split('_')[0]}"))
             rows.append({"metric": name, "value": value, "chance": chance})
+    if all(row["chance"] is None for row in rows):
+        return [{"metric": row["metric"], "value": row["value"]} for row in rows]
     return rows
 
 
@@ -79,8 +81,9 @@ def print_results(
         for title, table in result.tables.items():
             left = f" (first {rows} of {len(table)})" if len(table) > rows else ""
             _print_table(console, f"{name}: {title}{left}", table[:rows])
-        settings = result.details.get("protocol", {})
-        console.print(f"[dim]{_settings(settings)}[/dim]\n", highlight=False)
+        settings = _settings(result.details.get("protocol", {}))
+        if settings:
+            console.print(settings + "\n", style="dim", highlight=False, markup=False)
 
 
 def _print_table(console: Console, title: str, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -95,9 +98,16 @@ def _print_table(console: Console, title: str, rows: Sequence[Mapping[str, Any]]
 
 
 def _settings(protocol: Mapping[str, Any]) -> str:
-    return "; ".join(
-        f"{key}: {value if value != '' else 'none'}" for key, value in protocol.items()
-    )
+    """`key: value; ...` in words: lists and sections without brackets and quotes."""
+    return "; ".join(f"{key}: {_words(value)}" for key, value in protocol.items())
+
+
+def _words(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key} {_words(item)}" for key, item in value.items()) or "none"
+    if isinstance(value, list | tuple | np.ndarray):
+        return ", ".join(map(_words, value)) or "none"
+    return "none" if value is None or value == "" else str(value)
 
 
 def markdown_table(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -124,9 +134,13 @@ def write_markdown(
     """A page of all results; pictures: {caption: path of the PNG}, linked relative to the page."""
     parts = [f"# {title}", intro] if intro else [f"# {title}"]
     for name, result in results.items():
-        parts.append(f"## {name}\n\n{markdown_table(metric_rows(result.metrics))}")
+        metrics = metric_rows(result.metrics)
+        parts.append(f"## {name}")
+        parts += [markdown_table(metrics)] if metrics else []
         parts += [
-            f"### {name}: {key}\n\n{markdown_table(rows)}" for key, rows in result.tables.items()
+            f"### {name}: {key}\n\n{markdown_table(rows)}"
+            for key, rows in result.tables.items()
+            if rows
         ]
         if result.details.get("protocol"):
             parts.append(f"Settings: {_settings(result.details['protocol'])}")

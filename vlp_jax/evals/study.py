@@ -39,8 +39,10 @@ def write_study(
     console = console or Console()
     rows, verdicts = cell_rows(outcome["cells"]), trend_rows(outcome["trends"])
     for heading, part in ((title, rows), ("trends", verdicts)):
+        if not part:
+            continue
         table = Table(title=heading, title_justify="left", header_style="bold")
-        for key in part[0] if part else ():
+        for key in part[0]:
             table.add_column(key, justify="left" if key in ("cell", "trend") else "right")
         for row in part:
             red = {"style": "bold red"} if "FAIL" in row.values() else {}
@@ -54,7 +56,7 @@ def write_study(
     if any(cell.get("sampling") for cell in outcome["cells"].values()):
         made += " In brackets: the standard error that comes of the test pictures."
     parts = [f"# {title}", made, markdown_table(rows), markdown_table(verdicts), "![](figure.png)"]
-    write_text(os.path.join(folder, "report.md"), "\n\n".join(parts) + "\n")
+    write_text(os.path.join(folder, "report.md"), "\n\n".join(filter(None, parts)) + "\n")
     console.print(f"results.json, report.md and figure.png in {folder}")
 
 
@@ -66,25 +68,32 @@ def column_titles(cells: Mapping[str, Mapping[str, Any]]) -> list[str]:
 
 
 def cell_rows(cells: Mapping[str, Mapping[str, Any]]) -> list[dict[str, str]]:
-    """Rows of {cell, `COLUMN paper`, `COLUMN ours`}, the seeds' spread after a plus-minus sign, the
-    error that comes of the test pictures in brackets.
+    """Rows of {cell, `COLUMN: paper`, `COLUMN: ours`}, the seeds' spread after a plus-minus sign,
+    the error that comes of the test pictures in brackets; a side on which no cell has a number is
+    left out.
     """
 
     def shown(number: float | None) -> str:
         return "" if number is None else f"{number:.4g}" if number >= 1000 else f"{number:.1f}"
 
-    rows = []
-    for name, cell in cells.items():
-        row = {"cell": name}
-        for title in column_titles(cells):
-            spread, sampling = (cell.get(k, {}).get(title) for k in ("spread", "sampling"))
-            row[f"{title}: paper"] = shown(cell["paper"].get(title))
-            row[f"{title}: ours"] = shown(cell["ours"].get(title)) + (
-                "" if spread is None else f" ± {shown(spread)}"
-            )
-            row[f"{title}: ours"] += "" if sampling is None else f" (± {shown(sampling)})"
-        rows.append(row)
-    return rows
+    def entry(cell: Mapping[str, Any], title: str, side: str) -> str:
+        ours = side == "ours"
+        spread, sampling = (
+            cell.get(k, {}).get(title) if ours else None for k in ("spread", "sampling")
+        )
+        text = shown(cell[side].get(title)) + ("" if spread is None else f" ± {shown(spread)}")
+        return text + ("" if sampling is None else f" (± {shown(sampling)})")
+
+    columns = [
+        (title, side)
+        for title in column_titles(cells)
+        for side in ("paper", "ours")
+        if any(title in cell[side] for cell in cells.values())
+    ]
+    return [
+        {"cell": name, **{f"{title}: {side}": entry(cell, title, side) for title, side in columns}}
+        for name, cell in cells.items()
+    ]
 
 
 def trend_rows(trends: Mapping[str, bool | None]) -> list[dict[str, str]]:

@@ -76,8 +76,8 @@ def invert(image: Array, level: Array, sign: Array) -> Array:
 
 
 def posterize(image: Array, level: Array, sign: Array) -> Array:
-    """Keeps the 4 to 1 highest bits."""
-    width = 2.0 ** jnp.minimum(7, 4 + jnp.floor(level / LEVELS * 4))
+    """Keeps the 4 to 1 highest bits; at level 10 none, which is black, as in the recipe."""
+    width = 2.0 ** (4 + jnp.floor(level / LEVELS * 4))
     return jnp.floor(image / width) * width
 
 

@@ -9,13 +9,14 @@ this order; the last two are JAX's own detection. The file exists as the one pla
 import contextlib
 import dataclasses
 import hashlib
+import importlib.util
 import itertools
 import json
 import logging
 import os
 import sys
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, MutableMapping, Sequence
 
 from vlp_jax.core.errors import RunError, UserError
 from vlp_jax.parallel import pulse
@@ -27,6 +28,8 @@ FLAGS = {
     "--num-processes": "JAX_NUM_PROCESSES",
     "--process-id": "JAX_PROCESS_ID",
 }
+# What libtpu asks a TPU's metadata server for, where there is none: any slice that it knows.
+ANY_SLICE = {"TPU_WORKER_HOSTNAMES": "localhost", "TPU_ACCELERATOR_TYPE": "v5litepod-4"}
 # All that JAX's own detection of a Slurm step reads.
 _SLURM = ("JOB_ID", "STEP_NODELIST", "NTASKS", "PROCID", "LOCALID")
 JOIN_SECONDS = 300  # how long a process waits for the others to appear; jax's own default
@@ -76,11 +79,27 @@ def managed_by(environment: Mapping[str, str]) -> str:
     tasks = environment.get("SLURM_STEP_NUM_TASKS", environment.get("SLURM_NTASKS", "1"))
     if all(f"SLURM_{name}" in environment for name in _SLURM) and tasks not in ("", "0", "1"):
         return "slurm"
+    wanted = environment.get("JAX_PLATFORMS", "")
+    return "tpu" if sees_tpus() and (not wanted or "tpu" in wanted) else ""
+
+
+def sees_tpus() -> bool:
+    """Whether JAX found TPUs on this machine, and libtpu to run them."""
     from jax._src import cloud_tpu_init  # set on import of jax from the PCI bus, not the network
 
-    wanted = environment.get("JAX_PLATFORMS", "")
-    on_tpu = getattr(cloud_tpu_init, "running_in_cloud_tpu_vm", False)
-    return "tpu" if on_tpu and (not wanted or "tpu" in wanted) else ""
+    return getattr(cloud_tpu_init, "running_in_cloud_tpu_vm", False)
+
+
+def quiet_libtpu(environment: MutableMapping[str, str] = os.environ) -> None:
+    """Tells libtpu a slice where it is installed and no TPU is there; before JAX looks for devices.
+
+    It finds none all the same, but without asking; else it prints that it cannot tell which slice
+    this is. Nothing that is set already is changed.
+    """
+    wanted = "tpu" in environment.get("JAX_PLATFORMS", "")
+    if importlib.util.find_spec("libtpu") and not sees_tpus() and not wanted:
+        for name, value in ANY_SLICE.items():
+            environment.setdefault(name, value)
 
 
 def process_id(environment: Mapping[str, str]) -> int:

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from vlp_jax.core.errors import UserError, nearest
+from vlp_jax.parallel.hosts import ANY_SLICE
 
 
 class Chip(NamedTuple):
@@ -73,8 +74,8 @@ def prepare(name: str) -> None:
             )
         os.environ["TPU_SKIP_MDS_QUERY"] = "1"
         os.environ["ALLOW_MULTIPLE_LIBTPU_LOAD"] = "1"
-        os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
-        os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5litepod-4")  # any known one: no plan asks
+        for name, value in ANY_SLICE.items():  # no plan asks for it
+            os.environ.setdefault(name, value)
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 

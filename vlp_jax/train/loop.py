@@ -27,7 +27,7 @@ from vlp_jax.train.evaluate import run_evaluators, scalars
 from vlp_jax.train.going_back import give_up
 from vlp_jax.train.metrics import Held, Writers, logged, open_writers
 from vlp_jax.train.preemption import Preempted, StopSignal
-from vlp_jax.train.progress import Meter, progress_line, show
+from vlp_jax.train.progress import Meter, evaluation_line, progress_line, show
 from vlp_jax.train.state import State, eval_params
 from vlp_jax.train.trainer import Trainer
 
@@ -97,9 +97,10 @@ class Loop:
                     self._save_when_due()
                     self.watchdog.mark(self.step, "data")
                     batch = next(feed)
+                    self.meter.wait(feed.waited)
                     self._prepare(batch)
                     self.watchdog.mark(self.step, "step")
-                    self._train_step(step, batch, feed.waited)
+                    self._train_step(step, batch)
                     if stop.requested(self.step) and self.step < total:
                         self._stop()
                 self._save()  # under way first: an evaluation that fails costs no training
@@ -118,7 +119,7 @@ class Loop:
         self.trainer.program(batch)
         self.meter.resume(paused)
 
-    def _train_step(self, step: Callable, batch: dict[str, jax.Array], waited: float) -> None:
+    def _train_step(self, step: Callable, batch: dict[str, jax.Array]) -> None:
         with jax.transfer_guard("disallow"):
             self.state, metrics = step(self.state, batch)
         if self._one_at_a_time:
@@ -126,7 +127,7 @@ class Loop:
         self.step += 1
         self._log_pending()
         self._pending, self.loss = (self.step, metrics), metrics["loss"]
-        self.meter.step(waited, batch["text"].shape[1] if "text" in batch else None)
+        self.meter.step(batch["text"].shape[1] if "text" in batch else None)
 
     def _log_pending(self) -> None:
         """Reads and writes the previous step's metrics when that step is a logged one."""
@@ -183,7 +184,8 @@ class Loop:
         if self.step < self.trainer.steps or self.step > self.start:  # not of a finished run again
             self.writers.write(self.step, values)
         if jax.process_index() == 0:
-            log.info("step %d: %s", self.step, {k: round(v, 4) for k, v in values.items()})
+            for name, result in self.results.items():
+                log.info("step %d  %s", self.step, evaluation_line(name, result.metrics))
         self.meter.resume(paused)
 
     def _save_when_due(self) -> None:

@@ -7,7 +7,7 @@ The file exists so that the loop measures and this prints.
 import functools
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import jax
 
@@ -61,10 +61,15 @@ class Meter:
         self._since, self._steps, self._waited = time.perf_counter(), 0, 0.0
         self._done = 0.0
 
-    def step(self, waited: float, text_length: int | None = None) -> None:
-        """Counts one step that waited so many seconds for its batch, of texts that long."""
+    def wait(self, seconds: float) -> None:
+        """Counts a wait for a batch that has just ended: told later, it could fall between two
+        reports and make the second one's waits longer than its time.
+        """
+        self._waited += seconds
+
+    def step(self, text_length: int | None = None) -> None:
+        """Counts one step, of texts that long."""
         self._steps += 1
-        self._waited += waited
         self._done += 3 * self._flops(text_length) * self._batch
 
     def report(self) -> dict[str, float]:
@@ -101,6 +106,14 @@ def progress_line(step: int, total: int, scalars: dict[str, float]) -> str:
     if scalars.get("skipped"):
         parts.append(f"skipped {scalars['skipped']:.0f}")
     return "  ".join([*parts, f"ETA {duration_text(left)}"])
+
+
+def evaluation_line(name: str, metrics: Mapping[str, float]) -> str:
+    """One line of an evaluator's numbers, e.g. `knn  top1_k1 0.41  majority_top1 0.2`; chance
+    levels are left to the report.
+    """
+    shown = {key: value for key, value in metrics.items() if not key.startswith("chance_")}
+    return "  ".join([name, *(f"{key} {value:.4g}" for key, value in shown.items())])
 
 
 def show(line: str, last: bool = False) -> None:
