@@ -21,8 +21,6 @@ def test_an_examples_key_does_not_depend_on_the_batch_it_is_in():
 def test_steps_seeds_and_names_all_matter():
     keys = [step_key(seed, step) for seed in (0, 1) for step in (0, 1)]
     keys += [fold(keys[0], name) for name in ("image", "text", 0, 1)]
-    root = jax.random.key(0)  # what first weights are drawn from, folded by small numbers
-    keys += [root, *(jax.random.fold_in(root, part) for part in (0, 1))]
     assert len({bits(key).tobytes() for key in keys}) == len(keys)
 
 

@@ -15,8 +15,8 @@ from vlp_jax.core.types import Array
 
 
 def step_key(seed: int, step: Array | int) -> Array:
-    """Returns the key of one training step; those of the first weights are others. key[]"""
-    return jax.random.fold_in(fold(jax.random.key(seed), "step"), step)
+    """Returns the key of one training step. key[]"""
+    return jax.random.fold_in(jax.random.key(seed), step)
 
 
 def example_keys(key: Array, batch_size: int) -> Array:
