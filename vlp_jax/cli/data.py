@@ -122,7 +122,7 @@ def _cell(value: Any) -> str:
     """{'truncated': 2} -> `truncated 2`; nothing for what is empty."""
     if isinstance(value, Mapping):
         return "  ".join(f"{name} {_cell(item)}" for name, item in value.items())
-    return str(value)
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def _reasons(damage: Sequence) -> dict[str, int]:
@@ -212,14 +212,7 @@ def run_stats(args: argparse.Namespace) -> tuple[int, dict[str, Any]]:
     def short(text: str) -> str:
         return text if len(text) <= 200 else text[:199] + "…"
 
-    def text(value: Any) -> str:
-        if isinstance(value, Mapping):
-            return "  ".join(
-                f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in value.items()
-            )
-        return str(value)
-
-    show(args, args.path, ("what", "value"), [[k, text(v)] for k, v in report.items()])
+    show(args, args.path, ("what", "value"), list(report.items()))
     cells = [
         [
             short(c["caption"]),
