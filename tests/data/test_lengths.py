@@ -16,10 +16,11 @@ from vlp_jax.core.errors import RunError, UserError
 from vlp_jax.data import lengths
 from vlp_jax.data.array_record import write_array_record
 from vlp_jax.data.caption import CaptionSpec
-from vlp_jax.data.lengths import Buckets, LengthCounter, _stamp, check_buckets, load_lengths
+from vlp_jax.data.lengths import Buckets, LengthCounter, check_buckets, load_lengths
 from vlp_jax.data.mixture import open_pool
 from vlp_jax.data.pipeline import TrainPipeline
 from vlp_jax.data.source import open_source
+from vlp_jax.data.subset import Subset
 from vlp_jax.data.text import load_tokenizer
 
 N, CONTEXT = 24, 40
@@ -191,19 +192,20 @@ def test_edited_captions_are_counted_anew_at_the_next_start(tmp_path, monkeypatc
     assert len(caplog.records) == 1
 
 
+def _stamp(source):
+    return getattr(source, "stamp", "")
+
+
 def test_mixtures_and_parts_have_the_stamps_of_their_sources(tmp_path):
     folders = [captions(tmp_path / name) for name in "ab"]
     mixed = open_pool(",".join(folders))
     tar = open_pool(f"{write(tmp_path)},{tmp_path / 'x.tar'}")
     assert not _stamp(tar) and not _stamp(tar.sources[0]), "an index knows the captions"
-
-    class Part:
-        whole = mixed
-
+    part = Subset(mixed, np.arange(3))
     before = _stamp(mixed)
-    assert before == _stamp(Part()) == _stamp(open_pool(",".join(folders))) != ""
+    assert before == _stamp(part) == _stamp(open_pool(",".join(folders))) != ""
     captions(tmp_path / "b", changed=(7,))
-    assert _stamp(mixed) == _stamp(Part()) != before
+    assert _stamp(mixed) == _stamp(part) != before
     bare = tmp_path / "flat"
     bare.mkdir()
     (bare / "a.png").write_bytes(PICTURE)

@@ -6,7 +6,6 @@ and the question whether a picture was trained on see neither file names nor ord
 
 import logging
 import os
-import tempfile
 import time
 import zlib
 from concurrent.futures import ThreadPoolExecutor
@@ -14,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from vlp_jax.data import kept
 from vlp_jax.data.damage import DamagedSample
 from vlp_jax.data.source import Source, digest
 
@@ -40,17 +40,13 @@ def contents(source: Source, rows: np.ndarray | None = None) -> np.ndarray:
     own = getattr(source, "contents", None)  # tars, and what is made of other sources
     if own is not None:
         return own(rows)
-    path = _path(source, rows)
-    if len(rows) >= _KEPT:
-        try:
-            found = np.load(path, allow_pickle=False)
-            if found.shape == rows.shape and found.dtype == np.uint64:
-                return found
-        except (OSError, ValueError, EOFError):
-            pass
-    found = _read(source, rows)
-    if len(rows) >= _KEPT:
-        _save(found, path)
+    name = digest([source.fingerprint, rows.astype(np.int64).tobytes()])
+    path = os.path.join(kept.folder("content"), f"{name}.npy")
+    found = kept.read(path, len(rows), np.uint64) if len(rows) >= _KEPT else None
+    if found is None:
+        found = _read(source, rows)
+        if len(rows) >= _KEPT:
+            kept.save(found, path, "checksums of pictures")
     return found
 
 
@@ -73,20 +69,3 @@ def _read(source: Source, rows: np.ndarray) -> np.ndarray:
                 share = 100 * (start + len(some)) / len(rows)
                 _log.info("reading the checksums of %s pictures: %.0f %%", f"{len(rows):,}", share)
     return found
-
-
-def _path(source: Source, rows: np.ndarray) -> str:
-    root = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
-    name = digest([source.fingerprint, rows.astype(np.int64).tobytes()])
-    return os.path.join(root, "vlp_jax", "content", name + ".npy")
-
-
-def _save(found: np.ndarray, path: str) -> None:
-    try:
-        os.makedirs(os.path.dirname(path), exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=os.path.dirname(path), suffix=".tmp")
-        with os.fdopen(handle, "wb") as file:
-            np.save(file, found)
-        os.replace(temporary, path)  # whole or not at all, whoever else reads
-    except OSError as error:
-        _log.warning("checksums of pictures are not kept: %s", error)

@@ -9,7 +9,6 @@ import glob
 import logging
 import multiprocessing
 import os
-import tempfile
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -20,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from vlp_jax.core.errors import RunError, UserError
+from vlp_jax.data import kept
 from vlp_jax.data.caption import CaptionSpec, candidates
 from vlp_jax.data.damage import DamagedSample
 from vlp_jax.data.source import digest
@@ -91,21 +91,6 @@ def count_lengths(counter: LengthCounter) -> np.ndarray:
     return np.concatenate(found)
 
 
-def _path(counter: LengthCounter) -> tuple[str, str]:
-    """Folder and name, without a stamp, of the file that keeps a counter's lengths."""
-    parts = (counter.source.fingerprint, counter.tokenizer.fingerprint, counter.spec.choice)
-    root = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
-    return os.path.join(root, "vlp_jax", "lengths"), digest((*parts, *counter.spec.templates))
-
-
-def _stamp(source: Any) -> str:
-    """What changes with the captions of a source whose listing does not cover them, else ''; a part
-    of a data set (`whole`) has its stamp."""
-    while not hasattr(source, "stamp") and hasattr(source, "whole"):
-        source = source.whole
-    return getattr(source, "stamp", "")
-
-
 def load_lengths(counter: LengthCounter) -> np.ndarray:
     """int16[N] of every example, counted now or read from the cache folder (memory-mapped).
 
@@ -113,34 +98,21 @@ def load_lengths(counter: LengthCounter) -> np.ndarray:
     another of these is counted anew, as is all by every run where the folder cannot be written.
     Where a listing does not cover the captions, their source's `stamp` is in the name too.
     """
-    total = len(counter.source)
+    source, total = counter.source, len(counter.source)
     if total < _KEPT:
         return count_lengths(counter)
-    folder, name = _path(counter)
-    stamp = _stamp(counter.source)
-    path = os.path.join(folder, f"{name}-{stamp}.npy" if stamp else f"{name}.npy")
-    try:
-        lengths = np.load(path, mmap_mode="r", allow_pickle=False)
-        if lengths.shape == (total,) and lengths.dtype == np.int16:
-            return lengths
-    except (OSError, ValueError, EOFError):
-        pass
-    if stamp and (old := glob.glob(os.path.join(glob.escape(folder), f"{name}-*.npy"))):
+    parts = (source.fingerprint, counter.tokenizer.fingerprint, counter.spec.choice)
+    name = os.path.join(kept.folder("lengths"), digest((*parts, *counter.spec.templates)))
+    stamp = getattr(source, "stamp", "")
+    path = f"{name}-{stamp}.npy" if stamp else f"{name}.npy"
+    lengths = kept.read(path, total, np.int16)
+    if lengths is not None:
+        return lengths
+    if stamp and (old := glob.glob(f"{glob.escape(name)}-*.npy")):
         _log.info("captions changed since their tokens were counted (%s): counting anew", old[0])
     lengths = count_lengths(counter)
-    _save(lengths, path)
+    kept.save(lengths, path, "caption lengths")
     return lengths
-
-
-def _save(lengths: np.ndarray, path: str) -> None:
-    try:
-        os.makedirs(os.path.dirname(path), exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=os.path.dirname(path), suffix=".tmp")
-        with os.fdopen(handle, "wb") as file:
-            np.save(file, lengths)
-        os.replace(temporary, path)  # whole or not at all, whoever else counts
-    except OSError as error:
-        _log.warning("caption lengths are not kept: %s", error)
 
 
 def check_buckets(buckets: Sequence[int], context_length: int) -> tuple[int, ...]:

@@ -15,6 +15,7 @@ import numpy as np
 
 from vlp_jax.core.errors import UserError, nearest
 from vlp_jax.data.caption import candidates
+from vlp_jax.data.damage import DamagedSample
 from vlp_jax.data.source import Source
 from vlp_jax.evals.base import EvalContext, EvalFn, Result, embed_texts, require_fns, unit
 from vlp_jax.evals.ranking import Ranked, rank
@@ -144,7 +145,10 @@ def read_captions(source: Source, key: str = "", first: int = 0) -> list[list[st
         if sample is None:  # damaged, and so is its picture
             captions.append([])
             continue
-        found = candidates(sample, key) if key else sample.get("text", [])
+        try:
+            found = candidates(sample, key) if key else sample.get("text", [])
+        except DamagedSample:  # what stands under the key is no text
+            found = []
         if key and key not in sample["meta"]:
             hint = nearest(key, sample["meta"])
             raise UserError(
