@@ -44,8 +44,11 @@ def unwrap(state: State, weights: str = "", where: str = "") -> tuple[State, lis
         chosen, notes = _under(state, ema), [f"the averaged weights ({ema!r}) are taken"]
     else:
         chosen = _under(state, raw) or rest
+        beside = [n for n in rest if not n.startswith(f"{raw}.")] if raw else []
+        if beside:
+            notes.append(f"{len(beside)} tensors beside {raw!r} are not read ({beside[0]})")
     if ema and rest and not weights:
-        notes = [f"holds raw and averaged weights ({ema!r}); raw are taken, --weights=ema: these"]
+        notes += [f"holds raw and averaged weights ({ema!r}); raw are taken, --weights=ema: these"]
     return _strip({n: t for n, t in chosen.items() if n not in _UNREAD}), notes
 
 
