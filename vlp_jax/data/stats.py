@@ -16,7 +16,9 @@ from vlp_jax.data.damage import DamagedSample
 from vlp_jax.data.decode import FORMATS
 from vlp_jax.data.encoding import LOST
 from vlp_jax.data.index import count_tokens
+from vlp_jax.data.order import mix64, permute
 
+_STATS = 10  # key of this choice; subset.py and holdout.py have others
 QUANTILES = (0, 5, 50, 95, 100)
 
 
@@ -29,12 +31,15 @@ def _quantiles(values: Sequence[float]) -> dict[str, float]:
 
 
 def _picks(count: int, limit: int) -> list[int]:
-    """Up to `limit` sample numbers, evenly spread."""
-    return sorted(set(np.linspace(0, count - 1, min(count, limit)).astype(int).tolist()))
+    """Up to `limit` sample numbers, the same at every call: drawn, since sets often go round their
+    classes in turn."""
+    if count <= limit:
+        return list(range(count))
+    return np.sort(permute(np.arange(limit), count, mix64(_STATS)[0])).tolist()
 
 
 def stats(source: Any, limit: int = 1000) -> dict[str, Any]:
-    """Counts and quantiles over up to `limit` evenly spread samples.
+    """Counts and quantiles over up to `limit` samples from all over.
 
     Keys: samples, looked_at, damage (listed), captions_per_sample, words, characters, width,
     height, kilobytes, formats, meta_keys, unreadable.
@@ -76,7 +81,7 @@ def stats(source: Any, limit: int = 1000) -> dict[str, Any]:
 
 
 def captions(source: Any, tokenizer: Any, count: int = 10) -> list[dict[str, Any]]:
-    """The first caption of up to `count` evenly spread samples that have one, as it will be read.
+    """The first caption of up to `count` samples from all over that have one, as it will be read.
 
     Keys: caption, tokens (start and end included), pieces (text of each id between them; '<ID>' for
     part of a character), cut (it was too long). What cannot be printed is shown as an escape.
