@@ -99,6 +99,8 @@ def test_the_untrained_tower_is_the_baseline(run, capsys):
         found.append(json.loads(capsys.readouterr().out.splitlines()[-1])["eval"])
     for part in found:  # every picture is its own neighbour
         assert part["knn"]["metrics"]["top1_k1"] == part["pixel_knn"]["metrics"]["top1_k1"] == 1
+    trained_on = [part["pixel_knn"]["protocol"].pop("trained on", "") for part in found]
+    assert trained_on == ["12 of 12 pictures", ""]
     assert found[0]["pixel_knn"] == found[1]["pixel_knn"]
 
 

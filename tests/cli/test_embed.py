@@ -182,7 +182,7 @@ def test_one_picture_and_texts_on_the_command_line(tiny_model, pictures, tmp_pat
 @pytest.mark.parametrize("name", ["texts.txt", "/no/such/file", "dir/captions", "a.csv"])
 def test_what_looks_like_a_file_is_no_text(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(UserError, match=f"--texts: {name}: cannot be read"):
+    with pytest.raises(UserError, match=f"--texts: {name!r} cannot be read"):
         embed.read_texts(name)
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from vlp_jax.core.errors import UserError
-from vlp_jax.data.decode import random_box
+from vlp_jax.data.framing import random_box
 from vlp_jax.data.order import (
     BLOCK,
     STREAM,

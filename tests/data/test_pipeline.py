@@ -72,10 +72,10 @@ def test_keys_tell_the_global_batch(shards):
 def test_words_that_are_drawn_move_no_crop(shards, monkeypatch):
     """Pictures of the numbers that crops are drawn from, over two epochs."""
 
-    def drawn(data, size, crop, rng, *how):
+    def drawn(data, size, framing, rng):
         return rng.integers(256, size=(size, size, 3), dtype=np.uint8), 1.0
 
-    monkeypatch.setattr(pipeline_module, "decode_shaped", drawn)
+    monkeypatch.setattr(pipeline_module, "decode_framed", drawn)
     words = {"caption": "random", "word_dropout": 0.5, "templates": ("{c}", "{c} 7")}
     plain, changed = (take(pipeline(shards, **c).batches(0), 8) for c in ({}, words))
     pictures = np.concatenate([batch["image"] for batch in plain])

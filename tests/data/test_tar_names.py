@@ -37,6 +37,7 @@ def test_further_fields_of_a_sample_stay_out_and_are_told(tmp_path, caplog):
         f"{tmp_path}/d.tar: 3 samples; left out: further .png 3, .pth 1, further .txt 1",
     )
     with caplog.at_level(logging.INFO, "vlp_jax"):
+        caplog.clear()
         tell.cache_clear()
         assert TarSource(str(tmp_path / "d.tar")).notes == source.notes  # of the stored index
     assert tuple(caplog.messages) == source.notes

@@ -94,7 +94,7 @@ def test_hugging_face_folder(write, tmp_path):
 def test_the_file_of_a_processor_comes_before_that_of_its_pictures(write, tmp_path):
     """As transformers takes them; only newer folders have the first, some without pictures."""
     write("hf_siglip", tmp_path / "model.safetensors")
-    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "config.json").write_text('{"model_type": "siglip"}')
     files = {"processor": {"processor_class": "x"}, "preprocessor": {"resample": 2}}
     for name, content in files.items():
         (tmp_path / f"{name}_config.json").write_text(json.dumps(content))

@@ -169,7 +169,10 @@ def open_mixture(path: str, weights: Sequence[float], seed: int, mode: str, hold
         _weights(weights, paths)
     position_to_index(seed, 0, 0, 1, mode)  # an unknown mode is refused here
     pool = open_pool(path)
-    source = training_part(pool, holdout)
+    try:
+        source = training_part(pool, holdout)
+    except UserError as error:
+        raise UserError(f"{path!r}: {error}") from error
     if not weights or len(paths) == 1:
         return source, PlainOrder(len(source), seed, mode)
     sizes = pool.sizes(getattr(source, "rows", None))

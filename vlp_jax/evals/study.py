@@ -52,7 +52,8 @@ def write_study(
     draw_study(title, outcome["cells"], os.path.join(folder, "figure.png"))
     changes = "".join(f" --config.{k}={v}" for k, v in outcome.get("changes", {}).items())
     versions = ", ".join(f"{k} {v}" for k, v in outcome.get("versions", {}).items())
-    made = f"Data: {outcome.get('data', '')}; changes:{changes or ' none'}; versions: {versions}."
+    made = f"Data: {outcome.get('data', '')}; changes:{changes or ' none'}."
+    made += f" Versions: {versions}." if versions else ""
     if any(cell.get("sampling") for cell in outcome["cells"].values()):
         made += " In brackets: the standard error that comes of the test pictures."
     parts = [f"# {title}", made, markdown_table(rows), markdown_table(verdicts), "![](figure.png)"]
