@@ -36,7 +36,6 @@ from vlp_jax.evals.scores import majority, per_class_recall, sampling_error
 START = tuple(range(-6, 7, 2))  # log10 of l2: seven points, two decades apart
 HALVINGS = 4  # 2 decades -> 1/8 decade
 METRICS = ("top1", "mean_per_class")
-TOGETHER = 2**19  # logits of the fits that run side by side; larger ones fill the machine alone
 TURNED = 8192  # axes; turning more costs more than it saves
 EPS = 1e-7  # of the largest variance: float32's own error, below it an axis is none
 
@@ -238,7 +237,7 @@ def fits(
     start: Fit | None = None,
 ) -> list[Fit]:
     """Multinomial logistic regressions of float32[N, D] rows on int[N] labels, one for each l2 of
-    `penalties`, side by side. start: a fit nearby, which saves iterations.
+    `penalties`, by one program. start: a fit nearby, which saves iterations.
     """
     if not len(penalties):
         return []
@@ -250,15 +249,10 @@ def fits(
         first = (inner * data.scale, start.bias + data.mean @ start.weights)
     numbers = [np.asarray(a, np.float32) for a in (data.x, data.power, *first)]
     args = jax.device_put((label.astype(np.int32), *numbers))
-    few = max(1, TOGETHER // (len(data.x) * num_classes))
-    solved = [
-        _solve(scaled[at : at + few].astype(np.float32), *args, iterations=iterations)
-        for at in range(0, len(scaled), few)
-    ]
     found = []
-    for weights, bias, loss, gradient, count in (
-        one for some in jax.device_get(solved) for one in zip(*some, strict=True)
-    ):
+    for penalty in scaled.astype(np.float32):
+        solved = jax.device_get(_solve(penalty, *args, iterations=iterations))
+        weights, bias, loss, gradient, count = solved
         weights = (weights if data.axes is None else data.axes @ weights) / data.scale
         bias = bias - data.mean @ weights
         ended = (float(loss), float(gradient), int(count))
@@ -274,36 +268,33 @@ def fit(
 
 
 @functools.partial(jax.jit, static_argnames="iterations")
-def _solve(penalties, label, x, power, weights, bias, *, iterations, tolerance=1e-6):
-    def solve(penalty):
-        # the loss bends by about power / C: weights are stepped in units of its inverse root
-        unit = jax.lax.rsqrt(power / len(bias) + penalty)[:, None]
+def _solve(penalty, label, x, power, weights, bias, *, iterations, tolerance=1e-6):
+    # the loss bends by about power / C: weights are stepped in units of its inverse root
+    unit = jax.lax.rsqrt(power / len(bias) + penalty)[:, None]
 
-        def objective(params):
-            weights = params[0] * unit
-            logits = jnp.matmul(x, weights, precision=jax.lax.Precision.HIGHEST) + params[1]
-            loss = optax.softmax_cross_entropy_with_integer_labels(logits, label).mean()
-            return loss + penalty / 2 * jnp.sum(weights**2)
+    def objective(params):
+        weights = params[0] * unit
+        logits = jnp.matmul(x, weights, precision=jax.lax.Precision.HIGHEST) + params[1]
+        loss = optax.softmax_cross_entropy_with_integer_labels(logits, label).mean()
+        return loss + penalty / 2 * jnp.sum(weights**2)
 
-        optimizer = optax.lbfgs(memory_size=10)
-        value_and_grad = optax.value_and_grad_from_state(objective)
+    optimizer = optax.lbfgs(memory_size=10)
+    value_and_grad = optax.value_and_grad_from_state(objective)
 
-        def step(carry):
-            params, state, count, _ = carry
-            value, grad = value_and_grad(params, state=state)
-            updates, state = optimizer.update(
-                grad, state, params, value=value, grad=grad, value_fn=objective
-            )
-            params = optax.apply_updates(params, updates)
-            grad = optax.tree.get(state, "grad")  # at the new point, left by the line search
-            return params, state, count + 1, jnp.maximum(*(jnp.max(jnp.abs(g)) for g in grad))
+    def step(carry):
+        params, state, count, _ = carry
+        value, grad = value_and_grad(params, state=state)
+        updates, state = optimizer.update(
+            grad, state, params, value=value, grad=grad, value_fn=objective
+        )
+        params = optax.apply_updates(params, updates)
+        grad = optax.tree.get(state, "grad")  # at the new point, left by the line search
+        return params, state, count + 1, jnp.maximum(*(jnp.max(jnp.abs(g)) for g in grad))
 
-        def unfinished(carry):
-            return (carry[2] < iterations) & (carry[3] > tolerance)
+    def unfinished(carry):
+        return (carry[2] < iterations) & (carry[3] > tolerance)
 
-        start = (weights / unit, bias)
-        carry = (start, optimizer.init(start), jnp.int32(0), jnp.float32(jnp.inf))
-        params, _, count, gradient = jax.lax.while_loop(unfinished, step, carry)
-        return params[0] * unit, params[1], objective(params), gradient, count
-
-    return jax.vmap(solve)(penalties)
+    start = (weights / unit, bias)
+    carry = (start, optimizer.init(start), jnp.int32(0), jnp.float32(jnp.inf))
+    params, _, count, gradient = jax.lax.while_loop(unfinished, step, carry)
+    return params[0] * unit, params[1], objective(params), gradient, count
