@@ -45,6 +45,16 @@ OPEN = {
     "captions first": ('caption,image\na bird,a.png\n"a dog,b.png\na 5",c.png\n', 3, "ac"),
     "in tabs": ('image\tcaption\na.png\t"a dog\nb.png\ta 5"\nc.png\tx\n', 2, "bc"),
     "three columns": ('image,caption,n\na.png,"a,1\nb.png,a 5",2\nc.png,x,3\n', 2, "bc"),
+    "to a comma of its own": (
+        'image,caption\na.png,"a dog, black\nb.png,a cat\nc.png,a 5"\nd.png,x\n',
+        2,
+        "bcd",
+    ),
+    "over pictures that are not here": (
+        'image,caption\na.png,"a, b\nb.png,x\nno.png,a 5"\nc.png,y\n',
+        2,
+        "bnoc",
+    ),
     "not doubled": ('image,caption\na.png,x\nb.png,"so" he said\nc.png,y\n', 3, "ac"),
 }
 

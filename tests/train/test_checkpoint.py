@@ -88,6 +88,31 @@ def test_a_commit_without_digests_does_not_count(saved, caplog):
     assert not (saved.folder / "1").exists(), "what an interrupted save left is cleared away"
 
 
+@pytest.mark.parametrize("at", ["digests away", "folder away", "folder half", "written", "old"])
+def test_a_step_that_is_saved_again_is_never_lost(saved, at, monkeypatch):
+    """Killed at every moment of its second save; what comes back is the old one or the new one."""
+    folder, digests_of = saved.folder, saved.folder / "digests"
+    if at in ("digests away", "folder away", "folder half"):
+        (digests_of / "2.json").rename(digests_of / "2.before.json")
+        if at != "digests away":
+            (folder / "2").rename(folder / "2.before")
+        if at == "folder half":
+            (folder / "2").mkdir()
+    else:
+        if at == "written":  # complete, and killed before the old one was taken away
+            monkeypatch.setattr(Checkpoints, "recover", lambda self: None)
+        saved.save(2, {**STATE, "step": jnp.int32(7)})
+        saved.wait()
+        monkeypatch.undo()
+        assert (folder / "2.before").is_dir() == (at == "written")
+    again = Checkpoints(folder, keep=5)
+    again.recover()
+    assert again.steps() == [1, 2]
+    found = int(again.restore(shapes(STATE))["step"])
+    assert found == (7 if at in ("written", "old") else 2)
+    assert not list(folder.rglob("*before*"))
+
+
 def test_another_model_is_refused_with_every_difference(saved):
     other = {
         "step": jnp.int32(0),

@@ -114,6 +114,28 @@ def test_numbers_for_names_are_refused_before_training(tmp_path):
         make_evaluators(configs, EvalContext(None, 8, 16), TwoTowers())
 
 
+def test_data_that_changed_since_moves_no_trained_picture_into_the_held_out_part(tmp_path):
+    """Of few pictures one is held out whatever the share says, so the rule is the run's own."""
+    data = folder(tmp_path / "few", range(8))
+    before = Trained(data, 1e-6)
+    (held,) = numbers(before.part(data, held=True))
+    digest = before.rule.part(open_pool(data), held=False).fingerprint
+    assert Trained(data, 1e-6, before.edge, digest).seen(open_pool(data)) == "7 of 8 pictures"
+    for suffix in ("png", "txt"):
+        (tmp_path / "few" / f"{held}.{suffix}").unlink()
+    after = Trained(data, 1e-6, before.edge, digest)
+    with pytest.raises(UserError, match=r"holds nothing of .* out; give a larger share"):
+        after.part(data, held=True)
+    assert after.seen(open_pool(data)) == "unknown: the training data has changed since"
+
+
+def test_a_mixture_is_known_in_any_order(data, tmp_path):
+    other = folder(tmp_path / "b", range(50, 80))
+    trained = Trained(f"{data},{other}", 0.3)
+    (one, two) = (trained.part(path, held=True) for path in (f"{data},{other}", f"{other},{data}"))
+    assert len(one) == len(two) < 40 and two.name.endswith("(held out)")
+
+
 def test_a_run_and_its_later_evaluation_agree_on_what_is_held_out(make_trainer, tmp_path):
     from vlp_jax.cli.eval import trained_on
     from vlp_jax.train.workdir import run_files, write_files
@@ -125,11 +147,13 @@ def test_a_run_and_its_later_evaluation_agree_on_what_is_held_out(make_trainer, 
     held = trainer.evaluators["mine"].path
     assert trainer.pipeline.num_examples + len(held) == 40 and 2 <= len(held) <= 16
     assert set(held.rows.tolist()).isdisjoint(trainer.pipeline.source.rows.tolist())
-    write_files(tmp_path / "w", run_files(trainer.config, ""))
+    write_files(tmp_path / "w", run_files(trainer.config, "d", (), trainer.trained.edge))
     assert trained_on(str(tmp_path / "w")).path == ""  # no run yet
     (tmp_path / "w" / "checkpoints").mkdir()
     again = trained_on(str(tmp_path / "w")).part(path, held=True)
     assert again.fingerprint == held.fingerprint
+    assert trained_on(str(tmp_path / "w")).edge == trainer.trained.edge > 0
+    assert trained_on(str(tmp_path / "w")).seen(open_pool(path)).startswith("unknown: ")  # not d
     with pytest.raises(UserError, match=r"data\.holdout=0\.95 is out of range"):
         make_trainer(**{"data.holdout": 0.95})
 

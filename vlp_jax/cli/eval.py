@@ -140,12 +140,13 @@ def evaluate(checkpoint: str, config: Any) -> tuple[dict[str, Any], float]:
 def trained_on(checkpoint: str) -> Any:
     """The data that a workdir's model is trained on; unknown of a converted one."""
     from vlp_jax.train.trained import Trained
-    from vlp_jax.train.workdir import read_config
+    from vlp_jax.train.workdir import read_config, read_run
 
     if not (Path(checkpoint) / "checkpoints").is_dir():
         return Trained()
-    data = read_config(checkpoint)["data"]
-    return Trained(data["path"], data.get("holdout", 0.0))
+    data, run = read_config(checkpoint)["data"], read_run(Path(checkpoint))
+    known = run.get("holdout_edge", 0), run.get("data_digest", "")
+    return Trained(data["path"], data.get("holdout", 0.0), *known)
 
 
 def write_report(

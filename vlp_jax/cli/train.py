@@ -146,6 +146,7 @@ def _train(config: Any, workdir: Path, force: bool, step: int | None) -> Outcome
     start = time.monotonic()
     checkpoints = Checkpoints(workdir / "checkpoints", config.keep_checkpoints, config.keep_every)
     if jax.process_index() == 0:
+        checkpoints.recover()
         finish(workdir, checkpoints)
     from_first("the workdir is held and whole")
     at = step if step is not None else max(checkpoints.steps(), default=0)
@@ -156,7 +157,7 @@ def _train(config: Any, workdir: Path, force: bool, step: int | None) -> Outcome
     check_workdir(workdir, config, trainer.pipeline.fingerprint, force)
     weights = first_weights(trainer, checkpoints)
     state = start_state(trainer, checkpoints, step, weights)
-    files = run_files(config, trainer.pipeline.fingerprint, parts)
+    files = run_files(config, trainer.pipeline.fingerprint, parts, trainer.trained.edge)
     if jax.process_index() == 0:
         tell_changes(trainer, workdir, checkpoints, at)
         if max(checkpoints.steps(), default=0) <= at:  # else the first save writes them

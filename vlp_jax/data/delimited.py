@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 
 from vlp_jax.core.errors import UserError
 from vlp_jax.data.damage import Damage
+from vlp_jax.data.walk import IMAGE_SUFFIXES, suffix_of
 
 DELIMITERS = ",\t;|"
 _MAX_CELL = 2**20  # characters; where a quote that is never closed is noticed at the latest
@@ -57,7 +58,7 @@ class Delimited:
         while at < len(self.lines):
             for start, cells, end in self._cells(at):
                 at = end
-                if cells is None or (end - start > 1 and self._swallows(start)):
+                if cells is None or self._swallows(start, end):
                     self._lose("bad_quotes", start + 1, "a quote that is not closed or not doubled")
                     at = start + 1
                     break
@@ -77,17 +78,22 @@ class Delimited:
         except csv.Error:
             yield start, None, start
 
-    def _swallows(self, at: int) -> bool:
-        """Whether the two lines from `at` on are rows of their own."""
-        return all(map(self._alone, self.lines[at : at + 2]))
+    def _swallows(self, start: int, end: int) -> bool:
+        """Whether lines [start, end) of one row hold rows of their own: its first two, or a later
+        one, which counts up to its own quote where that closes the row's."""
+        first, *later = self.lines[start:end]
+        closed = (line if line.count('"') % 2 == 0 else line.partition('"')[0] for line in later)
+        both = bool(later) and self._alone(first) and self._alone(later[0])
+        return both or any(map(self._alone, closed))
 
     def _alone(self, line: str) -> bool:
-        """Whether a line is a row of its own that names a picture which is there."""
+        """Whether a line is a row of its own, by the number of cells and a picture's name in it: no
+        caption of several lines has one, but what a quote swallows does."""
         cells, folder = _plain(line, self.delimiter), os.path.dirname(os.path.abspath(self.path))
         named = [
-            os.path.isfile(os.path.join(folder, cell))
+            suffix_of(cell) in IMAGE_SUFFIXES or os.path.isfile(os.path.join(folder, cell))
             for cell, column in zip(cells, self.columns, strict=False)
-            if column.lower() in self.pictures
+            if column.lower() in self.pictures and cell
         ]
         return len(cells) == len(self.columns) and any(named)
 

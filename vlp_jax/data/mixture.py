@@ -20,6 +20,7 @@ from vlp_jax.data.damage import Damage
 from vlp_jax.data.holdout import training_part
 from vlp_jax.data.order import mix64, position_to_index
 from vlp_jax.data.source import Example, Source, digest, open_source
+from vlp_jax.data.walk import tell
 
 _log = logging.getLogger(__name__)
 _TABLE = 4096  # weights are rounded to 1/4096
@@ -173,6 +174,9 @@ def open_mixture(path: str, weights: Sequence[float], seed: int, mode: str, hold
         source = training_part(pool, holdout)
     except UserError as error:
         raise UserError(f"{path!r}: {error}") from error
+    if holdout:
+        held = len(pool) - len(source)
+        tell(f"{path}: {held} of {len(pool)} samples are held out (data.holdout={holdout:g})")
     if not weights or len(paths) == 1:
         return source, PlainOrder(len(source), seed, mode)
     sizes = pool.sizes(getattr(source, "rows", None))

@@ -26,6 +26,7 @@ from vlp_jax.core.pytree import flatten
 log = logging.getLogger(__name__)
 _CHUNK = 1 << 22
 _TORN = ".orbax-checkpoint-tmp"  # in the name of a folder whose save has not been committed
+_ASIDE = ".before"  # after the number of a step that is being saved again
 _HINT = "delete this step's folder or let train go on from an older one with --step=OLDER"
 
 
@@ -97,7 +98,7 @@ class Checkpoints:
         try:
             if self._main:
                 (self.folder / "digests").mkdir(parents=True, exist_ok=True)
-                self._digest_file(step).unlink(missing_ok=True)  # the step is torn from here on
+                self._put_aside(step)
             with _context():
                 response = ocp.save_async(self.folder / str(step), state, overwrite=True)
         except Exception as error:
@@ -106,6 +107,34 @@ class Checkpoints:
             target=self._finish, args=(step, response), name="checkpoint", daemon=True
         )
         self._thread.start()
+
+    def _aside(self, step: int) -> tuple[Path, Path]:
+        """Where the folder and the digests of a step lie while the step is saved again."""
+        return self.folder / f"{step}{_ASIDE}", self.folder / "digests" / f"{step}{_ASIDE}.json"
+
+    def _put_aside(self, step: int) -> None:
+        """Keeps a complete checkpoint of the very step until its successor is complete, which is
+        what a run that goes back writes first."""
+        folder, digests = self._aside(step)
+        if not self._digest_file(step).is_file():
+            return
+        self._digest_file(step).replace(digests)  # the step is torn from here on
+        (self.folder / str(step)).replace(folder)
+
+    def recover(self) -> None:
+        """Ends what `_put_aside` began: the successor stays where it is complete, else the
+        checkpoint that was put aside comes back. For who holds the workdir."""
+        for digests in sorted((self.folder / "digests").glob(f"*{_ASIDE}.json")):
+            step = int(digests.name.partition(".")[0])
+            folder = self._aside(step)[0]
+            if self._digest_file(step).is_file():
+                shutil.rmtree(folder, ignore_errors=True)
+                digests.unlink()
+                continue
+            if folder.is_dir():
+                shutil.rmtree(self.folder / str(step), ignore_errors=True)
+                folder.replace(self.folder / str(step))
+            digests.replace(self._digest_file(step))
 
     def wait(self) -> None:
         """Blocks until the running save is complete.
@@ -241,6 +270,7 @@ class Checkpoints:
             response.result()
             if self._main:
                 self._write_digests(step)
+                self.recover()
                 self._prune(step)
         except BaseException as error:
             self._error = self._failure(step, error)

@@ -19,10 +19,15 @@ COMPARED = 2**26  # pictures: half a gigabyte of checksums
 
 
 class Trained:
-    """The training data of a run, as its config has it; path '' is unknown."""
+    """The training data of a run, as its config has it; path '' is unknown.
 
-    def __init__(self, path: str = "", holdout: float = 0.0):
+    known_edge, digest: of its run.json, which hold where the data has changed since; 0 and '' for
+    a run that begins.
+    """
+
+    def __init__(self, path: str = "", holdout: float = 0.0, known_edge: int = 0, digest: str = ""):
         self.path, self.holdout = path, holdout
+        self._known_edge, self._digest = known_edge, digest
         self._seen: dict[str, str] = {}
 
     @cached_property
@@ -36,7 +41,16 @@ class Trained:
     @cached_property
     def rule(self) -> Holdout | None:
         """What is held out of it, if anything."""
-        return Holdout.of(self.whole, self.holdout) if self.whole and self.holdout else None
+        if not (self.whole and self.holdout):
+            return None
+        if self._known_edge:
+            return Holdout(self.holdout, self._known_edge)
+        return Holdout.of(self.whole, self.holdout)
+
+    @property
+    def edge(self) -> int:
+        """Of the rule, for the run's record; 0 without one."""
+        return self.rule.edge if self.rule else 0
 
     def part(self, path: str, held: bool) -> str | Source:
         """Data for an evaluator: the held-out part (or the other one, to learn from) where `path`
@@ -48,12 +62,16 @@ class Trained:
         if self.rule is None:
             return path
         source = open_pool(path)
-        known = {part.fingerprint for part in (self.whole, *getattr(self.whole, "sources", ()))}
-        if source.fingerprint not in known:
+        whole, parts = self.whole, getattr(source, "sources", [source])
+        known = {part.fingerprint for part in (whole, *getattr(whole, "sources", ()))}
+        if source.fingerprint not in known and not {p.fingerprint for p in parts} <= known:
             return path
         found = self.rule.part(source, held)
         if not len(found):
-            raise UserError(f"data.holdout={self.holdout}: holds nothing of {path!r} out")
+            raise UserError(
+                f"data.holdout={self.holdout}: holds nothing of {path!r} out; give a larger share "
+                "or evaluate on another path"
+            )
         found.name = f"{path} ({'held out' if held else 'without what is held out'})"
         return found
 
@@ -66,6 +84,8 @@ class Trained:
         key = source.fingerprint
         if key not in self._seen:
             whole = self.whole if self.rule is None else self.rule.part(self.whole, held=False)
+            if self._digest not in ("", whole.fingerprint):
+                return "unknown: the training data has changed since"
             mine = contents(source)
             count = int((np.isin(mine, contents(whole)) & (mine != 0)).sum())
             self._seen[key] = f"{count} of {len(mine)} pictures"

@@ -189,11 +189,15 @@ def check_workdir(path: Path, config: Mapping[str, Any], data_digest: str, force
 
 
 def run_files(
-    config: Mapping[str, Any], data_digest: str, stretches: Sequence[Stretch] = ()
+    config: Mapping[str, Any],
+    data_digest: str,
+    stretches: Sequence[Stretch] = (),
+    holdout_edge: int = 0,
 ) -> dict[str, Any]:
-    """{name: content} of config.json and run.json."""
+    """{name: content} of config.json and run.json; holdout_edge: see data/holdout.py."""
     nested = json.loads(config.to_json()) if hasattr(config, "to_json") else dict(config)
     run = {"data_digest": data_digest, "stream": STREAM, "versions": versions()}
+    run["holdout_edge"] = holdout_edge
     run["stretches"] = [dataclasses.astuple(stretch) for stretch in stretches]
     return {"config.json": nested, "run.json": run}
 
