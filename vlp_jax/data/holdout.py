@@ -1,8 +1,9 @@
 """`data.holdout`: a share of the pictures that training never reads, chosen by content.
 
 A picture is held back where the hash of its content is small, so copies of one picture stay
-together, whatever their names, places and order, and a picture that is added moves no other
-(in so small a set that the share alone would hold none back, the smallest hash is). The file exists so that one's own pictures can be trained on and measured with by one path.
+together, whatever their names, places and order, and a picture that is added moves no other (in so
+small a set that the share alone would hold none back, the smallest hash is). The file exists so
+that one's own pictures can be trained on and measured with by one path.
 """
 
 from dataclasses import dataclass
