@@ -18,7 +18,7 @@ def base() -> ConfigDict:
     c = ConfigDict()
     c.config_file = ""
     c.seed = 0
-    # Length: the last of steps, examples, epochs that is not zero.
+    # Length: the last of these that is not zero; a flag for one clears the others.
     c.steps = 0
     c.examples = 0
     c.epochs = 0.0

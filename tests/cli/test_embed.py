@@ -127,7 +127,7 @@ def test_what_is_no_file_is_named_or_skipped(tiny_model, pictures, tmp_path, cap
     "flags,message",
     [
         ({}, "nothing to embed"),
-        ({"images": "NONE"}, "--images: .*no such folder"),
+        ({"images": "NONE"}, "--images: .*no such file or folder"),
         ({"images": "EMPTY"}, "holds no pictures"),
         ({"texts": "NONE"}, "--texts: .*cannot be read"),
         ({"texts": "BLANK"}, "holds no text"),

@@ -144,7 +144,7 @@ def list_images(folder: str | None, skip_damaged: bool = False) -> list[str]:
     if folder is None:
         return []
     if not os.path.isdir(folder):
-        raise UserError(f"--images: {folder}: no such folder")
+        raise UserError(f"--images: {folder}: no such file or folder")
     found = walk(folder)
     left = f"; left out: {told(found.left_out)}" if found.left_out else ""
     if left and found.pictures:
