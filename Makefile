@@ -9,7 +9,7 @@ quickstart: $(VENV)/.installed
 	$(VENV)/bin/python experiments/quickstart/run.py
 
 test: $(VENV)/.installed
-	$(VENV)/bin/python -m pytest tests --ignore=tests/peers -n auto --maxprocesses=4 --dist=loadfile
+	$(VENV)/bin/python -m pytest tests --ignore=tests/peers -n auto --maxprocesses=4 --dist=loadfile --no-loadscope-reorder
 
 test-peers: $(PEERS)/.installed
 	$(PEERS)/bin/python -m pytest tests/peers

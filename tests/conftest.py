@@ -19,3 +19,10 @@ added = [flag for flag in FLAGS if flag.split("=")[0] not in present]
 os.environ["XLA_FLAGS"] = " ".join([present, *added]).strip()
 cache = pathlib.Path(tempfile.gettempdir()) / f"vlp_jax_test_cache_{os.getuid()}"
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache))
+
+# Files of few tests that take minutes: begun first, so that no worker waits for them at the end.
+LONG = ("test_fault_kill.py", "test_classify_runs.py", "test_many_hosts.py", "test_launch.py")
+
+
+def pytest_collection_modifyitems(items):
+    items.sort(key=lambda item: item.path.name not in LONG)
