@@ -1,7 +1,6 @@
 """Sources agree with each other, keep what they are given, and refuse bad paths in one line."""
 
 import csv
-import functools
 import json
 import logging
 import pathlib
@@ -9,7 +8,6 @@ import pickle
 import shutil
 import subprocess
 import sys
-from collections import Counter
 
 import numpy as np
 import pytest
@@ -18,12 +16,10 @@ from PIL import Image
 
 from vlp_jax.core.errors import UserError
 from vlp_jax.data.array_record import write_array_record
-from vlp_jax.data.caption import MAX_CHARACTERS, CaptionSpec, choose_caption
 from vlp_jax.data.damage import DamagedSample
 from vlp_jax.data.export import export
-from vlp_jax.data.mixture import Concat, WeightedOrder, open_mixture, open_pool, split_paths
-from vlp_jax.data.order import example_rng, position_to_index
-from vlp_jax.data.source import Source, captions_of, check_captions, check_key, open_source
+from vlp_jax.data.mixture import Concat, open_mixture, open_pool, split_paths
+from vlp_jax.data.source import Source, check_captions, check_key, open_source
 
 
 @pytest.fixture
@@ -327,99 +323,10 @@ def test_a_flipped_array_record_is_damage(forms):
     assert [source[i]["key"] for i in range(1, 6)] == [f"s{i:04d}" for i in range(1, 6)]
 
 
-def test_captions_of():
-    assert captions_of("a ", {"captions": ["a", "b", 3, " "]}) == ["a", "b"]
-    assert captions_of(None, {"caption": "c"}) == ["c"]
-    assert captions_of("t", {"caption": "c"}) == ["t"]
-    assert captions_of(" ", {}) == []
-
-
-EXAMPLE = {"key": "k", "text": ["one two three", "four"], "meta": {"tags": ["x", "y"], "n": 5}}
-
-
-def stream(position):
-    return functools.partial(example_rng, 0, 0, position)
-
-
-def test_caption_choice():
-    def pick(spec, seed=0):
-        return choose_caption(EXAMPLE, spec, stream(seed))
-
-    assert pick(CaptionSpec("first")) == "one two three"
-    assert pick(CaptionSpec("all")) == "one two three four"
-    drawn = Counter(pick(CaptionSpec("random"), s) for s in range(400))
-    assert 150 < drawn["four"] < 250
-    assert {pick(CaptionSpec("tags"), s) for s in range(20)} == {"x", "y"}
-    assert pick(CaptionSpec("n", ("{c}!", "{c}!"))) == "5!"
-    with pytest.raises(DamagedSample, match="no_caption"):
-        pick(CaptionSpec("nothing"))
-
-
-def test_word_dropout_drops_its_share_and_never_all():
-    spec = CaptionSpec("first", word_dropout=0.4)
-    words = [choose_caption(EXAMPLE, spec, stream(s)).split() for s in range(500)]
-    assert min(map(len, words)) == 1
-    almost = CaptionSpec("first", word_dropout=1 - 1e-9)
-    assert {choose_caption(EXAMPLE, almost, stream(s)) for s in range(5)} == {"one"}
-    assert abs(np.mean([len(w) for w in words]) - (1.8 + 0.4**3)) < 0.12
-
-
-def test_very_long_captions_are_clipped_and_counted():
-    clipped: Counter = Counter()
-    example = {"key": "k", "text": ["x" * 50_000], "meta": {}}
-    text = choose_caption(example, CaptionSpec("first"), stream(0), clipped)
-    assert len(text) == MAX_CHARACTERS and clipped == {"long_caption": 1}
-
-
-def test_a_draw_more_in_one_place_moves_no_other():
-    """Caption, dropout and template one by one against all together."""
-    choice, templates = ["a b c d", "e f g h", "i j k l"], tuple(f"{i} {{c}}" for i in range(9))
-    example = {"key": "k", "text": choice, "meta": {}}
-    for position in range(50):
-        pick = lambda *spec, at=position: choose_caption(example, CaptionSpec(*spec), stream(at))  # noqa: E731
-        number, *words = pick("random", templates, 0.5).split()
-        assert pick("first", templates).split()[0] == number
-        chosen = pick("random")
-        dropped = pick("first", (), 0.5).split()  # places kept, as letters of the first caption
-        assert words == [chosen.split()["abcd".index(letter)] for letter in dropped]
-
-
 def test_mixture_without_weights_is_one_pool(forms):
     source, order = open_mixture(f"{forms['tar']},{forms['folder']}", (), 0, "global")
     assert len(source) == 12 and sorted(order.index(np.arange(12, 24))) == list(range(12))
     assert source.metadata(7)["meta"]["source"] == 1 and source[7]["key"] == "s0001"
-
-
-def test_a_source_of_a_mixture_has_no_other_run_s_order():
-    """Not that of the next source under the seed before, and not the plain one of a near seed."""
-    place, orders = np.arange(4096 * 2), []
-    for seed in range(3):
-        found = WeightedOrder([500, 500], (1, 1), seed, "global").index(place)
-        orders += [tuple(found[found // 500 == s][:500] % 500) for s in (0, 1)]
-        orders.append(tuple(position_to_index(seed, 0, np.arange(500), 500)))
-    assert len(set(orders)) == 9 and all(sorted(order) == list(range(500)) for order in orders)
-
-
-def test_mixture_weights_are_exact_shares_of_fresh_epochs():
-    order = WeightedOrder([100, 37], (3, 1), seed=4, mode="global")
-    index = order.index(np.arange(4096 * 3))
-    assert abs((index >= 100).mean() - 0.25) < 1e-3
-    first, second = index[index < 100], index[index >= 100] - 100
-    for part, size in ((first, 100), (second, 37)):
-        for epoch in range(len(part) // size):
-            assert sorted(part[epoch * size : (epoch + 1) * size]) == list(range(size))
-    assert np.array_equal(order.index(np.arange(9000, 9100)), index[9000:9100])
-    window = (index >= 100)[:512]
-    assert 80 < window.sum() < 176
-
-
-def test_sources_of_a_mixture_are_shuffled_apart():
-    """Two of one size, such as a caption set and its translation, do not march in step."""
-    order = WeightedOrder([500, 500], (1, 1), seed=4, mode="global")
-    index = order.index(np.arange(4096))
-    first, second = index[index < 500][:500], index[index >= 500][:500] - 500
-    assert sorted(first) == sorted(second) == list(range(500))
-    assert (first == second).sum() < 10
 
 
 def test_mixture_mistakes_are_refused(forms):
