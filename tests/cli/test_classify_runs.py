@@ -64,12 +64,13 @@ def test_few_labels_start_from_the_first_layer_of_simclr_s_head(run, tmp_path, c
     data, simclr = run[1], tmp_path / "simclr"
     config = ROOT / "configs" / "simclr" / "tiny.py"
     sizes = ("steps=2", "batch_size=8", "image_size=32", "data.threads=1", "optim.warmup_steps=0")
+    sizes += ("eval_batch_size=16",)
     words = [f"--config.{size}" for size in sizes] + [f"--config.data.path={data}"]
     few = [f"--config.evals.{name}.limit=40" for name in ("knn", "probe", "neighbours")]
     assert main(["train", f"--config={config}", f"--workdir={simclr}", *words, *few]) == 0
     tuned, flags = tmp_path / "tuned", [*words, "--config.data.label=class", "--config.steps=1"]
     flags += [f"--config.evals.test.path={data}", "--config.method.num_classes=3"]
-    flags += ["--config.data.workers=0", "--config.optim.lr=0.0", "--config.eval_batch_size=16"]
+    flags += ["--config.data.workers=0", "--config.optim.lr=0.0"]
     config = CONFIG / "simclr_finetune.py"
     assert main(["train", f"--config={config}:{simclr},v2", f"--workdir={tuned}", *flags]) == 0
     before, after = (flatten(load_model(str(w)).params) for w in (simclr, tuned))
