@@ -9,8 +9,8 @@ from typing import NamedTuple
 
 from ml_collections import ConfigDict, FieldReference
 
+from vlp_jax.augment.pictures import Augment
 from vlp_jax.models.towers import TOWERS
-from vlp_jax.nn.pictures import Augment
 
 
 def base() -> ConfigDict:

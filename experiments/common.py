@@ -5,7 +5,7 @@ The file exists so that each recipe states its table and its trends only.
 
 from typing import Any
 
-from vlp_jax.cli.study import Column, DataSet, Run
+from vlp_jax.api.study import Column, DataSet, Run
 
 MAE_FULL = "configs/mae/pretrain.py:ViT-L-16"
 MAE_SMALL = "configs/mae/tiny.py"

@@ -6,7 +6,7 @@ import pathlib
 import jax
 import pytest
 
-from vlp_jax.cli.config import load_config, split_overrides
+from vlp_jax.api.config import load_config, split_overrides
 from vlp_jax.core.errors import UserError
 from vlp_jax.core.pytree import matches, merge
 from vlp_jax.core.pytree import size as size_of

@@ -15,16 +15,17 @@ ALLOWED = {
     "nn": {"core", "parallel"},
     "models": {"core", "parallel", "nn"},
     "losses": {"core", "parallel"},
-    "diffusion": {"core"},
-    "methods": {"core", "parallel", "nn", "models", "losses", "diffusion"},
+    "augment": {"core"},
+    "methods": {"core", "parallel", "nn", "models", "losses", "augment"},
     "data": {"core"},
     "optim": {"core"},
     "interop": {"core"},
     "evals": {"core", "data"},
+    "report": {"core", "data", "evals"},
     "plan": {"core", "parallel", "methods", "train"},
     "train": {"core", "parallel", "data", "optim", "methods", "evals"},
 }
-OPEN = {"cli", "__init__.py", "__main__.py"}  # may import everything of the package
+OPEN = {"api", "cli", "__init__.py", "__main__.py"}  # may import everything of the package
 BANNED = {"utils", "util", "helpers", "helper", "common", "misc"}
 FILES = sorted(PACKAGE.rglob("*.py"))
 
@@ -62,11 +63,41 @@ def test_arrows_and_names(path):
         top = name.split(".")[0]
         assert top not in ("torch", "tensorflow", "configs", "experiments", "tests"), name
         if home == "methods" and name.startswith("vlp_jax.methods."):
-            assert name.split(".")[2] == "base", f"methods never import each other: {name}"
+            kind = name.split(".")[2]
+            assert kind in ("base", "kits"), f"methods never import each other: {name}"
+        elif home != "methods":
+            assert not name.startswith("vlp_jax.methods.kits"), f"only methods import kits: {name}"
+        if name.startswith("vlp_jax.cli"):
+            assert home in ("cli", "__main__.py"), f"nobody imports cli: {name}"
         if home == "train" and name.startswith(("vlp_jax.methods.", "vlp_jax.evals.")):
             assert name.split(".")[2] == "base", f"train knows no method or evaluator: {name}"
     assert path.stem not in BANNED
     assert path.read_text().count("\n") <= 400
+
+
+def arrows():
+    """{module: modules of the package that it imports}, imports inside functions too."""
+    names = {path: ".".join(path.relative_to(ROOT).with_suffix("").parts) for path in FILES}
+    modules = {name.removesuffix(".__init__") for name in names.values()}
+    return {
+        name.removesuffix(".__init__"): {found for found in imports(path) if found in modules}
+        for path, name in names.items()
+    }
+
+
+def test_no_two_modules_import_each_other():
+    graph, done = arrows(), set()
+
+    def walk(name, above):
+        assert name not in above, f"a circle: {' -> '.join([*above[above.index(name) :], name])}"
+        if name not in done:
+            for other in graph[name] - {name}:
+                walk(other, [*above, name])
+            done.add(name)
+
+    assert len(graph) > 150
+    for name in graph:
+        walk(name, [])
 
 
 def test_only_three_folders_know_flax():

@@ -7,7 +7,7 @@ import pathlib
 import jax
 import pytest
 
-from vlp_jax.cli.config import load_config
+from vlp_jax.api.config import load_config
 from vlp_jax.core.errors import UserError
 from vlp_jax.core.pytree import flatten, matches, size
 from vlp_jax.methods.base import make_method

@@ -5,7 +5,7 @@ import json
 import jax
 import pytest
 
-from vlp_jax.cli.study import ROOT, DataSet, Trend, load_study, studies
+from vlp_jax.api.study import ROOT, DataSet, Trend, load_study, studies
 from vlp_jax.core.pytree import merge
 from vlp_jax.methods.base import make_method
 from vlp_jax.optim.optimizer import check_paths, make_optimizer

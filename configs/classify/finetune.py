@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 
 from configs import common
 from configs.classify.common import imagenet, recipe, strong
-from vlp_jax.models.mae_archs import mae_arch
+from vlp_jax.models.archs.mae import mae_arch
 
 # base lr, layer decay, epochs, drop path: the recipe of the released models
 PUBLISHED = {

@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 
 from configs import common
 from configs.classify.common import imagenet, recipe
-from vlp_jax.models.mae_archs import mae_arch
+from vlp_jax.models.archs.mae import mae_arch
 
 
 def get_config(size: str = "ViT-B-16") -> ConfigDict:

@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 
 from configs import common
 from configs.classify.common import imagenet, recipe, start_from
-from vlp_jax.models.mae_archs import mae_arch
+from vlp_jax.models.archs.mae import mae_arch
 
 
 def get_config(workdir: str = "", layers: int = 0) -> ConfigDict:

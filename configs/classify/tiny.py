@@ -12,7 +12,7 @@ the other recipes.
 from ml_collections import ConfigDict
 
 from configs.classify.common import recipe, start_from
-from vlp_jax.models.mae_archs import mae_tower
+from vlp_jax.models.archs.mae import mae_tower
 
 
 def get_config(workdir: str = "") -> ConfigDict:

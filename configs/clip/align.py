@@ -7,7 +7,7 @@ image tower is a ViT (argument: any name of clip_archs.py).
 from ml_collections import ConfigDict
 
 from configs import common
-from vlp_jax.models.clip_archs import clip_arch
+from vlp_jax.models.archs.clip import clip_arch
 
 
 def get_config(arch: str = "ViT-B-16") -> ConfigDict:

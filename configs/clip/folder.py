@@ -3,14 +3,14 @@ JSONL.
 
 python -m vlp_jax train --config=configs/clip/folder.py --config.data.path=DIR --workdir=runs/mine
 
-A small ViT (argument: any name of vlp_jax/models/clip_archs.py for a released size). The file
+A small ViT (argument: any name of vlp_jax/models/archs/clip.py for a released size). The file
 exists as the recipe for a laptop or one GPU and a few thousand to a few million pairs.
 """
 
 from ml_collections import ConfigDict
 
 from configs import common
-from vlp_jax.models.clip_archs import clip_arch, small_arch
+from vlp_jax.models.archs.clip import clip_arch, small_arch
 
 
 def get_config(arch: str = "") -> ConfigDict:

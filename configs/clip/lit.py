@@ -10,7 +10,7 @@ OUT is a converted checkpoint or a workdir. The file exists as the recipe for lo
 from ml_collections import ConfigDict
 
 from configs import common
-from vlp_jax.models.clip_archs import clip_arch
+from vlp_jax.models.archs.clip import clip_arch
 
 
 def get_config(arch: str = "ViT-B-32") -> ConfigDict:

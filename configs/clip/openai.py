@@ -3,13 +3,13 @@
 python -m vlp_jax train --config=configs/clip/openai.py:ViT-B-32
 --config.data.path='DIR/{0000..9999}.tar' --workdir=W
 
-The file exists as the reference recipe; argument: any CLIP name of vlp_jax/models/clip_archs.py.
+The file exists as the reference recipe; argument: any CLIP name of vlp_jax/models/archs/clip.py.
 """
 
 from ml_collections import ConfigDict
 
 from configs import common
-from vlp_jax.models.clip_archs import clip_arch
+from vlp_jax.models.archs.clip import clip_arch
 
 # Peak learning rates of Table 20; sizes that the paper lacks take the nearest one's.
 PEAK_LR = {"RN50x16": 4e-4, "RN50x64": 3.6e-4, "ViT-L-14": 4e-4, "ViT-L-14-336": 2e-5}

@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 
 import vlp_jax
 from configs import common
-from vlp_jax.models.clip_archs import small_arch
+from vlp_jax.models.archs.clip import small_arch
 
 
 def get_config(path: str = "") -> ConfigDict:

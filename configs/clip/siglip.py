@@ -6,7 +6,7 @@ The file exists as the sigmoid counterpart of openai.py; argument: a SigLIP name
 from ml_collections import ConfigDict
 
 from configs import common
-from vlp_jax.models.clip_archs import clip_arch
+from vlp_jax.models.archs.clip import clip_arch
 
 
 def get_config(arch: str = "ViT-B-16-SigLIP") -> ConfigDict:

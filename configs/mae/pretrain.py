@@ -11,7 +11,7 @@ argument: ViT-B-16, ViT-L-16 or ViT-H-14.
 from ml_collections import ConfigDict
 
 from configs import common
-from vlp_jax.models.mae_archs import mae_arch
+from vlp_jax.models.archs.mae import mae_arch
 
 
 def get_config(size: str = "ViT-L-16") -> ConfigDict:
@@ -40,7 +40,7 @@ def recipe(arch: dict) -> ConfigDict:
     (the tokens do decay), no clipping, flips.
 
     Args:
-      arch: {image, decoder} of models/mae_archs.py.
+      arch: {image, decoder} of models/archs/mae.py.
     """
     c = common.base()
     own = {"mask_ratio": 0.75, "masking": "random", "norm_pix": True}

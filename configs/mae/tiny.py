@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 
 from configs.common import own_pictures
 from configs.mae.pretrain import recipe
-from vlp_jax.models.mae_archs import mae_tower
+from vlp_jax.models.archs.mae import mae_tower
 
 
 def get_config(folder: str = "") -> ConfigDict:

@@ -64,7 +64,7 @@ def make_state() -> tuple[Any, Any]:
 
     from vlp_jax.core.pytree import map_with_path
     from vlp_jax.methods.base import make_method
-    from vlp_jax.models.clip_archs import clip_arch
+    from vlp_jax.models.archs.clip import clip_arch
     from vlp_jax.optim.optimizer import make_optimizer
     from vlp_jax.train.state import Recipe, init_state
 

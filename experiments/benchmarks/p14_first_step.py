@@ -34,7 +34,7 @@ def lowered(args: argparse.Namespace, unroll: bool) -> object:
     """The lowered training step of a released size."""
     import jax
 
-    from vlp_jax.cli.config import load_config
+    from vlp_jax.api.config import load_config
     from vlp_jax.plan.program import PlannedTrainer
 
     keys = {"batch_size": str(args.batch), "method.unroll": str(unroll)}
@@ -47,7 +47,7 @@ def lowered(args: argparse.Namespace, unroll: bool) -> object:
 def work(args: argparse.Namespace) -> dict:
     """A child's answer."""
     start = time.perf_counter()
-    from vlp_jax.cli.output import start_jax
+    from vlp_jax.parallel.startup import start_jax
 
     start_jax()
     if args.worker == "time":

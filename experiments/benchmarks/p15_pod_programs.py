@@ -40,7 +40,7 @@ def plain_temporaries(plan: dict[str, Any], arch: str) -> int:
     import jax
     import jax.numpy as jnp
 
-    from vlp_jax.cli.config import load_config
+    from vlp_jax.api.config import load_config
     from vlp_jax.methods import clip
     from vlp_jax.plan.program import PlannedTrainer, compile_step, device_bytes
 

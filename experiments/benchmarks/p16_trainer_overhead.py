@@ -63,10 +63,10 @@ def main() -> int:
     args = p.parse_args()
     import jax
 
-    from vlp_jax.cli.config import load_config
-    from vlp_jax.cli.output import start_jax
+    from vlp_jax.api.config import load_config
     from vlp_jax.data.device import DeviceFeed
     from vlp_jax.parallel.mesh import batch_sharding
+    from vlp_jax.parallel.startup import start_jax
     from vlp_jax.train.trainer import Trainer
 
     start_jax()

@@ -55,7 +55,7 @@ def ours(args: argparse.Namespace) -> None:
     import jax
 
     from configs import common
-    from vlp_jax.cli.checkpoint import load_model
+    from vlp_jax.api.model import load_model
     from vlp_jax.data.lengths import check_buckets
     from vlp_jax.optim.optimizer import lr_factors, make_optimizer
     from vlp_jax.optim.schedules import make_schedule

@@ -28,7 +28,7 @@ class Run:
         import jax
 
         from vlp_jax.methods.base import make_method
-        from vlp_jax.models.clip_archs import clip_arch
+        from vlp_jax.models.archs.clip import clip_arch
         from vlp_jax.optim.optimizer import lr_factors, make_optimizer
         from vlp_jax.optim.schedules import make_schedule
         from vlp_jax.train.state import Recipe, init_state

@@ -31,7 +31,7 @@ OPTIM = dict(name="adamw", lr=1e-5, weight_decay=0.05, b2=0.95, eps=1e-8, clip_n
 def parser() -> argparse.ArgumentParser:
     """The flags."""
     p = argparse.ArgumentParser(description=__doc__)
-    p.add_argument("--arch", default="ViT-S-16", help="or a released size of models/mae_archs.py")
+    p.add_argument("--arch", default="ViT-S-16", help="or a released size of models/archs/mae.py")
     p.add_argument("--decoder-layers", type=int, default=8)
     p.add_argument("--batch", type=int, default=16)
     p.add_argument("--pairs", type=int, default=10)
@@ -48,7 +48,7 @@ def parser() -> argparse.ArgumentParser:
 
 def arch_of(args: argparse.Namespace) -> dict[str, Any]:
     """{image, decoder}; ViT-S-16 is no released size."""
-    from vlp_jax.models.mae_archs import mae_arch, mae_tower
+    from vlp_jax.models.archs.mae import mae_arch, mae_tower
 
     arch = mae_arch("ViT-B-16" if args.arch == "ViT-S-16" else args.arch)
     if args.arch == "ViT-S-16":
@@ -132,7 +132,7 @@ def ours(args: argparse.Namespace) -> None:
 
     import jax
 
-    from vlp_jax.cli.checkpoint import load_model
+    from vlp_jax.api.model import load_model
 
     model = load_model(f"{args.folder}/ours")
     how = dict(dtype=args.dtype, remat=args.remat, unroll=jax.default_backend() == "cpu")

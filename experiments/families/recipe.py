@@ -8,7 +8,7 @@ give for trunks of their own: rotation 48.9 and SimCLR 69.3 (ResNet-50), MAE 68.
 
 from configs.pretext.common import vit
 from experiments import common
-from vlp_jax.cli.study import Cell, DataSet, Study, Trend
+from vlp_jax.api.study import Cell, DataSet, Study, Trend
 
 SUPERVISED, RANDOM = "supervised", "random init"
 FAMILIES = {  # name: (small recipe, published recipe, the papers' number)

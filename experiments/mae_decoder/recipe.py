@@ -3,7 +3,7 @@
 """
 
 from experiments import common
-from vlp_jax.cli.study import Cell, Column, DataSet, Study, Trend
+from vlp_jax.api.study import Cell, Column, DataSet, Study, Trend
 
 DEPTHS = {1: (65.5, 84.8), 2: (70.0, 84.9), 4: (71.9, 84.9), 8: (73.5, 84.9), 12: (73.3, 84.4)}
 IN_ENCODER = "mask token in encoder"

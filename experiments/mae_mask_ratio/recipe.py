@@ -5,7 +5,7 @@ figure.
 """
 
 from experiments import common
-from vlp_jax.cli.study import Cell, Column, DataSet, Study, Trend
+from vlp_jax.api.study import Cell, Column, DataSet, Study, Trend
 
 LINEAR = {
     **{0.1: 54.6, 0.2: 58.9, 0.3: 61.7, 0.4: 67.0, 0.5: 69.9},

@@ -3,7 +3,7 @@ epochs).
 """
 
 from experiments import common
-from vlp_jax.cli.study import Cell, Column, DataSet, Study, Trend
+from vlp_jax.api.study import Cell, Column, DataSet, Study, Trend
 
 # name: (masking, mask ratio, norm_pix, linear, fine-tuned)
 TABLE = {

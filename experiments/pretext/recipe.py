@@ -9,7 +9,7 @@ x 16.
 
 from configs.pretext.common import vit
 from experiments import common
-from vlp_jax.cli.study import Cell, DataSet, Study, Trend
+from vlp_jax.api.study import Cell, DataSet, Study, Trend
 
 TASKS = {
     "context": 29.6,

@@ -49,11 +49,12 @@ def main(argv: list[str]) -> int:
     """Trains, evaluates, writes the report."""
     start = time.monotonic()
     sys.path.insert(0, str(ROOT))
-    from vlp_jax.cli.config import load_config, split_overrides
-    from vlp_jax.cli.output import print_json, start_jax
-    from vlp_jax.cli.train import train
-    from vlp_jax.evals.gallery import draw_results
-    from vlp_jax.evals.report import print_results, write_json, write_markdown
+    from vlp_jax.api.config import load_config, split_overrides
+    from vlp_jax.api.train import train
+    from vlp_jax.cli.output import print_json
+    from vlp_jax.parallel.startup import start_jax
+    from vlp_jax.report.gallery import draw_results
+    from vlp_jax.report.results import print_results, write_json, write_markdown
     from vlp_jax.train.lock import locked
 
     rest, overrides = split_overrides(argv)

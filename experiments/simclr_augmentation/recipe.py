@@ -1,16 +1,16 @@
 """SimCLR, figure 5: pairs of augmentations (arXiv:2002.05709; ResNet-50, 100 epochs, one branch
 augmented).
 
-The paper composes a pair in both orders; our augmentation has one order (nn/pictures.py), so a pair
-is one run, and `paper` is the mean of the two. Single numbers of the figure are unverified; its row
-means are not.
+The paper composes a pair in both orders; our augmentation has one order (augment/pictures.py), so a
+pair is one run, and `paper` is the mean of the two. Single numbers of the figure are unverified;
+its row means are not.
 """
 
 from itertools import combinations_with_replacement
 from typing import Any
 
 from experiments import common
-from vlp_jax.cli.study import Cell, DataSet, Study, Trend
+from vlp_jax.api.study import Cell, DataSet, Study, Trend
 
 FIGURE = {  # first, then second in the order of CHANGES
     "crop": (33.1, 33.9, 56.3, 46.0, 35.0),

@@ -3,7 +3,7 @@ batch (arXiv:2002.05709; ResNet-50). By its square root small batches do better 
 """
 
 from experiments import common
-from vlp_jax.cli.study import Cell, DataSet, Study, Trend
+from vlp_jax.api.study import Cell, DataSet, Study, Trend
 
 EPOCHS = (100, 200, 400, 800)
 TABLE = {

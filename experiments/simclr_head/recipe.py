@@ -5,7 +5,7 @@ than none by more than 10, and that h beats g(h) by more than 10; it prints no n
 """
 
 from experiments import common
-from vlp_jax.cli.study import Cell, Column, DataSet, Study, Trend
+from vlp_jax.api.study import Cell, Column, DataSet, Study, Trend
 
 HEADS = ("none", "linear", "nonlinear")
 TEMPERATURES = {0.05: 59.7, 0.1: 64.4, 0.5: 60.7, 1.0: 58.0}

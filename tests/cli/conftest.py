@@ -16,7 +16,7 @@ TEXT = dict(name="text", context_length=16, width=8, num_layers=2, num_heads=2)
 @pytest.fixture(scope="session")
 def tiny_arch():
     """Adds `tiny` (its positions are 2 x 2) and `tiny-24` (3 x 3) to the known architectures."""
-    from vlp_jax.models import clip_archs
+    from vlp_jax.models.archs import clip as clip_archs
 
     arch = dict(
         embed_dim=12, image=IMAGE | dict(activation="gelu"), text=TEXT | dict(activation="gelu")
@@ -33,11 +33,11 @@ def tiny_file(tiny_arch, tmp_path_factory):
     """An open_clip file of `tiny` with random weights, made once."""
     from safetensors.numpy import save_file
 
-    from vlp_jax.cli.checkpoint import expected_shapes
+    from vlp_jax.api.model import expected_shapes
     from vlp_jax.interop.open_clip import OPEN_CLIP
     from vlp_jax.interop.rules import to_theirs
     from vlp_jax.methods.base import make_method
-    from vlp_jax.models.clip_archs import clip_arch
+    from vlp_jax.models.archs.clip import clip_arch
 
     shapes = expected_shapes(make_method({"name": "clip", **clip_arch(tiny_arch)}))
     rng = np.random.default_rng(0)

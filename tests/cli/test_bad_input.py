@@ -12,7 +12,7 @@ from PIL import Image
 from small_runs import CONFIG, ROOT, environment, make_pictures, write_config
 
 from vlp_jax.__main__ import COMMANDS, main
-from vlp_jax.cli.config import load_config
+from vlp_jax.api.config import load_config
 from vlp_jax.train.workdir import run_files, write_files
 
 FOLDER = str(ROOT / "configs" / "clip" / "folder.py")

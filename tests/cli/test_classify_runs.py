@@ -8,7 +8,7 @@ from PIL import Image
 from small_runs import ROOT
 
 from vlp_jax.__main__ import main
-from vlp_jax.cli.checkpoint import load_model
+from vlp_jax.api.model import load_model
 from vlp_jax.core.pytree import flatten
 
 CONFIG = ROOT / "configs" / "classify"

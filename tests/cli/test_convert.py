@@ -11,8 +11,8 @@ import pytest
 from PIL import Image
 from safetensors.numpy import load_file, save_file
 
+from vlp_jax.api.model import load_model
 from vlp_jax.cli import convert
-from vlp_jax.cli.checkpoint import load_model
 from vlp_jax.core.errors import UserError
 
 

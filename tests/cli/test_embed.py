@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from vlp_jax.api.model import load_model
 from vlp_jax.cli import embed
-from vlp_jax.cli.checkpoint import load_model
 from vlp_jax.core.errors import RunError, UserError
 
 PATHS = ["a.jpg", "b.webp", "c.png", "e.gif", "sub/d.png"]

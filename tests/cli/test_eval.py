@@ -64,7 +64,7 @@ def test_only_some_and_a_report_on_disk(run, capsys, tmp_path):
 def test_the_moving_average_is_what_is_evaluated(run):
     import jax
 
-    from vlp_jax.cli.checkpoint import load_model
+    from vlp_jax.api.model import load_model
 
     workdir = run[0]
     device = jax.sharding.SingleDeviceSharding(jax.devices()[0])

@@ -7,16 +7,17 @@ import os
 import numpy as np
 import pytest
 
-from vlp_jax.cli import convert, export
-from vlp_jax.cli.checkpoint import expected_shapes
-from vlp_jax.cli.released import read_released
-from vlp_jax.cli.switches import computed, tower_fields, unlike
+from vlp_jax.api import export
+from vlp_jax.api.model import expected_shapes
+from vlp_jax.api.released import read_released
+from vlp_jax.api.switches import computed, tower_fields, unlike
+from vlp_jax.augment.pictures import CLIP_MEAN, CLIP_STD
+from vlp_jax.cli import convert
 from vlp_jax.core.errors import RunError, UserError
 from vlp_jax.data.text import load_tokenizer
 from vlp_jax.interop import open_clip_config
 from vlp_jax.interop.weights_file import read_safetensors
 from vlp_jax.methods.base import make_method
-from vlp_jax.nn.pictures import CLIP_MEAN, CLIP_STD
 from vlp_jax.nn.positions import sincos_table
 
 IMAGE = dict(name="vit", image_size=16, patch_size=8, width=16, num_layers=1, head_width=8)

@@ -11,8 +11,8 @@ from small_runs import CONFIG, ROOT, make_pictures
 from tiny import SIZE, tiny_config
 
 from vlp_jax.__main__ import main
+from vlp_jax.api.model import LoadedModel, load_model
 from vlp_jax.cli import embed
-from vlp_jax.cli.checkpoint import LoadedModel, load_model
 
 FRESH = {"colorization": SIZE, "context": 3 * 8 + 2 * 2 + 2 * 1}  # method: side of its pictures
 

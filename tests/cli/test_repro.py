@@ -10,7 +10,7 @@ from PIL import Image
 from vlp_jax.__main__ import main
 
 RECIPE = """
-from vlp_jax.cli.study import Cell, Column, Study, Trend
+from vlp_jax.api.study import Cell, Column, Study, Trend
 
 SMALL = dict(image_size=16, patch_size=8, width=16, num_layers=1, head_width=8, cls_token=True)
 SMALL = {{f"method.image.{{key}}": value for key, value in SMALL.items() if key != "image_size"}}
@@ -159,9 +159,9 @@ def test_mistakes_are_one_line(words, message, capsys):
 
 
 def test_the_error_of_the_test_pictures_stands_beside_the_seeds_spread():
-    from vlp_jax.cli.repro import summary
-    from vlp_jax.cli.study import Cell, Column, Study
-    from vlp_jax.evals.study import cell_rows
+    from vlp_jax.api.repro import summary
+    from vlp_jax.api.study import Cell, Column, Study
+    from vlp_jax.report.study import cell_rows
 
     columns = {"linear": Column("probe.top1"), "loss": Column("loss", scale=1.0)}
     study = Study(title="x", cells={"a": Cell(config="")}, evals={}, columns=columns, trends=())

@@ -9,7 +9,7 @@ import pytest
 from small_runs import ROOT, finish, make_pictures, start, write_config
 
 from vlp_jax.__main__ import main
-from vlp_jax.cli.config import load_config
+from vlp_jax.api.config import load_config
 from vlp_jax.cli.data import parser as data_parser
 from vlp_jax.cli.output import take_switches
 from vlp_jax.cli.train import parser as train_parser

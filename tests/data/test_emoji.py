@@ -13,7 +13,7 @@ from PIL import Image
 from vlp_jax.core.errors import RunError, UserError
 from vlp_jax.data import prepare_emoji
 from vlp_jax.data.emoji_records import TONES, concept_of, merge_concepts, split_of
-from vlp_jax.data.source import open_source
+from vlp_jax.data.open import open_source
 
 COUNTS = {"train": 3033, "val": 367, "test": 386}
 STYLES = ("noto", "twemoji")

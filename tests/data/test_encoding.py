@@ -13,7 +13,8 @@ from vlp_jax.data.caption import CaptionSpec, choose_caption
 from vlp_jax.data.check import check
 from vlp_jax.data.damage import DamagedSample
 from vlp_jax.data.encoding import BadText, decode, decode_json, read_text
-from vlp_jax.data.source import captions_of, open_source
+from vlp_jax.data.open import open_source
+from vlp_jax.data.source import captions_of
 from vlp_jax.data.tfds import _plain
 from vlp_jax.evals.samples import class_names
 

@@ -12,7 +12,8 @@ from PIL import Image
 from vlp_jax.cli.data import main as data_main
 from vlp_jax.core.errors import UserError
 from vlp_jax.data import prepare_fashion_mnist as prepare
-from vlp_jax.data.source import label_of, open_source
+from vlp_jax.data.open import open_source
+from vlp_jax.data.source import label_of
 
 
 def write_idx(path, array):

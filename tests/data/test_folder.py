@@ -6,7 +6,7 @@ import pytest
 from generated import fill
 
 from vlp_jax.core.errors import UserError
-from vlp_jax.data.source import open_source
+from vlp_jax.data.open import open_source
 
 
 def texts(source):

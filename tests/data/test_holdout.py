@@ -10,8 +10,8 @@ from vlp_jax.data.content import contents
 from vlp_jax.data.holdout import Holdout, training_part
 from vlp_jax.data.labels import class_list
 from vlp_jax.data.mixture import open_mixture, open_pool
+from vlp_jax.data.open import open_source
 from vlp_jax.data.pipeline import TrainPipeline
-from vlp_jax.data.source import open_source
 from vlp_jax.data.subset import Subset, stratified, thinned
 
 COUNT = 60

@@ -13,8 +13,8 @@ import pytest
 from generated import sample, tar_bytes
 
 from vlp_jax.core.errors import RunError, UserError
+from vlp_jax.data.open import open_source
 from vlp_jax.data.shard import expand_braces, expand_shards
-from vlp_jax.data.source import open_source
 
 
 class Canary:

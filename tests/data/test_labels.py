@@ -7,8 +7,9 @@ from generated import encode, tar_bytes
 from vlp_jax.core.errors import UserError
 from vlp_jax.data.damage import DamagedSample
 from vlp_jax.data.labels import check_classes, class_list, open_classes
+from vlp_jax.data.open import open_source
 from vlp_jax.data.pipeline import TrainPipeline
-from vlp_jax.data.source import label_of, open_source
+from vlp_jax.data.source import label_of
 
 EMOJI = "builtin:emoji/noto-test"
 

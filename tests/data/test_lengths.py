@@ -18,8 +18,8 @@ from vlp_jax.data.array_record import write_array_record
 from vlp_jax.data.caption import CaptionSpec
 from vlp_jax.data.lengths import Buckets, LengthCounter, check_buckets, load_lengths
 from vlp_jax.data.mixture import open_pool
+from vlp_jax.data.open import open_source
 from vlp_jax.data.pipeline import TrainPipeline
-from vlp_jax.data.source import open_source
 from vlp_jax.data.subset import Subset
 from vlp_jax.data.text import load_tokenizer
 

@@ -13,8 +13,8 @@ from PIL import Image
 from vlp_jax.core.errors import RunError, UserError
 from vlp_jax.data import pipeline as pipeline_module
 from vlp_jax.data.evaluation import eval_batches
+from vlp_jax.data.open import open_source
 from vlp_jax.data.pipeline import DataSpec, TrainPipeline
-from vlp_jax.data.source import open_source
 
 N, BATCH = 30, 8
 

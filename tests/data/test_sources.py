@@ -19,7 +19,8 @@ from vlp_jax.data.array_record import write_array_record
 from vlp_jax.data.damage import DamagedSample
 from vlp_jax.data.export import export
 from vlp_jax.data.mixture import Concat, open_mixture, open_pool, split_paths
-from vlp_jax.data.source import Source, check_captions, check_key, open_source
+from vlp_jax.data.open import open_source
+from vlp_jax.data.source import Source, check_captions, check_key
 
 
 @pytest.fixture

@@ -11,7 +11,8 @@ from generated import encode
 from vlp_jax.core.errors import UserError
 from vlp_jax.data.damage import DamagedSample
 from vlp_jax.data.labels import class_list
-from vlp_jax.data.source import check_captions, check_key, label_of, open_source
+from vlp_jax.data.open import open_source
+from vlp_jax.data.source import check_captions, check_key, label_of
 
 
 @pytest.fixture

@@ -13,8 +13,9 @@ from vlp_jax.core.errors import RunError, UserError
 from vlp_jax.data import index as index_module
 from vlp_jax.data.check import check
 from vlp_jax.data.damage import DamagedSample
+from vlp_jax.data.open import open_source
 from vlp_jax.data.pipeline import TrainPipeline
-from vlp_jax.data.source import check_captions, open_source
+from vlp_jax.data.source import check_captions
 from vlp_jax.data.tar import TarSource
 
 COUNT = 20

@@ -12,7 +12,7 @@ from PIL import Image
 from vlp_jax.cli.embed import list_images
 from vlp_jax.core.errors import UserError, printable
 from vlp_jax.data.decode import FORMATS, decode_image
-from vlp_jax.data.source import open_source
+from vlp_jax.data.open import open_source
 from vlp_jax.data.walk import IMAGE_SUFFIXES, told, walk
 
 

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vlp_jax.data.source import open_source
+from vlp_jax.data.open import open_source
 from vlp_jax.evals.base import make_evaluator
-from vlp_jax.evals.gallery import draw_results, evenly
+from vlp_jax.report.gallery import draw_results, evenly
 
 TEST = "builtin:emoji/noto-test"
 VAL = "builtin:emoji/noto-val"

@@ -6,8 +6,8 @@ from PIL import Image
 
 from vlp_jax.core.errors import UserError
 from vlp_jax.evals.base import make_evaluator
-from vlp_jax.evals.gallery import draw_results
 from vlp_jax.evals.samples import open_samples
+from vlp_jax.report.gallery import draw_results
 
 
 def paint(batch):

@@ -7,16 +7,16 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
+from vlp_jax.api.model import load_model
+from vlp_jax.api.released import read_released
+from vlp_jax.api.released_mae import position_tables
 from vlp_jax.cli import convert
-from vlp_jax.cli.checkpoint import load_model
-from vlp_jax.cli.released import read_released
-from vlp_jax.cli.released_mae import position_tables
 from vlp_jax.core.errors import UserError
 from vlp_jax.core.pytree import flatten
 from vlp_jax.interop.mae import HF_MAE, OFFICIAL_MAE, check_fits, model_config
 from vlp_jax.interop.rules import to_theirs
 from vlp_jax.methods.base import make_method
-from vlp_jax.models.mae_archs import mae_tower
+from vlp_jax.models.archs.mae import mae_tower
 
 IMAGE = mae_tower(32, 8, 2, 64, 32)
 DECODER = dict(num_layers=1, width=32, num_heads=16)
@@ -38,9 +38,9 @@ def tree():
 def named(monkeypatch):
     """A size called tiny."""
     own = lambda name: {"image": dict(IMAGE), "decoder": dict(DECODER)}  # noqa: E731
-    monkeypatch.setattr("vlp_jax.cli.released.MAE_NAMES", ("tiny",))
-    monkeypatch.setattr("vlp_jax.cli.released_mae.NAMES", ("tiny",))
-    monkeypatch.setattr("vlp_jax.cli.released_mae.mae_arch", own)
+    monkeypatch.setattr("vlp_jax.api.released.MAE_NAMES", ("tiny",))
+    monkeypatch.setattr("vlp_jax.api.released_mae.NAMES", ("tiny",))
+    monkeypatch.setattr("vlp_jax.api.released_mae.mae_arch", own)
 
 
 def official(method, arrays):

@@ -7,12 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from vlp_jax.augment import mixing
 from vlp_jax.core.errors import UserError
 from vlp_jax.core.pytree import flatten, merge, partition
 from vlp_jax.core.rng import example_keys, step_key
 from vlp_jax.methods.base import make_method
 from vlp_jax.methods.classify import Classify
-from vlp_jax.nn import mixing
 from vlp_jax.optim.optimizer import lr_factors, make_optimizer
 from vlp_jax.train.gradient import Inputs, loss_and_gradient
 from vlp_jax.train.state import Recipe, init_state

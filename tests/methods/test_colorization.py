@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from pretext import B, batch_of, build, check_accumulation, check_eval_fns, gradients, made
 
+from vlp_jax.augment.lab import lab_to_srgb
 from vlp_jax.core.errors import UserError
 from vlp_jax.methods.colorization import rarity
-from vlp_jax.nn.lab import lab_to_srgb
 
 SMALL = dict(size=32, image={"pool": "none"}, widths=(8,), bin_size=20)
 

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from pretext import B, batch_of, build, check_accumulation, check_eval_fns
 
+from vlp_jax.augment.filters import pixelate
+from vlp_jax.augment.tiles import cut
 from vlp_jax.core.errors import UserError
 from vlp_jax.core.rng import example_keys
 from vlp_jax.methods.context import AROUND, CENTRE, downsample, drop_colour, pairs
-from vlp_jax.nn.filters import pixelate
-from vlp_jax.nn.tiles import cut
 
 GRID = dict(picture_size=64, gap=4, jitter=2, hidden=(16,))
 

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from pretext import B, batch_of, build, check_accumulation, check_eval_fns, made
 
+from vlp_jax.augment.tiles import cut, mosaic, standardise
 from vlp_jax.core.errors import UserError
 from vlp_jax.core.rng import example_keys
 from vlp_jax.models.head import Head
-from vlp_jax.nn.tiles import cut, mosaic, standardise
 
 PUZZLE = dict(picture_size=60, permutations=20, tile_width=8, hidden=(16,))
 

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from vlp_jax.cli.config import load_config
+from vlp_jax.api.config import load_config
 from vlp_jax.core.pytree import size
 from vlp_jax.methods.base import make_method
 

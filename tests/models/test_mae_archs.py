@@ -6,7 +6,7 @@ import pytest
 from vlp_jax.core.errors import UserError
 from vlp_jax.core.pytree import flatten, size
 from vlp_jax.methods.base import make_method
-from vlp_jax.models.mae_archs import NAMES, mae_arch
+from vlp_jax.models.archs.mae import NAMES, mae_arch
 
 # Without the two position tables, which are no parameters here (mae.md 2.1).
 COUNTS = {

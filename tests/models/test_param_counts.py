@@ -5,7 +5,7 @@ import pytest
 
 from vlp_jax.core.pytree import size
 from vlp_jax.methods.base import make_method
-from vlp_jax.models.clip_archs import ARCHS, clip_arch, is_siglip
+from vlp_jax.models.archs.clip import ARCHS, clip_arch, is_siglip
 
 EXACT = {
     "RN50": 102_007_137,

@@ -8,7 +8,7 @@ import pytest
 from vlp_jax.core.errors import UserError
 from vlp_jax.core.pytree import flatten, unflatten
 from vlp_jax.core.rng import example_keys
-from vlp_jax.models.clip_archs import clip_arch, small_arch
+from vlp_jax.models.archs.clip import clip_arch, small_arch
 from vlp_jax.models.resnet import ModifiedResNet
 from vlp_jax.models.text import TextTransformer
 from vlp_jax.models.towers import make_tower

@@ -11,7 +11,7 @@ from tiny import tiny_method
 from vlp_jax.core.errors import UserError
 from vlp_jax.core.pytree import flatten
 from vlp_jax.methods.base import make_method
-from vlp_jax.models.clip_archs import clip_arch
+from vlp_jax.models.archs.clip import clip_arch
 from vlp_jax.optim.optimizer import DIRECTIONS, make_optimizer
 from vlp_jax.parallel.mesh import make_mesh
 from vlp_jax.parallel.sharding import PRESETS, param_sharding

@@ -19,11 +19,12 @@ import torch  # noqa: E402
 from safetensors.torch import load_file  # noqa: E402
 from transformers.models.vit_mae import modeling_vit_mae as theirs  # noqa: E402
 
-from vlp_jax.cli import convert, export  # noqa: E402
-from vlp_jax.cli.checkpoint import expected_shapes, load_model, split_extra  # noqa: E402
+from vlp_jax.api import export  # noqa: E402
+from vlp_jax.api.model import expected_shapes, load_model, split_extra  # noqa: E402
+from vlp_jax.cli import convert  # noqa: E402
 from vlp_jax.core.errors import UserError  # noqa: E402
 from vlp_jax.methods.base import make_method  # noqa: E402
-from vlp_jax.models.mae_archs import mae_tower  # noqa: E402
+from vlp_jax.models.archs.mae import mae_tower  # noqa: E402
 from vlp_jax.nn.masks import is_hidden, shuffle  # noqa: E402
 
 TINY = dict(

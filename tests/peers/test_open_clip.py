@@ -15,10 +15,10 @@ open_clip = pytest.importorskip("open_clip", reason="live parity needs the `peer
 
 import torch  # noqa: E402
 
+from vlp_jax.api.model import embedders, expected_shapes, split_extra  # noqa: E402
+from vlp_jax.api.released import method_config  # noqa: E402
+from vlp_jax.api.switches import computed, tower_fields, unlike  # noqa: E402
 from vlp_jax.cli import convert, embed  # noqa: E402
-from vlp_jax.cli.checkpoint import embedders, expected_shapes, split_extra  # noqa: E402
-from vlp_jax.cli.released import method_config  # noqa: E402
-from vlp_jax.cli.switches import computed, tower_fields, unlike  # noqa: E402
 from vlp_jax.data.decode import decode_image  # noqa: E402
 from vlp_jax.data.text import load_tokenizer  # noqa: E402
 from vlp_jax.interop import open_clip_config  # noqa: E402
@@ -27,7 +27,7 @@ from vlp_jax.interop.preprocess import default_preprocessing, to_open_clip  # no
 from vlp_jax.interop.rules import to_ours, to_theirs  # noqa: E402
 from vlp_jax.interop.tensors import from_arrays  # noqa: E402
 from vlp_jax.methods.base import make_method  # noqa: E402
-from vlp_jax.models.clip_archs import ARCHS, clip_arch  # noqa: E402
+from vlp_jax.models.archs.clip import ARCHS, clip_arch  # noqa: E402
 
 NAMES = (
     "ViT-B-32",

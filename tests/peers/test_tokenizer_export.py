@@ -10,7 +10,7 @@ open_clip = pytest.importorskip("open_clip", reason="live parity needs the `peer
 transformers = pytest.importorskip("transformers", reason="live parity needs the `peers` extra")
 sentencepiece = pytest.importorskip("sentencepiece")
 
-from vlp_jax.cli.export_tokenizer import tokenizer_files  # noqa: E402
+from vlp_jax.api.export_tokenizer import tokenizer_files  # noqa: E402
 from vlp_jax.data.text import load_tokenizer  # noqa: E402
 
 WORDS = "a photo of the cat and dog riding waves on top naive cafe 0 1 2 3 ! , . _".split()  # noqa: SIM905

@@ -7,7 +7,7 @@ import runpy
 import numpy as np
 import pytest
 
-from vlp_jax.data.source import open_source
+from vlp_jax.data.open import open_source
 from vlp_jax.data.text import load_tokenizer
 from vlp_jax.data.text.clean import repair
 from vlp_jax.data.text.clip_bpe import byte_symbols, load_merges

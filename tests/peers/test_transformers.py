@@ -14,8 +14,8 @@ import torch  # noqa: E402
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil  # noqa: E402
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil  # noqa: E402
 
+from vlp_jax.api.model import load_model  # noqa: E402
 from vlp_jax.cli import convert, embed  # noqa: E402
-from vlp_jax.cli.checkpoint import load_model  # noqa: E402
 from vlp_jax.interop.hf import method_fields  # noqa: E402
 
 

@@ -6,7 +6,7 @@ import jax
 import pytest
 from small_runs import make_pictures, write_config
 
-from vlp_jax.cli.config import load_config
+from vlp_jax.api.config import load_config
 from vlp_jax.parallel import mesh
 from vlp_jax.train import trainer
 

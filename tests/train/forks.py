@@ -15,7 +15,7 @@ import time
 
 MODULES = (
     *("small_runs", "faulty"),
-    *("vlp_jax.cli.start", "vlp_jax.train.loop", "grain", "tensorboardX"),
+    *("vlp_jax.api.start", "vlp_jax.train.loop", "grain", "tensorboardX"),
 )
 _context = multiprocessing.get_context("forkserver")
 _context.set_forkserver_preload(["forks", *MODULES])

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from tiny import tiny_batch
 
-from vlp_jax.cli.start import tell_apart
+from vlp_jax.api.start import tell_apart
 from vlp_jax.core.errors import UserError
 from vlp_jax.data.framing import Framing
 from vlp_jax.evals.base import Result

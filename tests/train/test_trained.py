@@ -137,7 +137,7 @@ def test_a_mixture_is_known_in_any_order(data, tmp_path):
 
 
 def test_a_run_and_its_later_evaluation_agree_on_what_is_held_out(make_trainer, tmp_path):
-    from vlp_jax.cli.eval import trained_on
+    from vlp_jax.api.evaluate import trained_on
     from vlp_jax.train.workdir import run_files, write_files
 
     path = make_trainer().config.data.path

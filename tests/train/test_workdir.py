@@ -7,7 +7,7 @@ import math
 import pytest
 from ml_collections import ConfigDict
 
-from vlp_jax.cli.start import tell_changes
+from vlp_jax.api.start import tell_changes
 from vlp_jax.core.errors import UserError
 from vlp_jax.optim.schedules import duration
 from vlp_jax.train.checkpoint import Checkpoints

@@ -12,7 +12,8 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from vlp_jax.cli.output import add_json, first_process, print_json, start_jax
+from vlp_jax.cli.output import add_json, print_json
+from vlp_jax.parallel.startup import first_process, start_jax
 
 FORMATS = ("vlp_jax", "open_clip", "hf", "mae")
 
@@ -106,7 +107,7 @@ def _import(args: argparse.Namespace) -> dict[str, Any]:
     arrays, manifest, notes, files = _read_any(args)
     folder.write_folder(args.output, arrays, manifest, files)
     try:
-        from vlp_jax.cli.checkpoint import load_converted
+        from vlp_jax.api.model import load_converted
 
         load_converted(args.output)
     except Exception:
@@ -120,7 +121,7 @@ def _import(args: argparse.Namespace) -> dict[str, Any]:
 
 def _export(args: argparse.Namespace) -> dict[str, Any]:
     """One of our folders, or any input, to another library's files."""
-    from vlp_jax.cli import export
+    from vlp_jax.api import export
 
     export.check_writable(args.output, args.to)
     arrays, manifest, notes, files = _read_any(args)
@@ -161,7 +162,7 @@ def _read_run(args: argparse.Namespace) -> tuple[dict, dict[str, Any], list[str]
     """The newest checkpoint of a training workdir, for another library."""
     import numpy as np
 
-    from vlp_jax.cli.checkpoint import load_workdir
+    from vlp_jax.api.model import load_workdir
     from vlp_jax.core.errors import UserError
     from vlp_jax.core.pytree import flatten
 
@@ -191,7 +192,7 @@ def _read_any(args: argparse.Namespace) -> tuple[dict, dict[str, Any], list[str]
     from vlp_jax.interop import folder
 
     if folder.is_folder(args.input):
-        from vlp_jax.cli.checkpoint import tokenizer_name
+        from vlp_jax.api.model import tokenizer_name
 
         arrays, manifest = folder.read_folder(args.input)
         if args.arch and args.arch != manifest["arch"]:
@@ -203,6 +204,6 @@ def _read_any(args: argparse.Namespace) -> tuple[dict, dict[str, Any], list[str]
         return arrays, {**manifest, "tokenizer": spec}, [], {}
     if os.path.isdir(os.path.join(args.input, "checkpoints")):
         return _read_run(args)
-    from vlp_jax.cli.released import read_released
+    from vlp_jax.api.released import read_released
 
     return read_released(args.input, args.arch, args.image_size, args.tokenizer, args.weights)

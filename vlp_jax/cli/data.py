@@ -134,7 +134,7 @@ def _reasons(damage: Sequence) -> dict[str, int]:
 def run_index(args: argparse.Namespace) -> tuple[int, dict[str, Any]]:
     """Builds missing and stale indices (all with --rebuild)."""
     from vlp_jax.core.errors import UserError
-    from vlp_jax.data.source import open_source
+    from vlp_jax.data.open import open_source
     from vlp_jax.data.tar import TarSource
 
     start = time.perf_counter()
@@ -168,7 +168,7 @@ def run_check(args: argparse.Namespace) -> tuple[int, dict[str, Any]]:
     from vlp_jax.core.errors import printable
     from vlp_jax.data.check import check
     from vlp_jax.data.damage import NOTED, DamageLog
-    from vlp_jax.data.source import open_source
+    from vlp_jax.data.open import open_source
 
     source = open_source(args.path)
     notes = _notes(args, source)
@@ -201,7 +201,7 @@ def run_check(args: argparse.Namespace) -> tuple[int, dict[str, Any]]:
 
 def run_stats(args: argparse.Namespace) -> tuple[int, dict[str, Any]]:
     """Counts and quantiles, and ten captions as the tokenizer reads them."""
-    from vlp_jax.data.source import open_source
+    from vlp_jax.data.open import open_source
     from vlp_jax.data.stats import captions, stats
     from vlp_jax.data.text import load_tokenizer
 
@@ -265,7 +265,7 @@ def run_convert(args: argparse.Namespace) -> tuple[int, dict[str, Any]]:
     """Rewrites a source as shards."""
     from vlp_jax.core.errors import UserError
     from vlp_jax.data.export import export
-    from vlp_jax.data.source import open_source
+    from vlp_jax.data.open import open_source
 
     if args.per_shard < 1:
         raise UserError(f"--per-shard={args.per_shard} must be at least 1")

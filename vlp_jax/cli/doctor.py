@@ -36,7 +36,8 @@ def main(argv: list[str]) -> int:
       UserError: --data cannot be read, or --workdir cannot be written.
     """
     args = parser().parse_args(argv)
-    from vlp_jax.cli.output import first_process, print_json, start_jax
+    from vlp_jax.cli.output import print_json
+    from vlp_jax.parallel.startup import first_process, start_jax
 
     start_jax()
     report = {**_software(), **_devices(), **_disk(args.workdir)}

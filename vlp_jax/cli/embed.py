@@ -19,14 +19,8 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from vlp_jax.cli.output import (
-    add_json,
-    check_writable,
-    first_process,
-    folder_or_file,
-    print_json,
-    start_jax,
-)
+from vlp_jax.cli.output import add_json, check_writable, folder_or_file, print_json
+from vlp_jax.parallel.startup import first_process, start_jax
 
 
 def parser() -> argparse.ArgumentParser:
@@ -85,7 +79,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     _check(args)
     start = time.perf_counter()
 
-    from vlp_jax.cli.checkpoint import load_model
+    from vlp_jax.api.model import load_model
 
     start_jax()
     result = embed(load_model(args.checkpoint), args, paths, texts)

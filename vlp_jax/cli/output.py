@@ -1,11 +1,10 @@
-"""What every command prints: one JSON object on the last line of stdout with --json, and start-up
-of JAX.
+"""What every command prints: one JSON object on the last line of stdout with --json; and the flags
+that all share.
 
 The file exists so that scripts can rely on one rule.
 """
 
 import argparse
-import logging
 import os
 import sys
 from collections.abc import Iterator, Mapping
@@ -23,9 +22,11 @@ def print_json(value: Mapping[str, Any]) -> None:
     """Prints one JSON object on one line, flushed last; the first process of a job does. Numbers
     that are not finite are null.
     """
+    from vlp_jax.core.strict_json import dumps
+    from vlp_jax.parallel.startup import first_process
+
     if not first_process():
         return
-    from vlp_jax.core.strict_json import dumps
 
     sys.stdout.flush()
     print(dumps(value), flush=True)
@@ -80,7 +81,7 @@ def take_switches(argv: list[str], parser: argparse.ArgumentParser) -> list[str]
     Raises:
       UserError: such a flag with a value that is neither.
     """
-    from vlp_jax.cli.config import switch
+    from vlp_jax.api.config import switch
 
     switches, rest = set(_switches(parser)), []
     for word in argv:
@@ -99,44 +100,3 @@ def _switches(parser: argparse.ArgumentParser) -> Iterator[str]:
         elif isinstance(action.choices, dict):  # sub-commands
             for sub in action.choices.values():
                 yield from _switches(sub)
-
-
-def first_process() -> bool:
-    """Whether this process is the one that prints and writes. Call it after `start_jax`."""
-    jax = sys.modules.get("jax")
-    return jax is None or not jax.distributed.is_initialized() or jax.process_index() == 0
-
-
-def start_jax(heartbeat: float = 60.0) -> None:
-    """Turns on the persistent compilation cache (unless JAX_COMPILATION_CACHE_DIR chooses another)
-    and the log; keeps libtpu silent where there is no TPU; joins the job where this process is one
-    of several (parallel/hosts.py).
-
-    Args:
-      heartbeat: seconds of silence after which another process counts as dead.
-    """
-    _separate_collectives()
-    import jax
-
-    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
-    logging.getLogger("vlp_jax").setLevel(logging.INFO)
-    logging.getLogger("absl").setLevel(logging.CRITICAL)  # orbax logs tracebacks that we report
-    if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
-        cache = os.environ.get("XDG_CACHE_HOME", os.path.expanduser("~/.cache"))
-        jax.config.update("jax_compilation_cache_dir", os.path.join(cache, "vlp_jax", "xla"))
-    if not os.environ.get("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"):
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 1.0)
-    from vlp_jax.parallel.hosts import join, quiet_libtpu
-
-    quiet_libtpu()
-    join(heartbeat)
-
-
-def _separate_collectives() -> None:
-    """Simulated CPU devices share one thread pool, which two collectives at a time can exhaust."""
-    flags, switch = (
-        os.environ.get("XLA_FLAGS", ""),
-        "xla_cpu_enable_concurrency_optimized_scheduler",
-    )
-    if "xla_force_host_platform_device_count" in flags and switch not in flags:
-        os.environ["XLA_FLAGS"] = f"{flags} --{switch}=false"

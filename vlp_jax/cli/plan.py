@@ -41,7 +41,7 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: list[str]) -> int:
     """Runs the command."""
-    from vlp_jax.cli.config import load_config, split_overrides
+    from vlp_jax.api.config import load_config, split_overrides
     from vlp_jax.plan.topology import check_topology, open_topology, prepare
 
     rest, overrides = split_overrides(argv)
@@ -49,7 +49,8 @@ def main(argv: list[str]) -> int:
     check_topology(args.topology)
     config = load_config(args.config, overrides)
     prepare(args.topology)
-    from vlp_jax.cli.output import print_json, start_jax
+    from vlp_jax.cli.output import print_json
+    from vlp_jax.parallel.startup import start_jax
     from vlp_jax.plan.program import check_host_memory
 
     check_host_memory()

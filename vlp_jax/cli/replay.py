@@ -44,9 +44,10 @@ def main(argv: list[str]) -> int:
     args = parser().parse_args(argv)
     from ml_collections import ConfigDict
 
-    from vlp_jax.cli.output import first_process, print_json, start_jax
-    from vlp_jax.cli.start import first_weights, start_state
+    from vlp_jax.api.start import first_weights, start_state
+    from vlp_jax.cli.output import print_json
     from vlp_jax.core.errors import UserError
+    from vlp_jax.parallel.startup import first_process, start_jax
     from vlp_jax.train.checkpoint import Checkpoints
     from vlp_jax.train.metrics import read_lines
     from vlp_jax.train.replay import first_step, replay

@@ -2,25 +2,18 @@
 whether each trend holds.
 
 Every cell is an ordinary run in its own workdir, so that an interrupted study goes on where it
-stopped. The file exists as the one runner of all studies.
+stopped. The file exists to turn flags into the runs of api/repro.py and print their table.
 """
 
 import argparse
-import json
 import os
-import statistics
-import time
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 EPILOG = """examples:
   python -m vlp_jax repro mae_mask_ratio --out=runs/mae_mask_ratio
   python -m vlp_jax repro mae_mask_ratio --only=0.1,0.75 --seeds=3 --config.steps=300
 without STUDY: the list of studies. Without --data the small form runs on the embedded emoji.
 exit codes: 0 every trend whose cells ran holds, 1 one does not (the table is written)"""
-
-LENGTHS = ("steps", "optim.warmup_steps", "optim.lr")  # 0 or 1 where nothing is to be learnt
 
 
 def parser() -> argparse.ArgumentParser:
@@ -58,8 +51,9 @@ def main(argv: list[str]) -> int:
     Raises:
       UserError: a mistake in the flags or in any cell's config, before anything is trained.
     """
-    from vlp_jax.cli.config import split_overrides
-    from vlp_jax.cli.study import data_set, load_study
+    from vlp_jax.api.config import split_overrides
+    from vlp_jax.api.repro import check_configs, chosen, run_cells, summary
+    from vlp_jax.api.study import data_set, load_study
 
     rest, overrides = split_overrides(argv)
     args = parser().parse_args(rest)
@@ -73,7 +67,8 @@ def main(argv: list[str]) -> int:
         raise UserError(f"--seeds={args.seeds}: must be at least 1")
     folder = f"runs/{Path(args.study).name}" + "_full" * args.full
     out = Path(args.out or folder)
-    from vlp_jax.cli.output import first_process, print_json, start_jax
+    from vlp_jax.cli.output import print_json
+    from vlp_jax.parallel.startup import first_process, start_jax
 
     start_jax()
     runs = check_configs(study, names, args.seeds, overrides)
@@ -81,7 +76,7 @@ def main(argv: list[str]) -> int:
     outcome = {"data": args.data or "the embedded emoji", "changes": overrides, **outcome}
     outcome = {"study": args.study, "full": args.full, **outcome}
     if first_process():
-        from vlp_jax.evals.study import write_study
+        from vlp_jax.report.study import write_study
 
         write_study(study.title, outcome, str(out))
     if args.json:
@@ -93,8 +88,8 @@ def list_studies(args: argparse.Namespace) -> int:
     """Prints a line for each study: name, minutes of the small form (with --full the number of its
     runs), title. Returns 0.
     """
+    from vlp_jax.api.study import DataSet, load_study, studies
     from vlp_jax.cli.output import print_json
-    from vlp_jax.cli.study import DataSet, load_study, studies
 
     found = []
     for name in studies():
@@ -107,192 +102,3 @@ def list_studies(args: argparse.Namespace) -> int:
     if args.json:
         print_json({"full": args.full, "studies": found})
     return 0
-
-
-def chosen(only: str, cells: list[str]) -> list[str]:
-    """The cells that --only names, in the table's order; all where it is empty.
-
-    Raises:
-      UserError: a name that the study lacks.
-    """
-    from vlp_jax.core.errors import UserError, nearest
-
-    wanted = [name.strip() for name in only.split(",") if name.strip()] or cells
-    for name in wanted:
-        if name not in cells:
-            raise UserError(f"--only={name}: no such cell{nearest(name, cells)}")
-    return [name for name in cells if name in wanted]
-
-
-def check_configs(
-    study: Any, names: list[str], seeds: int, overrides: Mapping[str, str]
-) -> dict[tuple[str, int], Any]:
-    """{(cell, seed): config}, seed by seed, each of whose methods and optimisers could be built.
-
-    Raises:
-      UserError: a mistake in a recipe or an override.
-    """
-    from vlp_jax.core.errors import UserError
-    from vlp_jax.methods.base import make_method
-    from vlp_jax.optim.optimizer import make_optimizer
-
-    for key in overrides:
-        values = {str(cell.changes.get(key, "")) for cell in study.cells.values()}
-        if len(values) > 1 and key not in LENGTHS:
-            raise UserError(f"--config.{key}: the cells of this study differ in it; see --only")
-    runs = {}
-    for seed in range(seeds):
-        for name in names:
-            runs[name, seed] = config = study.config(name, seed, overrides)
-            make_method(config.method), make_optimizer(config.optim)
-    return runs
-
-
-def run_cells(
-    study: Any, runs: Mapping[tuple[str, int], Any], out: Path
-) -> dict[str, list[dict[str, float]]]:
-    """{cell: measures of each seed}; a cell that `out` holds already is not run again.
-
-    Raises:
-      UserError: a cell whose start is neither in `runs` nor in `out`, before anything is trained.
-      Preempted: a signal between two cells.
-    """
-    from vlp_jax.train.preemption import Preempted, StopSignal
-    from vlp_jax.train.progress import duration_text, show
-
-    for (name, seed), config in runs.items():
-        if study.cells[name].start:
-            config.init_from = start_of(study.cells[name].start, seed, runs, out)
-    found: dict[str, list[dict[str, float]]] = {}
-    took: list[float] = []
-    with StopSignal() as stop:
-        for index, ((name, seed), config) in enumerate(runs.items()):
-            rest = sum(took) / len(took) * (len(runs) - index) if took else 0
-            eta = f", ETA {duration_text(rest)}" if took else ""
-            show(f"cell {index + 1} of {len(runs)}: {name}, seed {seed}{eta}", last=True)
-            start = time.monotonic()
-            measures, new = run_cell(config, study.follow_ups, folder_of(name, seed, out))
-            found.setdefault(name, []).append(measures)
-            took += [time.monotonic() - start] * new
-            if stop.heard and index + 1 < len(runs):
-                raise Preempted(f"stopped after {name}, seed {seed}; run the same command again")
-    return found
-
-
-def folder_of(cell: str, seed: int, out: Path) -> Path:
-    """The workdir of a run of the table."""
-    return out / "cells" / cell.replace(" / ", "_x_").replace(" ", "_") / f"seed{seed}"
-
-
-def start_of(cell: str, seed: int, runs: Mapping[tuple[str, int], Any], out: Path) -> str:
-    """`init_from` of a run that starts from the tower of `cell`.
-
-    Raises:
-      UserError: that cell will not be there.
-    """
-    from vlp_jax.core.errors import UserError
-
-    folder = folder_of(cell, seed, out)
-    if (cell, seed) not in runs and not (folder / "measures.json").is_file():
-        raise UserError(f"--only: a cell starts from {cell!r}, which {out} lacks; name it as well")
-    return f"{folder}:(batch_stats/)?image/.*"
-
-
-def run_cell(
-    config: Any, follow_ups: Mapping[str, Any], folder: Path
-) -> tuple[dict[str, float], bool]:
-    """Trains and evaluates a cell and its follow-ups, or reads what `folder` holds of them.
-
-    Returns:
-      ({measure: number}, whether anything was run).
-
-    Raises:
-      UserError: the folder holds a run of another config.
-    """
-    from vlp_jax.cli.train import train
-    from vlp_jax.core.errors import UserError
-    from vlp_jax.train.workdir import flat_config, write_json
-
-    asked = json.loads(json.dumps(flat_config(config), default=str))
-    asked |= {f"then.{name}": str(run) for name, run in follow_ups.items()}
-    file = folder / "measures.json"
-    done = json.loads(file.read_text()) if file.is_file() else {}
-    if done.get("asked") == asked:
-        return done["measures"], False
-    try:
-        measures = run_measures(config, folder, train(config, folder))
-    except UserError as error:
-        text = str(error).replace("choose another folder or pass --force", "choose another --out")
-        raise UserError(text) from error
-    for name, run in follow_ups.items():
-        after = run.load({}, str(folder))
-        more = run_measures(after, folder / name, train(after, folder / name))
-        measures |= {f"{name}.{key}": value for key, value in more.items()}
-    write_json(file, {"asked": asked, "measures": measures})
-    return measures, True
-
-
-def run_measures(config: Any, folder: Path, outcome: Any) -> dict[str, float]:
-    """{EVALUATOR.METRIC: number} of a finished run, and its loss, size, speed and FLOPs."""
-    from vlp_jax.methods.base import make_method
-    from vlp_jax.train.metrics import read_lines
-
-    lines = read_lines(folder / "metrics.jsonl")
-    speeds = [line["examples_per_s"] for line in lines if "examples_per_s" in line]
-    losses = [line["loss"] for line in lines if "loss" in line]
-    return {
-        **{
-            f"{name}.{metric}": float(value)
-            for name, result in outcome.results.items()
-            for metric, value in result.metrics.items()
-        },
-        "loss": float(losses[-1]),
-        "parameters": float(outcome.parameters),
-        "gflops": make_method(config.method).flops() / 1e9,
-        "examples_per_s": statistics.median(speeds[1:] or speeds),  # the first is warming up
-    }
-
-
-def summary(
-    study: Any, measured: Mapping[str, list[Mapping[str, float]]], names: list[str]
-) -> dict[str, Any]:
-    """{cells: {name: {paper, ours, spread, sampling, seeds}}, trends: {text: true, false or null}},
-    plain values; ours: means over seeds, spread: standard deviations where there are several,
-    sampling: standard errors that come of the test pictures, where they were measured.
-    """
-    from vlp_jax.train.workdir import versions
-
-    count = len(measured[names[0]])
-    by_seed = [study.values({name: measured[name][i] for name in names}) for i in range(count)]
-    cells: dict[str, dict[str, Any]] = {}
-    for name in names:
-        seeds = {
-            title: [values[name][title] for values in by_seed]
-            for title in study.columns
-            if all(title in values[name] for values in by_seed)
-        }
-        cells[name] = {
-            "paper": dict(study.cells[name].paper),
-            "ours": {title: statistics.mean(numbers) for title, numbers in seeds.items()},
-            "spread": {t: statistics.stdev(n) for t, n in seeds.items() if len(n) > 1},
-            "sampling": sampling(study.columns, measured[name]),
-            "seeds": seeds,
-            "measures": measured[name],
-        }
-    ours = {name: cell["ours"] for name, cell in cells.items()}
-    trends = {trend.text: trend.check(ours) for trend in study.trends}
-    return {"cells": cells, "trends": trends, "versions": versions()}
-
-
-def sampling(columns: Mapping[str, Any], measured: list[Mapping[str, float]]) -> dict[str, float]:
-    """{column: mean over seeds of the sampling error of its measure}, where there is one."""
-    errors = {
-        title: [one.get(f"{column.measure}_se") for one in measured]
-        for title, column in columns.items()
-        if not column.over
-    }
-    return {
-        title: statistics.mean(values) * columns[title].scale
-        for title, values in errors.items()
-        if None not in values
-    }

@@ -13,9 +13,10 @@ from vlp_jax.core.errors import UserError, nearest
 
 
 def names(folder: str) -> list[str]:
-    """Module names in a folder of the package, without `base`."""
+    """Module names in a folder of the package, without `base` and sub-folders."""
     package = importlib.import_module(f"vlp_jax.{folder}")
-    return sorted(m.name for m in pkgutil.iter_modules(package.__path__) if m.name != "base")
+    found = pkgutil.iter_modules(package.__path__)
+    return sorted(m.name for m in found if m.name != "base" and not m.ispkg)
 
 
 def load(folder: str, name: str, flag: str) -> ModuleType:

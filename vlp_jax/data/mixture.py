@@ -18,8 +18,9 @@ from vlp_jax.core.errors import UserError
 from vlp_jax.data.content import contents
 from vlp_jax.data.damage import Damage
 from vlp_jax.data.holdout import training_part
+from vlp_jax.data.open import open_source
 from vlp_jax.data.order import mix64, position_to_index
-from vlp_jax.data.source import Example, Source, digest, open_source
+from vlp_jax.data.source import Example, Source, digest
 from vlp_jax.data.walk import tell
 
 _log = logging.getLogger(__name__)

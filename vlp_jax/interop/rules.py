@@ -16,7 +16,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 from einops import rearrange
 
-from vlp_jax.core.errors import UserError
+from vlp_jax.core.errors import RunError, UserError
 from vlp_jax.interop.tensors import State
 
 Shapes = Mapping[
@@ -236,3 +236,17 @@ def _numbers(state: State, name: str, bound: _Bound) -> np.ndarray:
     return (
         array.reshape([1] * len(bound.layout.split("->")[0].split())) if not bound.shape else array
     )
+
+
+def prove_names(family: Family, state: State, arrays: Mapping[str, np.ndarray], where: str) -> None:
+    """Maps our tree back and compares with the input, bit for bit.
+
+    Raises:
+      RunError: a tensor that differs, of the file `where`.
+    """
+    for name, array in to_theirs(family, arrays).items():
+        if name not in state or array.dtype == np.int64:
+            continue
+        original = state[name].read().astype(np.float32)
+        if not np.array_equal(original.reshape(array.shape), array, equal_nan=True):
+            raise RunError(f"{where}: {name} does not survive the way there and back")

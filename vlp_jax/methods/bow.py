@@ -12,13 +12,14 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
+from vlp_jax.augment import mixing
 from vlp_jax.core import rng as rngs
 from vlp_jax.core.errors import UserError
 from vlp_jax.core.types import Array, Aux, Batch, Extra, Params
 from vlp_jax.methods.base import Method
+from vlp_jax.methods.kits.pretext import Answers, Pretext, grid_of
 from vlp_jax.models.head import CosineHead
-from vlp_jax.models.pretext import Answers, Pretext, grid_of
-from vlp_jax.nn import mixing, vocabulary
+from vlp_jax.nn import vocabulary
 
 SHOWN = 3  # words that are drawn
 

@@ -14,14 +14,14 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from vlp_jax.augment import mixing, pictures
+from vlp_jax.augment.rand_augment import RandAugment, rand_augment
 from vlp_jax.core.schema import build
 from vlp_jax.core.types import Array, Aux, Batch, EvalFn, Extra, Params
 from vlp_jax.methods.base import Method
+from vlp_jax.methods.kits.trunk import Trunk
 from vlp_jax.models.classifier import Classifier
 from vlp_jax.models.projection import ProjectionHead
-from vlp_jax.models.trunk import Trunk
-from vlp_jax.nn import mixing, pictures
-from vlp_jax.nn.rand_augment import RandAugment, rand_augment
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -36,8 +36,8 @@ class Classify(Trunk, Method):
       projection: fields of models/projection.py ProjectionHead, SimCLR's `head`.
       ft_proj_selector: layers of it between tower and classifier, 1 in SimCLRv2's fine-tuning.
       label_smoothing: share of the target spread over all classes.
-      rand_augment: fields of nn/rand_augment.py RandAugment.
-      mixing: fields of nn/mixing.py Mixing.
+      rand_augment: fields of augment/rand_augment.py RandAugment.
+      mixing: fields of augment/mixing.py Mixing.
     """
 
     num_classes: int

@@ -12,12 +12,12 @@ import jax.numpy as jnp
 from vlp_jax.core.types import Array, Batch, Params
 from vlp_jax.losses.contrastive import softmax_contrastive
 from vlp_jax.methods.base import Method
-from vlp_jax.models.dual_encoder import DualEncoder
+from vlp_jax.methods.kits.dual_encoder import DualEncoder
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class CLIP(DualEncoder, Method):
-    """The dual encoder of models/dual_encoder.py under the softmax loss."""
+    """The dual encoder of methods/kits/dual_encoder.py under the softmax loss."""
 
     batch_coupled: ClassVar[bool] = True
 

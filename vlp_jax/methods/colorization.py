@@ -12,12 +12,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from vlp_jax.augment.lab import ab_bins, decode_ab, encode_ab, lab_to_srgb, srgb_to_lab
 from vlp_jax.core.errors import UserError
 from vlp_jax.core.types import Array, Batch, Extra, Params
 from vlp_jax.methods.base import Method
+from vlp_jax.methods.kits.pretext import Answers, Pretext, grid_of
 from vlp_jax.models.conv_decoder import ConvDecoder, check_doublings
-from vlp_jax.models.pretext import Answers, Pretext, grid_of
-from vlp_jax.nn.lab import ab_bins, decode_ab, encode_ab, lab_to_srgb, srgb_to_lab
 
 STRIDE = 4  # colours are asked at a quarter of the resolution, subsampled without averaging
 GREY = 5.0  # a picture without any |a| or |b| above this has no colours to learn

@@ -12,14 +12,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from vlp_jax.augment.filters import pixelate
+from vlp_jax.augment.tiles import cut, mosaic
 from vlp_jax.core import rng as rngs
 from vlp_jax.core.errors import UserError
 from vlp_jax.core.types import Array, Extra, Params
 from vlp_jax.methods.base import Method
+from vlp_jax.methods.kits.pretext import Answers, LabelTask
 from vlp_jax.models.head import Head
-from vlp_jax.models.pretext import Answers, LabelTask
-from vlp_jax.nn.filters import pixelate
-from vlp_jax.nn.tiles import cut, mosaic
 
 CENTRE = 4
 AROUND = np.array([0, 1, 2, 3, 5, 6, 7, 8])  # grid cell of label 0 .. 7, row by row

@@ -15,8 +15,8 @@ from einops import rearrange
 from vlp_jax.core.errors import UserError, nearest
 from vlp_jax.core.types import Array, Batch, Extra, Params
 from vlp_jax.methods.base import Method
+from vlp_jax.methods.kits.pretext import Answers, Pretext, grid_of
 from vlp_jax.models.head import Head
-from vlp_jax.models.pretext import Answers, Pretext, grid_of
 
 CORRUPTIONS = ("masking", "gaussian", "salt_and_pepper")
 LOSSES = ("cross_entropy", "squared_error")

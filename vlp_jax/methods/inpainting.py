@@ -11,13 +11,13 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 
+from vlp_jax.augment.tiles import cut
 from vlp_jax.core.errors import UserError
 from vlp_jax.core.types import Array, Batch, Extra, Params
 from vlp_jax.losses.adversarial import critic_loss, fooling_loss, judge
 from vlp_jax.methods.base import Method
+from vlp_jax.methods.kits.pretext import Answers, Pretext, grid_of
 from vlp_jax.models.conv_decoder import ChannelDense, ConvDecoder, Critic, check_doublings
-from vlp_jax.models.pretext import Answers, Pretext, grid_of
-from vlp_jax.nn.tiles import cut
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -14,16 +14,16 @@ import jax.numpy as jnp
 import numpy as np
 from einops import rearrange
 
+from vlp_jax.augment.permutations import distant_permutations
+from vlp_jax.augment.tiles import cut, mosaic, standardise
 from vlp_jax.core import rng as rngs
 from vlp_jax.core.errors import UserError
 from vlp_jax.core.types import Array, Extra, Params
 from vlp_jax.methods.base import Method
+from vlp_jax.methods.kits.pretext import Answers, LabelTask
 from vlp_jax.models.head import Head
-from vlp_jax.models.pretext import Answers, LabelTask
 from vlp_jax.nn.dropout import dropout
 from vlp_jax.nn.frozen import keys_beside
-from vlp_jax.nn.permutations import distant_permutations
-from vlp_jax.nn.tiles import cut, mosaic, standardise
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -34,7 +34,7 @@ class Jigsaw(LabelTask, Method):
     Attributes:
       picture_size: S of the pictures that are cut into cells.
       grid: G, cells per side: 3 (nine tiles) or 2.
-      permutations: classes, chosen far apart (nn/permutations.py).
+      permutations: classes, chosen far apart (augment/permutations.py).
       draws: permutations asked of each picture; its tiles run through the trunk once.
       tile_width: width of the layer on each tile before they are joined.
       hidden: widths of the layers on the joined tiles.

@@ -17,9 +17,9 @@ from vlp_jax.core.schema import build
 from vlp_jax.core.types import Array, Aux, Batch, EvalFn, Extra, Params
 from vlp_jax.losses import reconstruction
 from vlp_jax.methods.base import Method
+from vlp_jax.methods.kits.trunk import Trunk
 from vlp_jax.models.flops import stack_flops, tower_flops
 from vlp_jax.models.mae_decoder import MAEDecoder
-from vlp_jax.models.trunk import Trunk
 from vlp_jax.models.vit import ViT
 from vlp_jax.nn.init import token_init
 from vlp_jax.nn.masks import MASKINGS, is_hidden, shuffle, visible_patches

@@ -12,8 +12,8 @@ import jax.numpy as jnp
 from vlp_jax.core.errors import UserError
 from vlp_jax.core.types import Array, Extra, Params
 from vlp_jax.methods.base import Method
+from vlp_jax.methods.kits.pretext import Answers, LabelTask
 from vlp_jax.models.head import Head
-from vlp_jax.models.pretext import Answers, LabelTask
 
 ANGLES = (0, 90, 180, 270)
 

@@ -13,12 +13,12 @@ import jax.numpy as jnp
 from vlp_jax.core.types import Array, Batch, Extra, Params
 from vlp_jax.losses.contrastive import sigmoid_contrastive
 from vlp_jax.methods.base import Method
-from vlp_jax.models.dual_encoder import DualEncoder
+from vlp_jax.methods.kits.dual_encoder import DualEncoder
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SigLIP(DualEncoder, Method):
-    """The dual encoder of models/dual_encoder.py under the sigmoid loss.
+    """The dual encoder of methods/kits/dual_encoder.py under the sigmoid loss.
 
     Attributes:
       image_mean, image_std: SigLIP maps pictures to [-1, 1].

@@ -20,11 +20,10 @@ from vlp_jax.core import rng as rngs
 from vlp_jax.core.errors import UserError, nearest
 from vlp_jax.core.schema import build
 from vlp_jax.core.types import Array, Aux, Batch, EvalFn, Extra, Params
-from vlp_jax.losses.contrastive import nt_xent
+from vlp_jax.losses.contrastive import nt_xent, unit
 from vlp_jax.methods.base import Method
-from vlp_jax.models.dual_encoder import unit
+from vlp_jax.methods.kits.trunk import Trunk
 from vlp_jax.models.projection import ProjectionHead
-from vlp_jax.models.trunk import Trunk
 
 LOSS_SCALES = {"sum": 2.0, "mean": 1.0}
 

@@ -84,10 +84,8 @@ class Tokenizer:
         return len(self._row(text))
 
     def __reduce__(self):  # worker processes load by name instead of receiving 49,408 entries
-        from vlp_jax.data.text import load_tokenizer
-
-        return _reload, (load_tokenizer, self.name, self.context_length, self.options)
+        return _reload, (type(self), self.name, self.context_length, self.options)
 
 
-def _reload(load, name, context_length, options):
-    return load(name, context_length, **options)
+def _reload(kind, name, context_length, options):
+    return kind(name, context_length, **options)

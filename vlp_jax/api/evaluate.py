@@ -1,0 +1,104 @@
+"""A training run or a converted checkpoint on the evaluators of a config.
+
+The file exists so that a released model and one's own are measured alike, from a notebook too.
+"""
+
+from pathlib import Path
+from typing import Any
+
+
+def eval_config(checkpoint: str, spec: str | None, overrides: dict[str, str], only: str) -> Any:
+    """The config to evaluate by: the given one, else the workdir's own; `only` picks evaluators by
+    name.
+
+    Raises:
+      UserError: no config to be had, or it names no evaluator.
+    """
+    from ml_collections import ConfigDict
+
+    from vlp_jax.api.config import FRESH, load_config, override
+    from vlp_jax.core.errors import UserError, nearest
+    from vlp_jax.train.workdir import read_config
+
+    folder = checkpoint.removeprefix(FRESH)
+    if not Path(folder).is_dir():
+        raise UserError(f"--checkpoint: {folder}: no such folder")
+    is_workdir = (Path(folder) / "config.json").is_file()
+    if spec:
+        config = load_config(spec, overrides)
+        if not config.data.path and is_workdir:
+            with config.unlocked():  # evaluators that refer to it follow
+                config.data.path = read_config(folder)["data"]["path"]
+        config = config.copy_and_resolve_references()
+    elif is_workdir:
+        config = ConfigDict(read_config(folder))
+        for key, value in overrides.items():
+            override(config, key, value)
+    else:
+        raise UserError(
+            f"--config: needed, since --checkpoint={checkpoint} is not a training workdir"
+        )
+    names = [name for name in only.split(",") if name] or list(config.evals)
+    for name in names:
+        if name not in config.evals:
+            raise UserError(f"--only={name}: no such evaluator{nearest(name, config.evals)}")
+    if not names:
+        raise UserError("the config has no `evals`; see configs/clip/quickstart.py for an example")
+    config.unlock()
+    config.evals = ConfigDict({name: config.evals[name] for name in names})
+    return config
+
+
+def evaluate(checkpoint: str, config: Any) -> tuple[dict[str, Any], float]:
+    """Runs the evaluators. Returns ({name: Result}, exp(logit_scale))."""
+    import jax
+    import numpy as np
+
+    from vlp_jax.api.config import FRESH
+    from vlp_jax.api.model import load_model
+    from vlp_jax.parallel.mesh import make_mesh, replicated
+    from vlp_jax.train.evaluate import Embedder, eval_context, make_evaluators, run_evaluators
+
+    mesh = make_mesh(dict(config.mesh))
+    model = load_model(checkpoint)
+    tokenizer = model.tokenizer() if "text" in model.method.batch_spec(1) else None
+    context = eval_context(tokenizer, model.preprocessing, config.eval_batch_size, mesh)
+    trained = trained_on(checkpoint.removeprefix(FRESH))
+    evaluators = make_evaluators(config.evals.to_dict(), context, model.method, trained)
+    params, extra = jax.device_put((model.params, model.extra), replicated(mesh))
+    fns = Embedder(model.method, mesh).bind(params, extra)
+    results = run_evaluators(evaluators, fns, None if checkpoint.startswith(FRESH) else trained)
+    return results, float(np.exp(model.params.get("logit_scale", 0.0)))
+
+
+def trained_on(checkpoint: str) -> Any:
+    """The data that a workdir's model is trained on; unknown of a converted one."""
+    from vlp_jax.train.trained import Trained
+    from vlp_jax.train.workdir import read_config, read_run
+
+    if not (Path(checkpoint) / "checkpoints").is_dir():
+        return Trained()
+    data, run = read_config(checkpoint)["data"], read_run(Path(checkpoint))
+    known = run.get("holdout_edge", 0), run.get("data_digest", "")
+    return Trained(data["path"], data.get("holdout", 0.0), *known)
+
+
+def write_report(
+    results: dict[str, Any], folder: Path, title: str, scale: float, metrics: str = ""
+) -> None:
+    """Writes report.json, report.md and the pictures that the results can be drawn as.
+
+    Args:
+      results: {name: Result}.
+      folder: created.
+      title: heading of the page.
+      scale: exp(logit_scale), for the softmax of the heat map.
+      metrics: a metrics.jsonl to draw the training curve from.
+    """
+    from vlp_jax.report.gallery import draw_results
+    from vlp_jax.report.results import to_json, write_json, write_markdown
+
+    folder.mkdir(parents=True, exist_ok=True)
+    pictures = draw_results(results, str(folder), scale, metrics)
+    write_json(str(folder / "report.json"), to_json(results))
+    write_markdown(str(folder / "report.md"), title, results, pictures)

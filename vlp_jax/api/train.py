@@ -1,0 +1,110 @@
+"""Trains a run from a config, or resumes it.
+
+The file exists to turn a config into a Trainer, a workdir and a Loop, in the order that refuses
+mistakes first.
+"""
+
+import contextlib
+import dataclasses
+import time
+from pathlib import Path
+from typing import Any
+
+
+def check_folder(workdir: str) -> None:
+    """Refuses a workdir that is no path of the file system; a bucket would become a folder `gs:`.
+
+    Raises:
+      UserError: an empty one, or an address.
+    """
+    from vlp_jax.core.errors import UserError
+
+    if not workdir.strip() or "://" in workdir:
+        what = "is an address" if workdir.strip() else "is empty"
+        raise UserError(f"--workdir={workdir}: {what}; give a folder, of a mounted bucket too")
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """A finished run: its numbers, the final evaluation's results, and exp(logit_scale) where there
+    is one.
+    """
+
+    workdir: str
+    step: int
+    seconds: float
+    loss: float | None
+    parameters: int
+    results: dict[str, Any]
+    scale: float
+
+    def summary(self) -> dict[str, Any]:
+        """{workdir, step, seconds, loss, parameters, eval} as plain values."""
+        names = ("workdir", "step", "seconds", "loss", "parameters")
+        metrics = {name: result.metrics for name, result in self.results.items()}
+        return {**{name: getattr(self, name) for name in names}, "eval": metrics}
+
+
+def train(config: Any, workdir: Path, force: bool = False, step: int | None = None) -> Outcome:
+    """Trains to the end, alone in the workdir.
+
+    Raises:
+      UserError: a mistake in config, data or workdir, before anything is compiled, or another
+        training in the workdir. RunError: a failure on the way. Preempted: stopped by a signal.
+    """
+    import jax
+
+    from vlp_jax.train.lock import locked
+
+    first = jax.process_index() == 0  # one lock a job
+    with locked(workdir) if first else contextlib.nullcontext():
+        return _train(config, workdir, force, step)
+
+
+def _train(config: Any, workdir: Path, force: bool, step: int | None) -> Outcome:
+    import jax
+    import numpy as np
+
+    from vlp_jax.api.start import first_weights, start_state, tell_changes
+    from vlp_jax.core.pytree import size
+    from vlp_jax.parallel.hosts import agree, from_first
+    from vlp_jax.train.checkpoint import Checkpoints
+    from vlp_jax.train.going_back import finish
+    from vlp_jax.train.loop import Loop
+    from vlp_jax.train.progress import show
+    from vlp_jax.train.trainer import Trainer
+    from vlp_jax.train.workdir import check_workdir, run_facts, run_files, stretches, write_files
+
+    start = time.monotonic()
+    checkpoints = Checkpoints(workdir / "checkpoints", config.keep_checkpoints, config.keep_every)
+    if jax.process_index() == 0:
+        checkpoints.recover()
+        finish(workdir, checkpoints)
+    from_first("the workdir is held and whole")
+    at = step if step is not None else max(checkpoints.steps(), default=0)
+    parts = stretches(workdir, at, config.batch_size)
+    trainer = Trainer(config, offset=parts[-1].offset)
+    agree({**run_facts(config, trainer.pipeline.fingerprint), "--workdir": workdir, "--step": step})
+    abstract, _ = trainer.abstract_state, trainer.jit_step  # what they refuse leaves no trace
+    check_workdir(workdir, config, trainer.pipeline.fingerprint, force)
+    weights = first_weights(trainer, checkpoints)
+    state = start_state(trainer, checkpoints, step, weights)
+    files = run_files(config, trainer.pipeline.fingerprint, parts, trainer.trained.edge)
+    if jax.process_index() == 0:
+        tell_changes(trainer, workdir, checkpoints, at)
+        if max(checkpoints.steps(), default=0) <= at:  # else the first save writes them
+            write_files(workdir, files)
+    loop = Loop(trainer, workdir, state, checkpoints, files)
+    count = size(abstract["params"]) + size(abstract["frozen"])
+    show(
+        f"{type(trainer.method).__name__}: {count:,} parameters, "
+        f"{trainer.pipeline.num_examples:,} examples, "
+        f"steps {loop.start} -> {trainer.steps}, {trainer.mesh.size} device(s), compiling ...",
+        last=True,
+    )
+    results = loop.run()
+    loss = None if loop.loss is None else float(loop.loss)
+    scale = float(np.exp(loop.state["params"].get("logit_scale", 0.0)))
+    return Outcome(
+        str(workdir), loop.step, round(time.monotonic() - start, 1), loss, count, results, scale
+    )

@@ -1,0 +1,1 @@
+"""Pictures changed at random or on purpose: arrays in, arrays out, no networks."""

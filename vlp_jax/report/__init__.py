@@ -1,0 +1,1 @@
+"""Draws and prints results: tables, plots, heat maps, contact sheets, pages."""

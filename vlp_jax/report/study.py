@@ -1,0 +1,170 @@
+"""What a study leaves behind: results.json, report.md, the table on the screen, and the figure.
+
+The file exists because a paper's number, ours and the verdict are only worth something side by
+side.
+"""
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from vlp_jax.report.canvas import BLUE, GREY, literal_text, new_figure, plain_axes, printable, save
+from vlp_jax.report.results import markdown_table, write_json, write_text
+
+VERDICTS = {True: "pass", False: "FAIL", None: "not run"}
+
+
+def write_study(
+    title: str, outcome: Mapping[str, Any], folder: str, console: Console | None = None
+) -> None:
+    """Prints the table and writes results.json, report.md and figure.png.
+
+    Args:
+      title: of the study.
+      outcome: {cells: {name: {paper, ours, spread}}, trends: {text: verdict}, ...}.
+      folder: created.
+    """
+    console = console or Console()
+    rows, verdicts = cell_rows(outcome["cells"]), trend_rows(outcome["trends"])
+    for heading, part in ((title, rows), ("trends", verdicts)):
+        if not part:
+            continue
+        table = Table(title=heading, title_justify="left", header_style="bold")
+        for key in part[0]:
+            table.add_column(key, justify="left" if key in ("cell", "trend") else "right")
+        for row in part:
+            red = {"style": "bold red"} if "FAIL" in row.values() else {}
+            table.add_row(*row.values(), **red)
+        console.print(table)
+    write_json(os.path.join(folder, "results.json"), outcome)
+    draw_study(title, outcome["cells"], os.path.join(folder, "figure.png"))
+    changes = "".join(f" --config.{k}={v}" for k, v in outcome.get("changes", {}).items())
+    versions = ", ".join(f"{k} {v}" for k, v in outcome.get("versions", {}).items())
+    made = f"Data: {outcome.get('data', '')}; changes:{changes or ' none'}."
+    made += f" Versions: {versions}." if versions else ""
+    if any(cell.get("sampling") for cell in outcome["cells"].values()):
+        made += " In brackets: the standard error that comes of the test pictures."
+    parts = [f"# {title}", made, markdown_table(rows), markdown_table(verdicts), "![](figure.png)"]
+    write_text(os.path.join(folder, "report.md"), "\n\n".join(filter(None, parts)) + "\n")
+    console.print(f"results.json, report.md and figure.png in {folder}")
+
+
+def column_titles(cells: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Columns that any cell has a number in, ours or the paper's, in order."""
+    return list(
+        dict.fromkeys(t for cell in cells.values() for t in (*cell["ours"], *cell["paper"]))
+    )
+
+
+def cell_rows(cells: Mapping[str, Mapping[str, Any]]) -> list[dict[str, str]]:
+    """Rows of {cell, `COLUMN: paper`, `COLUMN: ours`}, the seeds' spread after a plus-minus sign,
+    the error that comes of the test pictures in brackets; a side on which no cell has a number is
+    left out.
+    """
+
+    def shown(number: float | None) -> str:
+        return "" if number is None else f"{number:.4g}" if number >= 1000 else f"{number:.1f}"
+
+    def entry(cell: Mapping[str, Any], title: str, side: str) -> str:
+        ours = side == "ours"
+        spread, sampling = (
+            cell.get(k, {}).get(title) if ours else None for k in ("spread", "sampling")
+        )
+        text = shown(cell[side].get(title)) + ("" if spread is None else f" ± {shown(spread)}")
+        return text + ("" if sampling is None else f" (± {shown(sampling)})")
+
+    columns = [
+        (title, side)
+        for title in column_titles(cells)
+        for side in ("paper", "ours")
+        if any(title in cell[side] for cell in cells.values())
+    ]
+    return [
+        {"cell": name, **{f"{title}: {side}": entry(cell, title, side) for title, side in columns}}
+        for name, cell in cells.items()
+    ]
+
+
+def trend_rows(trends: Mapping[str, bool | None]) -> list[dict[str, str]]:
+    """Rows of {trend, verdict}."""
+    return [{"trend": text, "verdict": VERDICTS[holds]} for text, holds in trends.items()]
+
+
+@literal_text
+def draw_study(title: str, cells: Mapping[str, Mapping[str, Any]], out: str) -> str:
+    """One panel a column, the paper beside ours: a line over cells that are numbers, matrices where
+    all are `A / B`, else bars. Returns the path of the PNG.
+    """
+    titles, names = column_titles(cells), list(cells)
+    pairs = [tuple(name.split(" / ")) for name in names]
+    if names and all(len(pair) == 2 for pair in pairs):
+        figure = _matrices(titles[0], cells, pairs)
+    else:
+        height = 4.2 if _numbers(names) else 1.4 + 0.42 * len(names)
+        figure = new_figure(1.5 + 4.6 * len(titles), height)
+        draw = _line if _numbers(names) else _bars
+        panels = np.atleast_1d(figure.subplots(1, len(titles), squeeze=False))[0]
+        for axes, column in zip(panels, titles, strict=True):
+            draw(axes, column, cells)
+            plain_axes(axes)
+        panels[-1].legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
+    figure.suptitle(printable(title, 110), x=0.01, ha="left", fontsize=11, fontweight="bold")
+    figure.tight_layout()
+    return save(figure, out)
+
+
+def _numbers(names: Sequence[str]) -> bool:
+    try:
+        return len([float(name) for name in names]) > 1
+    except ValueError:
+        return False
+
+
+def _series(cells: Mapping[str, Mapping[str, Any]], part: str, column: str) -> np.ndarray:
+    return np.asarray([cell[part].get(column, np.nan) for cell in cells.values()], float)
+
+
+def _line(axes: Any, column: str, cells: Mapping[str, Mapping[str, Any]]) -> None:
+    place, spread = [float(name) for name in cells], _series(cells, "spread", column)
+    axes.plot(place, _series(cells, "paper", column), color=GREY, marker="s", label="paper")
+    ours, error = _series(cells, "ours", column), np.nan_to_num(spread)
+    axes.errorbar(place, ours, error, color=BLUE, marker="o", label="ours")
+    axes.set_title(printable(column, 40), loc="left", fontsize=10)
+
+
+def _bars(axes: Any, column: str, cells: Mapping[str, Mapping[str, Any]]) -> None:
+    place, error = np.arange(len(cells)), np.nan_to_num(_series(cells, "spread", column))
+    looks = ((-0.2, "paper", GREY, None), (0.2, "ours", BLUE, error))
+    for shift, part, color, spread in looks:
+        values = _series(cells, part, column)
+        how = dict(height=0.36, xerr=spread, color=color, label=part)
+        bars = axes.barh(place + shift, np.nan_to_num(values), **how)  # labels keep clear of xerr
+        axes.bar_label(bars, [f" {v:.1f}" if np.isfinite(v) else "" for v in values], fontsize=7)
+    axes.set_yticks(place, [printable(name, 34) for name in cells], fontsize=8)
+    axes.invert_yaxis()
+    axes.set_title(printable(column, 40), loc="left", fontsize=10)
+
+
+def _matrices(
+    column: str, cells: Mapping[str, Mapping[str, Any]], pairs: Sequence[tuple[str, ...]]
+) -> Any:
+    rows, columns = (list(dict.fromkeys(pair[i] for pair in pairs)) for i in (0, 1))
+    figure = new_figure(2.4 + 2 * len(columns), 1.6 + 0.62 * len(rows))
+    for axes, part in zip(figure.subplots(1, 2), ("paper", "ours"), strict=True):
+        grid = np.full((len(rows), len(columns)), np.nan)
+        for (row, col), value in zip(pairs, _series(cells, part, column), strict=True):
+            grid[rows.index(row), columns.index(col)] = value
+        axes.imshow(grid, cmap="Blues", aspect="auto")
+        middle = np.nanmean(grid) if np.isfinite(grid).any() else 0
+        for (y, x), value in np.ndenumerate(grid):
+            if np.isfinite(value):
+                shade = "white" if value > middle else "black"
+                axes.text(x, y, f"{value:.1f}", ha="center", va="center", color=shade, fontsize=8)
+        axes.set_xticks(range(len(columns)), columns, fontsize=8)
+        axes.set_yticks(range(len(rows)), rows, fontsize=8)
+        axes.set_title(f"{printable(column, 40)}, {part}", loc="left", fontsize=10)
+    return figure
