@@ -7,10 +7,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from vlp_jax.core.inputs import Inputs, Vars, lay
 from vlp_jax.core.pytree import flatten
 from vlp_jax.core.rng import example_keys, step_key
 from vlp_jax.methods.base import make_method
-from vlp_jax.train.gradient import Inputs, loss_and_gradient
+from vlp_jax.train.gradient import loss_and_gradient
 
 B = 8
 
@@ -35,16 +36,26 @@ def batch_of(method, count=B, seed=0):
 
 def made(method, seed=0):
     """(params, extra) of a method."""
-    return jax.jit(method.init)(jax.random.key(seed), batch_of(method, 1))
+    return jax.jit(method.fresh)(jax.random.key(seed))
 
 
 def gradients(method, params, extra, batch, accumulate=1):
     """(loss, Aux, flat gradient) of one step at fixed keys."""
     count = len(batch["image"])
-    inputs = Inputs(extra, batch, example_keys(step_key(0, 3), count), jnp.int32(3))
-    run = jax.jit(lambda p: loss_and_gradient(method, p, {}, inputs, accumulate))
+    x = Inputs.of(batch, example_keys(step_key(0, 3), count), step=3, train=True)
+    run = jax.jit(lambda p: loss_and_gradient(method, p, {}, extra, x, accumulate))
     loss, aux, gradient = run(params)
     return loss, aux, flatten(gradient)
+
+
+def jitted(function):
+    """f(params, extra, batch) of a function, outside training."""
+    return jax.jit(lambda params, extra, batch: function.run(Vars(params, extra), Inputs.of(batch)))
+
+
+def followed(method, params, extra):
+    """The extra state after an update."""
+    return lay(method.follow(Vars(params, extra), jnp.int32(1)), extra)
 
 
 def check_accumulation(method, seed=0):
@@ -54,7 +65,7 @@ def check_accumulation(method, seed=0):
     np.testing.assert_allclose(four[0], one[0], rtol=1e-5)
     for name, value in one[1].metrics.items():
         np.testing.assert_allclose(four[1].metrics[name], value, rtol=1e-4, atol=1e-6)
-    after = [flatten(method.after_update(params, aux.extra)) for _, aux, _ in (one, four)]
+    after = [flatten(followed(method, params, lay(aux.extra, extra))) for _, aux, _ in (one, four)]
     for path, leaf in after[0].items():
         np.testing.assert_allclose(after[1][path], leaf, rtol=1e-4, atol=1e-6, err_msg=path)
     scale = max(float(jnp.abs(g).max()) for g in one[2].values())
@@ -64,14 +75,14 @@ def check_accumulation(method, seed=0):
     return one
 
 
-def check_eval_fns(method, panels, extra=None):
+def check_functions(method, panels, extra=None):
     """features, task and show are deterministic and no row sees another."""
     (params, fresh), batch = made(method), batch_of(method)
     extra = fresh if extra is None else extra
     rolled = {"image": jnp.roll(batch["image"], 1, axis=0)}
     found = {}
-    for name, fn in method.eval_fns().items():
-        run = jax.jit(fn)
+    for name, function in method.functions().items():
+        run = jitted(function)
         rows = found[name] = np.asarray(run(params, extra, batch))
         assert rows.shape[0] == B and rows.dtype == np.float32 and np.isfinite(rows).all(), name
         np.testing.assert_allclose(run(params, extra, rolled)[1:], rows[:-1], atol=1e-4)

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from pretext import B, batch_of, build, check_accumulation, check_eval_fns, made
+from pretext import B, batch_of, build, check_accumulation, check_functions, made
 
 from vlp_jax.core.errors import UserError
 from vlp_jax.core.pytree import flatten
@@ -83,7 +83,7 @@ def test_accumulation_and_eval_fns():
     _, aux, gradient = check_accumulation(method)
     assert set(path.split("/")[0] for path in gradient) == {"image", "head"}
     assert 1 <= float(aux.metrics["words_used"]) <= 6.01
-    check_eval_fns(method, panels=7)
+    check_functions(method, panels=7)
 
 
 @pytest.mark.parametrize(

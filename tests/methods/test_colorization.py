@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from pretext import B, batch_of, build, check_accumulation, check_eval_fns, gradients, made
+from pretext import B, batch_of, build, check_accumulation, check_functions, gradients, made
 
 from vlp_jax.augment.lab import lab_to_srgb
 from vlp_jax.core.errors import UserError
@@ -76,7 +76,7 @@ def test_grey_pictures_weigh_nothing():
 
 def test_eval_fns_and_a_perfect_answer():
     method = build("colorization", **SMALL)
-    check_eval_fns(method, panels=4)
+    check_functions(method, panels=4)
     params, extra = made(method)
     rows, _ = method.encode(params, extra, batch_of(method), rng=None, step=jnp.int32(0))
     assert rows["logits"].shape == (B, 8, 8, len(method.bins))

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from pretext import B, batch_of, build, check_accumulation, check_eval_fns
+from pretext import B, batch_of, build, check_accumulation, check_functions
 
 from vlp_jax.augment.filters import pixelate
 from vlp_jax.augment.tiles import cut
@@ -112,7 +112,7 @@ def test_accumulation_and_eval_fns():
     assert aux.metrics["chance_accuracy"] == 0.125
     summed = check_accumulation(dataclasses.replace(method, sum_pairs=True))[0]
     assert float(summed) == pytest.approx(16 * float(loss), rel=1e-5)
-    check_eval_fns(method, panels=6)
+    check_functions(method, panels=6)
 
 
 def test_a_right_answer_is_drawn_at_the_true_place():

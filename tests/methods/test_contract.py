@@ -7,6 +7,7 @@ import pytest
 from tiny import FIELDS, SIZE, tiny_batch, tiny_config, tiny_method
 
 from vlp_jax.core.errors import UserError
+from vlp_jax.core.inputs import Inputs, Vars, lay
 from vlp_jax.core.pytree import flatten
 from vlp_jax.core.rng import example_keys, step_key
 from vlp_jax.methods.base import Method, make_method
@@ -26,7 +27,7 @@ def made(request):
     """(method, params, extra, batch) of every method, with everything random on."""
     method = tiny_method(request.param, **(RANDOM | OWN.get(request.param, {})))
     batch = jax.tree.map(jnp.asarray, tiny_batch(B))
-    params, extra = jax.jit(method.init)(jax.random.key(0), batch)
+    params, extra = jax.jit(method.fresh)(jax.random.key(0))
     return method, params, extra, batch
 
 
@@ -36,17 +37,17 @@ def test_shapes_are_known_without_running(made):
     assert {k: (v.shape, v.dtype) for k, v in spec.items()} == {
         k: (batch[k].shape, batch[k].dtype) for k in spec
     }
-    abstract = jax.eval_shape(method.init, jax.random.key(0), spec)
+    abstract = jax.eval_shape(method.fresh, jax.random.key(0))
     wanted = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), (params, extra))
-    assert jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), abstract) == wanted
+    assert jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), tuple(abstract)) == wanted
+    assert params.keys() <= method.parts().keys()
     assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {jnp.dtype("float32")}
 
 
 def test_init_depends_on_the_seed_alone(made):
-    method, params, _, batch = made
-    other = jax.tree.map(jnp.asarray, tiny_batch(B, seed=9))
-    again = flatten(jax.jit(method.init)(jax.random.key(0), other)[0])
-    moved = flatten(jax.jit(method.init)(jax.random.key(1), batch)[0])
+    method, params, _, _ = made
+    init = jax.jit(method.init)
+    again, moved = (flatten(init(jax.random.key(seed))[0]) for seed in (0, 1))
     for path, leaf in flatten(params).items():
         np.testing.assert_array_equal(again[path], leaf, err_msg=path)
     changed = [path for path, leaf in flatten(params).items() if (moved[path] != leaf).any()]
@@ -56,22 +57,22 @@ def test_init_depends_on_the_seed_alone(made):
 
 def test_loss_is_objective_of_encode_and_has_a_gradient_everywhere(made):
     method, params, extra, batch = made
-    keys = example_keys(step_key(0, 1), B)
-    call = dict(rng=keys, step=jnp.int32(1))
+    x = Inputs.of(batch, example_keys(step_key(0, 1), B), step=1, train=True)
 
     @jax.jit
     def run(params):
-        loss_fn = lambda p: method.loss(p, extra, batch, **call)  # noqa: E731
-        rows, aux = method.encode(params, extra, batch, **call)
-        value, metrics = method.objective(params, rows, batch)
-        return jax.value_and_grad(loss_fn, has_aux=True)(params), value, metrics, rows, aux
+        v = Vars(params, extra)
+        loss_fn = lambda p: method.loss(Vars(p, extra), x)  # noqa: E731
+        rows, aux = method.encode(v, x)
+        value, more = method.objective(v, rows, x)
+        return jax.value_and_grad(loss_fn, has_aux=True)(params), value, more.metrics, rows, aux
 
     ((loss, aux), gradient), value, metrics, rows, encoded = run(params)
     assert loss.shape == () and loss.dtype == jnp.float32 and np.isfinite(loss)
     assert float(loss) == pytest.approx(float(value), rel=1e-6)
     assert aux.metrics.keys() == {**encoded.metrics, **metrics}.keys()
     assert all(np.shape(v) == () and np.isfinite(v) for v in aux.metrics.values())
-    assert jax.tree.structure(aux.extra) == jax.tree.structure(extra)
+    assert jax.tree.structure(lay(aux.extra, extra)) == jax.tree.structure(extra)
     assert all(leaf.shape[0] == B for leaf in jax.tree.leaves(rows))
     for path, leaf in flatten(gradient).items():
         assert np.isfinite(leaf).all(), path
@@ -81,9 +82,8 @@ def test_loss_is_objective_of_encode_and_has_a_gradient_everywhere(made):
 def test_representations_of_a_micro_batch_are_those_of_the_batch(made):
     """Keys go by example, so splitting a batch is invisible with all randomness on."""
     method, params, extra, batch = made
-    encode = jax.jit(
-        lambda batch, keys: method.encode(params, extra, batch, rng=keys, step=jnp.int32(0))[0]
-    )
+    v = Vars(params, extra)
+    encode = jax.jit(lambda batch, keys: method.encode(v, Inputs.of(batch, keys, train=True))[0])
     keys = example_keys(step_key(0, 0), B)
     whole, rows = encode(batch, keys), jnp.array([0, 1, 2, 5])
     part = encode(jax.tree.map(lambda x: x[rows], batch), keys[rows])
@@ -96,14 +96,17 @@ def test_representations_of_a_micro_batch_are_those_of_the_batch(made):
     ), "the key changed nothing"
 
 
-def test_eval_fns_are_deterministic_and_unit_norm(made):
+def test_functions_are_deterministic_and_unit_norm(made):
     method, params, extra, batch = made
-    fns = method.eval_fns()
-    assert {"features", "pixels"} <= fns.keys()
-    assert "text" not in method.batch_spec(1) or {"embed_image", "embed_text"} <= fns.keys()
-    for name, fn in fns.items():
-        run = jax.jit(fn)
-        rows = np.asarray(run(params, extra, batch))
+    functions = method.functions()
+    assert {"features", "pixels"} <= functions.keys()
+    assert "text" not in method.fields() or {"embed_image", "embed_text"} <= functions.keys()
+    for name, function in functions.items():
+        read = function.reads.keys() & batch.keys()
+        run = jax.jit(
+            lambda params, extra, batch, fn=function.run: fn(Vars(params, extra), Inputs.of(batch))
+        )
+        rows = np.asarray(run(params, extra, {array: batch[array] for array in read}))
         assert rows.shape[0] == B and rows.dtype == np.float32
         np.testing.assert_array_equal(rows, run(params, extra, batch))
         moved = jax.tree.map(lambda x: jnp.roll(x, 1, 0), batch)  # no row sees another
@@ -125,9 +128,10 @@ def test_projection_clamps_and_touches_nothing_else(made):
     assert method.project(locked) == locked  # the temperature may be frozen
 
 
-def test_after_update_keeps_the_structure(made):
+def test_what_follows_an_update_is_extra_state(made):
     method, params, extra, _ = made
-    assert jax.tree.structure(method.after_update(params, extra)) == jax.tree.structure(extra)
+    moved = method.follow(Vars(params, extra), jnp.int32(1))
+    assert jax.tree.structure(lay(moved, extra)) == jax.tree.structure(extra)
     assert method.flops() > 0
 
 
@@ -147,17 +151,16 @@ def test_bad_sections_are_refused():
     ):
         with pytest.raises(UserError, match=message):
             make_method(config)
-    assert not Method.batch_coupled and Method.frozen == ()
+    assert not Method.coupled
 
 
 def test_resnet_towers_carry_their_statistics():
     image = dict(name="resnet", image_size=SIZE, layers=(1, 1, 1, 1), width=8)
     config = tiny_config("clip")
     method = make_method({**config, "image": image})
-    batch = jax.tree.map(jnp.asarray, tiny_batch(4))
-    params, extra = jax.jit(method.init)(jax.random.key(0), batch)
-    keys = example_keys(step_key(0, 0), 4)
-    aux = jax.jit(lambda e: method.loss(params, e, batch, rng=keys, step=jnp.int32(0))[1])(extra)
+    x = Inputs.of(jax.tree.map(jnp.asarray, tiny_batch(4)), train=True)
+    params, extra = jax.jit(method.fresh)(jax.random.key(0))
+    aux = jax.jit(lambda extra: method.loss(Vars(params, extra), x)[1])(extra)
     before, after = flatten(extra), flatten(aux.extra)
     assert before.keys() == after.keys() and all(p.startswith("batch_stats/image/") for p in before)
     assert all((before[path] != after[path]).any() for path in before)

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from pretext import batch_of, build, check_accumulation, check_eval_fns, made
+from pretext import batch_of, build, check_accumulation, check_functions, made
 
 from vlp_jax.core.errors import UserError
 from vlp_jax.methods.denoising import corrupt
@@ -70,7 +70,7 @@ def test_pixels_land_where_their_token_lies():
 def test_accumulation_and_eval_fns():
     method = build("denoising", **SMALL)
     check_accumulation(method)
-    found = check_eval_fns(method, panels=3)
+    found = check_functions(method, panels=3)
     assert (found["show"][:, 0] != found["show"][:, 2]).any()
 
 

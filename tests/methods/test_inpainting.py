@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from pretext import B, batch_of, build, check_accumulation, check_eval_fns, gradients, made
+from pretext import B, batch_of, build, check_accumulation, check_functions, gradients, made
 
 from vlp_jax.core.errors import UserError
 from vlp_jax.core.pytree import flatten
@@ -96,7 +96,7 @@ def test_accumulation_and_eval_fns():
     check_accumulation(build("inpainting", **SMALL, place="random"))
     method = build("inpainting", **{**SMALL, "adversarial": 0.0})
     assert "critic" not in made(method)[0]
-    found = check_eval_fns(method, panels=3)
+    found = check_functions(method, panels=3)
     given, painted, target = np.moveaxis(found["show"], 1, 0)
     visible = ~np.asarray(method.hidden(jnp.full((B, 2), 8)))
     np.testing.assert_array_equal(np.where(visible, painted, 0), np.where(visible, target, 0))

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from pretext import B, batch_of, build, check_accumulation, check_eval_fns, made
+from pretext import B, batch_of, build, check_accumulation, check_functions, made
 
 from vlp_jax.augment.tiles import cut, mosaic, standardise
 from vlp_jax.core.errors import UserError
@@ -68,8 +68,8 @@ def test_accumulation_and_eval_fns():
     loss, aux, _ = check_accumulation(method)
     assert float(loss) == pytest.approx(np.log(20), rel=0.5)
     assert aux.metrics["chance_accuracy"] == pytest.approx(1 / 20)
-    check_eval_fns(method, panels=3)
-    check_eval_fns(build("jigsaw", **{**PUZZLE, "grid": 2}), panels=3)
+    check_functions(method, panels=3)
+    check_functions(build("jigsaw", **{**PUZZLE, "grid": 2}), panels=3)
 
 
 def test_dropout_after_the_tile_layer_and_after_the_hidden_ones():

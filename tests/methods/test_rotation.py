@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from pretext import B, batch_of, build, check_accumulation, check_eval_fns, made
+from pretext import B, batch_of, build, check_accumulation, check_functions, made
 
 from vlp_jax.core.errors import UserError
 from vlp_jax.methods.rotation import ANGLES, turn
@@ -49,7 +49,7 @@ def test_accumulation_and_eval_fns():
     loss, aux, _ = check_accumulation(build("rotation", image={"dropout": 0.1}, augment=augment))
     assert float(loss) == pytest.approx(np.log(4), rel=0.5)
     assert aux.metrics["chance_accuracy"] == 0.25
-    check_eval_fns(build("rotation"), panels=8)
+    check_functions(build("rotation"), panels=8)
 
 
 @pytest.mark.parametrize("angles", [(0,), (0, 45), (90, 90)])

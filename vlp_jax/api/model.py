@@ -15,6 +15,7 @@ import numpy as np
 
 from vlp_jax.api.config import FRESH
 from vlp_jax.core.errors import UserError
+from vlp_jax.core.inputs import Inputs, Vars
 from vlp_jax.core.pytree import flatten, unflatten
 from vlp_jax.core.types import Extra, HostBatch, Params
 from vlp_jax.data.framing import Framing
@@ -120,8 +121,7 @@ def load_workdir(path: str, fresh: bool = False, average: bool = True) -> Loaded
     if jax.process_count() > 1:  # all processes read together, and each needs the whole
         where = replicated(make_mesh({"data": -1}))
     if fresh:
-        batch = {k: np.zeros(v.shape, v.dtype) for k, v in method.batch_spec(1).items()}
-        params, extra = jax.jit(method.init)(jax.random.key(config["seed"]), batch)
+        params, extra = jax.jit(method.fresh)(jax.random.key(config["seed"]))
         step = 0
     else:
         step, state = Checkpoints(os.path.join(path, "checkpoints")).restore_model(where)
@@ -164,11 +164,15 @@ def embedders(
 ) -> dict[str, Callable[[HostBatch], np.ndarray]]:
     """See LoadedModel.embedders; a method without embeddings gives 'image', its features divided
     by their norm. Products run in full float32, so that numbers agree between kinds of device."""
-    fns = method.eval_fns()
+    fns = {name: function.run for name, function in method.functions().items()}
     sides = {side: fns[f"embed_{side}"] for side in ("image", "text") if f"embed_{side}" in fns}
     if not sides:
-        sides = {"image": lambda *args: unit(fns["features"](*args))}
-    compiled = {side: jax.jit(fn) for side, fn in sides.items()}
+        sides = {"image": lambda v, x: unit(fns["features"](v, x))}
+
+    def compile_(fn: Callable) -> Callable:
+        return jax.jit(lambda params, extra, batch: fn(Vars(params, extra), Inputs.of(batch)))
+
+    compiled = {side: compile_(fn) for side, fn in sides.items()}
 
     def make(side: str) -> Callable[[HostBatch], np.ndarray]:
         def run(batch: HostBatch) -> np.ndarray:
@@ -193,7 +197,7 @@ def golden_embeddings(method: Method, fns: Mapping[str, Callable]) -> dict[str, 
 def expected_shapes(method: Method) -> dict[str, tuple[int, ...]]:
     """{path: shape} of everything a checkpoint holds: parameters, and batch statistics under
     `batch_stats/`."""
-    params, extra = jax.eval_shape(method.init, jax.random.key(0), method.batch_spec(1))
+    params, extra = jax.eval_shape(method.fresh, jax.random.key(0))
     return {path: leaf.shape for path, leaf in flatten({**params, **extra}).items()}
 
 

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
@@ -39,7 +38,7 @@ def start_state(
     if step is not None or checkpoints.steps():
         return checkpoints.restore(trainer.abstract_state, step)
     state = trainer.fresh_state()
-    return replace_weights(state, weights) if weights else state
+    return replace_weights(trainer, state, weights) if weights else state
 
 
 def tell_changes(trainer: Trainer, workdir: Path, checkpoints: Checkpoints, step: int) -> None:
@@ -129,12 +128,14 @@ def tell_apart(init_from: str, theirs: Mapping[str, Any], trainer: Trainer) -> N
             show(f"note: init_from={init_from}: {what}", last=True)
 
 
-def replace_weights(state: State, loaded: dict[str, jax.Array]) -> State:
-    """Puts loaded leaves into params, frozen, ema and extra, under the shardings that are there."""
+def replace_weights(trainer: Trainer, state: State, loaded: dict[str, jax.Array]) -> State:
+    """Puts loaded leaves in the place of the first ones, under the shardings that are there; state
+    that copies weights (a teacher) is made anew, unless it was loaded too.
+    """
 
     def replace(path: str, leaf: jax.Array) -> jax.Array:
         return jax.device_put(loaded[path], leaf.sharding) if path in loaded else leaf
 
     parts = {name: map_with_path(replace, state[name]) for name in ("params", "frozen", "extra")}
-    ema = jax.tree.map(jnp.copy, parts["params"]) if state["ema"] else {}
-    return {**state, **parts, "ema": ema}
+    state = trainer.restate({**state, **parts})
+    return {**state, "extra": map_with_path(replace, state["extra"])}

@@ -127,7 +127,7 @@ class RowReader:
             row["label"] = label_of(example, spec.label, self.classes)
         if "image" not in example:
             raise DamagedSample("no_image")
-        row["image"], row["aspect"] = decode_framed(
+        row["image"], row["image_aspect"] = decode_framed(
             example["image"], self.image_size, spec.framing, stream("box")
         )
         return row
@@ -145,13 +145,13 @@ class RowReader:
 def stack(
     rows: list[dict[str, Any]], tokenizer: Any, limit: int | None = None
 ) -> dict[str, np.ndarray]:
-    """Rows -> image uint8[b, S, S, 3], aspect float32[b], text int32[b, L or limit], label
+    """Rows -> image uint8[b, S, S, 3], image_aspect float32[b], text int32[b, L or limit], label
     int32[b], as far as present."""
     batch = {}
     if "image" in rows[0]:
         batch["image"] = np.stack([row["image"] for row in rows])
-    if "aspect" in rows[0]:
-        batch["aspect"] = np.asarray([row["aspect"] for row in rows], np.float32)
+    if "image_aspect" in rows[0]:
+        batch["image_aspect"] = np.asarray([row["image_aspect"] for row in rows], np.float32)
     if "text" in rows[0]:
         batch["text"] = np.asarray(tokenizer([row["text"] for row in rows])[:, :limit], np.int32)
     if "label" in rows[0]:
@@ -236,7 +236,7 @@ class TrainPipeline:
     def batches(self, start_step: int = 0) -> Iterator[dict[str, np.ndarray]]:
         """Host-local batches from `start_step` on, without end.
 
-        Yields image uint8[b, S, S, 3], aspect float32[b] (width over height of the picture itself),
+        Yields image uint8[b, S, S, 3], image_aspect float32[b] (its width over height before),
         text int32[b, L] (with a tokenizer; L is the step's bucket under data.buckets) and label
         int32[b] (with data.label); b = batch_size / process_count. Raises RunError when damage
         exceeds data.damage_budget.

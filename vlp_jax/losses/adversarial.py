@@ -9,7 +9,6 @@ rule.
 from collections.abc import Callable, Sequence
 
 import jax
-import jax.numpy as jnp
 
 from vlp_jax.core.pytree import map_with_path, matches
 from vlp_jax.core.types import Array, Params
@@ -49,10 +48,10 @@ def judge(
 
 
 def critic_loss(logits: dict[str, Array]) -> Array:
-    """Binary cross-entropy of telling real from fake; ln 2 at chance. float32[]"""
-    return jnp.mean(jax.nn.softplus(-logits["real"]) + jax.nn.softplus(logits["fake"])) / 2
+    """Binary cross-entropy of telling real from fake, pair by pair; ln 2 at chance. float32[B]"""
+    return (jax.nn.softplus(-logits["real"]) + jax.nn.softplus(logits["fake"])) / 2
 
 
 def fooling_loss(logits: dict[str, Array]) -> Array:
-    """Non-saturating loss of the maker: its fakes are to be called real. float32[]"""
-    return jnp.mean(jax.nn.softplus(-logits["fooled"]))
+    """Non-saturating loss of the maker: its fakes are to be called real. float32[B]"""
+    return jax.nn.softplus(-logits["fooled"])

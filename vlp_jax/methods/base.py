@@ -1,22 +1,75 @@
 """The contract of a training method (design section 3).
 
-A method is a frozen dataclass whose fields are its config; everything it does is a pure function of
-arrays. The trainer, the evaluators and the converters know this class and no method. The file
-exists as that one interface.
+A method is a frozen dataclass whose dataclass fields are its config. It says what it eats
+(`fields`), what it is made of (`parts`), its loss (`encode`, `objective`) and what it can do
+afterwards (`functions`), all as pure functions of arrays. The trainer, the evaluators and the
+converters know this class and no method. The file exists as that one interface.
 """
 
 import dataclasses
+import re
 from collections.abc import Callable, Mapping
+from functools import cached_property
 from typing import Any, ClassVar
 
 import jax
+import jax.numpy as jnp
 
 from vlp_jax.core import dispatch
+from vlp_jax.core import rng as rngs
 from vlp_jax.core.errors import UserError
+from vlp_jax.core.fields import Field
+from vlp_jax.core.inputs import ROWS, Aux, Inputs, Vars, lay
 from vlp_jax.core.pytree import merge
 from vlp_jax.core.schema import build, plain
-from vlp_jax.core.types import Array, Aux, Batch, EvalFn, Extra, Params
+from vlp_jax.core.types import Array, Extra, Params
 from vlp_jax.nn.frozen import as_in_evaluation
+
+STATS = "batch_stats"
+
+
+@dataclasses.dataclass(frozen=True)
+class Part:
+    """A network of a method, or a Leaf.
+
+    Attributes:
+      net: takes `rng=` key[B], or None outside training, as every network does.
+      inputs: jax.ShapeDtypeStruct (or None) of the arguments of a call that makes every parameter.
+      frozen: has no gradient and no optimiser state and runs as in evaluation.
+    """
+
+    net: Any
+    inputs: tuple[jax.ShapeDtypeStruct | None, ...] = ()
+    frozen: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Leaf:
+    """A parameter that is no network (a temperature, a mask token), as the `net` of a Part.
+
+    Attributes:
+      start: a number, or f(key[]) -> its first value.
+    """
+
+    start: float | Callable[[Array], Array]
+
+    def init(self, rng: Array) -> dict[str, Array]:
+        """{"params": the first value}; rng: key[]."""
+        start = self.start
+        return {"params": start(rng) if callable(start) else jnp.float32(start)}
+
+
+@dataclasses.dataclass(frozen=True)
+class Function:
+    """Something a method can do: `run(v, x)` -> a pytree whose leaves have the rows of x in front.
+
+    Attributes:
+      run: the function.
+      reads: {name: Field} of what it takes from the batch.
+    """
+
+    run: Callable[[Vars, Inputs], Any]
+    reads: Mapping[str, Field]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,85 +77,148 @@ class Method:
     """Base class of all methods.
 
     Class attributes:
-      frozen: path regexes of parameters without gradient or optimiser state (config `freeze` adds
-        to them).
-      batch_coupled: True where examples of a batch see each other in the objective (InfoNCE).
-      needs_colour: True where grey pictures teach nothing.
+      coupled: True where examples of a batch see each other in the objective (InfoNCE).
     """
 
-    frozen: ClassVar[tuple[str, ...]] = ()
-    batch_coupled: ClassVar[bool] = False
-    needs_colour: ClassVar[bool] = False
+    coupled: ClassVar[bool] = False
 
-    def batch_spec(self, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
-        """Shapes and dtypes of one global batch."""
+    def fields(self) -> dict[str, Field]:
+        """What a batch holds, by name."""
         raise NotImplementedError(type(self).__name__)
 
-    def init(self, rng: Array, batch: Batch) -> tuple[Params, Extra]:
-        """Fresh parameters and extra state; rng: key[]. Called under jit and `eval_shape`."""
+    def parts(self) -> dict[str, Part]:
+        """What the method is made of, by name."""
         raise NotImplementedError(type(self).__name__)
 
-    def encode(
-        self, params: Params, extra: Extra, batch: Batch, *, rng: Array | None, step: Array
-    ) -> tuple[Any, Aux]:
-        """Per-example representations. rng: key[B], one per example, or None for a deterministic
-        pass.
+    def encode(self, v: Vars, x: Inputs) -> tuple[Any, Aux]:
+        """Rows: a pytree of [B, ...], each row of its own example alone."""
+        raise NotImplementedError(type(self).__name__)
+
+    def objective(self, v: Vars, rows: Any, x: Inputs) -> tuple[Array, Aux]:
+        """(float32[] loss, Aux) of rows. Where the method is coupled these are always the whole
+        batch. Otherwise loss and metrics are the shares of the rows at hand (Inputs.share), which
+        add up over micro-batches.
         """
         raise NotImplementedError(type(self).__name__)
 
-    def objective(
-        self, params: Params, representations: Any, batch: Batch
-    ) -> tuple[Array, dict[str, Array]]:
-        """(float32[] loss, metrics) of a whole batch; may couple its examples."""
-        raise NotImplementedError(type(self).__name__)
+    def totals(self, x: Inputs) -> dict[str, Array]:
+        """Denominators of the whole batch x: its rows; a method adds what else it divides by."""
+        return {ROWS: jnp.float32(len(x.index))}
 
-    def loss(
-        self, params: Params, extra: Extra, batch: Batch, *, rng: Array | None, step: Array
-    ) -> tuple[Array, Aux]:
-        """objective(encode(batch)); metrics of both are merged."""
-        representations, aux = self.encode(params, extra, batch, rng=rng, step=step)
-        value, metrics = self.objective(params, representations, batch)
-        return value, Aux({**aux.metrics, **metrics}, aux.extra)
-
-    def project(self, params: Params) -> Params:
-        """Re-imposes constraints on the trained parameters after an update (a temperature's
-        clamp).
+    def state(self, v: Vars, rng: Array) -> Extra:
+        """Extra state beside the batch statistics (queues, teachers, codebooks) when the first
+        weights are in place; rng: key[].
         """
-        return params
-
-    def after_update(self, params: Params, extra: Extra) -> Extra:
-        """Extra state that follows the parameters: EMA teachers, queues, codebooks."""
-        del params
-        return extra
-
-    def eval_fns(self) -> dict[str, EvalFn]:
-        """Name -> f(params, extra, batch) -> rows; names: embed_image, embed_text, features, ...
-        (design section 3).
-        """
+        del v, rng
         return {}
 
-    @property
-    def ignores_padding(self) -> bool:
-        """True where nothing after a text's end token can change the loss, so that batches may be
-        cut to their longest text (data.buckets).
+    def follow(self, v: Vars, step: Array) -> Extra:
+        """Entries of the extra state that follow the parameters after an update; step: updates
+        done.
         """
-        return False
+        del v, step
+        return {}
+
+    def project(self, params: Params) -> Params:
+        """Re-imposes constraints on the trained parameters after an update (a clamp)."""
+        return params
+
+    def functions(self) -> dict[str, Function]:
+        """What the method can do afterwards: embed_image, embed_text, features, ..."""
+        return {}
 
     def flops(self, text_length: int | None = None) -> float:
         """Model FLOPs of one example's forward pass (2 x multiply-adds); 0 where unknown.
 
         Args:
-          text_length: tokens of its text where they are fewer than batch_spec's.
+          text_length: tokens of its text where they are fewer than the field's.
         """
         del text_length
         return 0.0
 
+    # What follows from the above.
 
-def run(fn: Callable[..., Any], params: Params, frozen: Params, *args: Any, **how: Any) -> Any:
-    """`fn(params and frozen, *args, **how)` of a method, what is frozen as in evaluation."""
+    @cached_property
+    def _parts(self) -> dict[str, Part]:
+        return self.parts()
+
+    @property
+    def frozen(self) -> tuple[str, ...]:
+        """Path regexes of what is frozen."""
+        return tuple(f"{re.escape(n)}(/.*)?" for n, part in self._parts.items() if part.frozen)
+
+    def batch_spec(self, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
+        """Shapes and dtypes of one global batch."""
+        fields = self.fields().items()
+        return {k: s for name, field in fields for k, s in field.spec(name, batch_size).items()}
+
+    def init(self, rng: Array) -> tuple[Params, Extra]:
+        """Fresh parameters {part: ...} and their batch statistics; rng: key[]. Called under jit and
+        `eval_shape`.
+        """
+        params, stats = {}, {}
+        for name, part in self._parts.items():
+            zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), part.inputs)
+            made = part.net.init(rngs.fold(rng, name), *zeros)
+            if "params" in made:
+                params[name] = made["params"]
+            if STATS in made:
+                stats[name] = made[STATS]
+        return params, {STATS: stats} if stats else {}
+
+    def fresh(self, rng: Array) -> Vars:
+        """Everything at its start; rng: key[]."""
+        params, stats = self.init(rng)
+        return Vars(params, lay(self.state(Vars(params, stats), rng), stats))
+
+    def apply(
+        self,
+        name: str,
+        v: Vars,
+        x: Inputs,
+        *args: Any,
+        moves: bool = False,
+        net: Any = None,
+        **how: Any,
+    ) -> Any:
+        """Runs a part on `args`: in training with the part's own keys, unless it is frozen.
+
+        Args:
+          moves: hand the changed batch statistics back too: (output, extra).
+          net: another form of the part's network, on the same parameters.
+          **how: further arguments of the network.
+
+        Raises:
+          TypeError: a part with BatchNorm trains and nobody takes its statistics.
+        """
+        part = self._parts[name]
+        learns = x.train and not part.frozen
+        rng = rngs.fold(x.rng, name) if learns else None
+        variables = {"params": v.params.get(name, {})}
+        stats = v.extra.get(STATS, {}).get(name)
+        if stats is not None:
+            variables[STATS] = stats
+        net = net or part.net
+        if stats is None or not learns:
+            out = net.apply(variables, *args, rng=rng, **how)
+            return (out, {}) if moves else out
+        if not moves:
+            raise TypeError(f"{name} has batch statistics, which move in training: moves=True")
+        out, moved = net.apply(variables, *args, rng=rng, mutable=[STATS], **how)
+        return out, {STATS: {name: moved[STATS]}}
+
+    def loss(self, v: Vars, x: Inputs) -> tuple[Array, Aux]:
+        """objective(encode(x)); what both hand back is merged."""
+        rows, aux = self.encode(v, x)
+        value, more = self.objective(v, rows, x)
+        return value, Aux({**aux.metrics, **more.metrics}, lay(more.extra, aux.extra))
+
+
+def run(fn: Callable[..., Any], params: Params, frozen: Params, extra: Extra, *args: Any) -> Any:
+    """`fn(Vars, *args)` of a method, what is frozen as in evaluation."""
     whole = merge(params, frozen)
     with as_in_evaluation(whole, frozen):
-        return fn(whole, *args, **how)
+        return fn(Vars(whole, extra), *args)
 
 
 def make_method(config: Mapping[str, Any]) -> Method:

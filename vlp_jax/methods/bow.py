@@ -15,9 +15,11 @@ import jax.numpy as jnp
 from vlp_jax.augment import mixing
 from vlp_jax.core import rng as rngs
 from vlp_jax.core.errors import UserError
-from vlp_jax.core.types import Array, Aux, Batch, Extra, Params
-from vlp_jax.methods.base import Method
-from vlp_jax.methods.kits.pretext import Answers, Pretext, grid_of
+from vlp_jax.core.inputs import Aux, Inputs, Vars
+from vlp_jax.core.types import Array, Extra
+from vlp_jax.methods.base import STATS, Part
+from vlp_jax.methods.kits.pretext import Answers, Pretext, grid_of, grid_shape
+from vlp_jax.methods.kits.trunk import floats
 from vlp_jax.models.head import CosineHead
 from vlp_jax.nn import vocabulary
 
@@ -25,7 +27,7 @@ SHOWN = 3  # words that are drawn
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class BagOfWords(Pretext, Method):
+class BagOfWords(Pretext):
     """The student's pooled output gives a distribution over words.
 
     Attributes:
@@ -54,89 +56,70 @@ class BagOfWords(Pretext, Method):
         """From the pooled output to words."""
         return CosineHead(self.words, self.scale)
 
-    def parts(self, out: dict[str, Array]) -> dict:
+    def heads(self, out: dict[str, jax.ShapeDtypeStruct]) -> dict[str, Part]:
         """head: on the student's mean token."""
-        return {"head": (self.head, (grid_of(out).mean((1, 2)),))}
+        return {"head": Part(self.head, (floats(1, grid_shape(out).shape[-1]),))}
 
-    def init(self, rng: Array, batch: Batch) -> tuple[Params, Extra]:
-        """As of every task; extra holds the teacher and the vocabulary."""
-        params, extra = super().init(rng, batch)
-        width = grid_of(self.trunk_shapes()).shape[-1]
+    def state(self, v: Vars, rng: Array) -> Extra:
+        """The teacher, which starts as the student, and the vocabulary."""
+        width = grid_shape(self.image_shapes()).shape[-1]
         words = vocabulary.start(rngs.fold(rng, "words"), self.words, width)
-        teacher = jax.tree.map(jnp.copy, self.student(params, extra))
-        return params, {**extra, "teacher": teacher, "vocabulary": words}
+        return {"teacher": jax.tree.map(jnp.copy, self.student(v)), "vocabulary": words}
 
-    def student(self, params: Params, extra: Extra) -> dict:
+    def student(self, v: Vars) -> dict:
         """What a teacher is made of: the tower's parameters and, where it has them, its batch
         statistics.
         """
-        return {"image": params["image"]} | {k: extra[k] for k in extra if k == "batch_stats"}
+        return {"image": v.params["image"]} | {k: v.extra[k] for k in v.extra if k == STATS}
 
-    def encode(
-        self, params: Params, extra: Extra, batch: Batch, *, rng: Array | None, step: Array
-    ) -> tuple[Answers, Aux]:
-        """As of every task; in the first step the teacher becomes the student, whatever it was
-        loaded from.
-        """
-        if rng is not None:
-            copy = lambda mine, hers: jnp.where(step == 0, mine, hers)  # noqa: E731
-            teacher = jax.tree.map(copy, self.student(params, extra), extra["teacher"])
-            extra = {**extra, "teacher": jax.lax.stop_gradient(teacher)}
-        return super().encode(params, extra, batch, rng=rng, step=step)
-
-    def histograms(self, extra: Extra, images: Array) -> tuple[Array, Array, Array]:
+    def histograms(self, v: Vars, x: Inputs) -> tuple[Array, Array, Array]:
         """Teacher features float[B, H, W, D] of clean pictures, their words int32[B, H, W], and
         histograms float32[B, K] that sum to 1.
         """
-        ready = self.normalised(images.astype(jnp.float32))
-        _, out, _ = self.run_image(extra["teacher"], extra["teacher"], ready)
+        ready = self.normalised(x.batch["image"].astype(jnp.float32))
+        teacher = Vars(v.extra["teacher"], v.extra["teacher"])
+        _, out, _ = self.run_image(teacher, x, ready)
         features = jax.lax.stop_gradient(grid_of(out))
-        ids, _ = vocabulary.assign(extra["vocabulary"], features)
+        ids, _ = vocabulary.assign(v.extra["vocabulary"], features)
         bag = jax.nn.one_hot(ids, self.words).mean((1, 2))
         return features, ids, bag
 
-    def answers(
-        self, params: Params, extra: Extra, images: Array, rng: Array | None, keys: Array
-    ) -> tuple[Answers, Extra]:
+    def answers(self, v: Vars, x: Inputs, keys: Array) -> tuple[Answers, Extra]:
         """logits and target float32[B, K]; usual float32[B, K], the log of how often words occur;
         ids int32[B, H, W] of the clean picture.
         """
-        features, ids, bag = self.histograms(extra, images)
-        often = jnp.maximum(extra["vocabulary"]["often"], 1e-4)
+        words = v.extra["vocabulary"]
+        features, ids, bag = self.histograms(v, x.replace(train=False))
+        often = jnp.maximum(words["often"], 1e-4)
         usual = jnp.broadcast_to(jnp.log(often / often.sum()), bag.shape)
-        seen = vocabulary.observe(extra["vocabulary"], features, ids)
-        pixels = self.augmented(images, rng)
+        pixels = self.augmented(x.batch["image"], x.keys)
         if self.cutmix:
-            pixels, bag = mixing.mix(pixels, bag, mixing.Mixing(cutmix=1.0), rng)
-        _, out, extra = self.run_image(params, extra, self.normalised(pixels), rng)
-        logits = self.head.apply({"params": params["head"]}, grid_of(out).mean((1, 2)))
+            pixels, bag = mixing.mix(pixels, bag, mixing.Mixing(cutmix=1.0), x.keys)
+        _, out, moved = self.run_image(v, x, self.normalised(pixels))
+        logits = self.apply("head", v, x, grid_of(out).mean((1, 2)))
         rows = {"logits": logits, "target": bag, "usual": usual, "ids": ids}
-        return rows, {**extra, "vocabulary": seen}
+        return rows, {**moved, "vocabulary": vocabulary.observe(words, features, ids)}
 
-    def after_update(self, params: Params, extra: Extra) -> Extra:
+    def follow(self, v: Vars, step: Array) -> Extra:
         """Moves the teacher and the words."""
-        follow = lambda hers, mine: self.momentum * hers + (1 - self.momentum) * mine  # noqa: E731
-        teacher = jax.tree.map(follow, extra["teacher"], self.student(params, extra))
-        words = vocabulary.update(extra["vocabulary"], self.memory)
-        return {**extra, "teacher": teacher, "vocabulary": words}
+        del step
+        near = lambda hers, mine: self.momentum * hers + (1 - self.momentum) * mine  # noqa: E731
+        teacher = jax.tree.map(near, v.extra["teacher"], self.student(v))
+        words = vocabulary.update(v.extra["vocabulary"], self.memory)
+        return {"teacher": teacher, "vocabulary": words}
 
-    def objective(
-        self, params: Params, representations: Answers, batch: Batch
-    ) -> tuple[Array, dict[str, Array]]:
+    def objective(self, v: Vars, rows: Answers, x: Inputs) -> tuple[Array, Aux]:
         """Cross-entropy with the histogram; metrics: that of always answering how often words
         occur, the target's entropy (the floor), and the words in use (perplexity).
         """
-        del batch
-        ours, usual = self.score(params, representations).mean(0)
-        target = representations["target"]
-        floor = jnp.mean(-jax.scipy.special.xlogy(target, target).sum(-1))
-        often = representations["usual"][0]
-        used = jnp.exp(-jnp.sum(jnp.exp(often) * often))
-        return ours, {"chance_loss": usual, "target_entropy": floor, "words_used": used}
+        ours, usual = self.score(rows).T
+        floor = -jax.scipy.special.xlogy(rows["target"], rows["target"]).sum(-1)
+        used = jnp.exp(-jnp.sum(jnp.exp(rows["usual"]) * rows["usual"], axis=-1))
+        metrics = {"chance_loss": usual, "target_entropy": floor, "words_used": used}
+        return x.share(ours), Aux({name: x.share(each) for name, each in metrics.items()})
 
-    def score(self, params: Params, rows: Answers) -> Array:
+    def score(self, rows: Answers) -> Array:
         """Cross-entropy in nats, beside that of the words' frequencies (lower is better)."""
-        del params
         log_p = jax.nn.log_softmax(rows["logits"])
         pair = [-(rows["target"] * guess).sum(-1) for guess in (log_p, rows["usual"])]
         return jnp.stack(pair, axis=1)

@@ -11,21 +11,22 @@ from functools import cached_property
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import optax
 
 from vlp_jax.augment import mixing, pictures
 from vlp_jax.augment.rand_augment import RandAugment, rand_augment
+from vlp_jax.core.fields import Field, Label
+from vlp_jax.core.inputs import Aux, Inputs, Vars, lay
 from vlp_jax.core.schema import build
-from vlp_jax.core.types import Array, Aux, Batch, EvalFn, Extra, Params
-from vlp_jax.methods.base import Method
+from vlp_jax.core.types import Array, Extra
+from vlp_jax.methods.base import Function, Part
 from vlp_jax.methods.kits.trunk import Trunk
 from vlp_jax.models.classifier import Classifier
 from vlp_jax.models.projection import ProjectionHead
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Classify(Trunk, Method):
+class Classify(Trunk):
     """A tower, a linear head, softmax cross-entropy. Labels are int32[B] in [0, num_classes).
 
     Attributes:
@@ -53,7 +54,7 @@ class Classify(Trunk, Method):
     @property
     def frozen(self) -> tuple[str, ...]:
         """Tower and projection, for a linear probe."""
-        return ("image/.*", "head/layer.*") if self.linear else ()
+        return (*super().frozen, *(("head/layer.*",) if self.linear else ()))
 
     @cached_property
     def head(self) -> Classifier:
@@ -65,27 +66,15 @@ class Classify(Trunk, Method):
         norm = self.head_norm, self.head_init_std
         return Classifier(self.num_classes, *norm, layers, self.linear)
 
-    def batch_spec(self, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
-        """image uint8[B, S, S, 3] and label int32[B]."""
-        return {
-            **super().batch_spec(batch_size),
-            "label": jax.ShapeDtypeStruct((batch_size,), jnp.int32),
-        }
+    def fields(self) -> dict[str, Field]:
+        """image and label."""
+        return {**super().fields(), "label": Label(self.num_classes)}
 
-    def init(self, rng: Array, batch: Batch) -> tuple[Params, Extra]:
-        """Fresh {image, head} and batch statistics where they have them; rng: key[]."""
-        image, extra = self.init_image(jax.random.fold_in(rng, 0))
-        width = jax.eval_shape(lambda: self._pooled(image, extra)).shape[1]
-        head = self.head.init(jax.random.fold_in(rng, 1), jnp.zeros((1, width)), False)
-        stats = {**extra.get("batch_stats", {})}
-        if "batch_stats" in head:
-            stats["head"] = head["batch_stats"]
-        params = {"image": image, "head": head["params"]}
-        return params, {**extra, "batch_stats": stats} if stats else extra
-
-    def _pooled(self, image: Params, extra: Extra) -> Array:
-        size = self.image_tower.image_size
-        return self.run_image({"image": image}, extra, jnp.zeros((1, size, size, 3)))[1]["pooled"]
+    def parts(self) -> dict[str, Part]:
+        """image and head."""
+        (tower,) = super().parts().values()
+        tower = dataclasses.replace(tower, frozen=self.linear)
+        return {"image": tower, "head": Part(self.head, (self.image_shapes()["pooled"],))}
 
     def prepare(self, images: Array, rng: Array | None) -> Array:
         """uint8[B, S, S, 3] -> float32[B, S, S, 3]: crop and flip, RandAugment, normalised."""
@@ -95,48 +84,36 @@ class Classify(Trunk, Method):
         changed = rand_augment(pictures.augment(images, crop, rng), how, rng, fill)
         return pictures.normalise(changed, self.image_mean, self.image_std)
 
-    def encode(
-        self, params: Params, extra: Extra, batch: Batch, *, rng: Array | None, step: Array
-    ) -> tuple[dict[str, Array], Aux]:
-        """{"logits", "target"}: float32[B, C], the target's rows sum to one; rng: key[B] or None.
+    def encode(self, v: Vars, x: Inputs) -> tuple[dict[str, Array], Aux]:
+        """{"logits", "target"}: float32[B, C], the target's rows sum to one.
 
         A picture is erased before it is mixed, so its partner shows through its noise.
         """
         how = build(mixing.Mixing, self.mixing, "method.mixing")
-        images = mixing.erase(self.prepare(batch["image"], rng), how.erase, rng)
-        target = jax.nn.one_hot(batch["label"], self.num_classes)
-        target = optax.smooth_labels(target, self.label_smoothing if rng is not None else 0.0)
-        images, target = mixing.mix(images, target, how, rng)
-        logits, extra = self.classify(params, extra, images, rng)
-        return {"logits": logits, "target": target}, Aux({}, extra)
+        images = mixing.erase(self.prepare(x.batch["image"], x.keys), how.erase, x.keys)
+        target = jax.nn.one_hot(x.batch["label"], self.num_classes)
+        target = optax.smooth_labels(target, self.label_smoothing if x.train else 0.0)
+        images, target = mixing.mix(images, target, how, x.keys)
+        logits, moved = self.classify(v, x, images)
+        return {"logits": logits, "target": target}, Aux({}, moved)
 
-    def classify(
-        self, params: Params, extra: Extra, images: Array, rng: Array | None = None
-    ) -> tuple[Array, Extra]:
-        """Logits float32[B, C] of normalised pictures, and `extra` with updated statistics."""
-        tower_rng = None if self.linear else rng
-        pooled, extra = self.run_image(params, extra, images, tower_rng)[1:]
-        variables, stats = {"params": params["head"]}, extra.get("batch_stats", {})
-        if "head" not in stats:
-            return self.head.apply(variables, pooled["pooled"], False), extra
-        variables["batch_stats"] = stats["head"]
-        run = (variables, pooled["pooled"], rng is not None)
-        logits, state = self.head.apply(*run, mutable=["batch_stats"])
-        stats = {**stats, "head": state["batch_stats"]}
-        return logits, {**extra, "batch_stats": stats}
+    def classify(self, v: Vars, x: Inputs, images: Array) -> tuple[Array, Extra]:
+        """Logits float32[B, C] of normalised pictures, and batch statistics that moved."""
+        _, out, moved = self.run_image(v, x, images)
+        logits, more = self.apply("head", v, x, out["pooled"], moves=True)
+        return logits, lay(more, moved)
 
-    def objective(
-        self, params: Params, representations: dict[str, Array], batch: Batch
-    ) -> tuple[Array, dict[str, Array]]:
+    def objective(self, v: Vars, rows: dict[str, Array], x: Inputs) -> tuple[Array, Aux]:
         """Mean softmax cross-entropy; top1 counts the class of the largest target share."""
-        logits, target = representations["logits"], representations["target"]
-        loss = optax.softmax_cross_entropy(logits, target).mean()
-        return loss, {"top1": (logits.argmax(1) == target.argmax(1)).mean()}
+        logits, target = rows["logits"], rows["target"]
+        loss = x.share(optax.softmax_cross_entropy(logits, target))
+        return loss, Aux({"top1": x.share(logits.argmax(1) == target.argmax(1))})
 
-    def eval_fns(self) -> dict[str, EvalFn]:
+    def functions(self) -> dict[str, Function]:
         """features, and classify: logits float32[B, C]."""
 
-        def classify(params: Params, extra: Extra, batch: Batch) -> Array:
-            return self.classify(params, extra, self.prepare(batch["image"], None))[0]
+        def classify(v: Vars, x: Inputs) -> Array:
+            return self.classify(v, x, self.prepare(x.batch["image"], None))[0]
 
-        return {**super().eval_fns(), "classify": classify}
+        found = super().functions()
+        return found | {"classify": Function(classify, found["features"].reads)}

@@ -9,26 +9,22 @@ from typing import ClassVar
 
 import jax.numpy as jnp
 
-from vlp_jax.core.types import Array, Batch, Params
+from vlp_jax.core.inputs import Aux, Inputs, Vars
+from vlp_jax.core.types import Array
 from vlp_jax.losses.contrastive import softmax_contrastive
-from vlp_jax.methods.base import Method
 from vlp_jax.methods.kits.dual_encoder import DualEncoder
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class CLIP(DualEncoder, Method):
+class CLIP(DualEncoder):
     """The dual encoder of methods/kits/dual_encoder.py under the softmax loss."""
 
-    batch_coupled: ClassVar[bool] = True
+    coupled: ClassVar[bool] = True
 
-    def objective(
-        self, params: Params, representations: dict[str, Array], batch: Batch
-    ) -> tuple[Array, dict[str, Array]]:
+    def objective(self, v: Vars, rows: dict[str, Array], x: Inputs) -> tuple[Array, Aux]:
         """Softmax contrastive loss over the global batch of unit vectors {image, text}: float32[B,
         E].
         """
-        scale = params["logit_scale"]
-        loss, metrics = softmax_contrastive(
-            representations["image"], representations["text"], scale
-        )
-        return loss, {**metrics, "logit_scale": jnp.exp(scale)}
+        scale = v.params["logit_scale"]
+        loss, metrics = softmax_contrastive(rows["image"], rows["text"], scale)
+        return loss, Aux({**metrics, "logit_scale": jnp.exp(scale)})

@@ -6,7 +6,6 @@ prior that is estimated as training goes. The file exists to hold the question.
 
 import dataclasses
 import os
-from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -14,9 +13,11 @@ import numpy as np
 
 from vlp_jax.augment.lab import ab_bins, decode_ab, encode_ab, lab_to_srgb, srgb_to_lab
 from vlp_jax.core.errors import UserError
-from vlp_jax.core.types import Array, Batch, Extra, Params
-from vlp_jax.methods.base import Method
-from vlp_jax.methods.kits.pretext import Answers, Pretext, grid_of
+from vlp_jax.core.fields import Field, Picture
+from vlp_jax.core.inputs import Aux, Inputs, Vars
+from vlp_jax.core.types import Array, Extra
+from vlp_jax.methods.base import Part
+from vlp_jax.methods.kits.pretext import Answers, Pretext, grid_of, grid_shape
 from vlp_jax.models.conv_decoder import ConvDecoder, check_doublings
 
 STRIDE = 4  # colours are asked at a quarter of the resolution, subsampled without averaging
@@ -26,7 +27,7 @@ MEMORY = 1e-3  # the prior's smallest rate of change
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Colorization(Pretext, Method):
+class Colorization(Pretext):
     """The trunk sees lightness alone; a decoder on its map gives a distribution over ab bins.
 
     Attributes:
@@ -37,8 +38,6 @@ class Colorization(Pretext, Method):
       prior: path of a float array [Q] (.npy) to use in place of the running estimate.
       temperature: of the annealed mean that is drawn and scored.
     """
-
-    needs_colour: ClassVar[bool] = True
 
     widths: tuple[int, ...] = (256, 256)
     bin_size: int = 10
@@ -82,22 +81,25 @@ class Colorization(Pretext, Method):
             raise UserError(f"method.prior={self.prior}: needs {count} numbers >= 0")
         return np.float32(found / found.sum())
 
-    def parts(self, out: dict[str, Array]) -> dict:
+    def fields(self) -> dict[str, Field]:
+        """image, in colour."""
+        return {"image": Picture(self.image_tower.image_size, colour=True)}
+
+    def heads(self, out: dict[str, jax.ShapeDtypeStruct]) -> dict[str, Part]:
         """decoder: on the trunk's map.
 
         Raises:
           UserError: it does not end at a quarter of the picture.
         """
-        grid = grid_of(out)
+        grid = grid_shape(out)
         check_doublings(self.widths, grid.shape[1], self.image_tower.image_size // STRIDE)
-        return {"decoder": (self.decoder, (grid,))}
+        return {"decoder": Part(self.decoder, (grid,))}
 
-    def init(self, rng: Array, batch: Batch) -> tuple[Params, Extra]:
-        """As of every task; extra holds the colours' prior and what this step saw of it."""
-        params, extra = super().init(rng, batch)
+    def state(self, v: Vars, rng: Array) -> Extra:
+        """The colours' prior and what this step saw of it."""
         prior = jnp.asarray(self.start_prior())
         seen = {"prior": prior, "seen": jnp.zeros_like(prior), "updates": jnp.int32(0)}
-        return params, {**extra, "colours": seen}
+        return {"colours": seen}
 
     def prepare(self, images: Array, rng: Array | None) -> Array:
         """Augmented, lightness in all three channels, normalised."""
@@ -107,36 +109,33 @@ class Colorization(Pretext, Method):
         """The tower's input from Lab. [B, S, S, 3]"""
         return self.normalised(jnp.broadcast_to(lab[..., :1] * 2.55, lab.shape))
 
-    def answers(
-        self, params: Params, extra: Extra, images: Array, rng: Array | None, keys: Array
-    ) -> tuple[Answers, Extra]:
+    def answers(self, v: Vars, x: Inputs, keys: Array) -> tuple[Answers, Extra]:
         """logits float32[B, S/4, S/4, Q]; ids, weights [B, S/4, S/4, K] of the soft target;
         importance float32[B, S/4, S/4] of a place, 0 in grey pictures, and its rarity
         where every method is measured alike.
         """
         del keys
-        lab = srgb_to_lab(self.augmented(images, rng) / 255)
-        _, out, extra = self.run_image(params, extra, self.lightness(lab), rng)
-        logits = self.decoder.apply({"params": params["decoder"]}, grid_of(out))
+        lab = srgb_to_lab(self.augmented(x.batch["image"], x.keys) / 255)
+        _, out, moved = self.run_image(v, x, self.lightness(lab))
+        logits = self.apply("decoder", v, x, grid_of(out))
         ids, weights = encode_ab(
             lab[:, ::STRIDE, ::STRIDE, 1:], self.bin_size, self.neighbours, self.sigma
         )
         coloured = (jnp.abs(lab[..., 1:]) > GREY).any((1, 2, 3))  # [B]
-        colours = extra["colours"]
+        colours = v.extra["colours"]
         weight = lambda uniform: rarity(colours["prior"], uniform)[ids[..., 0]]  # noqa: E731
         importance = weight(self.rebalance) * coloured[:, None, None]
         mass = jnp.zeros(len(self.bins)).at[ids].add(weights * coloured[:, None, None, None])
-        colours = {**colours, "seen": colours["seen"] + mass}
         rows = {"logits": logits, "ids": ids, "weights": weights, "importance": importance}
         rows |= {"lab": lab, "rarity": weight(BALANCE)}
-        return rows, {**extra, "colours": colours}
+        return rows, {**moved, "colours": {"seen": mass}}
 
-    def after_update(self, params: Params, extra: Extra) -> Extra:
+    def follow(self, v: Vars, step: Array) -> Extra:
         """Moves the prior towards the step's colours: the mean of all steps, then of the last
         1,000.
         """
-        del params
-        colours = extra["colours"]
+        del step
+        colours = v.extra["colours"]
         total = colours["seen"].sum()
         rate = jnp.maximum(1 / (colours["updates"] + 1), MEMORY) * (total > 0) * (not self.prior)
         step = colours["seen"] / jnp.maximum(total, 1e-9) - colours["prior"]
@@ -145,30 +144,24 @@ class Colorization(Pretext, Method):
             "seen": jnp.zeros_like(step),
             "updates": colours["updates"] + (total > 0),
         }
-        return {**extra, "colours": new}
+        return {"colours": new}
 
-    def objective(
-        self, params: Params, representations: Answers, batch: Batch
-    ) -> tuple[Array, dict[str, Array]]:
+    def objective(self, v: Vars, rows: Answers, x: Inputs) -> tuple[Array, Aux]:
         """Weighted cross-entropy with the soft target, mean over all places; metrics: hits of the
         nearest bin, auc and its grey baseline, the share of grey pictures.
         """
-        del batch
-        rows = representations
         log_p = jax.nn.log_softmax(rows["logits"])
         near = jnp.take_along_axis(log_p, rows["ids"], axis=-1)
-        loss = -jnp.mean(rows["importance"] * (rows["weights"] * near).sum(-1))
-        hits = jnp.mean(rows["logits"].argmax(-1) == rows["ids"][..., 0])
-        auc, chance = self.score(params, rows).mean(0)
-        grey = jnp.mean(rows["importance"][:, 0, 0] == 0)
-        metrics = {"accuracy": hits, "auc": auc, "chance_auc": chance, "grey_pictures": grey}
-        return loss, metrics
+        loss = -x.share(rows["importance"] * (rows["weights"] * near).sum(-1))
+        hits = x.share(rows["logits"].argmax(-1) == rows["ids"][..., 0])
+        grey = x.share(rows["importance"][:, 0, 0] == 0)
+        metrics = {"accuracy": hits, "grey_pictures": grey, **self.scored(x, rows, "auc")}
+        return loss, Aux(metrics)
 
-    def score(self, params: Params, rows: Answers) -> Array:
+    def score(self, rows: Answers) -> Array:
         """Area under the curve of the share of places whose colour is within a distance of 0 to 150
         (section 3.1), beside that of the grey picture.
         """
-        del params
         return self.nearness(rows).mean((1, 2))
 
     def guesses(self, rows: Answers) -> tuple[Array, Array]:
@@ -184,7 +177,7 @@ class Colorization(Pretext, Method):
         far = [jnp.linalg.norm(ab - true, axis=-1) for ab in self.guesses(rows)]
         return 1 - jnp.minimum(jnp.stack(far, axis=-1), 150) / 150
 
-    def scores(self, params: Params, rows: Answers) -> Array:
+    def scores(self, rows: Answers) -> Array:
         """`score`; the same with places weighted by the rarity of their true colour over all
         pictures; PSNR in dB of the coloured picture.
         """
@@ -198,7 +191,7 @@ class Colorization(Pretext, Method):
             return -10 * jnp.log10(jnp.maximum(error, 1e-6))
 
         clear = jnp.stack([psnr(ab) for ab in self.guesses(rows)], axis=1)
-        values = jnp.stack([self.score(params, rows), balanced, clear], axis=1)  # [B, 3, 2]
+        values = jnp.stack([self.score(rows), balanced, clear], axis=1)  # [B, 3, 2]
         one = jnp.ones_like(weight)
         return jnp.concatenate([values, jnp.stack([one, weight, one], axis=1)], axis=-1)
 

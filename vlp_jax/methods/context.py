@@ -16,9 +16,12 @@ from vlp_jax.augment.filters import pixelate
 from vlp_jax.augment.tiles import cut, mosaic
 from vlp_jax.core import rng as rngs
 from vlp_jax.core.errors import UserError
-from vlp_jax.core.types import Array, Extra, Params
-from vlp_jax.methods.base import Method
+from vlp_jax.core.fields import Field, Picture
+from vlp_jax.core.inputs import Aux, Inputs, Vars
+from vlp_jax.core.types import Array, Extra
+from vlp_jax.methods.base import Function, Part
 from vlp_jax.methods.kits.pretext import Answers, LabelTask
+from vlp_jax.methods.kits.trunk import floats
 from vlp_jax.models.head import Head
 
 CENTRE = 4
@@ -68,7 +71,7 @@ def downsample(patch: Array, key: Array, share: float) -> Array:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Context(LabelTask, Method):
+class Context(LabelTask):
     """The tower sees patches (its image_size is the patch); a head on two patches names one of
     eight places.
 
@@ -111,15 +114,13 @@ class Context(LabelTask, Method):
         """Side of the whole grid in pixels, jitter included."""
         return 3 * self.image_tower.image_size + 2 * self.gap + 2 * self.jitter
 
-    def batch_spec(self, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
-        """image uint8[B, S, S, 3] with S = picture_size."""
-        shape = (batch_size, self.picture_size, self.picture_size, 3)
-        return {"image": jax.ShapeDtypeStruct(shape, jnp.uint8)}
+    def fields(self) -> dict[str, Field]:
+        """image, of picture_size."""
+        return {"image": Picture(self.picture_size)}
 
-    def parts(self, out: dict[str, Array]) -> dict:
+    def heads(self, out: dict[str, jax.ShapeDtypeStruct]) -> dict[str, Part]:
         """head: on two pooled outputs side by side."""
-        pair = jnp.concatenate([out["pooled"]] * 2, axis=-1)
-        return {"head": (Head(8, self.hidden), (pair,))}
+        return {"head": Part(Head(8, self.hidden), (floats(1, 2 * out["pooled"].shape[-1]),))}
 
     def corners(self, keys: Array | None, count: int) -> Array:
         """Upper left corners of the nine patches int32[B, 9, 2]: a random place of the grid and a
@@ -166,26 +167,21 @@ class Context(LabelTask, Method):
         square = jnp.square(patches).mean((2, 3, 4), keepdims=True)
         return patches * jax.lax.rsqrt(square + 1e-6)
 
-    def answers(
-        self, params: Params, extra: Extra, images: Array, rng: Array | None, keys: Array
-    ) -> tuple[Answers, Extra]:
+    def answers(self, v: Vars, x: Inputs, keys: Array) -> tuple[Answers, Extra]:
         """logits float32[B, 16, 8] and labels int32[B, 16]; corners int32[B, 9, 2] for drawing."""
-        corners = self.corners(rngs.fold(keys, "place"), len(images))
-        patches = cut(self.prepare(images, rng), corners, self.image_tower.image_size)
-        ready = self.levelled(self.spoiled(patches, keys))
-        pooled, extra = self.run_views(params, extra, ready, rng)
+        corners = self.corners(rngs.fold(keys, "place"), len(keys))
+        patches = cut(self.prepare(x.batch["image"], x.keys), corners, self.image_tower.image_size)
+        pooled, moved = self.run_views(v, x, self.levelled(self.spoiled(patches, keys)))
         first, second, labels = pairs()
         both = jnp.concatenate([pooled[:, first], pooled[:, second]], axis=-1)  # [B, 16, 2D]
-        logits = Head(8, self.hidden).apply({"params": params["head"]}, both)
+        logits = self.apply("head", v, x, both)
         labels = jnp.broadcast_to(jnp.asarray(labels), logits.shape[:2])
-        return {"logits": logits, "labels": labels, "corners": corners}, extra
+        return {"logits": logits, "labels": labels, "corners": corners}, moved
 
-    def objective(
-        self, params: Params, representations: Answers, batch: dict[str, Array]
-    ) -> tuple[Array, dict[str, Array]]:
+    def objective(self, v: Vars, rows: Answers, x: Inputs) -> tuple[Array, Aux]:
         """Cross-entropy, its mean or sum over the pairs of a picture."""
-        loss, metrics = super().objective(params, representations, batch)
-        return loss * (16 if self.sum_pairs else 1), metrics
+        loss, aux = super().objective(v, rows, x)
+        return loss * (16 if self.sum_pairs else 1), aux
 
     def show(self, images: Array, rows: Answers) -> Array:
         """6 panels: three neighbours beside the centre, each at its true and at its answered
@@ -206,12 +202,13 @@ class Context(LabelTask, Method):
                 panels.append(mosaic(jnp.pad(tiles, [(0, 0)] * 2 + [(1, 1)] * 2 + [(0, 0)])))
         return jnp.stack(panels, axis=1)
 
-    def eval_fns(self) -> dict:
+    def functions(self) -> dict[str, Function]:
         """features: the mean of the nine patches' pooled outputs, grid in the middle, in colour."""
 
-        def features(params: Params, extra: Extra, batch: dict[str, Array]) -> Array:
-            ready = self.prepare(batch["image"], None)
+        def features(v: Vars, x: Inputs) -> Array:
+            ready = self.prepare(x.batch["image"], None)
             patches = cut(ready, self.corners(None, len(ready)), self.image_tower.image_size)
-            return self.run_views(params, extra, self.levelled(patches), None)[0].mean(1)
+            return self.run_views(v, x, self.levelled(patches))[0].mean(1)
 
-        return super().eval_fns() | {"features": features}
+        found = super().functions()
+        return found | {"features": Function(features, found["features"].reads)}

@@ -13,9 +13,10 @@ import jax.numpy as jnp
 from einops import rearrange
 
 from vlp_jax.core.errors import UserError, nearest
-from vlp_jax.core.types import Array, Batch, Extra, Params
-from vlp_jax.methods.base import Method
-from vlp_jax.methods.kits.pretext import Answers, Pretext, grid_of
+from vlp_jax.core.inputs import Aux, Inputs, Vars
+from vlp_jax.core.types import Array, Extra
+from vlp_jax.methods.base import Part
+from vlp_jax.methods.kits.pretext import Answers, Pretext, grid_of, grid_shape
 from vlp_jax.models.head import Head
 
 CORRUPTIONS = ("masking", "gaussian", "salt_and_pepper")
@@ -43,7 +44,7 @@ def corrupt(pixels: Array, key: Array, kind: str, amount: float) -> tuple[Array,
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Denoising(Pretext, Method):
+class Denoising(Pretext):
     """The trunk sees the damaged picture, the loss the whole one.
 
     Attributes:
@@ -74,9 +75,9 @@ class Denoising(Pretext, Method):
     @property
     def side(self) -> int:
         """Side of the trunk's map."""
-        return grid_of(self.trunk_shapes()).shape[1]
+        return grid_shape(self.image_shapes()).shape[1]
 
-    def parts(self, out: dict[str, Array]) -> dict:
+    def heads(self, out: dict[str, jax.ShapeDtypeStruct]) -> dict[str, Part]:
         """decoder: on each place of the trunk's map.
 
         Raises:
@@ -87,20 +88,18 @@ class Denoising(Pretext, Method):
                 f"image_size={self.image_tower.image_size} is no multiple of the trunk's map "
                 f"({self.side} x {self.side})"
             )
-        return {"decoder": (self.decoder, (grid_of(out),))}
+        return {"decoder": Part(self.decoder, (grid_shape(out),))}
 
-    def answers(
-        self, params: Params, extra: Extra, images: Array, rng: Array | None, keys: Array
-    ) -> tuple[Answers, Extra]:
+    def answers(self, v: Vars, x: Inputs, keys: Array) -> tuple[Answers, Extra]:
         """logits, clean and damaged pictures float32[B, S, S, 3], touched bool[B, S, S, 1]."""
-        clean = self.augmented(images, rng) / 255
+        clean = self.augmented(x.batch["image"], x.keys) / 255
         one = lambda image, key: corrupt(image, key, self.corruption, self.amount)  # noqa: E731
         damaged, touched = jax.vmap(one)(clean, keys)
-        _, out, extra = self.run_image(params, extra, self.normalised(damaged * 255), rng)
-        pixels = self.decoder.apply({"params": params["decoder"]}, grid_of(out))
+        _, out, moved = self.run_image(v, x, self.normalised(damaged * 255))
+        pixels = self.apply("decoder", v, x, grid_of(out))
         p = self.image_tower.image_size // self.side
         logits = rearrange(pixels, "b h w (p q c) -> b (h p) (w q) c", p=p, q=p)
-        return {"logits": logits, "clean": clean, "damaged": damaged, "touched": touched}, extra
+        return {"logits": logits, "clean": clean, "damaged": damaged, "touched": touched}, moved
 
     def picture(self, rows: Answers) -> Array:
         """The answer in [0, 1]: float32[B, S, S, 3]."""
@@ -108,23 +107,17 @@ class Denoising(Pretext, Method):
         is_bits = self.loss_name == "cross_entropy"
         return jax.nn.sigmoid(logits) if is_bits else jnp.clip(logits, 0, 1)
 
-    def objective(
-        self, params: Params, representations: Answers, batch: Batch
-    ) -> tuple[Array, dict[str, Array]]:
+    def objective(self, v: Vars, rows: Answers, x: Inputs) -> tuple[Array, Aux]:
         """Weighted mean over all values; metrics psnr and that of the damaged picture."""
-        del batch
-        rows = representations
         if self.loss_name == "cross_entropy":
             error = jax.nn.softplus(rows["logits"]) - rows["clean"] * rows["logits"]
         else:
             error = jnp.square(rows["logits"] - rows["clean"])
-        loss = jnp.mean(jnp.where(rows["touched"], self.alpha, self.beta) * error)
-        psnr, chance = self.score(params, rows).mean(0)
-        return loss, {"psnr": psnr, "chance_psnr": chance}
+        loss = x.share(jnp.where(rows["touched"], self.alpha, self.beta) * error)
+        return loss, Aux(self.scored(x, rows, "psnr"))
 
-    def score(self, params: Params, rows: Answers) -> Array:
+    def score(self, rows: Answers) -> Array:
         """PSNR in dB of the answer, beside that of the damaged picture."""
-        del params
 
         def psnr(guess: Array) -> Array:
             error = jnp.square(guess - rows["clean"]).mean((1, 2, 3))

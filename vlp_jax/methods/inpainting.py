@@ -13,15 +13,17 @@ import jax.numpy as jnp
 
 from vlp_jax.augment.tiles import cut
 from vlp_jax.core.errors import UserError
-from vlp_jax.core.types import Array, Batch, Extra, Params
+from vlp_jax.core.inputs import Aux, Inputs, Vars
+from vlp_jax.core.types import Array, Extra
 from vlp_jax.losses.adversarial import critic_loss, fooling_loss, judge
-from vlp_jax.methods.base import Method
-from vlp_jax.methods.kits.pretext import Answers, Pretext, grid_of
+from vlp_jax.methods.base import Part
+from vlp_jax.methods.kits.pretext import Answers, Pretext, grid_of, grid_shape
+from vlp_jax.methods.kits.trunk import floats
 from vlp_jax.models.conv_decoder import ChannelDense, ConvDecoder, Critic, check_doublings
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Inpainting(Pretext, Method):
+class Inpainting(Pretext):
     """Players: `critic/.*` tells painted holes from true ones; everything else paints. The critic's
     learning rate is `optim.lr_groups`; `optim.clip_norm` would clip both by one norm.
 
@@ -55,18 +57,18 @@ class Inpainting(Pretext, Method):
         if not 0 <= self.adversarial < 1:
             raise UserError(f"method.adversarial={self.adversarial}: needs 0 <= it < 1")
 
-    @property
-    def networks(self) -> dict:
-        """{name: network} beside the trunk."""
-        nets = {"channels": ChannelDense(), "decoder": ConvDecoder(3, self.widths)}
-        return nets | ({"critic": Critic(self.critic_widths)} if self.adversarial else {})
-
-    def parts(self, out: dict[str, Array]) -> dict:
+    def heads(self, out: dict[str, jax.ShapeDtypeStruct]) -> dict[str, Part]:
         """channels and decoder: on the trunk's map; critic: on holes."""
-        grid = grid_of(out)
+        grid = grid_shape(out)
         check_doublings(self.widths, grid.shape[1], self.hole)
-        inputs = {"critic": jnp.zeros((1, self.hole, self.hole, 3))}
-        return {name: (net, (inputs.get(name, grid),)) for name, net in self.networks.items()}
+        parts = {
+            "channels": Part(ChannelDense(), (grid,)),
+            "decoder": Part(ConvDecoder(3, self.widths), (grid,)),
+        }
+        if self.adversarial:
+            hole = floats(1, self.hole, self.hole, 3)
+            parts["critic"] = Part(Critic(self.critic_widths), (hole,))
+        return parts
 
     def corners(self, keys: Array) -> Array:
         """Upper left corner of the hole, int32[B, 2]; keys: key[B]."""
@@ -82,53 +84,44 @@ class Inpainting(Pretext, Method):
         inside = (places >= low) & (places < low + self.hole - 2 * self.overlap)  # [B, 2, S]
         return (inside[:, 0, :, None] & inside[:, 1, None, :])[..., None]
 
-    def answers(
-        self, params: Params, extra: Extra, images: Array, rng: Array | None, keys: Array
-    ) -> tuple[Answers, Extra]:
+    def answers(self, v: Vars, x: Inputs, keys: Array) -> tuple[Answers, Extra]:
         """painted and true holes float32[B, h, h, 3] in [-1, 1], their corners, the visible mean
         [B, 3], and the critic's logits (losses/adversarial.py).
         """
-        pixels = self.augmented(images, rng) / 127.5 - 1
+        pixels = self.augmented(x.batch["image"], x.keys) / 127.5 - 1
         corners = self.corners(keys)
         hidden = self.hidden(corners)
         ready = jnp.where(hidden, 0.0, self.normalised((pixels + 1) * 127.5))  # 0: the mean colour
-        _, out, extra = self.run_image(params, extra, ready, rng)
-        nets = self.networks
-        carried = nets["channels"].apply({"params": params["channels"]}, grid_of(out))
-        painted = jnp.tanh(nets["decoder"].apply({"params": params["decoder"]}, carried))
+        _, out, moved = self.run_image(v, x, ready)
+        carried = self.apply("channels", v, x, grid_of(out))
+        painted = jnp.tanh(self.apply("decoder", v, x, carried))
         true = cut(pixels, corners[:, None], self.hole)[:, 0]
         rows = {"painted": painted, "true": true, "corners": corners}
         rows["mean"] = (pixels * ~hidden).sum((1, 2)) / (~hidden).sum((1, 2))
         if self.adversarial:
-            run = lambda params, x: nets["critic"].apply({"params": params["critic"]}, x)  # noqa: E731
-            rows |= judge(run, params, self.critic_paths, (true, painted))
-        return rows, extra
+            run = lambda params, holes: self.apply("critic", v._replace(params=params), x, holes)  # noqa: E731
+            rows |= judge(run, v.params, self.critic_paths, (true, painted))
+        return rows, moved
 
     def ring_weight(self) -> Array:
         """float32[h, h, 1]: 10 on the visible ring, 1 inside."""
         inner = jnp.ones([self.hole - 2 * self.overlap] * 2)
         return jnp.pad(inner, self.overlap, constant_values=10.0)[..., None]
 
-    def objective(
-        self, params: Params, representations: Answers, batch: Batch
-    ) -> tuple[Array, dict[str, Array]]:
+    def objective(self, v: Vars, rows: Answers, x: Inputs) -> tuple[Array, Aux]:
         """Squared error, fooling the critic, and the critic's own loss; metrics: each of them, psnr
         and that of the mean colour.
         """
-        del batch
-        rows = representations
-        error = jnp.mean(self.ring_weight() * jnp.square(rows["painted"] - rows["true"]))
-        psnr, chance = self.score(params, rows).mean(0)
-        metrics = {"squared_error": error, "psnr": psnr, "chance_psnr": chance}
+        error = x.share(self.ring_weight() * jnp.square(rows["painted"] - rows["true"]))
+        metrics = {"squared_error": error, **self.scored(x, rows, "psnr")}
         if not self.adversarial:
-            return error, metrics
-        judged, fooled = critic_loss(rows), fooling_loss(rows)
+            return error, Aux(metrics)
+        judged, fooled = x.share(critic_loss(rows)), x.share(fooling_loss(rows))
         loss = (1 - self.adversarial) * error + self.adversarial * fooled + judged
-        return loss, {**metrics, "critic_loss": judged, "fooling_loss": fooled}
+        return loss, Aux({**metrics, "critic_loss": judged, "fooling_loss": fooled})
 
-    def score(self, params: Params, rows: Answers) -> Array:
+    def score(self, rows: Answers) -> Array:
         """PSNR in dB of the unseen pixels, beside that of the mean visible colour."""
-        del params
         ring = slice(self.overlap, self.hole - self.overlap)
 
         def psnr(guess: Array) -> Array:

@@ -18,16 +18,19 @@ from vlp_jax.augment.permutations import distant_permutations
 from vlp_jax.augment.tiles import cut, mosaic, standardise
 from vlp_jax.core import rng as rngs
 from vlp_jax.core.errors import UserError
-from vlp_jax.core.types import Array, Extra, Params
-from vlp_jax.methods.base import Method
+from vlp_jax.core.fields import Field, Picture
+from vlp_jax.core.inputs import Inputs, Vars
+from vlp_jax.core.types import Array, Extra
+from vlp_jax.methods.base import Function, Part
 from vlp_jax.methods.kits.pretext import Answers, LabelTask
+from vlp_jax.methods.kits.trunk import floats
 from vlp_jax.models.head import Head
 from vlp_jax.nn.dropout import dropout
 from vlp_jax.nn.frozen import keys_beside
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Jigsaw(LabelTask, Method):
+class Jigsaw(LabelTask):
     """The tower sees tiles (its image_size is the tile); a head on all of them names the
     permutation.
 
@@ -61,17 +64,16 @@ class Jigsaw(LabelTask, Method):
         if not 2 <= self.permutations <= most:
             raise UserError(f"method.permutations={self.permutations}: from 2 to {most}")
 
-    def batch_spec(self, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
-        """image uint8[B, S, S, 3] with S = picture_size."""
-        shape = (batch_size, self.picture_size, self.picture_size, 3)
-        return {"image": jax.ShapeDtypeStruct(shape, jnp.uint8)}
+    def fields(self) -> dict[str, Field]:
+        """image, of picture_size."""
+        return {"image": Picture(self.picture_size)}
 
-    def parts(self, out: dict[str, Array]) -> dict:
+    def heads(self, out: dict[str, jax.ShapeDtypeStruct]) -> dict[str, Part]:
         """tile_head: on each tile; head: on all tiles side by side."""
-        joined = jnp.zeros((1, self.grid**2 * self.tile_width))
+        head = Head(self.permutations, self.hidden, self.dropout)
         return {
-            "tile_head": (Head(self.tile_width), (out["pooled"],)),
-            "head": (Head(self.permutations, self.hidden), (joined,)),
+            "tile_head": Part(Head(self.tile_width), (out["pooled"],)),
+            "head": Part(head, (floats(1, self.grid**2 * self.tile_width),)),
         }
 
     @functools.cached_property
@@ -91,30 +93,25 @@ class Jigsaw(LabelTask, Method):
         draw = lambda key: jax.random.randint(key, grid.shape, 0, slack + 1)  # noqa: E731
         return grid + jax.vmap(draw)(keys)
 
-    def tiles(
-        self, params: Params, extra: Extra, images: Array, rng: Array | None, corners: Array
-    ) -> tuple[Array, Extra]:
+    def tiles(self, v: Vars, x: Inputs, corners: Array) -> tuple[Array, Extra]:
         """The trunk's pooled output of every tile, in reading order. float32[B, G * G, D]"""
-        views = standardise(cut(self.prepare(images, rng), corners, self.image_tower.image_size))
-        return self.run_views(params, extra, views, rng)
+        pixels = self.prepare(x.batch["image"], x.keys)
+        return self.run_views(v, x, standardise(cut(pixels, corners, self.image_tower.image_size)))
 
-    def answers(
-        self, params: Params, extra: Extra, images: Array, rng: Array | None, keys: Array
-    ) -> tuple[Answers, Extra]:
+    def answers(self, v: Vars, x: Inputs, keys: Array) -> tuple[Answers, Extra]:
         """logits float32[B, draws, C] and labels int32[B, draws]; corners for drawing."""
-        corners = self.corners(rngs.fold(keys, "place"), len(images))
-        pooled, extra = self.tiles(params, extra, images, rng, corners)
-        pooled = Head(self.tile_width).apply({"params": params["tile_head"]}, pooled)
-        dropped = keys_beside("tile_head", rngs.fold(rng, "tile_head"))
-        pooled = dropout(jax.nn.relu(pooled), self.dropout, dropped)
+        corners = self.corners(rngs.fold(keys, "place"), len(keys))
+        pooled, moved = self.tiles(v, x, corners)
+        pooled = jax.nn.relu(self.apply("tile_head", v, x, pooled))
+        dropped = keys_beside("tile_head", rngs.fold(x.keys, "tile_head"))
+        pooled = dropout(pooled, self.dropout, dropped)
         draw = lambda key: jax.random.randint(key, (self.draws,), 0, self.permutations)  # noqa: E731
         labels = jax.vmap(draw)(rngs.fold(keys, "order"))
         order = jnp.asarray(self.orders, jnp.int32)[labels]  # [B, draws, G * G]
         shuffled = jax.vmap(lambda tiles, places: tiles[places])(pooled, order)
         joined = rearrange(shuffled, "b m k d -> b m (k d)")
-        head = Head(self.permutations, self.hidden, self.dropout)
-        logits = head.apply({"params": params["head"]}, joined, rngs.fold(rng, "head"))
-        return {"logits": logits, "labels": labels, "corners": corners}, extra
+        logits = self.apply("head", v, x, joined)
+        return {"logits": logits, "labels": labels, "corners": corners}, moved
 
     def show(self, images: Array, rows: Answers) -> Array:
         """3 panels: the tiles as asked, put back by the answer, and as they were."""
@@ -126,11 +123,11 @@ class Jigsaw(LabelTask, Method):
         back = jnp.argsort(orders, axis=1)[rows["logits"][:, 0].argmax(-1)]  # the inverse
         return jnp.stack([mosaic(t) for t in (asked, take(asked, back), tiles)], axis=1)
 
-    def eval_fns(self) -> dict:
+    def functions(self) -> dict[str, Function]:
         """features: the mean of the tiles' pooled outputs, taken from the middle of their cells."""
 
-        def features(params: Params, extra: Extra, batch: dict[str, Array]) -> Array:
-            corners = self.corners(None, len(batch["image"]))
-            return self.tiles(params, extra, batch["image"], None, corners)[0].mean(1)
+        def features(v: Vars, x: Inputs) -> Array:
+            return self.tiles(v, x, self.corners(None, len(x.index)))[0].mean(1)
 
-        return super().eval_fns() | {"features": features}
+        found = super().functions()
+        return found | {"features": Function(features, found["features"].reads)}

@@ -9,15 +9,17 @@ from collections.abc import Mapping
 from functools import cached_property
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 
 from vlp_jax.core import rng as rngs
 from vlp_jax.core.errors import UserError, nearest
+from vlp_jax.core.inputs import Aux, Inputs, Vars
 from vlp_jax.core.schema import build
-from vlp_jax.core.types import Array, Aux, Batch, EvalFn, Extra, Params
+from vlp_jax.core.types import Array
 from vlp_jax.losses import reconstruction
-from vlp_jax.methods.base import Method
-from vlp_jax.methods.kits.trunk import Trunk
+from vlp_jax.methods.base import Function, Leaf, Part
+from vlp_jax.methods.kits.trunk import Trunk, floats
 from vlp_jax.models.flops import stack_flops, tower_flops
 from vlp_jax.models.mae_decoder import MAEDecoder
 from vlp_jax.models.vit import ViT
@@ -26,7 +28,7 @@ from vlp_jax.nn.masks import MASKINGS, is_hidden, shuffle, visible_patches
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class MAE(Trunk, Method):
+class MAE(Trunk):
     """A ViT, a decoder and the mean squared error of the hidden patches.
 
     The tower pools by `cls` or `gap`, which is what `features` gives; the decoder gets all tokens.
@@ -94,52 +96,43 @@ class MAE(Trunk, Method):
         shared = dict(dtype=self.dtype, remat=self.remat, unroll=self.unroll)
         return build(MAEDecoder, {**shared, **self.decoder, **given}, "method.decoder")
 
-    def init(self, rng: Array, batch: Batch) -> tuple[Params, Extra]:
-        """Fresh parameters {image, decoder} and mask_token where the encoder has one; rng:
-        key[].
-        """
-        del batch
-        image, extra = self.init_image(rngs.fold(rng, "image"))
+    def parts(self) -> dict[str, Part]:
+        """image, decoder, and mask_token where the encoder has one."""
+        found = super().parts()
         if self.decoder is None:
-            return {"image": image}, extra
+            return found
         tower, inside = self.image_tower, self.mask_token_in_encoder
         seen = tower.grid**2 if inside else self.keep
-        tokens = jnp.zeros((1, tower.has_cls + seen, tower.width))
-        places = None if inside else jnp.arange(seen)[None]
-        decoder = self.decoder_net.init(rngs.fold(rng, "decoder"), tokens, places)
-        params = {"image": image, "decoder": decoder["params"]}
+        tokens = floats(1, tower.has_cls + seen, tower.width)
+        places = None if inside else jax.ShapeDtypeStruct((1, seen), jnp.int32)
+        found["decoder"] = Part(self.decoder_net, (tokens, places))
         if inside:
             start = token_init(tower.weight_init, tower.width)
-            params["mask_token"] = start(rngs.fold(rng, "mask_token"), (tower.width,))
-        return params, extra
+            found["mask_token"] = Part(Leaf(lambda rng: start(rng, (tower.width,))))
+        return found
 
-    def visible(self, batch: Batch, rng: Array | None) -> Array:
-        """Places of the visible patches, int32[B, N'], rising; without rng and noise a choice that
-        every picture fixes for itself.
+    def visible(self, x: Inputs) -> Array:
+        """Places of the visible patches, int32[B, N'], rising; without noise and outside training a
+        choice that every picture fixes for itself.
         """
-        if "noise" in batch:
-            return jnp.sort(shuffle(batch["noise"])[0][:, : self.keep], axis=1)
-        keys = rngs.picture_keys(batch["image"]) if rng is None else rngs.fold(rng, "mask")
+        if "noise" in x.batch:
+            return jnp.sort(shuffle(x.batch["noise"])[0][:, : self.keep], axis=1)
+        keys = rngs.fold(x.rng, "mask") if x.train else rngs.picture_keys(x.batch["image"])
         return visible_patches(keys, self.image_tower.grid, self.keep, self.masking)
 
-    def predict(
-        self, params: Params, images: Array, places: Array, rng: Array | None = None
-    ) -> Array:
+    def predict(self, v: Vars, x: Inputs, images: Array, places: Array) -> Array:
         """Predicted patches, float32[B, N, P * P * 3], in the space of `target`.
 
         Args:
           images: float32[B, S, S, 3], normalised.
           places: int32[B, N'], the visible patches.
-          rng: key[B] for dropout, or None.
         """
         how: dict[str, Any] = {"places": places}
         if self.mask_token_in_encoder:
             hidden = is_hidden(places, self.image_tower.grid**2)
-            how, places = {"fill": (hidden, params["mask_token"])}, None
-        tokens, _ = self.encoder.apply(
-            {"params": params["image"]}, images, rngs.fold(rng, "image"), **how
-        )
-        return self.decoder_net.apply({"params": params["decoder"]}, tokens, places)
+            how, places = {"fill": (hidden, v.params["mask_token"])}, None
+        tokens, _ = self.apply("image", v, x, images, net=self.encoder, **how)
+        return self.apply("decoder", v, x, tokens, places)
 
     def target(self, images: Array) -> Array:
         """Patches of normalised pictures, standardised one by one under norm_pix: float32[B, N, P *
@@ -151,56 +144,54 @@ class MAE(Trunk, Method):
         mean, deviation = reconstruction.patch_moments(patches)
         return (patches - mean) / deviation
 
-    def encode(
-        self, params: Params, extra: Extra, batch: Batch, *, rng: Array | None, step: Array
-    ) -> tuple[dict[str, Array], Aux]:
+    def encode(self, v: Vars, x: Inputs) -> tuple[dict[str, Array], Aux]:
         """float32[B] each: `error`, the sum over hidden patches, `zero`, that of predicting zero,
         and `hidden`, their number.
         """
-        del step
-        images, places = self.prepare(batch["image"], rng), self.visible(batch, rng)
+        images, places = self.prepare(x.batch["image"], x.keys), self.visible(x)
         target = self.target(images)
         hidden = is_hidden(places, target.shape[1])
-        prediction = self.predict(params, images, places, rng)
+        prediction = self.predict(v, x, images, places)
         errors = {"error": prediction, "zero": jnp.zeros_like(target)}
         rows = {
             name: reconstruction.masked_sum(reconstruction.patch_error(value, target), hidden)
             for name, value in errors.items()
         }
-        return {**rows, "hidden": hidden.sum(1).astype(jnp.float32)}, Aux({}, extra)
+        return {**rows, "hidden": hidden.sum(1).astype(jnp.float32)}, Aux()
 
-    def objective(
-        self, params: Params, representations: dict[str, Array], batch: Batch
-    ) -> tuple[Array, dict[str, Array]]:
-        """Mean over all hidden patches of the batch; metric zero_loss: that of predicting zero."""
-        del params, batch
-        total = {name: rows.sum() for name, rows in representations.items()}
-        return total["error"] / total["hidden"], {"zero_loss": total["zero"] / total["hidden"]}
+    def objective(self, v: Vars, rows: dict[str, Array], x: Inputs) -> tuple[Array, Aux]:
+        """Mean over all hidden patches of the batch, as many in every picture; metric zero_loss:
+        that of predicting zero.
+        """
+        loss, zero = (x.share(rows[name] / rows["hidden"]) for name in ("error", "zero"))
+        return loss, Aux({"zero_loss": zero})
 
-    def eval_fns(self) -> dict[str, EvalFn]:
+    def functions(self) -> dict[str, Function]:
         """features (nothing hidden); loss: float32[B, 2], each picture's and that of predicting
         zero; reconstruct: float32[B, 4, S, S, 3] in [0, 1], see `reconstruct`.
         """
 
-        def loss(params: Params, extra: Extra, batch: Batch) -> Array:
-            rows, _ = self.encode(params, extra, batch, rng=None, step=jnp.int32(0))
+        def loss(v: Vars, x: Inputs) -> Array:
+            rows, _ = self.encode(v, x)
             return jnp.stack([rows["error"], rows["zero"]], axis=1) / rows["hidden"][:, None]
 
+        found = super().functions()
         if self.decoder is None:
-            return super().eval_fns()
-        return super().eval_fns() | {"loss": loss, "reconstruct": self.reconstruct}
+            return found
+        reads = found["features"].reads
+        own = {"loss": loss, "reconstruct": self.reconstruct}
+        return found | {name: Function(run, reads) for name, run in own.items()}
 
-    def reconstruct(self, params: Params, extra: Extra, batch: Batch) -> Array:
+    def reconstruct(self, v: Vars, x: Inputs) -> Array:
         """Input, mask, output and target of every picture, float32[B, 4, S, S, 3] in [0, 1].
 
         Hidden patches are grey in the input, 1 in the mask and predicted in the output, which shows
         the visible ones as they are. Under norm_pix the prediction lacks brightness and contrast;
         the output borrows both from the target patch.
         """
-        del extra
-        side, images = self.image_tower.patch_size, self.prepare(batch["image"], None)
-        places = self.visible(batch, None)
-        prediction = self.predict(params, images, places)
+        side, images = self.image_tower.patch_size, self.prepare(x.batch["image"], None)
+        places = self.visible(x)
+        prediction = self.predict(v, x, images, places)
         patches = reconstruction.patchify(images, side)
         if self.norm_pix:
             mean, deviation = reconstruction.patch_moments(patches)

@@ -7,11 +7,13 @@ the question.
 
 import dataclasses
 
+import jax
 import jax.numpy as jnp
 
 from vlp_jax.core.errors import UserError
-from vlp_jax.core.types import Array, Extra, Params
-from vlp_jax.methods.base import Method
+from vlp_jax.core.inputs import Inputs, Vars
+from vlp_jax.core.types import Array, Extra
+from vlp_jax.methods.base import Part
 from vlp_jax.methods.kits.pretext import Answers, LabelTask
 from vlp_jax.models.head import Head
 
@@ -24,7 +26,7 @@ def turn(images: Array, angles: tuple[int, ...]) -> Array:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Rotation(LabelTask, Method):
+class Rotation(LabelTask):
     """The trunk's pooled output through a linear layer names the turn.
 
     Attributes:
@@ -37,23 +39,20 @@ class Rotation(LabelTask, Method):
         if len(set(self.angles)) < 2 or not {*self.angles} <= {*ANGLES}:
             raise UserError(f"method.angles={self.angles}: needs two or more of {ANGLES}")
 
-    def parts(self, out: dict[str, Array]) -> dict:
+    def heads(self, out: dict[str, jax.ShapeDtypeStruct]) -> dict[str, Part]:
         """head: a linear layer on the pooled output."""
-        return {"head": (Head(len(self.angles)), (out["pooled"],))}
+        return {"head": Part(Head(len(self.angles)), (out["pooled"],))}
 
-    def answers(
-        self, params: Params, extra: Extra, images: Array, rng: Array | None, keys: Array
-    ) -> tuple[Answers, Extra]:
+    def answers(self, v: Vars, x: Inputs, keys: Array) -> tuple[Answers, Extra]:
         """logits float32[B, A, A] and labels int32[B, A]; augmented first, then turned: a flip
         swaps 90 and 270.
         """
         del keys
-        count = len(self.angles)
-        views = turn(self.prepare(images, rng), self.angles)
-        pooled, extra = self.run_views(params, extra, views, rng)
-        logits = Head(count).apply({"params": params["head"]}, pooled)
-        labels = jnp.broadcast_to(jnp.arange(count), logits.shape[:2])
-        return {"logits": logits, "labels": labels}, extra
+        views = turn(self.prepare(x.batch["image"], x.keys), self.angles)
+        pooled, moved = self.run_views(v, x, views)
+        logits = self.apply("head", v, x, pooled)
+        labels = jnp.broadcast_to(jnp.arange(len(self.angles)), logits.shape[:2])
+        return {"logits": logits, "labels": labels}, moved
 
     def show(self, images: Array, rows: Answers) -> Array:
         """2A panels: the turned pictures, then each turned back by its answer."""

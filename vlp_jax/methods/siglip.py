@@ -10,14 +10,15 @@ from typing import ClassVar
 
 import jax.numpy as jnp
 
-from vlp_jax.core.types import Array, Batch, Extra, Params
+from vlp_jax.core.inputs import Aux, Inputs, Vars
+from vlp_jax.core.types import Array
 from vlp_jax.losses.contrastive import sigmoid_contrastive
-from vlp_jax.methods.base import Method
+from vlp_jax.methods.base import Leaf, Part
 from vlp_jax.methods.kits.dual_encoder import DualEncoder
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class SigLIP(DualEncoder, Method):
+class SigLIP(DualEncoder):
     """The dual encoder of methods/kits/dual_encoder.py under the sigmoid loss.
 
     Attributes:
@@ -32,21 +33,16 @@ class SigLIP(DualEncoder, Method):
     init_logit_bias: float = -10.0
     max_logit_scale: float = math.log(1000)
 
-    batch_coupled: ClassVar[bool] = True
+    coupled: ClassVar[bool] = True
 
-    def init(self, rng: Array, batch: Batch) -> tuple[Params, Extra]:
-        """Fresh parameters {image, text, logit_scale, logit_bias}."""
-        params, extra = DualEncoder.init(self, rng, batch)
-        return {**params, "logit_bias": jnp.float32(self.init_logit_bias)}, extra
+    def parts(self) -> dict[str, Part]:
+        """image, text, logit_scale and logit_bias."""
+        return {**super().parts(), "logit_bias": Part(Leaf(self.init_logit_bias))}
 
-    def objective(
-        self, params: Params, representations: dict[str, Array], batch: Batch
-    ) -> tuple[Array, dict[str, Array]]:
+    def objective(self, v: Vars, rows: dict[str, Array], x: Inputs) -> tuple[Array, Aux]:
         """Sigmoid contrastive loss over the global batch of unit vectors {image, text}: float32[B,
         E].
         """
-        scale, bias = params["logit_scale"], params["logit_bias"]
-        loss, metrics = sigmoid_contrastive(
-            representations["image"], representations["text"], scale, bias
-        )
-        return loss, {**metrics, "logit_scale": jnp.exp(scale), "logit_bias": bias}
+        scale, bias = v.params["logit_scale"], v.params["logit_bias"]
+        loss, metrics = sigmoid_contrastive(rows["image"], rows["text"], scale, bias)
+        return loss, Aux({**metrics, "logit_scale": jnp.exp(scale), "logit_bias": bias})

@@ -16,12 +16,13 @@ import jax
 import jax.numpy as jnp
 from einops import rearrange
 
-from vlp_jax.core import rng as rngs
 from vlp_jax.core.errors import UserError, nearest
+from vlp_jax.core.fields import Field, Picture
+from vlp_jax.core.inputs import Aux, Inputs, Vars, lay
 from vlp_jax.core.schema import build
-from vlp_jax.core.types import Array, Aux, Batch, EvalFn, Extra, Params
+from vlp_jax.core.types import Array
 from vlp_jax.losses.contrastive import nt_xent, unit
-from vlp_jax.methods.base import Method
+from vlp_jax.methods.base import Function, Part
 from vlp_jax.methods.kits.trunk import Trunk
 from vlp_jax.models.projection import ProjectionHead
 
@@ -29,7 +30,7 @@ LOSS_SCALES = {"sum": 2.0, "mean": 1.0}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class SimCLR(Trunk, Method):
+class SimCLR(Trunk):
     """The trunk, a projection head `params["head"]` and NT-Xent over the global batch.
 
     Attributes:
@@ -44,7 +45,7 @@ class SimCLR(Trunk, Method):
       image_mean, image_std: pictures in [0, 1] are not standardised.
     """
 
-    batch_coupled: ClassVar[bool] = True
+    coupled: ClassVar[bool] = True
     head: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     temperature: float = 0.1
     loss_scale: str = "sum"
@@ -66,75 +67,45 @@ class SimCLR(Trunk, Method):
             least = f"must be 0 or at least the tower's {self.image_tower.image_size}"
             raise UserError(f"method.canvas={self.canvas}: {least}")
 
-    def batch_spec(self, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
-        """image uint8[B, S, S, 3]; with a canvas S is its side, and aspect float32[B] is width over
-        height of the picture before it was squashed.
+    def fields(self) -> dict[str, Field]:
+        """image; with a canvas its side is that, and image_aspect float32[B] is width over height
+        of the picture before it was squashed.
         """
         if not self.canvas:
-            return super().batch_spec(batch_size)
-        return {
-            "image": jax.ShapeDtypeStruct((batch_size, self.canvas, self.canvas, 3), jnp.uint8),
-            "aspect": jax.ShapeDtypeStruct((batch_size,), jnp.float32),
-        }
+            return super().fields()
+        return {"image": Picture(self.canvas, tell=("aspect",), whole=True)}
 
     @cached_property
     def projection(self) -> ProjectionHead:
         """The head's network."""
         return build(ProjectionHead, {"dtype": self.dtype, **self.head}, "method.head")
 
-    def init(self, rng: Array, batch: Batch) -> tuple[Params, Extra]:
-        """Fresh parameters {image, head} and their batch statistics; rng: key[]."""
-        del batch
-        image, extra = self.init_image(jax.random.fold_in(rng, 0))
-        size = self.image_tower.image_size
-        picture = jnp.zeros((1, size, size, 3), jnp.float32)
-        pooled = self.run_image({"image": image}, extra, picture)[1]["pooled"]
-        head = self.projection.init(jax.random.fold_in(rng, 1), pooled)
-        stats = {**extra.get("batch_stats", {}), "head": head.get("batch_stats", {})}
-        stats = {name: tree for name, tree in stats.items() if tree}
-        params = {"image": image, "head": head.get("params", {})}
-        params = {name: tree for name, tree in params.items() if tree}
-        return params, {"batch_stats": stats} if stats else {}
+    def parts(self) -> dict[str, Part]:
+        """image and head."""
+        return {**super().parts(), "head": Part(self.projection, (self.image_shapes()["pooled"],))}
 
-    def views(self, batch: Batch, rng: Array | None) -> Array:
+    def views(self, x: Inputs) -> Array:
         """Two views of each picture of a batch, one after the other, so that a device keeps its
-        own; rng: key[B]. float32[2B, S, S, 3]
+        own. float32[2B, S, S, 3]
         """
-        how = {"size": self.image_tower.image_size, "aspect": batch.get("aspect", 1.0)}
-        second = rngs.fold(rng, "second") if self.augment_branches == 2 else None
-        keys = rngs.fold(rng, "first"), second
-        pair = [self.prepare(batch["image"], key, **how) for key in keys]
+        how = {"size": self.image_tower.image_size, "aspect": x.batch.get("image_aspect", 1.0)}
+        second = x.fold("second").keys if self.augment_branches == 2 else None
+        pair = [
+            self.prepare(x.batch["image"], key, **how) for key in (x.fold("first").keys, second)
+        ]
         return rearrange(jnp.stack(pair, 1), "b two h w c -> (b two) h w c")
 
-    def encode(
-        self, params: Params, extra: Extra, batch: Batch, *, rng: Array | None, step: Array
-    ) -> tuple[dict[str, Array], Aux]:
-        """Unit vectors {first, second}: float32[B, E], from one pass over all 2B views; rng: key[B]
-        or None.
-        """
-        images = self.views(batch, rng)  # [2B, S, S, 3]
-        keys = None if rng is None else jax.vmap(lambda key: jax.random.split(key))(rng)
-        keys = keys if keys is None else keys.reshape(-1)  # [2B]
-        _, out, extra = self.run_image(params, extra, images, keys)
-        stages, extra = self.run_head(params, extra, out["pooled"], rng is not None)
+    def encode(self, v: Vars, x: Inputs) -> tuple[dict[str, Array], Aux]:
+        """Unit vectors {first, second}: float32[B, E], from one pass over all 2B views."""
+        images = self.views(x)  # [2B, S, S, 3]
+        keys = jax.vmap(lambda key: jax.random.split(key))(x.rng).reshape(-1)  # [2B]
+        x = x.replace(rng=keys)
+        _, out, moved = self.run_image(v, x, images)
+        stages, more = self.apply("head", v, x, out["pooled"], moves=True)
         rows = rearrange(unit(stages[-1]), "(b two) e -> two b e", two=2)
-        return {"first": rows[0], "second": rows[1]}, Aux({}, extra)
+        return {"first": rows[0], "second": rows[1]}, Aux({}, lay(more, moved))
 
-    def run_head(
-        self, params: Params, extra: Extra, features: Array, train: bool = False
-    ) -> tuple[list[Array], Extra]:
-        """The head's stages on float[B, D] features, and `extra` with updated statistics."""
-        variables = {"params": params.get("head", {})}
-        stats = extra.get("batch_stats", {})
-        if "head" not in stats:
-            return self.projection.apply(variables, features, train), extra
-        variables["batch_stats"] = stats["head"]
-        stages, state = self.projection.apply(variables, features, train, mutable=["batch_stats"])
-        return stages, {**extra, "batch_stats": {**stats, "head": state["batch_stats"]}}
-
-    def objective(
-        self, params: Params, representations: dict[str, Array], batch: Batch
-    ) -> tuple[Array, dict[str, Array]]:
+    def objective(self, v: Vars, rows: dict[str, Array], x: Inputs) -> tuple[Array, Aux]:
         """NT-Xent over the 2B unit vectors {first, second}: float32[B, E]; at chance ln(2B - 1)
         times 2 for a sum.
 
@@ -145,40 +116,38 @@ class SimCLR(Trunk, Method):
         Raises:
           UserError: a batch of one picture.
         """
-        del params, batch
-        rows = jnp.concatenate([representations["first"], representations["second"]])  # [2B, E]
-        if len(rows) < 4:
+        both = jnp.concatenate([rows["first"], rows["second"]])  # [2B, E]
+        if len(both) < 4:
             raise UserError("batch_size=1: a contrastive loss needs at least 2 pictures")
         scale = jnp.float32(math.log(1 / self.temperature))
-        loss, metrics = nt_xent(rows, scale)
+        loss, metrics = nt_xent(both, scale)
         # With p = softmax(l), entropy = lse(l) - p . l, and p . l is the derivative of lse by the
         # logits' log scale; the positives' logit drops out of the difference.
-        slope = jax.grad(lambda s: nt_xent(jax.lax.stop_gradient(rows), s)[0])(scale)
+        slope = jax.grad(lambda s: nt_xent(jax.lax.stop_gradient(both), s)[0])(scale)
         entropy = jax.lax.stop_gradient(loss - slope)
-        return LOSS_SCALES[self.loss_scale] * loss, {**metrics, "entropy": entropy}
+        return LOSS_SCALES[self.loss_scale] * loss, Aux({**metrics, "entropy": entropy})
 
-    def eval_fns(self) -> dict[str, EvalFn]:
+    def functions(self) -> dict[str, Function]:
         """As Trunk's, but features: the stage of the head that `ft_proj_selector` names; and
         projection: float32[B, E], the last one.
 
         Raises:
           UserError: a stage that the head lacks.
         """
+        found = super().functions()
 
-        def stage(number: int) -> EvalFn:
-            def run(params: Params, extra: Extra, batch: Any) -> Array:
-                ready = self.prepare(batch["image"], None)
-                pooled = self.run_image(params, extra, ready)[1]["pooled"]
-                stages, _ = self.run_head(params, extra, pooled)
+        def stage(number: int) -> Function:
+            def run(v: Vars, x: Inputs) -> Array:
+                ready = self.prepare(x.batch["image"], None)
+                stages = self.apply("head", v, x, self.run_image(v, x, ready)[1]["pooled"])
                 if not -1 <= number < len(stages):
                     most = f"must be -1 (last) or 0 to {len(stages) - 1}"
                     raise UserError(f"method.ft_proj_selector={number}: {most}")
                 return stages[number].astype(jnp.float32)
 
-            return run
+            return Function(run, found["features"].reads)
 
-        own = {"features": stage(self.ft_proj_selector), "projection": stage(-1)}
-        return super().eval_fns() | own
+        return found | {"features": stage(self.ft_proj_selector), "projection": stage(-1)}
 
     def flops(self, text_length: int | None = None) -> float:
         """Forward FLOPs of one picture: both of its views, without the head."""

@@ -33,9 +33,9 @@ class Classifier(nn.Module):
     frozen: bool = False
 
     @nn.compact
-    def __call__(self, x: Array, train: bool) -> Array:
-        """Runs the head; train: normalise by the batch and update `batch_stats`, which must then be
-        mutable.
+    def __call__(self, x: Array, rng: Array | None = None) -> Array:
+        """Runs the head; rng: key[B] in training: normalise by the batch and update `batch_stats`,
+        which must then be mutable.
 
         Raises:
           UserError: an unknown norm.
@@ -44,10 +44,10 @@ class Classifier(nn.Module):
             raise UserError(f"method.head_norm: unknown {self.norm!r}{nearest(self.norm, NORMS)}")
         if self.projection is not None:
             nn.share_scope(self, self.projection)
-            x = self.projection(x, train and not self.frozen)[-1]
+            x = self.projection(x, None if self.frozen else rng)[-1]
         x = x.astype(jnp.float32)
         if self.norm == "batch":
             settings = dict(momentum=0.9, epsilon=1e-6, use_bias=False, use_scale=False)
-            x = nn.BatchNorm(**settings, name="norm")(x, use_running_average=not train)
+            x = nn.BatchNorm(**settings, name="norm")(x, use_running_average=rng is None)
         init = nn.initializers.normal(self.init_std)
         return nn.Dense(self.num_classes, kernel_init=init, name="out")(x)  # [B, C]

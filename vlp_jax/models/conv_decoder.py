@@ -42,7 +42,8 @@ class ConvDecoder(nn.Module):
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, x: Array) -> Array:
+    def __call__(self, x: Array, rng: Array | None = None) -> Array:
+        del rng  # nothing is random here
         for layer, width in enumerate(self.widths, start=1):
             up = nn.ConvTranspose(width, (4, 4), (2, 2), dtype=self.dtype, name=f"up{layer}")
             x = jax.nn.relu(LayerNorm(1e-5, self.dtype, name=f"norm{layer}")(up(x)))
@@ -59,7 +60,8 @@ class ChannelDense(nn.Module):
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, x: Array) -> Array:
+    def __call__(self, x: Array, rng: Array | None = None) -> Array:
+        del rng  # nothing is random here
         batch, height, width, channels = x.shape
         places = height * width
         init = nn.initializers.variance_scaling(1.0, "fan_in", "normal", in_axis=1, out_axis=2)
@@ -80,7 +82,8 @@ class Critic(nn.Module):
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, x: Array) -> Array:
+    def __call__(self, x: Array, rng: Array | None = None) -> Array:
+        del rng  # nothing is random here
         for layer, width in enumerate(self.widths, start=1):
             x = nn.Conv(width, (4, 4), (2, 2), dtype=self.dtype, name=f"down{layer}")(x)
             if layer > 1:

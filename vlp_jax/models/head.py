@@ -51,7 +51,8 @@ class CosineHead(nn.Module):
     scale: float = 1.0
 
     @nn.compact
-    def __call__(self, x: Array) -> Array:
+    def __call__(self, x: Array, rng: Array | None = None) -> Array:
+        del rng  # nothing is random here
         normal = nn.initializers.normal(0.02)  # short rows turn quickly
         kernel = self.param("kernel", normal, (x.shape[-1], self.out))
         gamma = self.param("scale", nn.initializers.constant(self.scale), ())

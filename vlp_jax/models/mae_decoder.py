@@ -66,17 +66,19 @@ class MAEDecoder(nn.Module):
         )
 
     @nn.compact
-    def __call__(self, tokens: Array, places: Array | None) -> Array:
+    def __call__(self, tokens: Array, places: Array | None, rng: Array | None = None) -> Array:
         """Predicts every patch, hidden or not.
 
         Args:
           tokens: float[B, C + N', D], the encoder's, after its last norm.
           places: int32[B, N'], rising, where the N' patches lie among the N; None: they are all
             there (mask tokens went through the encoder).
+          rng: not used, nothing is random here.
 
         Returns:
           float32[B, N, P * P * 3].
         """
+        del rng
         dtype, count = DTYPES[self.dtype], self.grid**2
         x = self._dense(self.width, "embed", tokens.shape[-1])(tokens)
         cls, x = x[:, : self.prefix], x[:, self.prefix :]

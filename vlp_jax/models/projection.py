@@ -34,14 +34,14 @@ class ProjectionHead(nn.Module):
     stop: int = -1
 
     @nn.compact
-    def __call__(self, features: Array, train: bool = False) -> list[Array]:
+    def __call__(self, features: Array, rng: Array | None = None) -> list[Array]:
         """Every stage, `features` first: float[B, D], hidden layers float[B, D], last float32[B,
         E].
 
         Args:
           features: float[B, D].
-          train: normalise by the batch's statistics and update the running ones (`batch_stats` must
-            be mutable).
+          rng: key[B] in training: normalise by the batch's statistics and update the running ones
+            (`batch_stats` must be mutable); None uses the running ones.
 
         Raises:
           UserError: an unknown mode, a head without layers, or fewer than `stop`.
@@ -55,7 +55,7 @@ class ProjectionHead(nn.Module):
             raise UserError(f"method.ft_proj_selector={self.stop}: the head has {count} layers")
         stages = [features]
         for index in range(1, (count if self.stop < 0 else self.stop) + 1):
-            stages.append(self._layer(stages[-1], index, index == count, train))
+            stages.append(self._layer(stages[-1], index, index == count, rng is not None))
         return [*stages[:-1], stages[-1].astype(jnp.float32)]
 
     def _layer(self, x: Array, index: int, last: bool, train: bool) -> Array:

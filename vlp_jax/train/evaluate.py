@@ -15,6 +15,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from vlp_jax.core.errors import UserError
+from vlp_jax.core.inputs import Inputs, Vars
 from vlp_jax.core.types import Array, Extra, HostBatch, Params
 from vlp_jax.data.device import to_device
 from vlp_jax.data.framing import Framing
@@ -22,7 +23,7 @@ from vlp_jax.data.labels import check_classes
 from vlp_jax.data.mixture import open_pool
 from vlp_jax.data.source import Source, captioned, check_key
 from vlp_jax.evals.base import EvalContext, EvalFn, Evaluator, Result, make_evaluator
-from vlp_jax.methods.base import Method
+from vlp_jax.methods.base import Function, Method
 from vlp_jax.parallel.mesh import BATCH_AXES, batch_sharding, replicated
 from vlp_jax.train.trained import Trained
 
@@ -42,7 +43,7 @@ def make_evaluators(
         function the evaluator needs.
     """
     found = {}
-    offered = method.eval_fns()
+    offered = method.functions()
     for name, config in configs.items():
         config = dict(config)
         evaluator = make_evaluator(config.pop("type", name), config, context)
@@ -119,14 +120,13 @@ class Embedder:
 
     def __init__(self, method: Method, mesh: Mesh):
         self._mesh = mesh
-        self._fns = {name: self._compile(fn) for name, fn in method.eval_fns().items()}
+        self._fns = {name: self._compile(fn) for name, fn in method.functions().items()}
 
-    def _compile(self, fn: Any) -> Any:
+    def _compile(self, fn: Function) -> Any:
         def run(params: Params, extra: Extra, batch: dict[str, Array]) -> tuple[Array, Array]:
-            index = batch["index"]
-            rows = fn(
-                params, extra, {name: value for name, value in batch.items() if name != "index"}
-            )
+            batch = dict(batch)
+            index = batch.pop("index")
+            rows = fn.run(Vars(params, extra), Inputs.of(batch))
             return rows.astype(jnp.float32), index
 
         whole = replicated(self._mesh)

@@ -1,36 +1,26 @@
-"""Loss and gradient of a global batch in K micro-batches.
+"""Loss and gradient of a global batch in K micro-batches, equal for every K.
 
-The gradient is that of the batch where networks see one example at a time and the loss is a mean
-over as many terms of every example, as in all methods here. It is not with BatchNorm, which sees
-each micro-batch alone and moves its statistics K times (train/state.py refuses it unless told
-otherwise), and would not be for a mean over unequal numbers, as of tokens.
+Losses and metrics of micro-batches are shares of the whole (sums over `totals` of the whole batch)
+and add up, so unequal numbers of terms, as of tokens, bias nothing. Every micro-batch sees the
+extra state of the step's start; what they change of it is averaged. BatchNorm alone sees each
+micro-batch by itself (train/state.py refuses it unless told otherwise).
 
-Uncoupled losses average. Batch-coupled losses use gradient caching (arXiv:2101.06983): encode every
-micro-batch without keeping activations, differentiate the objective at the full-batch
-representations, then replay each encode with its own keys and pull those gradients back.
-Micro-batch k holds rows k, k + K, k + 2K, ..., so every device keeps its own rows. The file exists
-so that accumulation is one number and no method's concern.
+Coupled losses use gradient caching (arXiv:2101.06983): encode every micro-batch without keeping
+activations, differentiate the objective at the rows of the full batch, then replay each encode with
+its own keys and pull those gradients back. Micro-batch k holds rows k, k + K, k + 2K, ..., so every
+device keeps its own rows. The file exists so that accumulation is one number and no method's
+concern.
 """
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from einops import rearrange
 
-from vlp_jax.core.types import Array, Aux, Batch, Extra, Params
+from vlp_jax.core.inputs import Aux, Inputs, lay
+from vlp_jax.core.types import Array, Extra, Params
 from vlp_jax.methods.base import Method, run
-
-
-class Inputs(NamedTuple):
-    """What one step feeds a method: extra state, the batch, one key per example, the step
-    number.
-    """
-
-    extra: Extra
-    batch: Batch
-    rng: Array
-    step: Array
 
 
 def _micro(tree: Any, count: int, number: Array) -> Any:
@@ -46,75 +36,103 @@ def _micro(tree: Any, count: int, number: Array) -> Any:
     return jax.tree.map(rows, tree)
 
 
+def _piece(x: Inputs, count: int, number: Array) -> Inputs:
+    """A micro-batch; step and totals stay those of the whole."""
+    batch, index, rng = _micro((x.batch, x.index, x.rng), count, number)
+    return x.replace(batch=batch, index=index, rng=rng)
+
+
 def _join(tree: Any) -> Any:
     """[K, B / K, ...] -> [B, ...], the order that `_micro` takes apart."""
     return jax.tree.map(lambda x: rearrange(x, "k b ... -> (b k) ..."), tree)
 
 
 def _mean(tree: Any) -> Any:
-    return jax.tree.map(lambda x: x.mean(0), tree)
+    return jax.tree.map(lambda x: x.mean(0).astype(x.dtype), tree)
+
+
+def _sum(tree: Any) -> Any:
+    return jax.tree.map(lambda x: x.sum(0), tree)
+
+
+def _add(a: Any, b: Any) -> Any:
+    return jax.tree.map(jnp.add, a, b)
 
 
 def loss_and_gradient(
-    method: Method, params: Params, frozen: Params, inputs: Inputs, accumulate: int
+    method: Method, params: Params, frozen: Params, extra: Extra, x: Inputs, accumulate: int
 ) -> tuple[Array, Aux, Params]:
-    """Returns (float32[] loss, Aux(metrics, extra), gradient with the structure of `params`).
+    """Returns (float32[] loss, Aux(metrics, entries of extra that changed), gradient with the
+    structure of `params`).
 
     Args:
       method: the method.
       params: trained parameters; frozen: the others, no gradient is taken.
-      inputs: see Inputs.
+      extra: state of the step's start.
+      x: the whole batch.
       accumulate: K, divides the batch.
     """
     if accumulate == 1:
-
-        def loss_fn(params: Params) -> tuple[Array, Aux]:
-            batch, rng, step = inputs.batch, inputs.rng, inputs.step
-            return run(method.loss, params, frozen, inputs.extra, batch, rng=rng, step=step)
-
+        loss_fn = lambda params: run(method.loss, params, frozen, extra, x)  # noqa: E731
         (loss, aux), gradient = jax.value_and_grad(loss_fn, has_aux=True)(params)
         return loss, aux, gradient
-    split = _cached if method.batch_coupled else _averaged
-    return split(method, params, frozen, inputs, accumulate)
+    split = _cached if method.coupled else _shared
+    return split(method, params, frozen, extra, x, accumulate)
 
 
-def _averaged(
-    method: Method, params: Params, frozen: Params, inputs: Inputs, count: int
+def _shared(
+    method: Method, params: Params, frozen: Params, extra: Extra, x: Inputs, count: int
 ) -> tuple[Array, Aux, Params]:
-    def body(carry: tuple, number: Array) -> tuple:
-        extra, total = carry
-        piece = Inputs(extra, *_micro((inputs.batch, inputs.rng), count, number), inputs.step)
-        loss, aux, gradient = loss_and_gradient(method, params, frozen, piece, 1)
-        return (aux.extra, jax.tree.map(jnp.add, total, gradient)), (loss, aux.metrics)
+    def body(total: tuple, number: Array) -> tuple:
+        piece = _piece(x, count, number)
+        loss, aux, gradient = loss_and_gradient(method, params, frozen, extra, piece, 1)
+        return _add(total, (loss, gradient)), aux
 
-    zeros = jax.tree.map(jnp.zeros_like, params)
-    start = (inputs.extra, zeros)
-    (extra, total), (losses, metrics) = jax.lax.scan(body, start, jnp.arange(count))
-    gradient = jax.tree.map(lambda g: g / count, total)
-    return losses.mean(), Aux(_mean(metrics), extra), gradient
+    start = jnp.float32(0), jax.tree.map(jnp.zeros_like, params)
+    (loss, gradient), aux = jax.lax.scan(body, start, jnp.arange(count))
+    return loss, Aux(_sum(aux.metrics), _mean(aux.extra)), gradient
 
 
 def _cached(
-    method: Method, params: Params, frozen: Params, inputs: Inputs, count: int
+    method: Method, params: Params, frozen: Params, extra: Extra, x: Inputs, count: int
 ) -> tuple[Array, Aux, Params]:
-    def encode(params: Params, extra: Extra, number: Array) -> tuple[Any, Aux]:
-        batch, rng = _micro((inputs.batch, inputs.rng), count, number)
-        return run(method.encode, params, frozen, extra, batch, rng=rng, step=inputs.step)
+    def encode(params: Params, number: Array) -> tuple[Any, Aux]:
+        return run(method.encode, params, frozen, extra, _piece(x, count, number))
+
+    def objective(params: Params, rows: Any) -> tuple[Array, Aux]:
+        return run(method.objective, params, frozen, extra, rows, x)
 
     numbers = jnp.arange(count)
-    cached = jax.lax.map(lambda number: encode(params, inputs.extra, number)[0], numbers)
+    rows = _join(jax.lax.map(lambda number: encode(params, number)[0], numbers))
+    real, back = _split(rows)
+    grad_fn = jax.value_and_grad(
+        lambda params, real: objective(params, back(real)), argnums=(0, 1), has_aux=True
+    )
+    (loss, aux), (direct, cotangents) = grad_fn(params, real)
 
-    def objective(params: Params, representations: Any) -> tuple[Array, dict[str, Array]]:
-        return run(method.objective, params, frozen, representations, inputs.batch)
+    def replay(total: Params, number: Array) -> tuple:
+        def made(params: Params) -> tuple[list[Array], Aux]:
+            rows, aux = encode(params, number)
+            return _split(rows)[0], aux
 
-    grad_fn = jax.value_and_grad(objective, argnums=(0, 1), has_aux=True)
-    (loss, metrics), (direct, cotangents) = grad_fn(params, _join(cached))
+        _, pull, aux = jax.vjp(made, params, has_aux=True)
+        return _add(total, pull(_micro(cotangents, count, number))[0]), aux
 
-    def replay(carry: tuple, number: Array) -> tuple:
-        extra, total = carry
-        _, pull, aux = jax.vjp(lambda p: encode(p, extra, number), params, has_aux=True)
-        pulled = pull(_micro(cotangents, count, number))[0]
-        return (aux.extra, jax.tree.map(jnp.add, total, pulled)), aux.metrics
+    gradient, more = jax.lax.scan(replay, direct, numbers)
+    metrics = {**_sum(more.metrics), **aux.metrics}
+    return loss, Aux(metrics, lay(aux.extra, _mean(more.extra))), gradient
 
-    (extra, gradient), encode_metrics = jax.lax.scan(replay, (inputs.extra, direct), numbers)
-    return loss, Aux({**_mean(encode_metrics), **metrics}, extra), gradient
+
+def _split(rows: Any) -> tuple[list[Array], Any]:
+    """Leaves with a gradient, and a function that puts them back among the others: integers (ids,
+    masks) carry none.
+    """
+    leaves, tree = jax.tree.flatten(rows)
+    is_real = [jnp.issubdtype(leaf.dtype, jnp.inexact) for leaf in leaves]
+
+    def back(real: list[Array]) -> Any:
+        given = iter(real)
+        pairs = zip(leaves, is_real, strict=True)
+        return tree.unflatten([next(given) if yes else leaf for leaf, yes in pairs])
+
+    return [leaf for leaf, yes in zip(leaves, is_real, strict=True) if yes], back

@@ -10,10 +10,10 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import jax
 from ml_collections import ConfigDict
 
 from vlp_jax.core.errors import UserError, nearest
+from vlp_jax.core.fields import Picture
 from vlp_jax.data.framing import CROPS
 from vlp_jax.data.rgb import ALPHAS
 from vlp_jax.train.workdir import flat_config
@@ -129,15 +129,15 @@ def check_pattern(key: str, pattern: str) -> None:
         raise UserError(f"{key}: {pattern!r} is no regular expression: {error}") from error
 
 
-def check_pictures(c: ConfigDict, spec: Mapping[str, jax.ShapeDtypeStruct]) -> None:
+def check_pictures(c: ConfigDict, image: Picture) -> None:
     """Refuses pictures of another size than the model's, and a canvas that holds no whole picture;
-    spec: the method's batch_spec.
+    image: the method's field.
 
     Raises:
       UserError: names both sizes, or the crop.
     """
-    size = spec["image"].shape[1]
-    if "aspect" in spec:
+    size = image.size
+    if image.whole:
         if c.data.image.crop != "squash":
             crop = f"data.image.crop={c.data.image.crop!r}"
             raise UserError(f"{crop}: method.canvas={size} takes whole pictures, crop='squash'")

@@ -14,6 +14,7 @@ import optax
 from jax.sharding import Mesh
 
 from vlp_jax.core.errors import UserError, nearest
+from vlp_jax.core.inputs import Vars, lay
 from vlp_jax.core.pytree import check_matched, flatten, merge, partition
 from vlp_jax.core.types import Array, Extra, Params
 from vlp_jax.methods.base import Method
@@ -52,9 +53,7 @@ def init_state(method: Method, tx: optax.GradientTransformation, recipe: Recipe)
       UserError: `freeze` leaves nothing to train, or one of its patterns matches no parameter;
         BatchNorm under `accumulate`.
     """
-    spec = method.batch_spec(1)
-    batch = {name: jnp.zeros(leaf.shape, leaf.dtype) for name, leaf in spec.items()}
-    params, extra = method.init(jax.random.key(recipe.seed), batch)
+    params, extra = method.fresh(jax.random.key(recipe.seed))
     check_matched("freeze", recipe.freeze, params)
     frozen, trained = partition(params, (*method.frozen, *recipe.freeze))
     if not jax.tree.leaves(trained):
@@ -70,6 +69,16 @@ def init_state(method: Method, tx: optax.GradientTransformation, recipe: Recipe)
         "skipped": jnp.int32(0),
         "skipped_in_row": jnp.int32(0),
     }
+
+
+def restate(method: Method, recipe: Recipe, state: State) -> State:
+    """The state with the method's extra state made anew from weights that took the place of the
+    first ones.
+    """
+    v = Vars(merge(state["params"], state["frozen"]), state["extra"])
+    made = method.state(v, jax.random.key(recipe.seed))
+    ema = jax.tree.map(jnp.copy, state["params"]) if state["ema"] else {}
+    return {**state, "extra": lay(made, state["extra"]), "ema": ema}
 
 
 def batch_norms(trained: Params, frozen: Params, extra: Extra) -> list[str]:

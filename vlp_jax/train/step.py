@@ -1,7 +1,7 @@
 """One training step as a pure function state, batch -> state, metrics (design section 4).
 
 Order: fold the step into the seed, loss and gradient of the merged parameters, optax direction
-times -lr(step), the method's projection, EMA, after_update, metrics. A loss or gradient that is not
+times -lr(step), the method's projection, EMA, follow, metrics. A loss or gradient that is not
 finite leaves everything but the counters bitwise as it was. The file exists so that every method,
 one device or a pod, runs the same step.
 """
@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from vlp_jax.core.inputs import Inputs, Vars, lay
 from vlp_jax.core.pytree import merge
 from vlp_jax.core.rng import example_keys, step_key
 from vlp_jax.core.types import Array, Batch
@@ -20,7 +21,7 @@ from vlp_jax.methods.base import Method
 from vlp_jax.optim.optimizer import learning
 from vlp_jax.optim.schedules import Schedule
 from vlp_jax.parallel.constrain import constrain_batch
-from vlp_jax.train.gradient import Inputs, loss_and_gradient
+from vlp_jax.train.gradient import loss_and_gradient
 from vlp_jax.train.state import Recipe, State, is_finite
 
 Step = Callable[[State, Batch], tuple[State, dict[str, Array]]]
@@ -58,9 +59,10 @@ def make_step(
     def step(state: State, batch: Batch) -> tuple[State, dict[str, Array]]:
         number = state["step"]
         keys = constrain_batch(example_keys(step_key(recipe.seed, number), recipe.batch_size))
-        inputs = Inputs(state["extra"], batch, keys, number)
+        x = Inputs(batch, jnp.arange(recipe.batch_size), keys, number, train=True)
+        x = x.replace(totals=method.totals(x))
         loss, aux, gradient = loss_and_gradient(
-            method, state["params"], state["frozen"], inputs, recipe.accumulate
+            method, state["params"], state["frozen"], state["extra"], x, recipe.accumulate
         )
         gradient = learning(gradient, factors)
         norm = optax.tree.norm(gradient)
@@ -68,7 +70,9 @@ def make_step(
         lr = schedule(number)
         params, opt = update(state, gradient, lr)
         params = _choose(finite, params, state["params"])
-        extra = method.after_update(merge(params, state["frozen"]), aux.extra)
+        extra = lay(aux.extra, state["extra"])
+        v = Vars(merge(params, state["frozen"]), extra)
+        extra = lay(method.follow(v, number + 1), extra)
         new = {
             "step": number + 1,
             "params": params,

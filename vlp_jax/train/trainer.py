@@ -14,6 +14,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from vlp_jax.core.errors import UserError
+from vlp_jax.core.fields import Text
 from vlp_jax.core.pytree import merge
 from vlp_jax.core.schema import plain
 from vlp_jax.core.types import Batch
@@ -28,29 +29,27 @@ from vlp_jax.parallel.hosts import gather
 from vlp_jax.parallel.mesh import batch_sharding, check_batch, make_mesh, replicated
 from vlp_jax.train.evaluate import Embedder, eval_context, make_evaluators
 from vlp_jax.train.settings import check_pictures, check_settings
-from vlp_jax.train.state import Recipe, State, init_state, state_sharding
+from vlp_jax.train.state import Recipe, State, init_state, restate, state_sharding
 from vlp_jax.train.step import make_step
 from vlp_jax.train.trained import Trained
 
 
-def check_tokenizer(tokenizer: Any, spec: dict[str, jax.ShapeDtypeStruct], method: Method) -> None:
+def check_tokenizer(tokenizer: Any, text: Text) -> None:
     """Refuses a tokenizer whose ids or length exceed the model's; JAX would turn such a gather into
     NaN.
 
     Raises:
       UserError: names data.tokenizer or data.context_length and the model's limit.
     """
-    vocab = getattr(getattr(method, "text_tower", None), "vocab_size", None)
-    if vocab is not None and tokenizer.vocab_size > vocab:
+    if tokenizer.vocab_size > text.vocab_size:
         raise UserError(
             f"data.tokenizer={tokenizer.name}: has {tokenizer.vocab_size} ids but "
-            f"method.text.vocab_size={vocab}"
+            f"method.text.vocab_size={text.vocab_size}"
         )
-    length = spec["text"].shape[1]
-    if tokenizer.context_length != length:
+    if tokenizer.context_length != text.length:
         raise UserError(
             f"data.context_length={tokenizer.context_length} but "
-            f"method.text.context_length={length}; make them equal"
+            f"method.text.context_length={text.length}; make them equal"
         )
 
 
@@ -87,17 +86,17 @@ class Trainer:
         c = self.config
         check_settings(c)
         check_batch(c.batch_size, c.accumulate, self.mesh)
-        if self.method.batch_coupled and c.batch_size < 2:
+        if self.method.coupled and c.batch_size < 2:
             raise UserError("batch_size=1: a contrastive loss needs at least 2 examples")
-        spec = self.method.batch_spec(c.batch_size)
-        if "image" in spec:
-            check_pictures(c, spec)
-        if "label" in spec and not c.data.label:
+        fields = self.fields
+        if "image" in fields:
+            check_pictures(c, fields["image"])
+        if "label" in fields and not c.data.label:
             raise UserError("data.label: this method learns from labels; set it to their JSON key")
         if self.tokenizer is not None:
-            check_tokenizer(self.tokenizer, spec, self.method)
+            check_tokenizer(self.tokenizer, fields["text"])
         _ = self.tx, self.pipeline, self.schedule, self.evaluators
-        if self.method.needs_colour:
+        if fields["image"].colour:
             check_colour(self.pipeline.source, c.data.path)
 
     @cached_property
@@ -111,9 +110,14 @@ class Trainer:
         return make_method(self.config.method)
 
     @cached_property
+    def fields(self) -> dict[str, Any]:
+        """What a batch of the method holds."""
+        return self.method.fields()
+
+    @cached_property
     def tokenizer(self) -> Any:
         """The tokenizer of `config.data`, or None for a method without text."""
-        if "text" not in self.method.batch_spec(1):
+        if "text" not in self.fields:
             return None
         data = self.config.data
         options = data.get("tokenizer_options", {})
@@ -123,14 +127,16 @@ class Trainer:
     def pipeline(self) -> TrainPipeline:
         """The training data of `config.data`."""
         c = self.config
-        buckets = c.data.get("buckets", ()) if self.method.ignores_padding else ()
+        fields = self.fields
+        cut = "text" in fields and fields["text"].cut
+        buckets = c.data.get("buckets", ()) if cut else ()
         return TrainPipeline(
             {**c.data, "buckets": buckets},
             tokenizer=self.tokenizer,
             batch_size=c.batch_size,
-            image_size=getattr(self.method, "canvas", 0) or c.image_size,
+            image_size=fields["image"].size,
             seed=c.seed,
-            num_classes=getattr(self.method, "num_classes", 0),
+            num_classes=fields["label"].classes if "label" in fields else 0,
             process_index=jax.process_index(),
             process_count=jax.process_count(),
             offset=self.offset,
@@ -182,6 +188,12 @@ class Trainer:
         )
         with jax.set_mesh(self.mesh):
             return init()
+
+    def restate(self, state: State) -> State:
+        """The state after other weights took the place of the first ones (train/state.py)."""
+        again = lambda state: restate(self.method, self.recipe, state)  # noqa: E731
+        with jax.set_mesh(self.mesh):
+            return jax.jit(again, out_shardings=self.sharding)(state)
 
     @cached_property
     def jit_step(self) -> Any:

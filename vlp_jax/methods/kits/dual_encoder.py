@@ -14,9 +14,11 @@ import jax
 import jax.numpy as jnp
 
 from vlp_jax.augment import pictures
-from vlp_jax.core import rng as rngs
-from vlp_jax.core.types import Array, Aux, Batch, EvalFn, Extra, Params
+from vlp_jax.core.fields import Field, Text
+from vlp_jax.core.inputs import Aux, Inputs, Vars
+from vlp_jax.core.types import Array, Extra, Params
 from vlp_jax.losses.contrastive import unit
+from vlp_jax.methods.base import Function, Leaf, Part
 from vlp_jax.methods.kits.trunk import Trunk
 from vlp_jax.models.flops import tower_flops
 
@@ -50,29 +52,25 @@ class DualEncoder(Trunk):
         """The text network."""
         return self.tower("text", self.embed_dim)
 
-    def batch_spec(self, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
-        """image uint8[B, S, S, 3] and text int32[B, T]."""
-        texts = (batch_size, self.text_tower.context_length)
-        return {**super().batch_spec(batch_size), "text": jax.ShapeDtypeStruct(texts, jnp.int32)}
-
-    def init(self, rng: Array, batch: Batch) -> tuple[Params, Extra]:
-        """Fresh parameters {image, text, logit_scale} and batch statistics where a tower has them;
-        rng: key[].
+    def fields(self) -> dict[str, Field]:
+        """image and text; texts may be cut under a causal mask with the end token pooled: CLIP, not
+        SigLIP.
         """
-        image, extra = self.init_image(jax.random.fold_in(rng, 0))
-        text = self.text_tower.init(
-            jax.random.fold_in(rng, 1), jnp.zeros((1, batch["text"].shape[1]), jnp.int32)
-        )
-        scale = jnp.float32(self.init_logit_scale)
-        return {"image": image, "text": text["params"], "logit_scale": scale}, extra
+        tower = self.text_tower
+        cut = tower.causal and tower.pool == "argmax"
+        text = Text(tower.context_length, tower.vocab_size, cut=cut)
+        return {**super().fields(), "text": text}
 
-    def encode(
-        self, params: Params, extra: Extra, batch: Batch, *, rng: Array | None, step: Array
-    ) -> tuple[dict[str, Array], Aux]:
-        """Unit vectors {image, text}: float32[B, E]; rng: key[B] or None."""
-        image, _, extra = self.encode_image(params, extra, batch["image"], rng)
-        text, _ = self.encode_text(params, batch["text"], rng)
-        return {"image": image, "text": text}, Aux({}, extra)
+    def parts(self) -> dict[str, Part]:
+        """image, text, and logit_scale."""
+        ids = jax.ShapeDtypeStruct((1, self.text_tower.context_length), jnp.int32)
+        own = {"text": Part(self.text_tower, (ids,))}
+        return {**super().parts(), **own, "logit_scale": Part(Leaf(self.init_logit_scale))}
+
+    def encode(self, v: Vars, x: Inputs) -> tuple[dict[str, Array], Aux]:
+        """Unit vectors {image, text}: float32[B, E]."""
+        image, _, moved = self.encode_image(v, x)
+        return {"image": image, "text": self.encode_text(v, x)[0]}, Aux({}, moved)
 
     def project(self, params: Params) -> Params:
         """Clips the log temperature to [0, max_logit_scale] after an update."""
@@ -80,45 +78,36 @@ class DualEncoder(Trunk):
             return params
         return {**params, "logit_scale": jnp.clip(params["logit_scale"], 0, self.max_logit_scale)}
 
-    def encode_image(
-        self, params: Params, extra: Extra, images: Array, rng: Array | None = None
-    ) -> tuple[Array, dict[str, Array], Extra]:
-        """Runs the image tower on uint8[B, S, S, 3] pictures.
+    def encode_image(self, v: Vars, x: Inputs) -> tuple[Array, dict[str, Array], Extra]:
+        """Runs the image tower on `image`, uint8[B, S, S, 3].
 
         Returns:
-          (float32[B, E] of unit norm, the tower's outputs, the extra state with updated batch
-          statistics).
+          (float32[B, E] of unit norm, the tower's outputs, batch statistics that moved).
         """
-        ready = self.prepare(images, rng)
-        embedding, out, extra = self.run_image(params, extra, ready, rng)
-        return unit(embedding), out, extra
+        ready = self.prepare(x.batch["image"], x.keys)
+        embedding, out, moved = self.run_image(v, x, ready)
+        return unit(embedding), out, moved
 
-    def encode_text(
-        self, params: Params, ids: Array, rng: Array | None = None
-    ) -> tuple[Array, dict[str, Array]]:
-        """Runs the text tower on int32[B, T] ids. Returns (float32[B, E] of unit norm, the tower's
-        outputs).
+    def encode_text(self, v: Vars, x: Inputs) -> tuple[Array, dict[str, Array]]:
+        """Runs the text tower on `text`, int32[B, T]. Returns (float32[B, E] of unit norm, the
+        tower's outputs).
         """
-        embedding, out = self.text_tower.apply(
-            {"params": params["text"]}, ids, rngs.fold(rng, "text")
-        )
+        embedding, out = self.apply("text", v, x, x.batch["text"])
         return unit(embedding), out
 
-    def eval_fns(self) -> dict[str, EvalFn]:
+    def functions(self) -> dict[str, Function]:
         """embed_image and embed_text (unit norm) and features (before the joint projection, clip.md
         5.3).
         """
-        return super().eval_fns() | {
-            "embed_image": lambda params, extra, batch: self.encode_image(
-                params, extra, batch["image"]
-            )[0],
-            "embed_text": lambda params, extra, batch: self.encode_text(params, batch["text"])[0],
+        fields = self.fields()
+        return super().functions() | {
+            "embed_image": Function(
+                lambda v, x: self.encode_image(v, x)[0], {"image": fields["image"]}
+            ),
+            "embed_text": Function(
+                lambda v, x: self.encode_text(v, x)[0], {"text": fields["text"]}
+            ),
         }
-
-    @property
-    def ignores_padding(self) -> bool:
-        """True under a causal mask with the end token pooled: CLIP, not SigLIP."""
-        return self.text_tower.causal and self.text_tower.pool == "argmax"
 
     def flops(self, text_length: int | None = None) -> float:
         """Forward FLOPs of one image-text pair, both towers; texts of full length by default."""

@@ -15,17 +15,18 @@ import jax.numpy as jnp
 from einops import rearrange
 
 from vlp_jax.augment import pictures
-from vlp_jax.core import rng as rngs
+from vlp_jax.core.fields import Field, Picture
+from vlp_jax.core.inputs import Inputs, Vars
 from vlp_jax.core.schema import build
-from vlp_jax.core.types import Array, EvalFn, Extra, Params
+from vlp_jax.core.types import Array, Extra
+from vlp_jax.methods.base import Function, Method, Part
 from vlp_jax.models.flops import tower_flops
 from vlp_jax.models.towers import make_tower
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Trunk:
-    """An image tower; a method adds heads and an objective. Its parameters are `params["image"]`,
-    its batch statistics, where it has them, `extra["batch_stats"]["image"]`.
+class Trunk(Method):
+    """An image tower, the part `image`; a method adds heads and an objective.
 
     Attributes:
       image: tower config (models/towers.py).
@@ -52,19 +53,21 @@ class Trunk:
         shared = dict(embed_dim=embed_dim, dtype=self.dtype, remat=self.remat, unroll=self.unroll)
         return make_tower(getattr(self, part), f"method.{part}", **shared)
 
-    def batch_spec(self, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
-        """image uint8[B, S, S, 3]."""
-        size = self.image_tower.image_size
-        return {"image": jax.ShapeDtypeStruct((batch_size, size, size, 3), jnp.uint8)}
+    def fields(self) -> dict[str, Field]:
+        """image, of the tower's size."""
+        return {"image": Picture(self.image_tower.image_size)}
 
-    def init_image(self, rng: Array) -> tuple[Params, Extra]:
-        """Fresh parameters of the tower and {"batch_stats": {"image": ...}} where it has them;
-        rng: key[].
-        """
+    def parts(self) -> dict[str, Part]:
+        """image: the tower."""
         size = self.image_tower.image_size
-        found = self.image_tower.init(rng, jnp.zeros((1, size, size, 3), jnp.float32))
-        stats = {"batch_stats": {"image": found["batch_stats"]}} if "batch_stats" in found else {}
-        return found["params"], stats
+        return {"image": Part(self.image_tower, (floats(1, size, size, 3),))}
+
+    def image_shapes(self) -> dict[str, jax.ShapeDtypeStruct]:
+        """Shapes of the tower's outputs for one picture, for the heads that take them."""
+        tower, (picture,) = self.image_tower, Trunk.parts(self)["image"].inputs
+        run = lambda: tower.init_with_output(jax.random.key(0), jnp.zeros(picture.shape))  # noqa: E731
+        (_, out), _ = jax.eval_shape(run)
+        return out
 
     def prepare(self, images: Array, rng: Array | None, **how: Any) -> Array:
         """uint8[B, S, S, 3] -> float32[B, S, S, 3], augmented (rng: key[B], None leaves that out)
@@ -74,37 +77,36 @@ class Trunk:
         pixels = pictures.augment(images, config, rng, **how)
         return pictures.normalise(pixels, self.image_mean, self.image_std)
 
-    def run_image(
-        self, params: Params, extra: Extra, images: Array, rng: Array | None = None
-    ) -> tuple[Array, dict[str, Array], Extra]:
-        """Runs the tower on float[B, S, S, 3] pictures; rng: key[B] in training, None outside.
+    def run_image(self, v: Vars, x: Inputs, pixels: Array) -> tuple[Array, dict, Extra]:
+        """Runs the tower on float[B, S, S, 3] pictures.
 
         Returns:
-          (embedding float32[B, E], the tower's outputs, `extra` with updated batch statistics).
+          (embedding float32[B, E], the tower's outputs, batch statistics that moved).
         """
-        variables, rng = {"params": params["image"]}, rngs.fold(rng, "image")
-        if "image" not in extra.get("batch_stats", {}):
-            return *self.image_tower.apply(variables, images, rng), extra
-        variables["batch_stats"] = extra["batch_stats"]["image"]
-        out, state = self.image_tower.apply(variables, images, rng, mutable=["batch_stats"])
-        stats = {**extra["batch_stats"], "image": state["batch_stats"]}
-        return *out, {**extra, "batch_stats": stats}
+        (embedding, out), moved = self.apply("image", v, x, pixels, moves=True)
+        return embedding, out, moved
 
-    def eval_fns(self) -> dict[str, EvalFn]:
+    def functions(self) -> dict[str, Function]:
         """features: float32[B, D], the pooled outputs of the tower, for probes and neighbours;
         pixels: float32[B, 3 S^2] in [0, 1], the baseline without any model.
         """
 
-        def features(params: Params, extra: Extra, batch: Any) -> Array:
-            ready = self.prepare(batch["image"], None)
-            return self.run_image(params, extra, ready)[1]["pooled"]
+        def features(v: Vars, x: Inputs) -> Array:
+            ready = self.prepare(x.batch["image"], x.keys)
+            return self.run_image(v, x, ready)[1]["pooled"]
 
-        def pixels(params: Params, extra: Extra, batch: Any) -> Array:
-            return rearrange(batch["image"], "b h w c -> b (h w c)").astype(jnp.float32) / 255
+        def pixels(v: Vars, x: Inputs) -> Array:
+            return rearrange(x.batch["image"], "b h w c -> b (h w c)").astype(jnp.float32) / 255
 
-        return {"features": features, "pixels": pixels}
+        reads = {"image": self.fields()["image"]}
+        return {"features": Function(features, reads), "pixels": Function(pixels, reads)}
 
     def flops(self, text_length: int | None = None) -> float:
         """Forward FLOPs of one picture through the tower."""
         del text_length
         return tower_flops(self.image_tower)
+
+
+def floats(*shape: int) -> jax.ShapeDtypeStruct:
+    """float32[shape] as a part's input."""
+    return jax.ShapeDtypeStruct(shape, jnp.float32)
