@@ -105,7 +105,7 @@ def test_patches_are_spoiled_one_by_one():
     np.testing.assert_allclose(method.spoiled(patches[3:], keys[3:]), out[3:], atol=1e-6)
 
 
-def test_accumulation_and_eval_fns():
+def test_accumulation_and_functions():
     method = build("context", **GRID, color_drop=0.5, downsample=0.5, color_projection=True)
     loss, aux, _ = check_accumulation(method)
     assert float(loss) == pytest.approx(np.log(8), rel=0.5)

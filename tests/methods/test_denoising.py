@@ -7,6 +7,7 @@ import pytest
 from pretext import batch_of, build, check_accumulation, check_functions, made
 
 from vlp_jax.core.errors import UserError
+from vlp_jax.core.inputs import Inputs, Vars
 from vlp_jax.methods.denoising import corrupt
 
 SMALL = dict(size=16, image={"pool": "none"})
@@ -45,29 +46,30 @@ def test_losses_by_hand(loss_name):
         error = (logits - clean) ** 2
     wanted = np.mean(np.where(touched, 3.0, 0.5) * error)
     rows = jax.tree.map(jnp.asarray, rows)
-    assert float(method.objective({}, rows, {})[0]) == pytest.approx(wanted, rel=1e-5)
+    x = Inputs.of({"image": rows["clean"]})
+    assert float(method.objective(Vars({}, {}), rows, x)[0]) == pytest.approx(wanted, rel=1e-5)
 
 
 def test_pixels_land_where_their_token_lies():
     """A decoder that answers its own place paints that place."""
     method = build("denoising", **SMALL)
-    (params, extra), batch = made(method), batch_of(method, 1)
-    rows, _ = method.encode(params, extra, batch, rng=None, step=jnp.int32(0))
+    (params, extra), x = made(method), Inputs.of(batch_of(method, 1))
+    rows, _ = method.encode(Vars(params, extra), x)
     moved = rows["damaged"].at[:, 8:, :8].add(0.5)  # token 2 of 2 x 2, patches of 8
     image = {**params["image"]}
-    ready = [method.normalised(x * 255) for x in (rows["damaged"], moved)]
+    ready = [method.normalised(pixels * 255) for pixels in (rows["damaged"], moved)]
     image["blocks"] = jax.tree.map(jnp.zeros_like, image["blocks"])  # no token sees another
-    outs = [method.run_image({"image": image}, extra, x)[1] for x in ready]
+    outs = [method.run_image(Vars({"image": image}, extra), x, pixels)[1] for pixels in ready]
     change = np.abs(outs[0]["pooled"] - outs[1]["pooled"]).max(-1)[0]
     assert (change > 1e-5).tolist() == [False, False, True, False]
     logits = np.asarray(rows["logits"])[0]
-    token = method.run_image(params, extra, ready[0])[1]["pooled"][0, 2]
+    token = method.run_image(Vars(params, extra), x, ready[0])[1]["pooled"][0, 2]
     out = params["decoder"]["out"]
     wanted = (token @ out["kernel"] + out["bias"]).reshape(8, 8, 3)
     np.testing.assert_allclose(logits[8:, :8], wanted, atol=1e-4)
 
 
-def test_accumulation_and_eval_fns():
+def test_accumulation_and_functions():
     method = build("denoising", **SMALL)
     check_accumulation(method)
     found = check_functions(method, panels=3)

@@ -10,6 +10,7 @@ from pretext import B, batch_of, build, check_accumulation, check_functions, mad
 
 from vlp_jax.augment.tiles import cut, mosaic, standardise
 from vlp_jax.core.errors import UserError
+from vlp_jax.core.inputs import Inputs
 from vlp_jax.core.rng import example_keys
 from vlp_jax.models.head import Head
 
@@ -54,16 +55,15 @@ def test_the_inverse_puts_tiles_back():
 def test_the_head_sees_the_tiles_in_the_order_of_the_class():
     """Asking a shuffled picture for class 0 is asking the picture for the class."""
     method = build("jigsaw", **{**PUZZLE, "picture_size": 48})
-    (params, extra), batch = made(method), batch_of(method, 1)
+    v, batch, corners = made(method), batch_of(method, 1), method.corners(None, 1)
     order = method.orders[7]
-    tiles = cut(batch["image"], method.corners(None, 1), 16)
-    shuffled = mosaic(tiles[:, order])
-    pooled, _ = method.tiles(params, extra, shuffled, None, method.corners(None, 1))
-    whole, _ = method.tiles(params, extra, batch["image"], None, method.corners(None, 1))
+    shuffled = mosaic(cut(batch["image"], corners, 16)[:, order])
+    pooled, _ = method.tiles(v, Inputs.of({"image": shuffled}), corners)
+    whole, _ = method.tiles(v, Inputs.of(batch), corners)
     np.testing.assert_allclose(pooled, whole[:, order], atol=1e-5)
 
 
-def test_accumulation_and_eval_fns():
+def test_accumulation_and_functions():
     method = build("jigsaw", **PUZZLE, draws=3, dropout=0.5)
     loss, aux, _ = check_accumulation(method)
     assert float(loss) == pytest.approx(np.log(20), rel=0.5)
@@ -81,10 +81,11 @@ def test_dropout_after_the_tile_layer_and_after_the_hidden_ones():
     assert len(np.unique(out)) > B / 2 and (np.abs(out - 1) < 0.15).all()
     np.testing.assert_allclose(head.apply({"params": ones}, jnp.ones((B, 1))), 1, rtol=1e-5)
     off = build("jigsaw", **{**PUZZLE, "hidden": ()})
-    method, (params, extra) = dataclasses.replace(off, dropout=0.5), made(off)
-    run = lambda m, rng: m.encode(params, extra, batch_of(m), rng=rng, step=0)[0]["logits"]  # noqa: E731
-    assert (run(method, keys) != run(off, keys)).all()  # the tiles' layer is the only one
-    np.testing.assert_array_equal(run(method, None), run(off, None))
+    method, v = dataclasses.replace(off, dropout=0.5), made(off)
+    train, quiet = Inputs.of(batch_of(off), keys, train=True), Inputs.of(batch_of(off), keys)
+    run = lambda m, x: m.encode(v, x)[0]["logits"]  # noqa: E731
+    assert (run(method, train) != run(off, train)).all()  # the tiles' layer is the only one
+    np.testing.assert_array_equal(run(method, quiet), run(off, quiet))
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import pytest
 from pretext import B, batch_of, build, check_accumulation, check_functions, made
 
 from vlp_jax.core.errors import UserError
+from vlp_jax.core.inputs import Inputs
 from vlp_jax.methods.rotation import ANGLES, turn
 
 
@@ -27,8 +28,7 @@ def test_labels_name_the_turn():
     lit = [tuple(np.argwhere(view[..., 0])[0]) for view in np.asarray(turn(image, ANGLES))[0]]
     assert lit == [(0, 0), (3, 0), (3, 3), (0, 3)]
     method = build("rotation", angles=(0, 180))
-    params, extra = made(method)
-    rows, _ = method.encode(params, extra, batch_of(method), rng=None, step=jnp.int32(0))
+    rows, _ = method.encode(made(method), Inputs.of(batch_of(method)))
     assert rows["logits"].shape == (B, 2, 2)
     np.testing.assert_array_equal(rows["labels"], [[0, 1]] * B)
 
@@ -44,7 +44,7 @@ def test_a_right_answer_turns_the_picture_back():
     assert not np.array_equal(method.show(images, wrong)[:, 4], images)
 
 
-def test_accumulation_and_eval_fns():
+def test_accumulation_and_functions():
     augment = {"flip": 0.5, "crop_scale": (0.5, 1.0)}
     loss, aux, _ = check_accumulation(build("rotation", image={"dropout": 0.1}, augment=augment))
     assert float(loss) == pytest.approx(np.log(4), rel=0.5)
