@@ -3,24 +3,44 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
-from pretext import B, batch_of, build, check_accumulation, check_functions, made
+from pretext import B, batch_of, build, check_accumulation, check_functions, followed, made
 
 from vlp_jax.core.errors import UserError
+from vlp_jax.core.inputs import Inputs, Vars, lay
 from vlp_jax.core.pytree import flatten
 from vlp_jax.methods.base import make_method
 from vlp_jax.models.head import CosineHead
+from vlp_jax.train.state import Recipe, init_state, restate
 
 SMALL = dict(size=32, image={"pool": "none"}, words=6)
+KEYS = jax.random.split(jax.random.key(0), B)
+
+
+def restarted(method, change):
+    """Vars of a run whose first weights and batch statistics were replaced by change(leaf), as
+    init_from does it.
+    """
+    recipe = Recipe(seed=0, batch_size=B)
+
+    @jax.jit
+    def run():
+        state = init_state(method, optax.sgd(1.0), recipe)
+        stats = {k: v for k, v in state["extra"].items() if k == "batch_stats"}
+        params, stats = jax.tree.map(change, (state["params"], stats))
+        return restate(method, recipe, {**state, "params": params, "extra": state["extra"] | stats})
+
+    state = run()
+    return Vars(state["params"], state["extra"])
 
 
 def test_targets_sum_to_one_and_come_from_the_clean_picture():
     method = build("bow", **SMALL, augment={"brightness": 0.8})
-    (params, extra), batch = made(method), batch_of(method)
-    keys = jax.random.split(jax.random.key(0), B)
+    v, batch = made(method), batch_of(method)
     rows = {}
-    for name, rng in (("train", keys), ("clean", None)):
-        rows[name] = method.encode(params, extra, batch, rng=rng, step=jnp.int32(0))[0]
+    for name, x in (("train", Inputs.of(batch, KEYS, train=True)), ("clean", Inputs.of(batch))):
+        rows[name] = method.encode(v, x)[0]
         np.testing.assert_allclose(rows[name]["target"].sum(-1), 1, rtol=1e-5)
     np.testing.assert_array_equal(rows["train"]["ids"], rows["clean"]["ids"])
     counts = [
@@ -43,42 +63,52 @@ def test_the_head_ignores_the_length_of_its_weights():
 def test_the_teacher_starts_as_the_student_and_follows():
     method = build("bow", **SMALL, cutmix=False, momentum=0.75)
     (params, extra), batch = made(method), batch_of(method)
-    loaded = {**params, "image": jax.tree.map(lambda x: x + 1.0, params["image"])}  # as init_from
-    keys = jax.random.split(jax.random.key(0), B)
-    encode = lambda step: method.encode(loaded, extra, batch, rng=keys, step=jnp.int32(step))  # noqa: E731
-    first, later = (flatten(encode(step)[1].extra["teacher"]) for step in (0, 1))
-    student, teacher = flatten({"image": loaded["image"]}), flatten(extra["teacher"])
-    for path in student:
-        np.testing.assert_array_equal(first[path], student[path])
-        np.testing.assert_array_equal(later[path], teacher[path])
-    moved = flatten(method.after_update(loaded, extra)["teacher"])
-    for path, leaf in moved.items():
+    other = restarted(method, lambda x: x + 1.0)
+    student, teacher = flatten({"image": other.params["image"]}), flatten(extra["teacher"])
+    for path, leaf in flatten({"image": params["image"]}).items():
+        np.testing.assert_array_equal(teacher[path], leaf)
+        np.testing.assert_array_equal(student[path], leaf + 1.0)
+    assert flatten(other.extra["teacher"]).keys() == teacher.keys() == student.keys()
+    for path, leaf in flatten(other.extra["teacher"]).items():
+        np.testing.assert_array_equal(leaf, student[path])
+    for path, leaf in flatten(extra["vocabulary"]).items():
+        np.testing.assert_array_equal(flatten(other.extra["vocabulary"])[path], leaf)
+    apart = Vars(other.params, extra)  # the teacher stays what it was, in the first step too
+    for step in (0, 1):
+        aux = method.encode(apart, Inputs.of(batch, KEYS, step=step, train=True))[1]
+        for path, leaf in flatten(lay(aux.extra, extra)["teacher"]).items():
+            np.testing.assert_array_equal(leaf, teacher[path])
+    for path, leaf in flatten(followed(method, *apart)["teacher"]).items():
         np.testing.assert_allclose(leaf, 0.75 * teacher[path] + 0.25 * student[path], rtol=1e-5)
     frozen = build("bow", **SMALL, momentum=1.0)
-    for path, leaf in flatten(frozen.after_update(loaded, extra)["teacher"]).items():
+    for path, leaf in flatten(followed(frozen, *apart)["teacher"]).items():
         np.testing.assert_array_equal(leaf, teacher[path])
 
 
 def test_a_frozen_teacher_keeps_the_batch_statistics_that_it_was_loaded_with():
     image = dict(name="resnet_v1", image_size=16, depth=18, width_multiplier=0.125, stem="cifar")
     method = make_method(dict(name="bow", image=image, words=6, momentum=1.0))
-    (params, extra), batch = made(method), batch_of(method)
-    stats = jax.tree.map(lambda x: x + 0.5, extra["batch_stats"])  # as init_from
+    fresh, batch = made(method), batch_of(method)
+    params, extra = restarted(method, lambda x: x + 0.5)
+    stats = flatten(extra["batch_stats"])
+    for path, leaf in flatten(fresh.extra["batch_stats"]).items():
+        np.testing.assert_array_equal(stats[path], leaf + 0.5)
 
     def step(extra, number):
-        at = dict(rng=jax.random.split(jax.random.key(0), B), step=jnp.int32(number))
-        return method.encode(params, extra, batch, **at)[1].extra
+        x = Inputs.of(batch, KEYS, step=number, train=True)
+        aux = method.encode(Vars(params, extra), x)[1]
+        return followed(method, params, lay(aux.extra, extra))
 
-    first = method.after_update(params, step({**extra, "batch_stats": stats}, 0))
-    later = method.after_update(params, step(first, 1))
-    for path, leaf in flatten(stats).items():
+    first = step(extra, 0)
+    later = step(first, 1)
+    for path, leaf in stats.items():
         np.testing.assert_array_equal(flatten(later["teacher"]["batch_stats"])[path], leaf)
-    assert any((flatten(later["batch_stats"])[p] != v).any() for p, v in flatten(stats).items())
-    seen = [method.histograms(e, batch["image"])[0] for e in (first, later)]
+    assert any((flatten(later["batch_stats"])[path] != leaf).any() for path, leaf in stats.items())
+    seen = [method.histograms(Vars(params, e), Inputs.of(batch))[0] for e in (first, later)]
     np.testing.assert_array_equal(*seen)
 
 
-def test_accumulation_and_eval_fns():
+def test_accumulation_and_functions():
     method = build("bow", **SMALL, augment={"flip": 0.5})
     _, aux, gradient = check_accumulation(method)
     assert set(path.split("/")[0] for path in gradient) == {"image", "head"}
