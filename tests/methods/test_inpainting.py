@@ -7,6 +7,7 @@ import pytest
 from pretext import B, batch_of, build, check_accumulation, check_functions, gradients, made
 
 from vlp_jax.core.errors import UserError
+from vlp_jax.core.inputs import Inputs, Vars
 from vlp_jax.core.pytree import flatten
 from vlp_jax.losses.adversarial import held
 from vlp_jax.models.conv_decoder import ChannelDense
@@ -25,11 +26,11 @@ SMALL = dict(
 def test_the_trunk_does_not_see_the_hole():
     for place in ("center", "random"):
         method = build("inpainting", **SMALL, place=place)
-        (params, extra), batch = made(method), batch_of(method, 2)
-        rng = jax.random.split(jax.random.key(1), 2)
+        v, batch = made(method), batch_of(method, 2)
+        keys = jax.random.split(jax.random.key(1), 2)
         encode = jax.jit(
-            lambda images, m=method, p=params, e=extra, r=rng: m.encode(
-                p, e, {"image": images}, rng=r, step=jnp.int32(0)
+            lambda images, m=method, v=v, keys=keys: m.encode(
+                v, Inputs.of({"image": images}, keys, train=True)
             )[0]
         )
         rows = encode(batch["image"])
@@ -60,11 +61,11 @@ def test_every_player_moves_only_itself():
     (params, extra), batch = made(method), batch_of(method)
     _, aux, joint = gradients(method, params, extra, batch)
     keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(5), jnp.arange(B))
+    x = Inputs.of(batch, keys, step=3, train=True)
 
     def term(name):
         def value(params):
-            out = method.loss(params, extra, batch, rng=keys, step=jnp.int32(3))[1]
-            return out.metrics[name]
+            return method.loss(Vars(params, extra), x)[1].metrics[name]
 
         return flatten(jax.jit(jax.grad(value))(params))
 
@@ -92,7 +93,7 @@ def test_channels_stay_apart_and_places_do_not():
     assert (np.abs(moved[..., 2]) > 1e-6).all() and np.abs(moved[..., [0, 1, 3]]).max() == 0
 
 
-def test_accumulation_and_eval_fns():
+def test_accumulation_and_functions():
     check_accumulation(build("inpainting", **SMALL, place="random"))
     method = build("inpainting", **{**SMALL, "adversarial": 0.0})
     assert "critic" not in made(method)[0]
