@@ -4,10 +4,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from pretext import B, batch_of, build, check_accumulation, check_functions, gradients, made
+from pretext import (
+    B,
+    batch_of,
+    build,
+    check_accumulation,
+    check_functions,
+    followed,
+    gradients,
+    made,
+)
 
 from vlp_jax.augment.lab import lab_to_srgb
 from vlp_jax.core.errors import UserError
+from vlp_jax.core.inputs import Inputs, lay
 from vlp_jax.methods.colorization import rarity
 
 SMALL = dict(size=32, image={"pool": "none"}, widths=(8,), bin_size=20)
@@ -36,12 +46,12 @@ def test_accumulation_leaves_the_prior_and_the_gradient_alone():
     method = build("colorization", **SMALL)
     _, aux, _ = check_accumulation(method)
     params, extra = made(method)
-    after = method.after_update(params, aux.extra)["colours"]
+    after = followed(method, params, lay(aux.extra, extra))["colours"]
     assert float(after["prior"].sum()) == pytest.approx(1, rel=1e-4)
     assert int(after["updates"]) == 1 and float(after["seen"].sum()) == 0
     assert np.abs(after["prior"] - extra["colours"]["prior"]).max() > 1e-3
-    again = method.after_update(params, {**aux.extra, "colours": {**aux.extra["colours"], **after}})
-    np.testing.assert_array_equal(again["colours"]["prior"], after["prior"])  # nothing was seen
+    again = followed(method, params, {"colours": after})["colours"]
+    np.testing.assert_array_equal(again["prior"], after["prior"])  # nothing was seen
 
 
 @pytest.mark.parametrize("updates, rate", [(0, 1.0), (9, 0.1), (999, 1e-3), (50_000, 1e-3)])
@@ -50,13 +60,13 @@ def test_the_prior_is_the_mean_of_all_steps_then_of_the_last_thousand(updates, r
     count = len(method.bins)
     old, seen = np.full(count, 1 / count), np.arange(count, dtype=np.float32)
     colours = {"prior": jnp.asarray(old), "seen": jnp.asarray(seen), "updates": jnp.int32(updates)}
-    found = method.after_update({}, {"colours": colours})["colours"]
+    found = followed(method, {}, {"colours": colours})["colours"]
     wanted = (1 - rate) * old + rate * seen / seen.sum()
     np.testing.assert_allclose(found["prior"], wanted, rtol=1e-4)
     assert int(found["updates"]) == updates + 1
     np.save(tmp_path / "prior.npy", old)
     given = build("colorization", **SMALL, prior=str(tmp_path / "prior.npy"))
-    found = given.after_update({}, {"colours": colours})["colours"]
+    found = followed(given, {}, {"colours": colours})["colours"]
     np.testing.assert_array_equal(found["prior"], colours["prior"])
 
 
@@ -68,21 +78,20 @@ def test_grey_pictures_weigh_nothing():
     loss, aux, gradient = gradients(method, params, extra, {"image": grey})
     assert float(loss) == 0 and float(aux.metrics["grey_pictures"]) == 1
     assert all(np.abs(g).max() == 0 for g in gradient.values())
-    after = method.after_update(params, aux.extra)["colours"]
+    after = followed(method, params, lay(aux.extra, extra))["colours"]
     np.testing.assert_array_equal(after["prior"], extra["colours"]["prior"])
     half = {"image": batch["image"].at[: B // 2].set(grey[: B // 2])}
     assert float(gradients(method, params, extra, half)[1].metrics["grey_pictures"]) == 0.5
 
 
-def test_eval_fns_and_a_perfect_answer():
+def test_functions_and_a_perfect_answer():
     method = build("colorization", **SMALL)
     check_functions(method, panels=4)
-    params, extra = made(method)
-    rows, _ = method.encode(params, extra, batch_of(method), rng=None, step=jnp.int32(0))
+    rows, _ = method.encode(made(method), Inputs.of(batch_of(method)))
     assert rows["logits"].shape == (B, 8, 8, len(method.bins))
     sharp = jnp.full(rows["logits"].shape, -50.0)
     best = jnp.put_along_axis(sharp, rows["ids"][..., :1], 50.0, axis=-1, inplace=False)
-    score = np.asarray(method.score(params, {**rows, "logits": best}))
+    score = np.asarray(method.score({**rows, "logits": best}))
     assert score[:, 0].min() > 1 - 20 / 150 and (score[:, 0] > score[:, 1]).all()
 
 
@@ -94,7 +103,7 @@ def test_scores_by_hand():
     red = np.flatnonzero((method.bins == [60, 40]).all(1))[0]
     logits = jnp.broadcast_to(jax.nn.one_hot(red, len(method.bins)), (1, 8, 8, len(method.bins)))
     rarity = jnp.repeat(jnp.array([1.0, 3.0]), 4)[None, :, None].repeat(8, 2)
-    found = np.asarray(method.scores({}, {"logits": logits, "lab": lab, "rarity": rarity}))[0]
+    found = np.asarray(method.scores({"logits": logits, "lab": lab, "rarity": rarity}))[0]
     far, grey = np.hypot(40, 100), np.array([np.hypot(60, 40), np.hypot(20, 60)])
     np.testing.assert_allclose(found[0], [1 - far / 300, 1 - grey.sum() / 300, 1], rtol=1e-4)
     balanced = [1 - 0.75 * far / 150, 1 - (grey * [0.25, 0.75]).sum() / 150, 2]
