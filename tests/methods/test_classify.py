@@ -9,12 +9,13 @@ import pytest
 
 from vlp_jax.augment import mixing
 from vlp_jax.core.errors import UserError
+from vlp_jax.core.inputs import Inputs, Vars, lay
 from vlp_jax.core.pytree import flatten, merge, partition
 from vlp_jax.core.rng import example_keys, step_key
 from vlp_jax.methods.base import make_method
 from vlp_jax.methods.classify import Classify
 from vlp_jax.optim.optimizer import lr_factors, make_optimizer
-from vlp_jax.train.gradient import Inputs, loss_and_gradient
+from vlp_jax.train.gradient import loss_and_gradient
 from vlp_jax.train.state import Recipe, init_state
 from vlp_jax.train.step import make_step
 
@@ -43,28 +44,32 @@ def batch(seed=0):
 
 
 def made(method):
-    return jax.jit(method.init)(jax.random.key(0), batch())
+    return jax.jit(method.fresh)(jax.random.key(0))
 
 
-def run(method, params, extra, accumulate, frozen=None):
-    inputs = Inputs(extra, batch(), example_keys(step_key(0, 3), B), jnp.int32(3))
-    fn = lambda p: loss_and_gradient(method, p, frozen or {}, inputs, accumulate)  # noqa: E731
+def training(seed=0):
+    """A batch with keys, as in training."""
+    return Inputs.of(batch(), example_keys(jax.random.key(seed), B), train=True)
+
+
+def run(method, params, extra, accumulate):
+    x = Inputs.of(batch(), example_keys(step_key(0, 3), B), step=3, train=True)
+    fn = lambda p: loss_and_gradient(method, p, {}, extra, x, accumulate)  # noqa: E731
     return jax.jit(fn)(params)
 
 
 def test_the_loss_is_smoothed_cross_entropy():
     method = build(label_smoothing=0.1)
-    params, extra = made(method)
-    keys = example_keys(jax.random.key(0), B)
-    encode = jax.jit(lambda keys: method.encode(params, extra, batch(), rng=keys, step=0)[0])
-    rows = encode(keys)
-    loss, metrics = method.objective(params, rows, batch())
+    v, x = made(method), training()
+    encode = jax.jit(lambda x: method.encode(v, x)[0])
+    rows = encode(x)
+    loss, aux = method.objective(v, rows, x)
     logits, label = np.asarray(rows["logits"], np.float64), np.asarray(batch()["label"])
     log_p = logits - np.log(np.exp(logits).sum(1, keepdims=True))
     by_hand = -(0.9 * log_p[np.arange(B), label] + 0.1 * log_p.mean(1)).mean()
     assert float(loss) == pytest.approx(by_hand, rel=1e-5)
-    assert float(metrics["top1"]) == pytest.approx(np.mean(logits.argmax(1) == label))
-    quiet = encode(None)
+    assert float(aux.metrics["top1"]) == pytest.approx(np.mean(logits.argmax(1) == label))
+    quiet = encode(Inputs.of(batch()))
     assert set(np.unique(quiet["target"])) == {0.0, 1.0}  # evaluation is not smoothed
 
 
@@ -79,18 +84,18 @@ def test_two_micro_batches_are_the_batch_with_everything_random_on():
     for path, gradient in exact.items():
         assert np.abs(gradient).max() > 0, f"no gradient reaches {path}"
         np.testing.assert_allclose(found[path], gradient, atol=2e-5 * scale, err_msg=path)
-    quiet = jax.jit(lambda p: method.loss(p, extra, batch(), rng=None, step=0)[0])(params)
+    quiet = jax.jit(lambda p: method.loss(Vars(p, extra), Inputs.of(batch()))[0])(params)
     assert abs(float(quiet) - float(one[0])) > 1e-3, "nothing random was on"
 
 
 def test_pictures_are_erased_before_they_are_mixed(monkeypatch):
     """Noise in a mixed picture fills its own erased box and its partner's."""
     method = build(mixing={"mixup": 0.8, "erase": 1.0})
-    monkeypatch.setattr(Classify, "classify", lambda self, p, extra, images, rng: (images, extra))
-    black, keys = jnp.zeros_like(batch()["image"]), example_keys(jax.random.key(0), B)
-    seen, _ = method.encode({}, {}, {**batch(), "image": black}, rng=keys, step=0)
+    monkeypatch.setattr(Classify, "classify", lambda self, v, x, images: (images, {}))
+    black, x = jnp.zeros_like(batch()["image"]), training()
+    seen, _ = method.encode(Vars({}, {}), x.replace(batch={**x.batch, "image": black}))
     ready = method.prepare(black, None)
-    box = (mixing.erase(ready, 1.0, keys) != ready).all(-1)
+    box = (mixing.erase(ready, 1.0, x.keys) != ready).all(-1)
     noisy = (jnp.abs(seen["logits"] - ready) > 1e-4).any(-1)
     np.testing.assert_array_equal(noisy, box | jnp.roll(box, -B // 2, 0))
 
@@ -118,20 +123,19 @@ def test_a_linear_probe_leaves_the_trunk_bitwise_and_runs_it_as_in_evaluation():
     assert (
         last["params"]["head"]["out"]["kernel"] != first["params"]["head"]["out"]["kernel"]
     ).any()
-    params = merge(last["params"], last["frozen"])
+    v = Vars(merge(last["params"], last["frozen"]), last["extra"])
     images = method.prepare(batch()["image"], None)
-    noisy = method.classify(params, last["extra"], images, example_keys(jax.random.key(1), B))
-    again = method.classify(params, last["extra"], images, example_keys(jax.random.key(2), B))
-    np.testing.assert_array_equal(noisy[0], again[0])  # dropout is off
+    noisy, again = (method.classify(v, training(seed), images)[0] for seed in (1, 2))
+    np.testing.assert_array_equal(noisy, again)  # dropout is off
 
 
 def test_a_frozen_resnet_keeps_its_statistics():
     image = dict(name="resnet", image_size=32, layers=(1, 1, 1, 1), width=8)
     method = make_method(dict(name="classify", num_classes=C, image=image, linear=True))
     images = {"image": jnp.ones((4, 32, 32, 3), jnp.uint8), "label": jnp.zeros(4, jnp.int32)}
-    params, extra = jax.jit(method.init)(jax.random.key(0), images)
-    keys = example_keys(jax.random.key(0), 4)
-    after = jax.jit(lambda e: method.loss(params, e, images, rng=keys, step=0)[1].extra)(extra)
+    params, extra = made(method)
+    x = Inputs.of(images, example_keys(jax.random.key(0), 4), train=True)
+    after = jax.jit(lambda e: lay(method.loss(Vars(params, e), x)[1].extra, e))(extra)
     for path, leaf in flatten(extra).items():
         np.testing.assert_array_equal(flatten(after)[path], leaf, err_msg=path)
 
@@ -140,15 +144,15 @@ def test_the_batchnorm_head_keeps_running_statistics_and_has_no_scale():
     method = build(linear=True, head_norm="batch")
     params, extra = made(method)
     assert set(flatten(params["head"])) == {"out/kernel", "out/bias"}
-    pooled = jax.jit(method.eval_fns()["features"])(params, extra, batch())
-    keys = example_keys(jax.random.key(0), B)
-    _, aux = method.encode(params, extra, batch(), rng=keys, step=0)
+    v, functions = Vars(params, extra), method.functions()
+    pooled = jax.jit(functions["features"].run)(v, Inputs.of(batch()))
+    _, aux = method.encode(v, training())
     found = aux.extra["batch_stats"]["head"]["norm"]
     mean, var = np.asarray(pooled).mean(0), np.asarray(pooled).var(0)
     np.testing.assert_allclose(found["mean"], 0.1 * mean, atol=1e-5)
     np.testing.assert_allclose(found["var"], 0.9 + 0.1 * var, atol=1e-5)
     extra = {"batch_stats": {"head": {"norm": {"mean": mean, "var": var}}}}
-    logits = method.eval_fns()["classify"](params, extra, batch())
+    logits = functions["classify"].run(Vars(params, extra), Inputs.of(batch()))
     normal = (np.asarray(pooled) - mean) / np.sqrt(var + 1e-6)
     head = params["head"]["out"]
     np.testing.assert_allclose(logits, normal @ head["kernel"] + head["bias"], atol=1e-4)
@@ -159,23 +163,23 @@ def test_a_projection_head_s_first_layers_keep_names_and_numbers():
     fields = dict(projection={"num_layers": 3, "embed_dim": 8}, ft_proj_selector=2)
     simclr = make_method(dict(name="simclr", image=tower(), head=fields["projection"]))
     simclr = dataclasses.replace(simclr, image_mean=build().image_mean, image_std=build().image_std)
-    params, extra = jax.jit(simclr.init)(jax.random.key(0), batch())
+    params, extra = made(simclr)
     method = build(**fields)
     own, statistics = made(method)
     layers = {name for name in own["head"] if name != "out"}
     assert layers == {"layer1", "layer1_bn", "layer2", "layer2_bn"}
     taken = {name: params["head"][name] for name in layers}
     own = {"image": params["image"], "head": {**taken, "out": own["head"]["out"]}}
-    features = dataclasses.replace(simclr, ft_proj_selector=2).eval_fns()["features"]
-    rows = np.asarray(jax.jit(features)(params, extra, batch()))
-    logits = jax.jit(method.eval_fns()["classify"])(own, statistics, batch())
+    features = dataclasses.replace(simclr, ft_proj_selector=2).functions()["features"].run
+    rows = np.asarray(jax.jit(features)(Vars(params, extra), Inputs.of(batch())))
+    classify = method.functions()["classify"].run
+    logits = jax.jit(classify)(Vars(own, statistics), Inputs.of(batch()))
     out = own["head"]["out"]
     np.testing.assert_allclose(logits, rows @ out["kernel"] + out["bias"], atol=1e-5)
 
-    keys = example_keys(jax.random.key(0), B)
     for linear in (False, True):
         part = build(**fields, linear=linear)
-        after = part.encode(own, statistics, batch(), rng=keys, step=0)[1].extra["batch_stats"]
+        after = part.encode(Vars(own, statistics), training())[1].extra["batch_stats"]
         pairs = zip(
             flatten(after).values(), flatten(statistics["batch_stats"]).values(), strict=True
         )
@@ -218,13 +222,14 @@ def test_heads_start_as_told_and_unknown_norms_are_refused():
         made(build(head_norm="batchnorm"))
     with pytest.raises(UserError, match=r"method.mixing.mixupp: unknown key; did you mean 'mixup'"):
         method = build(mixing={"mixupp": 1.0})
-        method.encode(*made(method), batch(), rng=None, step=0)
+        method.encode(made(method), Inputs.of(batch()))
 
 
 def test_the_full_method_is_a_partition_of_its_parameters():
     params, _ = made(build())
     frozen, trained = partition(params, build(linear=True).frozen)
     assert set(frozen) == {"image"} and set(trained) == {"head"}
-    assert {"features", "pixels", "classify"} <= build().eval_fns().keys()
-    pixels = build().eval_fns()["pixels"]({}, {}, batch())
+    functions = build().functions()
+    assert {"features", "pixels", "classify"} <= functions.keys()
+    pixels = functions["pixels"].run(Vars({}, {}), Inputs.of(batch()))
     np.testing.assert_allclose(pixels, np.asarray(batch()["image"]).reshape(B, -1) / 255, rtol=1e-6)
