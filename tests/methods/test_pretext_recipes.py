@@ -5,6 +5,7 @@ import pathlib
 import jax
 import numpy as np
 import pytest
+from pretext import jitted
 
 from vlp_jax.api.config import load_config
 from vlp_jax.core.pytree import size
@@ -39,8 +40,7 @@ HEADS = {
 def shapes(name, form=""):
     config = load_config(f"{ROOT}/{name}.py:{form}", {})
     method = make_method(config.method)
-    made = jax.eval_shape(method.init, jax.random.key(0), method.batch_spec(1))
-    return config, method, *made
+    return config, method, *jax.eval_shape(method.fresh, jax.random.key(0))
 
 
 @pytest.mark.parametrize("name", HEADS)
@@ -66,7 +66,7 @@ def test_small_forms_and_their_titles(name):
     assert config.data.path.startswith("builtin:") and config.steps
     spec = method.batch_spec(2)
     assert spec["image"].shape[1] == config.image_size
-    panels = jax.eval_shape(method.eval_fns()["show"], params, extra, spec)
+    panels = jax.eval_shape(jitted(method.functions()["show"]), params, extra, spec)
     assert panels.shape[:2] == (2, len(config.evals.task.titles))
     assert panels.shape[-1] == 3 and np.diff(panels.shape[2:4]) == 0
     assert size(params) < 3e6
