@@ -9,11 +9,12 @@ import pytest
 from einops import rearrange
 
 from vlp_jax.core.errors import UserError
+from vlp_jax.core.inputs import Inputs, Vars
 from vlp_jax.core.pytree import flatten
 from vlp_jax.core.rng import example_keys, step_key
 from vlp_jax.methods.base import make_method
 from vlp_jax.parallel.mesh import batch_sharding, make_mesh, replicated
-from vlp_jax.train.gradient import Inputs, loss_and_gradient
+from vlp_jax.train.gradient import loss_and_gradient
 
 B, SIZE, N, KEEP = 6, 32, 16, 4
 TOWER = dict(
@@ -33,20 +34,35 @@ def pictures(count=B, seed=0):
     return {"image": jnp.asarray(rng.integers(0, 256, (count, SIZE, SIZE, 3), np.uint8))}
 
 
+def start(method):
+    return jax.jit(method.fresh)(jax.random.key(0))
+
+
 @pytest.fixture(scope="module")
 def made():
     method = build()
-    params, extra = jax.jit(method.init)(jax.random.key(0), pictures())
+    params, extra = start(method)
     noise = jnp.asarray(np.random.default_rng(1).random((B, N), np.float32))
     return method, params, extra, {**pictures(), "noise": noise}
 
 
 def loss_of(method, params, extra, batch, rng=None):
-    return method.loss(params, extra, batch, rng=rng, step=jnp.int32(0))
+    x = Inputs.of(batch, rng, train=rng is not None)
+    return method.loss(Vars(params, extra), x)
+
+
+def visible(method, batch):
+    """Outside training."""
+    return method.visible(Inputs.of(batch))
 
 
 def predict(method, params, images, places):
-    return np.asarray(jax.jit(method.predict)(params, images, places))
+    """Outside training."""
+    return method.predict(Vars(params, {}), Inputs.of({"image": images}), images, places)
+
+
+def predicted(method, *args):
+    return np.asarray(jax.jit(lambda *args: predict(method, *args))(*args))
 
 
 def test_the_loss_is_that_of_the_formula(made):
@@ -60,9 +76,9 @@ def test_the_loss_is_that_of_the_formula(made):
     order = np.argsort(np.asarray(batch["noise"]), axis=1)
     mask = np.ones((B, N))
     np.put_along_axis(mask, order[:, :KEEP], 0, axis=1)
-    places = method.visible(batch, None)
+    places = visible(method, batch)
     np.testing.assert_array_equal(places, np.sort(order[:, :KEEP]))
-    prediction = predict(method, params, jnp.asarray(images), places)
+    prediction = predicted(method, params, jnp.asarray(images), places)
     error = ((prediction - target) ** 2).mean(-1)
     assert float(loss) == pytest.approx((error * mask).sum() / mask.sum(), rel=1e-5)
     zero = ((target**2).mean(-1) * mask).sum() / mask.sum()
@@ -73,16 +89,16 @@ def test_the_loss_is_that_of_the_formula(made):
 def test_the_encoder_never_sees_a_hidden_patch(made):
     """Other pixels in hidden patches change the target and no prediction."""
     method, params, _, batch = made
-    images, places = method.prepare(batch["image"], None), method.visible(batch, None)
+    images, places = method.prepare(batch["image"], None), visible(method, batch)
     hidden = np.ones((B, N), bool)
     np.put_along_axis(hidden, np.asarray(places), False, axis=1)
     other = jnp.where(
         jnp.asarray(np.kron(hidden.reshape(B, 4, 4), np.ones((8, 8))))[..., None], 9.0, images
     )
     assert float(jnp.abs(other - images).max()) > 1
-    a, b = (predict(method, params, x, places) for x in (images, other))
+    a, b = (predicted(method, params, x, places) for x in (images, other))
     np.testing.assert_array_equal(a, b)
-    moved = predict(method, params, images[::-1], places[::-1])[::-1]
+    moved = predicted(method, params, images[::-1], places[::-1])[::-1]
     np.testing.assert_allclose(moved, a, atol=1e-5)
 
 
@@ -90,16 +106,16 @@ def test_visible_patches_give_no_gradient_to_the_prediction(made):
     method, params, extra, batch = made
 
     def loss(offset):
-        images, places = method.prepare(batch["image"], None), method.visible(batch, None)
-        kept, predict = method.predict, method.predict(params, images, places) + offset
-        object.__setattr__(method, "predict", lambda *_: predict)
+        images, places = method.prepare(batch["image"], None), visible(method, batch)
+        kept, said = method.predict, predict(method, params, images, places) + offset
+        object.__setattr__(method, "predict", lambda *_: said)
         try:
             return loss_of(method, params, extra, batch)[0]
         finally:
             object.__setattr__(method, "predict", kept)
 
     gradient = np.asarray(jax.grad(loss)(jnp.zeros((B, N, 192))))
-    places = np.asarray(method.visible(batch, None))
+    places = np.asarray(visible(method, batch))
     seen = np.take_along_axis(np.abs(gradient).max(-1), places, axis=1)
     assert (seen == 0).all() and (np.abs(gradient).max(-1) > 0).sum() == B * (N - KEEP)
 
@@ -127,7 +143,7 @@ def test_encoding_a_subset_equals_dropping_tokens_after_embedding(made):
 )
 def test_every_variant_trains_each_parameter(fields):
     method, batch = build(**fields), pictures()
-    params, extra = jax.jit(method.init)(jax.random.key(0), batch)
+    params, extra = start(method)
     gradient = jax.jit(jax.grad(lambda p: loss_of(method, p, extra, batch)[0]))(params)
     for path, leaf in flatten(gradient).items():
         assert np.abs(leaf).max() > 0, f"no gradient reaches {path}"
@@ -138,9 +154,9 @@ def test_every_variant_trains_each_parameter(fields):
 
 def test_accumulation_is_exact():
     method, batch = build(augment={"flip": 0.5}), pictures()
-    params, extra = jax.jit(method.init)(jax.random.key(0), batch)
-    inputs = Inputs(extra, batch, example_keys(step_key(0, 1), B), jnp.int32(1))
-    run = jax.jit(lambda p, k: loss_and_gradient(method, p, {}, inputs, k), static_argnums=1)
+    params, extra = start(method)
+    x = Inputs.of(batch, example_keys(step_key(0, 1), B), step=1, train=True)
+    run = jax.jit(lambda p, k: loss_and_gradient(method, p, {}, extra, x, k), static_argnums=1)
     (loss, _, gradient), (again, _, split) = run(params, 1), run(params, 3)
     assert float(loss) == pytest.approx(float(again), rel=1e-5)
     split = flatten(split)
@@ -150,9 +166,9 @@ def test_accumulation_is_exact():
 
 def test_mask_tokens_in_the_encoder_hide_the_pixels_too():
     method, batch = build(mask_token_in_encoder=True), pictures()
-    params, _ = jax.jit(method.init)(jax.random.key(0), batch)
-    images, places = method.prepare(batch["image"], None), method.visible(batch, None)
-    squares = lambda x: jnp.square(method.predict(params, x, places)).sum()  # noqa: E731
+    params, _ = start(method)
+    images, places = method.prepare(batch["image"], None), visible(method, batch)
+    squares = lambda x: jnp.square(predict(method, params, x, places)).sum()  # noqa: E731
     moved = np.asarray(jax.jit(jax.grad(squares))(images))
     patches = rearrange(moved, "b (h p) (w q) c -> b (h w) (p q c)", p=8, q=8)
     touched = np.abs(patches).max(-1) > 0
@@ -164,23 +180,24 @@ def test_masks_follow_the_key_in_training_and_the_picture_outside(made):
     method, _, _, batch = made
     plain = {"image": batch["image"]}
     keys = [example_keys(step_key(0, step), B) for step in (1, 2)]
-    first, second = (np.asarray(method.visible(plain, key)) for key in keys)
+    train = [Inputs.of(plain, key, train=True) for key in keys]
+    first, second = (np.asarray(method.visible(x)) for x in train)
     assert (first != second).any() and (first[0] != first[1]).any()
-    fixed = np.asarray(method.visible(plain, None))
-    np.testing.assert_array_equal(fixed, method.visible(plain, None))
-    np.testing.assert_array_equal(
-        fixed[::-1], method.visible({"image": batch["image"][::-1]}, None)
-    )
+    fixed = np.asarray(visible(method, plain))
+    np.testing.assert_array_equal(fixed, visible(method, plain))
+    for x in train:  # a key alone is no training
+        np.testing.assert_array_equal(fixed, method.visible(x.replace(train=False)))
+    np.testing.assert_array_equal(fixed[::-1], visible(method, {"image": batch["image"][::-1]}))
     assert (fixed[0] != fixed[1]).any()
 
 
 @pytest.mark.parametrize("norm_pix", [True, False])
 def test_panels_show_what_they_say(norm_pix):
     method, batch = build(norm_pix=norm_pix), pictures()
-    params, extra = jax.jit(method.init)(jax.random.key(0), batch)
-    fns = method.eval_fns()
-    assert {"features", "loss", "reconstruct"} <= fns.keys()
-    panels = np.asarray(jax.jit(fns["reconstruct"])(params, extra, batch))
+    params, extra = start(method)
+    functions, x = method.functions(), Inputs.of(batch)
+    assert {"features", "loss", "reconstruct"} <= functions.keys()
+    panels = np.asarray(jax.jit(functions["reconstruct"].run)(Vars(params, extra), x))
     assert panels.shape == (B, 4, SIZE, SIZE, 3) and panels.min() >= 0 and panels.max() <= 1
     seen, mask, output, target = np.moveaxis(panels, 1, 0)
     np.testing.assert_allclose(target, np.asarray(batch["image"]) / 255, atol=1e-5)
@@ -190,8 +207,8 @@ def test_panels_show_what_they_say(norm_pix):
     assert (seen[mask == 1] == 0.5).all() and np.abs(output - target)[mask == 1].mean() > 0.05
     # hidden patches are the prediction, with the target's moments under norm_pix, in [0, 1]
     patch = lambda x: rearrange(x, "b (h p) (w q) c -> b (h w) (p q c)", p=8, q=8)  # noqa: E731
-    images, places = method.prepare(batch["image"], None), method.visible(batch, None)
-    said, true = predict(method, params, images, places), patch(np.asarray(images))
+    images, places = method.prepare(batch["image"], None), visible(method, batch)
+    said, true = predicted(method, params, images, places), patch(np.asarray(images))
     if norm_pix:
         said = said * np.sqrt(true.var(-1, keepdims=True, ddof=1) + 1e-6)
         said = said + true.mean(-1, keepdims=True)
@@ -201,7 +218,8 @@ def test_panels_show_what_they_say(norm_pix):
     np.testing.assert_allclose(output[mask == 1], said[mask == 1], atol=1e-5)
     # a decoder that says zero paints each patch's mean (norm_pix) or the data set's
     zero = jax.tree.map(jnp.zeros_like, params["decoder"])
-    output = np.asarray(fns["reconstruct"]({**params, "decoder": zero}, extra, batch))[:, 2]
+    none = Vars({**params, "decoder": zero}, extra)
+    output = np.asarray(functions["reconstruct"].run(none, x))[:, 2]
     patch = lambda x: rearrange(x, "b (h p) (w q) c -> b (h w) (p q) c", p=8, q=8)  # noqa: E731
     hidden = patch(mask)[:, :, 0, 0] == 1
     assert np.ptp(patch(output)[hidden], axis=1).max() < 1e-6
@@ -209,7 +227,7 @@ def test_panels_show_what_they_say(norm_pix):
         np.testing.assert_allclose(
             patch(output)[hidden][:, 0], [[0.485, 0.456, 0.406]] * (B * 12), atol=1e-6
         )
-    rows = np.asarray(fns["loss"](params, extra, batch))
+    rows = np.asarray(functions["loss"].run(Vars(params, extra), x))
     assert rows.shape == (B, 2)
     assert rows[:, 0].mean() == pytest.approx(
         float(loss_of(method, params, extra, batch)[0]), rel=1e-5
@@ -237,7 +255,7 @@ def test_panels_show_what_they_say(norm_pix):
 def test_bad_sections_are_one_line(fields, message):
     with pytest.raises(UserError) as caught:
         method = build(**fields)
-        jax.eval_shape(method.init, jax.random.key(0), method.batch_spec(1))
+        jax.eval_shape(method.fresh, jax.random.key(0))
     assert message in str(caught.value) and "\n" not in str(caught.value)
 
 
@@ -245,7 +263,7 @@ def test_masking_sends_nothing_between_devices():
     """Eight devices: gradients are summed, no activation and no index travels."""
     mesh, method = make_mesh({"data": 8}), build(masking="block")
     batch = {"image": jax.ShapeDtypeStruct((24, SIZE, SIZE, 3), jnp.uint8)}
-    params, extra = jax.eval_shape(method.init, jax.random.key(0), batch)
+    params, extra = jax.eval_shape(method.fresh, jax.random.key(0))
 
     def gradient(params, images):
         rng = example_keys(jax.random.key(0), 24)
