@@ -8,16 +8,18 @@ import numpy as np
 import pytest
 
 from vlp_jax.core.errors import UserError
+from vlp_jax.core.inputs import Inputs, Vars, lay
 from vlp_jax.core.pytree import flatten
 from vlp_jax.core.rng import example_keys, step_key
 from vlp_jax.methods.base import make_method
 from vlp_jax.parallel.mesh import batch_sharding, make_mesh, replicated
-from vlp_jax.train.gradient import Inputs, loss_and_gradient
+from vlp_jax.train.gradient import loss_and_gradient
 
 B = 16
 IMAGES = np.random.default_rng(0).integers(0, 256, (B, 16, 16, 3), np.uint8)
 BATCH = {"image": jnp.asarray(IMAGES)}
 KEYS = example_keys(step_key(0, 3), B)
+TRAIN, QUIET, NONE = Inputs.of(BATCH, KEYS, train=True), Inputs.of(BATCH), Vars({}, {})
 AUGMENT = dict(crop_scale=(0.3, 1.0), flip=0.5, grey=0.2)
 RESNET = dict(name="resnet_v1", image_size=16, depth=18, width_multiplier=0.125, stem="cifar")
 VIT = dict(name="vit", image_size=16, patch_size=8, width=32, num_layers=1, head_width=32)
@@ -30,15 +32,15 @@ def build(image=RESNET, **changes):
 @pytest.fixture(scope="module")
 def made():
     method = build()
-    return method, *jax.jit(method.init)(jax.random.key(0), BATCH)
+    return method, *jax.jit(method.fresh)(jax.random.key(0))
 
 
 @pytest.fixture(scope="module")
 def stepped(made):
     """(loss, Aux) of one batch, and its 2B views."""
     method, params, extra = made
-    run = lambda: method.loss(params, extra, BATCH, rng=KEYS, step=jnp.int32(0))  # noqa: E731
-    return *jax.jit(run)(), jax.jit(lambda: method.views(BATCH, KEYS))()
+    run = lambda: method.loss(Vars(params, extra), TRAIN)  # noqa: E731
+    return *jax.jit(run)(), jax.jit(method.views)(TRAIN)
 
 
 def written_out(first, second, temperature):
@@ -64,7 +66,7 @@ def test_loss_and_metrics_are_equation_one(scale, factor, temperature):
     rows[1] += rows[0]
     rows /= np.linalg.norm(rows, axis=-1, keepdims=True)
     views = {"first": rows[0], "second": rows[1]}
-    loss, metrics = jax.jit(lambda v: method.objective({}, v, BATCH))(views)
+    loss, (metrics, _) = jax.jit(lambda rows: method.objective(NONE, rows, TRAIN))(views)
     wanted, accuracy, entropy = written_out(*rows, temperature)
     assert float(loss) == pytest.approx(factor * wanted, rel=1e-5)
     assert float(metrics["accuracy"]) == pytest.approx(accuracy)
@@ -83,9 +85,10 @@ def test_both_views_share_one_pass_and_one_set_of_statistics(made, stepped):
     _, aux, views = stepped
     assert views.shape == (2 * B, 16, 16, 3) and views.min() >= 0 and views.max() <= 1
     assert np.abs(np.asarray(views[::2] - views[1::2])).max(axis=(1, 2, 3)).min() > 1e-2
-    keys = jax.random.split(jax.random.key(0), 2 * B)
-    _, out, wanted = jax.jit(lambda: method.run_image(params, extra, views, keys))()
-    _, wanted = jax.jit(lambda h: method.run_head(params, wanted, h, True))(out["pooled"])
+    v, x = Vars(params, extra), Inputs.of({"image": views}, train=True)
+    _, out, moved = jax.jit(lambda: method.run_image(v, x, views))()
+    run_head = lambda h: method.apply("head", v, x, h, moves=True)  # noqa: E731
+    wanted = lay(jax.jit(run_head)(out["pooled"])[1], moved)
     assert flatten(aux.extra).keys() == flatten(extra).keys() == flatten(wanted).keys()
     for path, leaf in flatten(wanted).items():
         found = flatten(aux.extra)[path]
@@ -94,7 +97,7 @@ def test_both_views_share_one_pass_and_one_set_of_statistics(made, stepped):
 
 
 def test_one_branch_may_stay_as_it_came():
-    views = jax.jit(build(augment_branches=1).views)(BATCH, KEYS)
+    views = jax.jit(build(augment_branches=1).views)(TRAIN)
     np.testing.assert_allclose(views[1::2], IMAGES / np.float32(255), atol=1e-6)
     assert np.abs(np.asarray(views[::2]) - IMAGES / 255).max() > 0.1
 
@@ -109,7 +112,8 @@ def test_eight_devices_are_one(made):
         state = jax.device_put((params, extra), replicated(mesh))
 
         def fn(params, extra, batch, keys):
-            call = lambda p: method.loss(p, extra, batch, rng=keys, step=jnp.int32(0))  # noqa: E731
+            x = Inputs.of(batch, keys, train=True)
+            call = lambda p: method.loss(Vars(p, extra), x)  # noqa: E731
             return jax.value_and_grad(call, has_aux=True)(params)
 
         with jax.set_mesh(mesh):
@@ -125,12 +129,11 @@ def test_eight_devices_are_one(made):
 
 def test_micro_batches_are_exact_without_batch_norm():
     method = build({**VIT, "dropout": 0.1}, head=dict(num_layers=2, batch_norm=False))
-    params, extra = jax.jit(method.init)(jax.random.key(0), BATCH)
+    params, extra = jax.jit(method.fresh)(jax.random.key(0))
     assert extra == {}
 
     def run(accumulate):
-        inputs = Inputs(extra, BATCH, KEYS, jnp.int32(0))
-        fn = lambda p: loss_and_gradient(method, p, {}, inputs, accumulate)  # noqa: E731
+        fn = lambda p: loss_and_gradient(method, p, {}, extra, TRAIN, accumulate)  # noqa: E731
         loss, _, gradient = jax.jit(fn)(params)
         return float(loss), flatten(gradient)
 
@@ -152,7 +155,7 @@ def test_micro_batches_are_exact_without_batch_norm():
 )
 def test_heads(head, layers, stages):
     method = build(head=head)
-    params, extra = jax.eval_shape(method.init, jax.random.key(0), BATCH)
+    params, extra = jax.eval_shape(method.fresh, jax.random.key(0))
     leaves = flatten(params.get("head", {}))
     assert sorted({path.split("/")[0] for path in leaves if "_bn" not in path}) == layers
     if layers:
@@ -162,24 +165,24 @@ def test_heads(head, layers, stages):
         assert (f"{last}_bn/scale" in leaves) == normed == ("head" in extra["batch_stats"])
         if len(layers) > 1:
             assert ("layer1_bn/bias" in leaves) == normed == ("layer1/bias" not in leaves)
-    found = jax.eval_shape(
-        lambda p, e, h: method.run_head(p, e, h)[0], params, extra, jnp.zeros((3, 64))
-    )
+    run_head = lambda v, h: method.apply("head", v, Inputs.of({"image": h}), h)  # noqa: E731
+    found = jax.eval_shape(run_head, Vars(params, extra), jnp.zeros((3, 64)))
     assert [x.shape[1] for x in found] == stages
 
 
 def test_features_are_any_stage_of_the_head():
     method = build(VIT)
-    params, extra = jax.jit(method.init)(jax.random.key(0), BATCH)
+    v = jax.jit(method.fresh)(jax.random.key(0))
 
     @jax.jit
     def run():
-        pooled = method.run_image(params, extra, method.prepare(BATCH["image"], None))[1]["pooled"]
-        fns = [build(VIT, ft_proj_selector=number).eval_fns() for number in (0, 1, -1)]
-        rows = [fn["features"](params, extra, BATCH) for fn in fns]
-        last = fns[0]["projection"](params, extra, BATCH)
-        pair, _ = method.encode(params, extra, BATCH, rng=None, step=jnp.int32(0))
-        return method.run_head(params, extra, pooled)[0], rows, last, pair
+        ready = method.prepare(BATCH["image"], None)
+        pooled = method.run_image(v, QUIET, ready)[1]["pooled"]
+        fns = [build(VIT, ft_proj_selector=number).functions() for number in (0, 1, -1)]
+        rows = [fn["features"].run(v, QUIET) for fn in fns]
+        last = fns[0]["projection"].run(v, QUIET)
+        pair, _ = method.encode(v, QUIET)
+        return method.apply("head", v, QUIET, pooled), rows, last, pair
 
     stages, rows, last, pair = run()
     wanted = last / np.linalg.norm(last, axis=1, keepdims=True)
@@ -193,10 +196,11 @@ def test_features_are_any_stage_of_the_head():
 
 def test_views_are_cut_from_a_canvas_larger_than_the_tower():
     method = build(image={**VIT, "image_size": 8}, canvas=16, augment_branches=1)
-    batch = {**BATCH, "aspect": jnp.full(B, 0.5)}
+    batch = {**BATCH, "image_aspect": jnp.full(B, 0.5)}
     same = lambda have, want: have.shape[1:] == want.shape[1:] and have.dtype == want.dtype  # noqa: E731
     assert jax.tree.all(jax.tree.map(same, method.batch_spec(B), batch))
-    views = np.asarray(jax.jit(method.views)(batch, KEYS))
+    assert method.fields()["image"].whole
+    views = np.asarray(jax.jit(method.views)(TRAIN.replace(batch=batch)))
     assert views.shape == (2 * B, 8, 8, 3)
     upright = IMAGES[:, 4:12].astype(np.float64)  # half as wide as high: all of the width
     averages = views[1::2].mean((1, 2, 3)) * 255
@@ -219,11 +223,11 @@ def test_views_are_cut_from_a_canvas_larger_than_the_tower():
 def test_bad_values_are_one_line(changes, message):
     with pytest.raises(UserError, match=message):
         method = build(**changes)
-        params, extra = jax.eval_shape(method.init, jax.random.key(0), BATCH)
-        jax.eval_shape(method.eval_fns()["features"], params, extra, BATCH)
+        v = jax.eval_shape(method.fresh, jax.random.key(0))
+        jax.eval_shape(method.functions()["features"].run, v, QUIET)
 
 
 def test_a_batch_of_one_has_no_negatives():
     one = {"first": jnp.ones((1, 4)), "second": jnp.ones((1, 4))}
     with pytest.raises(UserError, match="batch_size=1: a contrastive loss needs at least 2"):
-        build().objective({}, one, {})
+        build().objective(NONE, one, QUIET)
