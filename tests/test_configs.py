@@ -34,10 +34,10 @@ def test_every_recipe(path):
     state = jax.eval_shape(lambda: init_state(method, tx, recipe))
     assert jax.tree.leaves(state["params"])
     check_paths(config.optim, merge(state["params"], state["frozen"]))
-    spec = method.batch_spec(config.batch_size)
-    check_pictures(config, spec)
-    assert "text" not in spec or spec["text"].shape[1] == config.data.context_length
-    assert "label" not in spec or config.data.label
+    fields = method.fields()
+    check_pictures(config, fields["image"])
+    assert "text" not in fields or fields["text"].length == config.data.context_length
+    assert "label" not in fields or config.data.label
 
 
 @pytest.mark.parametrize("arch", ["RN50", "ViT-L-14-336", "ViT-bigG-14"])
@@ -154,7 +154,7 @@ def test_a_classifier_sees_what_its_tower_was_trained_on(recipe, tmp_path):
     after = load_config(f"{ROOT}/classify/tiny.py:{tmp_path}", {})
     old, new = make_method(before.method), make_method(after.method)
     assert (new.image_mean, new.image_std) == (old.image_mean, old.image_std)
-    made = jax.eval_shape(new.init, jax.random.key(0), new.batch_spec(1))[0]
+    made = jax.eval_shape(new.init, jax.random.key(0))[0]
     out = new.image_tower.width if before.method.image.name == "vit" else 16 * 8
     assert made["head"]["out"]["kernel"].shape == (out, 99)
 
@@ -166,8 +166,8 @@ def test_published_sizes_of_the_classifiers():
     published = {"ViT-B-16": 86_567_656, "ViT-L-16": 304_326_632, "ViT-H-14": 632_045_800}
     for size, wanted in published.items():
         method = make_method(load_config(f"{ROOT}/classify/finetune.py:{size}", {}).method)
-        shapes = jax.eval_shape(method.init, jax.random.key(0), method.batch_spec(1))
+        params = jax.eval_shape(method.init, jax.random.key(0))[0]
         tower = method.image_tower
-        assert size_of(shapes[0]) == wanted - (tower.grid**2 + 1) * tower.width
+        assert size_of(params) == wanted - (tower.grid**2 + 1) * tower.width
     with pytest.raises(UserError, match="MAE size: unknown 'ViT-B-61'; did you mean 'ViT-B-16'"):
         load_config(f"{ROOT}/classify/finetune.py:ViT-B-61", {})
