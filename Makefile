@@ -2,6 +2,8 @@
 PYTHON ?= python3
 VENV := .venv
 PEERS := .venv-peers
+# One more than there are cores: some tests wait for processes of their own.
+WORKERS := $(shell expr $$(getconf _NPROCESSORS_ONLN) + 1)
 
 .PHONY: quickstart test test-peers lint clean
 
@@ -9,7 +11,7 @@ quickstart: $(VENV)/.installed
 	$(VENV)/bin/python experiments/quickstart/run.py
 
 test: $(VENV)/.installed
-	$(VENV)/bin/python -m pytest tests --ignore=tests/peers -n auto --maxprocesses=4 --dist=loadfile --no-loadscope-reorder
+	$(VENV)/bin/python -m pytest tests --ignore=tests/peers -n $(WORKERS) --maxprocesses=4 --dist=loadfile --no-loadscope-reorder
 
 test-peers: $(PEERS)/.installed
 	$(PEERS)/bin/python -m pytest tests/peers
