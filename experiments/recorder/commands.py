@@ -60,6 +60,8 @@ def written(folder: Path) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for file in sorted(path for path in folder.rglob("*") if path.is_file()):
         name = str(file.relative_to(folder))
+        if name.startswith("checkpoints/"):
+            continue
         if file.suffix == ".safetensors":
             found[name] = digests(load_file(file))
         elif file.suffix == ".json":
@@ -133,8 +135,10 @@ def plan(place: Place, words: str) -> Record:
 
 def refused(place: Place) -> Record:
     """Exit code and one line of every mistake."""
-    mistakes = {f"--config.{change}": f"{small.BAD_RUN} --config.{change}" for change in small.BAD}
-    return Record({words: run(place, line) for words, line in (mistakes | small.MISTAKES).items()})
+    changes = dict(change.split("=", 1) for change in small.BAD)
+    lines = {key: f"{small.BAD_RUN} {small.flags({key: value})}" for key, value in changes.items()}
+    lines |= {words: words for words in small.MISTAKES}
+    return Record({name: run(place, words) for name, words in lines.items()})
 
 
 def commands(place: Place) -> Cases:

@@ -25,6 +25,7 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 SECTIONS = ("steps", "devices", "batches", "evals", "commands")
 FLAGS = (  # mostly of tests/conftest.py: the programs are tiny, compiling is what takes the time
+    "--xla_cpu_use_fusion_emitters=false",
     "--xla_cpu_parallel_codegen_split_count=1",
     "--xla_cpu_enable_concurrency_optimized_scheduler=false",
     "--xla_backend_optimization_level=0",

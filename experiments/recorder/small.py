@@ -15,12 +15,13 @@ RUN |= {"data.path": TRAIN, "data.workers": "0", "data.threads": "2", "data.buck
 RUN |= {"method.dtype": "float32", "eval_batch_size": "8"}
 FAST = {"optim.lr": "0.1"}  # LARS and momentum
 VIT = {"image_size": "32", "method.image.patch_size": "8", "method.image.width": "32"}
-VIT |= {"method.image.num_layers": "2", "method.image.head_width": "16"}
+VIT |= {"method.image.num_layers": "1", "method.image.head_width": "16"}
 PIECES = {"method.image.image_size": "16", "method.image.patch_size": "4"}  # and more of them
 PIECES |= {"method.image.width": "32", "method.image.num_layers": "1"}
 PIECES |= {"method.image.head_width": "16"}
 RESNET = {"image_size": "32", "method.image.width_multiplier": "0.125"}
-TEXT = {"method.text.width": "32", "method.text.num_layers": "2", "method.text.num_heads": "2"}
+TEXT = {"method.text.width": "32", "method.text.num_layers": "1", "method.text.num_heads": "2"}
+DEEP = {"method.image.num_layers": "2"}
 BYTES = {"data.tokenizer": "bytes", "method.text.vocab_size": "259"}
 BYTES |= {"data.context_length": "16", "method.text.context_length": "16"}
 CLIP = RUN | VIT | TEXT | BYTES | {"method.embed_dim": "32"}
@@ -37,8 +38,8 @@ JIGSAW |= {"method.permutations": "12"}
 LINEAR = {key: CLASSIFY[key] for key in (*RUN, "data.label", "method.num_classes")} | FAST
 
 RECIPES: dict[str, Case] = {
-    "clip_quickstart": ("clip/quickstart.py", CLIP),
-    "clip_folder": ("clip/folder.py", CLIP),
+    "clip_quickstart": ("clip/quickstart.py", CLIP | DEEP),
+    "clip_folder": ("clip/folder.py", CLIP | DEEP | {"method.text.num_layers": "2"}),
     "clip_openai": ("clip/openai.py", CLIP),
     "clip_openai_RN50": (
         "clip/openai.py:RN50",
@@ -65,7 +66,7 @@ RECIPES: dict[str, Case] = {
     "jigsaw_tiny": ("pretext/jigsaw.py:tiny", JIGSAW),
     "jigsaw_full": ("pretext/jigsaw.py", JIGSAW),
     "colorization_tiny": ("pretext/colorization.py:tiny", TASK | {"method.widths": "(8,)"}),
-    "colorization_full": ("pretext/colorization.py", TASK | {"method.widths": "(8,8)"}),
+    "colorization_full": ("pretext/colorization.py", TASK | {"method.widths": "(8,)"}),
     "inpainting_tiny": ("pretext/inpainting.py:tiny", TASK | HOLE),
     "inpainting_full": ("pretext/inpainting.py", TASK | HOLE),
     "denoising_tiny": ("pretext/denoising.py:tiny", TASK),
@@ -74,8 +75,8 @@ RECIPES: dict[str, Case] = {
     "bow_full": ("pretext/bow.py", TASK | {"method.words": "8"}),
     "classify_tiny": ("classify/tiny.py", CLASSIFY),
     "classify_baselines": ("classify/baselines.py", CLASSIFY),
-    "classify_finetune": ("classify/finetune.py", CLASSIFY),
-    "classify_supervised": ("classify/supervised.py", CLASSIFY),
+    "classify_finetune": ("classify/finetune.py", CLASSIFY | DEEP),
+    "classify_supervised": ("classify/supervised.py", CLASSIFY | DEEP),
     "classify_linear_probe": ("classify/linear_probe.py", CLASSIFY | FAST),
     "classify_simclr_linear": ("classify/simclr_linear.py:{runs}/simclr", LINEAR),
     "classify_simclr_finetune": ("classify/simclr_finetune.py:{runs}/simclr", LINEAR),
@@ -102,6 +103,7 @@ STEPS: dict[str, Case] = RECIPES | {
         method__embed_dim="24",
         method__image__width="64",
         method__image__head_width="32",
+        method__image__num_layers="2",
     ),
     "clip_siglip_accumulate": changed("clip_siglip", accumulate="2"),
     "clip_folder_ema": changed("clip_folder", ema_decay="0.9"),
@@ -154,7 +156,7 @@ BATCHES: dict[str, Case] = {  # with the tokenizers of the recipes
         "classify_tiny",
         data__path="classes:{made}/classes",
         data__label="label",
-        method__num_classes="0",
+        method__num_classes="9",
     ),
     "csv_numbers": changed(
         "classify_tiny", data__path=TABLE, data__label="number", method__num_classes="3"
@@ -214,45 +216,24 @@ PLANS = {
     "mae": f"--config=configs/mae/tiny.py {flags(MAE)}",
     "siglip": f"--config=configs/clip/siglip.py {flags(CLIP)}",
 }
-BAD_RUN = f"train --config=configs/clip/quickstart.py --workdir={{runs}}/bad {flags(CLIP)}"
-BAD = (
-    "bacth_size=3",
-    "batch_size=0",
-    "batch_size=many",
-    "steps=-1",
-    "mesh.data=3",
-    "sharding=fdsp",
-    "method.name=clp",
-    "method.image.name=vitt",
-    "method.image.widht=3",
-    "method.unroll=perhaps",
-    "optim.name=adam",
-    "optim.lr=-1",
-    "optim.schedule=cosin",
-    "data.tokenizer=clip",
-    "data.context_length=99",
-    "data.path=/no/such/folder",
-    "data.image.crop=middle",
-    "data.caption=catgory",
-    "data.label=kind",
-    "freeze=('imgae/.*',)",
-    "init_from=/no/such/checkpoint",
-    "evals.x.type=retreival",
-    "evals.cross_style.pth=3",
-    "evals.cross_style.path=/no/such/set",
-)
-MISTAKES = {
-    words: words
-    for words in (
-        "trian",
-        "train --config=configs/clip/quickstrat.py --workdir={runs}/bad",
-        "eval --checkpoint=/no/such/folder",
-        "eval --checkpoint={made}/tar",
-        "embed --checkpoint={runs}/ours --out={runs}/e.npz",
-        "embed --checkpoint={runs}/ours --images=/none --out={runs}/e.npz",
-        "convert {made}/clip {runs}/bad --arch=ViT-B-23",
-        "convert {made}/clip {runs}/bad --to=hff",
-        "plan --config=configs/clip/folder.py --topology=v5e:16",
-        "repro no_such_study",
-    )
-}
+BAD_RUN = f"train --config=configs/clip/folder.py --workdir={{runs}}/bad {flags(CLIP)}"
+BAD = """
+bacth_size=3 batch_size=0 batch_size=many steps=-1 mesh.data=3 sharding=fdsp method.name=clp
+method.image.name=vitt method.image.widht=3 method.unroll=perhaps optim.name=adam
+optim.lr=-1 optim.schedule=cosin data.tokenizer=clip data.context_length=99
+data.path=/no/such/folder data.image.crop=middle data.caption=catgory data.label=kind
+freeze=('imgae/.*',) init_from=/no/such/checkpoint evals.x.type=retreival
+evals.retrieval.pth=3 evals.retrieval.path=/no/such/set
+""".split()
+MISTAKES = """
+trian
+train --config=configs/clip/quickstrat.py --workdir={runs}/bad
+eval --checkpoint=/no/such/folder
+eval --checkpoint={made}/tar
+embed --checkpoint={runs}/ours --out={runs}/e.npz
+embed --checkpoint={runs}/ours --images=/none --out={runs}/e.npz
+convert {made}/clip {runs}/other --arch=ViT-B-23
+convert {made}/clip {runs}/other --to=hff
+plan --config=configs/clip/folder.py --topology=v5e:16
+repro no_such_study
+""".strip().splitlines()
