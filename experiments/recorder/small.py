@@ -217,14 +217,14 @@ PLANS = {
     "siglip": f"--config=configs/clip/siglip.py {flags(CLIP)}",
 }
 BAD_RUN = f"train --config=configs/clip/folder.py --workdir={{runs}}/bad {flags(CLIP)}"
-BAD = """
+BAD = shlex.split("""
 bacth_size=3 batch_size=0 batch_size=many steps=-1 mesh.data=3 sharding=fdsp method.name=clp
 method.image.name=vitt method.image.widht=3 method.unroll=perhaps optim.name=adam
 optim.lr=-1 optim.schedule=cosin data.tokenizer=clip data.context_length=99
 data.path=/no/such/folder data.image.crop=middle data.caption=catgory data.label=kind
-freeze=('imgae/.*',) init_from=/no/such/checkpoint evals.x.type=retreival
+"freeze=('imgae/.*',)" init_from=/no/such/checkpoint evals.x.type=retreival
 evals.retrieval.pth=3 evals.retrieval.path=/no/such/set
-""".split()
+""")
 MISTAKES = """
 trian
 train --config=configs/clip/quickstrat.py --workdir={runs}/bad
