@@ -26,6 +26,8 @@ from safetensors.numpy import load_file
 from sections import ROOT, Cases, Place, Record, digests, under
 
 UNTOLD = ("seconds", "hbm_limit_bytes", "spare", "versions", "git")  # of the machine or the clock
+SOURCES = r", metadata=\{[^}]*\}|^\d+ .*$|^[A-Z]\w+$"  # of a compiled program: files and lines
+HIDDEN = ("checkpoints", "tensorboard")  # folders of a run whose names are drawn or are times
 LOGGED = ("step", "loss", "lr", "grad_norm")  # of the metrics: others are times
 FRONT = [sys.executable, "-m", "vlp_jax"]
 
@@ -60,7 +62,7 @@ def written(folder: Path) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for file in sorted(path for path in folder.rglob("*") if path.is_file()):
         name = str(file.relative_to(folder))
-        if name.startswith("checkpoints/"):
+        if name.startswith(HIDDEN):
             continue
         if file.suffix == ".safetensors":
             found[name] = digests(load_file(file))
@@ -129,7 +131,7 @@ def plan(place: Place, words: str) -> Record:
     argv = [*FRONT, "plan", *shlex.split(words), "--topology=cpu:8", "--json", f"--hlo={text}"]
     child = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, check=True)
     figures = told(json.loads(child.stdout.splitlines()[-1]))
-    program = re.sub(r", metadata=\{[^}]*\}", "", text.read_text())
+    program = re.sub(SOURCES, "", text.read_text(), flags=re.M)
     return Record({"figures": figures, "program": hashlib.sha256(program.encode()).hexdigest()})
 
 
