@@ -137,8 +137,8 @@ def plan(place: Place, words: str) -> Record:
 
 def refused(place: Place) -> Record:
     """Exit code and one line of every mistake."""
-    changes = dict(change.split("=", 1) for change in small.BAD)
-    lines = {key: f"{small.BAD_RUN} {small.flags({key: value})}" for key, value in changes.items()}
+    bad = small.BAD.items()
+    lines = {key: f"{small.BAD_RUN} {small.flags({key: value})}" for key, value in bad}
     lines |= {words: words for words in small.MISTAKES}
     return Record({name: run(place, words) for name, words in lines.items()})
 
