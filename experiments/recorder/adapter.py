@@ -30,7 +30,7 @@ from vlp_jax.train.state import eval_params
 from vlp_jax.train.trainer import Trainer, learning_rate, total_steps
 
 Arrays = dict[str, np.ndarray]
-KEYS: dict[str, str] = {}  # config keys that were renamed: the first record's -> this tree's
+KEYS: dict[str, str] = {}  # of configs, the first record's -> this tree's, "" where it has none
 EXAMPLES = 1_000_000  # of the data set that the schedules of whole recipes are asked for
 
 resnet_v1.LAYERS.update({18: (1, 0, 0, 1), 50: (1, 0, 0, 1)})  # two blocks: less to compile
@@ -43,9 +43,17 @@ def rename(path: str) -> str:
     return path
 
 
+def argument(word: str) -> str:
+    """A word of a command line in this tree's names."""
+    flag, equals, value = word.partition("=")
+    key = flag.removeprefix("--config.")
+    return f"--config.{KEYS[key]}{equals}{value}" if key in KEYS else word
+
+
 def open_config(spec: str, keys: Mapping[str, str]) -> ConfigDict:
     """A recipe under configs/ with changes, and those of its evaluators that the changes name."""
-    config = load_config(f"configs/{spec}", {KEYS.get(key, key): v for key, v in keys.items()})
+    changes = {KEYS.get(key, key): value for key, value in keys.items() if KEYS.get(key, key)}
+    config = load_config(f"configs/{spec}", changes)
     named = {key.split(".")[1] for key in keys if key.startswith("evals.")}
     with config.unlocked():
         config.evals = ConfigDict({name: config.evals[name] for name in sorted(named)})

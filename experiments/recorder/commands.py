@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import adapter
-import inputs as files
+import files
 import numpy as np
 import small
 from safetensors.numpy import load_file
@@ -29,7 +29,6 @@ UNTOLD = ("seconds", "hbm_limit_bytes", "spare", "versions", "git")  # of the ma
 SOURCES = r", metadata=\{[^}]*\}|^\d+ .*$|^[A-Z]\w+$"  # of a compiled program: files and lines
 HIDDEN = ("checkpoints", "tensorboard")  # folders of a run whose names are drawn or are times
 LOGGED = ("step", "loss", "lr", "grad_norm")  # of the metrics: others are times
-FRONT = [sys.executable, "-m", "vlp_jax"]
 
 
 def told(value: Any) -> Any:
@@ -39,11 +38,16 @@ def told(value: Any) -> Any:
     return [told(item) for item in value] if isinstance(value, list) else value
 
 
+def line(place: Place, words: str) -> list[str]:
+    """The arguments of a command in this tree's names."""
+    return [adapter.argument(place.fill(word)) for word in shlex.split(words)]
+
+
 def run(place: Place, words: str) -> dict[str, Any]:
     """Runs a command in this process: its exit code, the last line of stderr, and of stdout where
     that is JSON.
     """
-    argv = [place.fill(word) for word in shlex.split(words)]
+    argv = line(place, words)
     out, error = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(error):
         try:
@@ -128,8 +132,9 @@ def report(place: Place, name: str) -> Record:
 def plan(place: Place, words: str) -> Record:
     """The figures of a plan, and the compiled program without its metadata."""
     text = place.runs / "plan.hlo"
-    argv = [*FRONT, "plan", *shlex.split(words), "--topology=cpu:8", "--json", f"--hlo={text}"]
-    child = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, check=True)
+    argv = line(place, f"plan {words} --topology=cpu:8 --json --hlo={text}")
+    front = [sys.executable, "-m", "vlp_jax"]  # a child: it simulates devices of its own
+    child = subprocess.run([*front, *argv], cwd=ROOT, capture_output=True, text=True, check=True)
     figures = told(json.loads(child.stdout.splitlines()[-1]))
     program = re.sub(SOURCES, "", text.read_text(), flags=re.M)
     return Record({"figures": figures, "program": hashlib.sha256(program.encode()).hexdigest()})

@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 BF16, PLAN, ELSE = 2e-2, 2e-2, 1e-6  # relative; plans are equal where their program is
 COLUMNS = ("items", "differ", "same program", "other program")
@@ -110,24 +111,27 @@ def compare_item(case: str, item: str, old: Leaves, new: Leaves, within: float) 
     return Row(case, item, count, worst, *values, by)
 
 
-def compare(old: dict, new: dict) -> tuple[list[Row], list[str], dict[str, Counter]]:
-    """(items that differ, what one side alone has, counts by section)."""
-    rows, alone, sums = [], [], defaultdict(Counter)
+def compare(old: dict, new: dict) -> tuple[list[Row], dict[str, list[str]], dict[str, Counter]]:
+    """(items that differ, {remark: cases}, counts by section)."""
+    rows, remarks, sums = [], defaultdict(list), defaultdict(Counter)
     for case in sorted(old.keys() | new.keys()):
         sides = [record.get(case, {}) for record in (old, new)]
         if not all(sides):
-            alone.append(f"{case} is in the {'old' if sides[0] else 'new'} record alone")
+            remarks[f"in the {'old' if sides[0] else 'new'} record alone"].append(case)
             continue
         counts, programs = sums[case.split("/")[0]], [side.pop(PROGRAM, None) for side in sides]
         if programs[0]:
-            counts["same program" if programs[0] == programs[1] else "other program"] += 1
+            counts["same program"] += programs[0] == programs[1]
+        if programs[0] != programs[1]:
+            counts["other program"] += 1
+            remarks["another program"].append(case)
         within = tolerance(case, programs[0] == programs[1])
         for item in sorted(sides[0].keys() | sides[1].keys()):
             row = compare_item(case, item, *(side.get(item, {}) for side in sides), within)
             counts["items"] += 1
             counts["differ"] += row is not None
             rows += [row] if row else []
-    return rows, alone, sums
+    return rows, remarks, sums
 
 
 def main() -> int:
@@ -136,20 +140,20 @@ def main() -> int:
     p.add_argument("old", type=Path)
     p.add_argument("new", type=Path)
     args = p.parse_args()
-    rows, alone, sums = compare(read(args.old), read(args.new))
+    rows, remarks, sums = compare(read(args.old), read(args.new))
     console = Console(width=None if sys.stdout.isatty() else 200)
     if rows:
         table = Table("case", "item", "leaves", "worst", "old", "new", "by", title="differs")
         for row in rows:
-            table.add_row(*row)
-        console.print(table, markup=False)
-    for line in alone:
-        console.print(line, markup=False)
+            table.add_row(*map(Text, row))
+        console.print(table)
+    for remark, cases in remarks.items():
+        console.print(f"{remark}: {', '.join(cases)}", markup=False)
     table = Table("section", *COLUMNS)
     for section, counts in sums.items():
         table.add_row(section, *(str(counts[column]) for column in COLUMNS))
     console.print(table)
-    return 1 if rows or alone or not sums else 0
+    return 1 if rows or set(remarks) - {"another program"} or not sums else 0
 
 
 if __name__ == "__main__":
