@@ -15,16 +15,16 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from vlp_jax.__main__ import main as main
-from vlp_jax.cli.config import load_config
-from vlp_jax.cli.start import loaded_weights, replace_weights
-from vlp_jax.cli.train import train as run_training
+from vlp_jax.api.config import load_config
+from vlp_jax.api.start import loaded_weights, replace_weights
+from vlp_jax.api.train import train as run_training
 from vlp_jax.core.pytree import flatten, map_with_path, merge
 from vlp_jax.data.device import to_device
 from vlp_jax.evals.base import text_batches
-from vlp_jax.evals.report import to_json
 from vlp_jax.evals.samples import embed_pictures, open_samples
 from vlp_jax.models import resnet_v1
 from vlp_jax.parallel.mesh import batch_sharding
+from vlp_jax.report.results import to_json
 from vlp_jax.train.evaluate import run_evaluators
 from vlp_jax.train.state import eval_params
 from vlp_jax.train.trainer import Trainer, learning_rate, total_steps
@@ -40,7 +40,7 @@ def rename(path: str) -> str:
     """The name that a leaf of this tree (`params/image/head/kernel`, `batch/text`) had in the first
     record.
     """
-    return path
+    return "batch/aspect" if path == "batch/image_aspect" else path
 
 
 def argument(word: str) -> str:
@@ -95,7 +95,9 @@ class Run:
     def start(self) -> Any:
         """The state before the first step, with the weights of `init_from`."""
         state, source = self.trainer.fresh_state(), self.trainer.config.init_from
-        return replace_weights(state, loaded_weights(source, self.trainer)) if source else state
+        if not source:
+            return state
+        return replace_weights(self.trainer, state, loaded_weights(source, self.trainer))
 
     def arrays(self, state: Any) -> Arrays:
         """Weights, trained and frozen, extra state and moving average by path."""
