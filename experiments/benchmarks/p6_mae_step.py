@@ -133,14 +133,15 @@ def ours(args: argparse.Namespace) -> None:
     import jax
 
     from vlp_jax.api.model import load_model
+    from vlp_jax.core.inputs import Inputs, Vars
 
     model = load_model(f"{args.folder}/ours")
     how = dict(dtype=args.dtype, remat=args.remat, unroll=jax.default_backend() == "cpu")
     method = dataclasses.replace(model.method, **how)
     tower = method.image_tower
     images, noise = inputs(args.batch, tower.image_size, tower.grid**2)
-    batch = {"image": images, "noise": noise}
-    loss = jax.jit(lambda p: method.loss(p, {}, batch, rng=None, step=0)[0])
+    x = Inputs.of({"image": images, "noise": noise})
+    loss = jax.jit(lambda p: method.loss(Vars(p, {}), x)[0])
     first = float(loss(model.params))
     run = Run(method, args.batch, model.params)
     serve({"loss": lambda: {"loss": first}, "step": timed(run)})
@@ -216,12 +217,12 @@ def write_weights(args: argparse.Namespace, folder: str) -> None:
     """Fresh weights of ours in `folder`/peer, and their conversion in `folder`/ours."""
     code = f"""
 import jax
-from vlp_jax.cli import export
+from vlp_jax.api import export
 from vlp_jax.core.pytree import flatten
 from vlp_jax.methods.base import make_method
 config = {{'name': 'mae', **{arch_of(args)!r}}}
 method = make_method(config)
-params = jax.jit(method.init)(jax.random.key(0), {{}})[0]
+params = jax.jit(method.init)(jax.random.key(0))[0]
 arrays = {{path: jax.device_get(leaf) for path, leaf in flatten(params).items()}}
 how = dict(mean=method.image_mean, std=method.image_std, resample='bicubic', crop='center')
 export.write('{folder}/peer', 'hf', arrays, {{'method': config, 'preprocessing': how}})

@@ -13,6 +13,7 @@ from tiny import SIZE, tiny_config
 from vlp_jax.__main__ import main
 from vlp_jax.api.model import LoadedModel, load_model
 from vlp_jax.cli import embed
+from vlp_jax.core.inputs import Inputs, Vars
 
 FRESH = {"colorization": SIZE, "context": 3 * 8 + 2 * 2 + 2 * 1}  # method: side of its pictures
 
@@ -42,8 +43,9 @@ def check_features(checkpoint, pictures, out):
         rows, paths = found["image"], list(found["image_paths"])
     model = load_model(str(checkpoint))
     images = np.stack([model.decode((pictures / path).read_bytes()) for path in paths])
-    features = jax.jit(model.method.eval_fns()["features"])
-    wanted = np.asarray(features(model.params, model.extra, {"image": images}))
+    features = jax.jit(model.method.functions()["features"].run)
+    v, x = Vars(model.params, model.extra), Inputs.of({"image": images})
+    wanted = np.asarray(features(v, x))
     assert rows.dtype == np.float32 and rows.shape == wanted.shape == (5, wanted.shape[1])
     length = np.linalg.norm(wanted, axis=1, keepdims=True)
     assert abs(length - 1).min() > 0.1  # they are no unit vectors by themselves

@@ -44,7 +44,7 @@ def test_batches_have_the_promised_form(shards):
     (batch,) = take(pipeline(shards).batches(0), 1)
     assert {k: (v.shape, v.dtype.name) for k, v in batch.items()} == {
         "image": ((BATCH, 8, 8, 3), "uint8"),
-        "aspect": ((BATCH,), "float32"),
+        "image_aspect": ((BATCH,), "float32"),
         "text": ((BATCH, 1), "int32"),
         "label": ((BATCH,), "int32"),
     }

@@ -35,7 +35,7 @@ def tiny_shapes():
     def make(name):
         kind = "siglip" if name.endswith("siglip") else "clip"
         method = make_method({"name": kind, **ARCHS[name]})
-        params, extra = jax.eval_shape(method.init, jax.random.key(0), method.batch_spec(1))
+        params, extra = jax.eval_shape(method.init, jax.random.key(0))
         return {path: leaf.shape for path, leaf in flatten({**params, **extra}).items()}
 
     return make

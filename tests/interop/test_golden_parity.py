@@ -11,6 +11,7 @@ import jax
 import numpy as np
 import pytest
 
+from vlp_jax.core.inputs import Inputs, Vars
 from vlp_jax.core.pytree import flatten, unflatten
 from vlp_jax.interop.detect import open_checkpoint
 from vlp_jax.interop.rules import to_ours, to_theirs
@@ -30,7 +31,7 @@ def tiny(name):
     golden = np.load(FOLDER / f"{name}.npz")
     arch = json.loads(str(golden["arch"]))
     method = make_method({"name": "siglip" if "siglip" in name else "clip", **arch})
-    params, extra = jax.eval_shape(method.init, jax.random.key(0), method.batch_spec(1))
+    params, extra = jax.eval_shape(method.init, jax.random.key(0))
     shapes = {path: leaf.shape for path, leaf in flatten({**params, **extra}).items()}
     return method, shapes, open_checkpoint(str(FOLDER / f"{name}.safetensors")), golden
 
@@ -41,9 +42,9 @@ def test_embeddings_equal_the_reference(name):
     assert checkpoint.kind == KINDS[name]
     tree = unflatten(to_ours(checkpoint.family, checkpoint.state, shapes, name))
     stats = {"batch_stats": tree.pop("batch_stats")} if "batch_stats" in tree else {}
-    fns = method.eval_fns()
+    functions, v = method.functions(), Vars(tree, stats)
     for side in ("image", "text"):
-        rows = jax.jit(fns[f"embed_{side}"])(tree, stats, {side: golden[side]})
+        rows = jax.jit(functions[f"embed_{side}"].run)(v, Inputs.of({side: golden[side]}))
         np.testing.assert_allclose(rows, golden[f"{side}_embedding"], atol=2e-5)
 
 

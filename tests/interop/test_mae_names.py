@@ -27,7 +27,7 @@ def tree():
     """(method, flat parameters) of a tiny masked autoencoder, all of them random."""
     method = make_method({"name": "mae", "image": IMAGE, "decoder": DECODER})
     rng = np.random.default_rng(0)
-    shapes = jax.eval_shape(method.init, jax.random.key(0), method.batch_spec(1))[0]
+    shapes = jax.eval_shape(method.init, jax.random.key(0))[0]
     return method, {
         path: rng.normal(0, 0.1, leaf.shape).astype(np.float32)
         for path, leaf in flatten(shapes).items()
@@ -94,8 +94,8 @@ def test_the_official_encoder_gives_features_alone(tree, tmp_path, capsys):
     assert convert.main([source, out, "--arch=tiny"]) == 0
     assert "an encoder alone" in capsys.readouterr().err
     loaded = load_model(out)
-    assert loaded.method.decoder is None and set(loaded.method.eval_fns()) >= {"features"}
-    assert "reconstruct" not in loaded.method.eval_fns() and loaded.method.flops() > 0
+    assert loaded.method.decoder is None and set(loaded.method.functions()) >= {"features"}
+    assert "reconstruct" not in loaded.method.functions() and loaded.method.flops() > 0
     found = flatten(loaded.params)
     assert found.keys() == {path for path in arrays if path.startswith("image/")}
     for path, array in found.items():

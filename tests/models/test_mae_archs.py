@@ -20,7 +20,7 @@ WITH_TABLES = {"ViT-B-16": 111_907_840, "ViT-L-16": 329_541_888, "ViT-H-14": 657
 
 def made(name, **changes):
     method = make_method({"name": "mae", **mae_arch(name), **changes})
-    params, extra = jax.eval_shape(method.init, jax.random.key(0), method.batch_spec(1))
+    params, extra = jax.eval_shape(method.init, jax.random.key(0))
     assert extra == {}
     return method, params
 

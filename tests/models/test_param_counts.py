@@ -27,7 +27,7 @@ EXACT = {
 
 def count(name):
     method = make_method({"name": "siglip" if is_siglip(name) else "clip", **clip_arch(name)})
-    params, _ = jax.eval_shape(method.init, jax.random.key(0), method.batch_spec(1))
+    params, _ = jax.eval_shape(method.init, jax.random.key(0))
     return size(params), method
 
 

@@ -109,7 +109,7 @@ def test_towers_hand_their_attention_to_the_blocks():
     for side in ("image", "text"):
         with pytest.raises(UserError, match="attention: unknown 'xl'"):
             method = tiny_method(**{side: {"attention": "xl"}})
-            jax.eval_shape(method.init, jax.random.key(0), method.batch_spec(1))
+            jax.eval_shape(method.init, jax.random.key(0))
 
 
 def test_projections_start_with_the_spread_of_their_whole_fan():

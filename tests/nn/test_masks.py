@@ -12,6 +12,7 @@ import pytest
 from tiny import SIZE, tiny_method
 
 from vlp_jax.core.errors import UserError
+from vlp_jax.core.inputs import Inputs, Vars
 from vlp_jax.core.rng import example_keys
 from vlp_jax.nn import masks
 from vlp_jax.nn.masks import (
@@ -161,12 +162,12 @@ def test_masking_sends_nothing_between_devices():
     mesh = make_mesh({"data": 8})
     method = tiny_method(image={"patch_dropout": 0.5})
     images = jax.ShapeDtypeStruct((24, SIZE, SIZE, 3), jnp.uint8, sharding=batch_sharding(mesh))
-    batch = method.batch_spec(1)
-    params, extra = jax.eval_shape(method.init, jax.random.key(0), batch)
+    params, extra = jax.eval_shape(method.init, jax.random.key(0))
 
     def gradient(params, images):
-        rng = example_keys(jax.random.key(0), 24)
-        loss = lambda p: method.encode_image(p, extra, images, rng)[0].sum()  # noqa: E731
+        keys = example_keys(jax.random.key(0), 24)
+        x = Inputs.of({"image": images}, keys, train=True)
+        loss = lambda p: method.encode_image(Vars(p, extra), x)[0].sum()  # noqa: E731
         return jax.grad(loss)(params)
 
     with jax.set_mesh(mesh):

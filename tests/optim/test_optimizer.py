@@ -71,7 +71,7 @@ def test_decay_goes_by_path_although_layers_are_stacked():
 
 def test_decay_mask_of_real_towers_matches_one_axis_per_layer():
     method = tiny_method("siglip", image={"pool": "map", "conv_bias": True})
-    params, _ = jax.eval_shape(method.init, jax.random.key(0), method.batch_spec(1))
+    params, _ = jax.eval_shape(method.init, jax.random.key(0))
     heads = ("attn/qkv/bias", "attn/query/bias", "attn/key_value/bias")  # axes of one vector
     for path, decayed in flatten(_decay_mask(NO_DECAY)(params)).items():
         axes = len(flatten(params)[path].shape) - ("blocks/" in path)

@@ -27,7 +27,7 @@ def specs(shapes, preset, **axes):
 @pytest.fixture(scope="module")
 def shapes():
     method = tiny_method("siglip", image={"pool": "map"})
-    return jax.eval_shape(method.init, jax.random.key(0), method.batch_spec(1))[0]
+    return jax.eval_shape(method.init, jax.random.key(0))[0]
 
 
 def test_replicated_keeps_every_leaf_whole(shapes):
@@ -83,7 +83,7 @@ def test_every_released_size_is_covered_and_cut():
     mesh = make_mesh({"fsdp": 8})
     for name in ("RN50", "ViT-H-14", "ViT-B-16-SigLIP"):
         method = make_method({"name": "clip", **clip_arch(name)})
-        shapes, _ = jax.eval_shape(method.init, jax.random.key(0), method.batch_spec(1))
+        shapes, _ = jax.eval_shape(method.init, jax.random.key(0))
         local = 0
         for leaf, placed in zip(
             jax.tree.leaves(shapes),

@@ -23,6 +23,7 @@ from vlp_jax.api import export  # noqa: E402
 from vlp_jax.api.model import expected_shapes, load_model, split_extra  # noqa: E402
 from vlp_jax.cli import convert  # noqa: E402
 from vlp_jax.core.errors import UserError  # noqa: E402
+from vlp_jax.core.inputs import Inputs, Vars  # noqa: E402
 from vlp_jax.methods.base import make_method  # noqa: E402
 from vlp_jax.models.archs.mae import mae_tower  # noqa: E402
 from vlp_jax.nn.masks import is_hidden, shuffle  # noqa: E402
@@ -86,14 +87,15 @@ def test_same_noise_same_masks_logits_and_loss_and_back(name, tmp_path):
 
     order, rank = shuffle(jnp.asarray(batch["noise"]))
     np.testing.assert_array_equal(rank, out.ids_restore.numpy())
-    places = method.visible(batch, None)
+    v, x = Vars(loaded.params, {}), Inputs.of(batch)
+    places = method.visible(x)
     np.testing.assert_array_equal(places, np.sort(order[:, : method.keep]))
     hidden = is_hidden(places, noise.shape[1])
     np.testing.assert_array_equal(np.asarray(hidden, np.float32), out.mask.numpy())
     with jax.default_matmul_precision("highest"):
         ready = method.prepare(jnp.asarray(batch["image"]), None)
-        logits = jax.jit(method.predict)(loaded.params, ready, places)
-        loss, _ = method.loss(loaded.params, {}, batch, rng=None, step=jnp.int32(0))
+        logits = jax.jit(method.predict)(v, x, ready, places)
+        loss, _ = method.loss(v, x)
         tokens, _ = method.encoder.apply({"params": loaded.params["image"]}, ready)
     np.testing.assert_allclose(logits, out.logits.numpy(), atol=2e-4)
     assert float(loss) == pytest.approx(float(out.loss), abs=1e-5)
@@ -143,7 +145,8 @@ def test_our_export_gives_timm_our_features(decoder, tmp_path):
 
     batch, pixels, _ = inputs(method)
     with jax.default_matmul_precision("highest"):
-        features = method.eval_fns()["features"](split_extra(arrays)[0], {}, batch)
+        v = Vars(split_extra(arrays)[0], {})
+        features = method.functions()["features"].run(v, Inputs.of(batch))
     with torch.no_grad():
         np.testing.assert_allclose(features, model(pixels).numpy(), atol=1e-4)
 

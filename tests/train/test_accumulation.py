@@ -1,21 +1,19 @@
 """Gradient accumulation is exact for every method, dropout and augmentation on."""
 
-import dataclasses
-from typing import ClassVar
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import toys
 from tiny import SIZE, tiny_batch, tiny_config, tiny_method
 
 from vlp_jax.core.errors import UserError
+from vlp_jax.core.inputs import Inputs, Vars
 from vlp_jax.core.pytree import flatten, partition
 from vlp_jax.core.rng import example_keys, step_key
-from vlp_jax.core.types import Aux
-from vlp_jax.methods.base import Method, make_method
+from vlp_jax.methods.base import make_method
 from vlp_jax.optim.optimizer import make_optimizer
-from vlp_jax.train.gradient import Inputs, loss_and_gradient
+from vlp_jax.train.gradient import loss_and_gradient
 from vlp_jax.train.state import Recipe, batch_norms, init_state
 
 B = 16
@@ -27,8 +25,8 @@ RANDOM = dict(
 
 
 def run(method, params, batch, accumulate, frozen=None):
-    inputs = Inputs({}, batch, example_keys(step_key(0, 3), B), jnp.int32(3))
-    fn = lambda p: loss_and_gradient(method, p, frozen or {}, inputs, accumulate)  # noqa: E731
+    x = Inputs.of(batch, example_keys(step_key(0, 3), B), step=3, train=True)
+    fn = lambda p: loss_and_gradient(method, p, frozen or {}, {}, x, accumulate)  # noqa: E731
     loss, aux, gradient = jax.jit(fn)(params)
     return float(loss), aux.metrics, flatten(gradient)
 
@@ -37,7 +35,7 @@ def run(method, params, batch, accumulate, frozen=None):
 def test_coupled_losses_equal_the_full_batch_with_dropout_on(name):
     method = tiny_method(name, **RANDOM)
     batch = jax.tree.map(jnp.asarray, tiny_batch(B))
-    params, _ = jax.jit(method.init)(jax.random.key(0), batch)
+    params, _ = jax.jit(method.init)(jax.random.key(0))
     loss, metrics, gradient = run(method, params, batch, 1)
     loss_k, metrics_k, gradient_k = run(method, params, batch, 4)
     assert loss_k == pytest.approx(loss, rel=1e-5)
@@ -45,7 +43,7 @@ def test_coupled_losses_equal_the_full_batch_with_dropout_on(name):
     scale = max(float(jnp.abs(g).max()) for g in gradient.values())
     for path, exact in gradient.items():
         np.testing.assert_allclose(gradient_k[path], exact, atol=1e-5 * scale, err_msg=path)
-    quiet = jax.jit(lambda p: method.loss(p, {}, batch, rng=None, step=jnp.int32(3))[0])(params)
+    quiet = jax.jit(lambda p: method.loss(Vars(p, {}), Inputs.of(batch, step=3))[0])(params)
     assert abs(float(quiet) - loss) > 1e-4, "dropout changed nothing, so the test proves nothing"
 
 
@@ -54,15 +52,15 @@ def test_memory_follows_the_micro_batch_not_their_number():
     and no second copy of the pictures.
     """
     method = tiny_method()
-    params, _ = jax.eval_shape(method.init, jax.random.key(0), tiny_batch(2))
+    params, _ = jax.eval_shape(method.init, jax.random.key(0))
 
     def temporaries(count):
         batch = jax.tree.map(jnp.asarray, tiny_batch(8 * count))
         keys = example_keys(step_key(0, 3), 8 * count)
 
         def fn(params, batch):
-            inputs = Inputs({}, batch, keys, jnp.int32(3))
-            return loss_and_gradient(method, params, {}, inputs, count)[2]
+            x = Inputs.of(batch, keys, step=3, train=True)
+            return loss_and_gradient(method, params, {}, {}, x, count)[2]
 
         compiled = jax.jit(fn).lower(params, batch).compile()
         return compiled.memory_analysis().temp_size_in_bytes
@@ -77,55 +75,89 @@ def test_memory_follows_the_micro_batch_not_their_number():
     [("classify", dict(head_norm="batch")), ("simclr", dict(head={"num_layers": 1}))],
     ids=["averaged", "cached"],
 )
-def test_batch_statistics_move_once_per_micro_batch_in_turn(name, head):
-    """Running means of rows 0, 2, 4, ... first, then of 1, 3, 5, ...: 0.9 old + 0.1 new each."""
+def test_batch_statistics_are_the_mean_of_what_each_micro_batch_makes_of_them(name, head):
+    """Running means of rows 0, 2, 4, ... and of 1, 3, 5, ...: both from the step's start, 0.9 old +
+    0.1 new each.
+    """
     method = tiny_method(name, image={"num_layers": 1}, **head)
     batch = jax.tree.map(jnp.asarray, tiny_batch(B))
-    params, extra = jax.jit(method.init)(jax.random.key(0), batch)
-    inputs = Inputs(extra, batch, example_keys(step_key(0, 3), B), jnp.int32(3))
-    run = lambda p: loss_and_gradient(method, p, {}, inputs, 2)[1].extra  # noqa: E731
+    params, extra = jax.jit(method.fresh)(jax.random.key(0))
+    x = Inputs.of(batch, example_keys(step_key(0, 3), B), step=3, train=True)
+    run = lambda p: loss_and_gradient(method, p, {}, extra, x, 2)[1].extra  # noqa: E731
     found = flatten(jax.jit(run)(params)["batch_stats"])
-    rows = np.asarray(jax.jit(method.eval_fns()["features"])(params, extra, batch))
+    features = jax.jit(method.functions()["features"].run)
+    rows = np.asarray(features(Vars(params, extra), Inputs.of(batch)))
     if name == "simclr":  # without augmentation both views are the picture
         kernel = params["head"]["layer1"]["kernel"]
         rows = np.repeat(rows @ kernel, 2, axis=0)
         rows = rows.reshape(B, 2, -1)
     halves = [rows[k::2].reshape(-1, rows.shape[-1]) for k in (0, 1)]
-    mean = 0.9 * 0.1 * halves[0].mean(0) + 0.1 * halves[1].mean(0)
-    var = 0.81 + 0.09 * halves[0].var(0) + 0.1 * halves[1].var(0)
+    mean = 0.1 * (halves[0].mean(0) + halves[1].mean(0)) / 2
+    var = 0.9 + 0.1 * (halves[0].var(0) + halves[1].var(0)) / 2
     prefix = next(path for path in found if path.endswith("/mean")).removesuffix("mean")
     np.testing.assert_allclose(found[prefix + "mean"], mean, atol=1e-5)
     np.testing.assert_allclose(found[prefix + "var"], var, atol=1e-5)
 
 
-@dataclasses.dataclass(frozen=True)
-class Regression(Method):
-    """An uncoupled toy: noisy squared error; counts its calls in extra."""
+def test_unequal_numbers_of_tokens_bias_nothing():
+    method, batch = toys.Tokens(), toys.tokens_batch()
+    counts = np.asarray(batch["counts"]).sum(1)
+    halves = [counts[k::2].sum() for k in (0, 1)]
+    assert halves[1] > 1.2 * halves[0], "equal halves would prove nothing"
+    whole = toys.gradient(method, batch, 1)
+    for count in (2, 4, 8):
+        toys.check_equal(toys.gradient(method, batch, count), whole)
+    w, bias = (method.fresh(jax.random.key(0)).params[name] for name in ("w", "bias"))
+    drawn = toys.noise(toys.inputs(method, batch))
+    found = batch["x"] @ w + bias + (0.1 * drawn + np.arange(B) / B)[:, None]
+    miss = np.asarray(found - batch["y"])[np.asarray(batch["counts"])]
+    assert whole[0] == pytest.approx((miss**2).mean(), rel=1e-5)
+    assert float(whole[1]["miss"]) == pytest.approx(np.abs(miss).mean(), rel=1e-5)
+    assert float(whole[1]["noise"]) == pytest.approx(float(drawn.mean()), abs=1e-6)
 
-    batch_coupled: ClassVar[bool] = False
 
-    def encode(self, params, extra, batch, *, rng, step):
-        noise = jax.vmap(lambda key: jax.random.normal(key, ()))(rng)
-        out = batch["x"] @ params["w"] + 0.1 * noise
-        return out, Aux({"noise": noise.mean()}, {"calls": extra["calls"] + 1})
+@pytest.mark.parametrize("count", [2, 4])
+def test_a_coupled_loss_may_use_step_and_state_and_change_it(count):
+    method, batch = toys.Queue(), toys.queue_batch()
+    whole = toys.gradient(method, batch, 1)
+    toys.check_equal(toys.gradient(method, batch, count), whole)
+    assert whole[2].keys() == {"queue", "groups"}
+    old = method.fresh(jax.random.key(0)).extra["queue"]
+    np.testing.assert_array_equal(whole[2]["queue"][4:], old[:-4])
+    assert np.abs(whole[2]["queue"][:4] - old[:4]).min() > 0
+    later = toys.gradient(method, batch, count, step=5)
+    assert abs(later[0] - whole[0]) > 1e-2, "the step must show"
 
-    def objective(self, params, representations, batch):
-        return jnp.square(representations - batch["y"]).mean(), {}
+
+def test_whole_numbers_pass_gradient_caching():
+    """Ids int32[B] and a mask bool[B] of the rows reach the objective in the batch's order."""
+    method, batch = toys.Queue(), toys.queue_batch()
+    for name in ("group", "learn"):
+        turned = {**batch, name: jnp.roll(batch[name], 1)}
+        one, four = (toys.gradient(method, turned, count) for count in (1, 4))
+        toys.check_equal(four, one)
+        other = toys.gradient(method, batch, 4)
+        assert abs(four[0] - other[0]) > 1e-3, f"{name} must show"
 
 
-def test_uncoupled_losses_average_and_thread_their_extra_state():
-    rng = np.random.default_rng(0)
-    batch = {"x": jnp.float32(rng.normal(size=(B, 5))), "y": jnp.float32(rng.normal(size=B))}
-    params, keys = {"w": jnp.ones(5)}, example_keys(step_key(0, 0), B)
-    inputs = Inputs({"calls": jnp.int32(0)}, batch, keys, jnp.int32(0))
-    full = loss_and_gradient(Regression(), params, {}, inputs, 1)
-    parts = loss_and_gradient(Regression(), params, {}, inputs, 4)
-    assert float(parts[0]) == pytest.approx(float(full[0]), rel=1e-6)
-    np.testing.assert_allclose(parts[2]["w"], full[2]["w"], rtol=1e-5)
-    assert int(full[1].extra["calls"]) == 1 and int(parts[1].extra["calls"]) == 4
-    assert float(parts[1].metrics["noise"]) == pytest.approx(
-        float(full[1].metrics["noise"]), abs=1e-6
-    )
+@pytest.mark.parametrize("count", [1, 4])
+@pytest.mark.parametrize("method", [toys.Memory(), toys.CoupledMemory()], ids=["shared", "cached"])
+def test_state_of_micro_batches_is_averaged_then_objective_then_follow(method, count):
+    batch = {"x": toys.draw(B, toys.D)}
+    before, step = toys.stepper(method, count)
+    state, _ = step(before, batch)
+    mean = 0.5 + float(batch["x"].mean())
+    wanted = {"seen/mean": mean, "seen/times": 4, "last": 2, "end": 12, "kept": 7}
+    found = {path: float(leaf) for path, leaf in flatten(state["extra"]).items()}
+    assert found == pytest.approx(wanted, rel=1e-6)
+    assert state["extra"]["seen"]["times"].dtype == jnp.int32
+    skipped, _ = step(state, {"x": batch["x"].at[3, 1].set(jnp.nan)})
+    assert int(skipped["skipped"]) == 1
+    jax.tree.map(np.testing.assert_array_equal, skipped["extra"], state["extra"])
+    last, _ = step(skipped, batch)
+    found = {path: float(leaf) for path, leaf in flatten(last["extra"]).items()}
+    wanted |= {"seen/mean": mean + float(batch["x"].mean()), "seen/times": 5, "end": 32}
+    assert found == pytest.approx(wanted, rel=1e-6)
 
 
 RESNET = dict(name="resnet", image_size=SIZE, layers=(1, 1, 1, 1), width=8, embed_dim=8)

@@ -7,13 +7,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import toys
 from tiny import tiny_batch, tiny_method
 
+from vlp_jax.core.inputs import Inputs
 from vlp_jax.core.pytree import flatten, partition
 from vlp_jax.core.rng import example_keys, step_key
 from vlp_jax.parallel.mesh import batch_sharding, make_mesh
 from vlp_jax.parallel.sharding import param_sharding
-from vlp_jax.train.gradient import Inputs, loss_and_gradient
+from vlp_jax.train.gradient import loss_and_gradient
 
 B = 16
 TOWER = {"dropout": 0.1, "num_layers": 1}
@@ -24,7 +26,7 @@ RANDOM = dict(image={**TOWER, "patch_dropout": 0.5}, text=TOWER)
 def made():
     method = tiny_method("clip", **RANDOM)
     batch = jax.tree.map(jnp.asarray, tiny_batch(B))
-    return method, jax.jit(method.init)(jax.random.key(0), batch)[0], batch
+    return method, jax.jit(method.init)(jax.random.key(0))[0], batch
 
 
 def run(made, accumulate, axes=None, preset="replicated", frozen=()):
@@ -37,8 +39,8 @@ def run(made, accumulate, axes=None, preset="replicated", frozen=()):
     locked, trained = partition(params, frozen)
 
     def fn(trained, locked, batch, keys):
-        inputs = Inputs({}, batch, keys, jnp.int32(3))
-        return loss_and_gradient(method, trained, locked, inputs, accumulate)
+        x = Inputs.of(batch, keys, step=3, train=True)
+        return loss_and_gradient(method, trained, locked, {}, x, accumulate)
 
     with jax.set_mesh(mesh):
         loss, _, gradient = jax.jit(fn)(trained, locked, batch, keys)
@@ -64,3 +66,13 @@ def test_a_frozen_tower_gets_no_gradient_and_changes_no_other(made):
     assert not any(path.startswith("image/") for path in part[1])
     kept = {path: g for path, g in whole[1].items() if not path.startswith("image/")}
     assert_same(part, (whole[0], kept))
+
+
+@pytest.mark.parametrize("name", ["Tokens", "Queue"])
+def test_shares_and_state_are_the_same_on_one_and_eight_devices(name):
+    method = getattr(toys, name)()
+    batch = toys.tokens_batch() if name == "Tokens" else toys.queue_batch()
+    whole = toys.gradient(method, batch, 1)
+    mesh = make_mesh({"data": 4, "fsdp": 2})
+    for count in (1, 2):
+        toys.check_equal(toys.gradient(method, batch, count, mesh=mesh), whole)

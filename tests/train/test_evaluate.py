@@ -78,7 +78,7 @@ def test_an_evaluator_that_the_method_cannot_serve_is_refused(make_trainer):
     trainer = make_trainer()
 
     class Blind:
-        def eval_fns(self):
+        def functions(self):
             return {"embed_text": None}
 
     with pytest.raises(UserError, match=r"evals.mine: needs \['embed_image'\] but Blind offers"):

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from tiny import FIELDS, SIZE, tiny_batch, tiny_config, tiny_method
 
+from vlp_jax.core.inputs import Inputs, Vars, lay
 from vlp_jax.core.pytree import flatten, partition
 from vlp_jax.core.rng import example_keys, step_key
 from vlp_jax.methods.base import make_method, run
@@ -65,13 +66,13 @@ def draws(program):
 
 def traced(method, freeze, keys=KEYS):
     """(how often a training pass draws, names of the norms whose statistics it moves)."""
-    params, extra = jax.eval_shape(method.init, jax.random.key(0), batch())
+    params, extra = jax.eval_shape(method.fresh, jax.random.key(0))
 
     def encode(params, extra, keys):
         frozen, trained = partition(params, freeze)
-        return run(method.encode, trained, frozen, extra, batch(), rng=keys, step=jnp.int32(1))[
-            1
-        ].extra
+        x = Inputs.of(batch(), keys, step=1, train=True)
+        _, aux = run(method.encode, trained, frozen, extra, x)
+        return lay(aux.extra, extra)
 
     program, after = jax.make_jaxpr(encode, return_shape=True)(params, extra, keys)
     given = set(map(id, program.jaxpr.invars))
@@ -128,15 +129,15 @@ def test_a_frozen_norm_normalises_as_in_evaluation():
     made = net.init(jax.random.key(0), x)
     stats = jax.tree.map(lambda leaf: leaf + 2, made["batch_stats"])
 
-    def stages(params, train):
-        variables = {"params": params["head"], "batch_stats": stats}
-        return net.apply(variables, x, train, mutable=["batch_stats"])[0]
+    def stages(v, rng):
+        variables = {"params": v.params["head"], "batch_stats": stats}
+        return net.apply(variables, x, rng, mutable=["batch_stats"])[0]
 
-    params = {"head": made["params"]}
-    evaluated, trained = stages(params, False), stages(params, True)
+    params, keys = {"head": made["params"]}, example_keys(step_key(0, 1), 6)
+    evaluated, trained = (stages(Vars(params, {}), rng) for rng in (None, keys))
     for freeze, found in (((".*",), evaluated), (("head/layer1_bn/.*",), [x, evaluated[1], None])):
         frozen, free = partition(params, freeze)
-        seen = run(stages, free, frozen, True)
+        seen = run(stages, free, frozen, {}, keys)
         for one, wanted, other in zip(seen[1:], found[1:], trained[1:], strict=True):
             assert np.abs(one - other).max() > 1e-3
             assert wanted is None or (one == wanted).all()

@@ -87,10 +87,10 @@ class Broken:
     def __getattr__(self, name):
         return getattr(self._method, name)
 
-    def loss(self, params, extra, batch, *, rng, step):
-        value, aux = self._method.loss(params, extra, batch, rng=rng, step=step)
+    def loss(self, v, x):
+        value, aux = self._method.loss(v, x)
         for at, factor in self._factors.items():
-            value = value * jnp.where(step == at, factor, 1.0)
+            value = value * jnp.where(x.step == at, factor, 1.0)
         return value, aux
 
 

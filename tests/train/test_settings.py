@@ -2,12 +2,12 @@
 
 import math
 
-import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
 from configs.simclr.imagenet import get_config as simclr_config
 from vlp_jax.core.errors import UserError
+from vlp_jax.core.fields import Picture
 from vlp_jax.methods.base import make_method
 from vlp_jax.train.settings import RANGES, check_pictures, check_settings
 
@@ -77,22 +77,22 @@ def test_what_is_right_passes(key, value):
 
 
 def test_pictures_must_be_the_models():
-    spec = {"image": np.zeros((8, 32, 32, 3))}
-    check_pictures(ConfigDict({"image_size": 32}), spec)
+    image = Picture(32)
+    check_pictures(ConfigDict({"image_size": 32}), image)
     with pytest.raises(UserError, match=r"image_size=48 but method.image.image_size=32"):
-        check_pictures(ConfigDict({"image_size": 48}), spec)
+        check_pictures(ConfigDict({"image_size": 48}), image)
 
 
 def test_a_canvas_holds_whole_pictures_and_the_model_has_its_own_size():
     c = simclr_config("r50x1")
-    spec = make_method(c.method).batch_spec(8)
-    assert spec["image"].shape[1] == 320 and c.image_size == c.method.image.image_size == 224
-    check_pictures(c, spec)
+    image = make_method(c.method).fields()["image"]
+    assert image.size == 320 and c.image_size == c.method.image.image_size == 224
+    check_pictures(c, image)
     with pytest.raises(UserError, match=r"image_size=192 but method.image.image_size=224"):
-        check_pictures(ConfigDict({**c, "image_size": 192}), spec)
+        check_pictures(ConfigDict({**c, "image_size": 192}), image)
     c.data.image.crop = "center"
     with pytest.raises(UserError, match=r"data.image.crop='center': method.canvas=320 takes whole"):
-        check_pictures(c, spec)
+        check_pictures(c, image)
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import optax
 import pytest
 from tiny import tiny_batch, tiny_method
 
+from vlp_jax.core.inputs import Inputs, Vars
 from vlp_jax.core.pytree import flatten, matches
 from vlp_jax.core.rng import example_keys, step_key
 from vlp_jax.optim.optimizer import NO_DECAY, lr_factors, make_optimizer
@@ -47,8 +48,8 @@ def test_three_steps_are_the_recipe_written_out():
 
     @jax.jit
     def gradient(params, batch, number):
-        keys = example_keys(step_key(3, number), B)
-        loss = lambda p: method.loss(p, {}, batch, rng=keys, step=number)[0]  # noqa: E731
+        x = Inputs.of(batch, example_keys(step_key(3, number), B), step=number, train=True)
+        loss = lambda p: method.loss(Vars(p, {}), x)[0]  # noqa: E731
         return jax.value_and_grad(loss)(params)
 
     for number, batch in enumerate(batches(3)):

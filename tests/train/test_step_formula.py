@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 
 from vlp_jax.core.errors import UserError
-from vlp_jax.core.types import Aux
-from vlp_jax.methods.base import Method
+from vlp_jax.core.fields import Numbers
+from vlp_jax.core.inputs import Aux
+from vlp_jax.methods.base import Leaf, Method, Part
 from vlp_jax.optim.optimizer import lr_factors, make_optimizer
 from vlp_jax.optim.schedules import make_schedule
-from vlp_jax.train.state import Recipe, eval_params, init_state
+from vlp_jax.train.state import Recipe, eval_params, init_state, restate
 from vlp_jax.train.step import make_step
 
 B, LR = 4, 0.5
@@ -27,24 +28,27 @@ BATCH = {"x": jnp.float32(np.random.default_rng(0).normal(size=(B, 3)))}
 class Linear(Method):
     """loss = mean x . (a + b) + c; its gradient is the mean of x, whatever the parameters."""
 
-    def batch_spec(self, batch_size):
-        return {"x": jax.ShapeDtypeStruct((batch_size, 3), jnp.float32)}
+    def fields(self):
+        return {"x": Numbers((3,))}
 
-    def init(self, rng, batch):
-        return dict(START), {"seen": jnp.float32(0)}
+    def parts(self):
+        return {name: Part(Leaf(lambda _, leaf=leaf: leaf)) for name, leaf in START.items()}
 
-    def encode(self, params, extra, batch, *, rng, step):
-        noise = jax.vmap(lambda key: jax.random.normal(key, ()))(rng)
-        return batch["x"] @ (params["a"]["w"] + params["b"]["w"]), Aux({"noise": noise[0]}, extra)
+    def state(self, v, rng):
+        return {"seen": jnp.float32(0), "copy": v.params["c"] + 0.0}
 
-    def objective(self, params, representations, batch):
-        return representations.mean() + params["c"], {}
+    def encode(self, v, x):
+        noise = jax.vmap(lambda key: jax.random.normal(key, ()))(x.rng)
+        return x.batch["x"] @ (v.params["a"]["w"] + v.params["b"]["w"]), Aux({"noise": noise[0]})
+
+    def objective(self, v, rows, x):
+        return x.share(rows) + v.params["c"], Aux()
 
     def project(self, params):
         return {**params, "c": jnp.clip(params["c"], 8.75, 10)} if "c" in params else params
 
-    def after_update(self, params, extra):
-        return {"seen": params["a"]["w"][0]}
+    def follow(self, v, step):
+        return {"seen": v.params["a"]["w"][0]}
 
 
 def train(steps=1, optim=None, batch=BATCH, **recipe):
@@ -88,7 +92,7 @@ def test_weights_that_do_not_learn_count_in_no_clipped_norm(group, norm):
     assert float(after["params"]["c"]) == 9.0
 
 
-def test_projection_and_after_update_see_the_new_parameters():
+def test_projection_and_follow_see_the_new_parameters():
     after = train()[0][-1]
     assert float(after["params"]["c"]) == 8.75, "9 - 0.5 x 1, then clipped from below"
     assert float(after["extra"]["seen"]) == float(after["params"]["a"]["w"][0]) != 1.0
@@ -144,3 +148,15 @@ def test_frozen_leaves_keep_their_bits_and_get_no_optimiser_state():
 def test_freezing_nothing_or_everything_is_refused(freeze, message):
     with pytest.raises(UserError, match=message):
         train(freeze=freeze)
+
+
+def test_weights_in_the_place_of_the_first_ones_make_state_and_average_anew():
+    method, recipe = Linear(), Recipe(0, B, ema_decay=0.9, freeze=("b/.*", "c"))
+    state = init_state(method, make_optimizer({}), recipe)
+    loaded = {name: jax.tree.map(lambda x: x + 1, state[name]) for name in ("params", "frozen")}
+    extra = {**state["extra"], "seen": jnp.float32(5)}
+    made = restate(method, recipe, {**state, **loaded, "extra": extra})
+    assert set(made) == {"extra", "ema"}
+    assert made["extra"] == {"seen": 0, "copy": 10} != state["extra"]
+    np.testing.assert_array_equal(made["ema"]["a"]["w"], np.full(3, 2.0))
+    assert made["ema"]["a"]["w"] is not loaded["params"]["a"]["w"]

@@ -1,13 +1,13 @@
 """Training on texts cut to a bucket: the same losses, one program per length, the same resume."""
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from small_runs import digests
 from test_loop import lines, loop_of, losses, run
 from tiny import LENGTH, tiny_batch, tiny_method
 
+from vlp_jax.core.inputs import Inputs, Vars
 from vlp_jax.core.rng import example_keys
 
 CUT = 8
@@ -26,13 +26,13 @@ def short_batch(size):
 @pytest.mark.parametrize("rng", [None, example_keys(jax.random.key(2), 6)], ids=["eval", "train"])
 def test_embeddings_and_loss_do_not_see_the_padding(rng):
     method = tiny_method(text={"dropout": 0.2}, image={"dropout": 0.2})
-    assert method.ignores_padding
+    assert method.fields()["text"].cut
     batch = short_batch(6)
-    params, extra = method.init(jax.random.key(0), batch)
+    params, extra = method.init(jax.random.key(0))
 
     def loss(params, batch):
-        value, _ = method.loss(params, extra, batch, rng=rng, step=jnp.int32(0))
-        return value, method.encode_text(params, batch["text"], rng)[0]
+        v, x = Vars(params, extra), Inputs.of(batch, rng, train=rng is not None)
+        return method.loss(v, x)[0], method.encode_text(v, x)[0]
 
     run = jax.jit(jax.value_and_grad(loss, has_aux=True))
     (full, rows), gradient = run(params, batch)
@@ -48,7 +48,7 @@ def test_embeddings_and_loss_do_not_see_the_padding(rng):
 )
 def test_towers_that_see_padding_are_never_trimmed(text, name):
     text = {"causal": False, "pool": "last", **text} if name == "siglip" else text
-    assert not tiny_method(name, text=text).ignores_padding
+    assert not tiny_method(name, text=text).fields()["text"].cut
 
 
 def test_flops_count_the_tokens_that_run():

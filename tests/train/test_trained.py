@@ -33,7 +33,7 @@ def numbers(source):
 
 
 class TwoTowers:
-    def eval_fns(self):
+    def functions(self):
         return {"embed_image": None, "embed_text": None, "features": None}
 
 

@@ -9,8 +9,8 @@ One letter means one thing in every shape comment of the package:
 The file exists so that a shape comment can be read without looking for its legend.
 """
 
-from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from typing import Any
 
 import jax
 import numpy as np
@@ -20,13 +20,3 @@ Batch = Mapping[str, Array]  # what a train step sees
 HostBatch = Mapping[str, np.ndarray]  # what a data pipeline yields: this process's rows
 Params = Mapping[str, Any]  # nested dict of float arrays
 Extra = Mapping[str, Any]  # non-differentiated state: batch statistics, queues, codebooks
-EvalFn = Callable[[Params, Extra, Batch], Array]
-
-
-class Aux(NamedTuple):
-    """What a method hands back beside its loss: metrics are logged, extra is carried to the next
-    step.
-    """
-
-    metrics: dict[str, Array]
-    extra: Extra

@@ -72,13 +72,13 @@ def init_state(method: Method, tx: optax.GradientTransformation, recipe: Recipe)
 
 
 def restate(method: Method, recipe: Recipe, state: State) -> State:
-    """The state with the method's extra state made anew from weights that took the place of the
-    first ones.
+    """The entries of a state that follow from weights which took the place of the first ones: the
+    method's extra state, made anew, and the moving average.
     """
     v = Vars(merge(state["params"], state["frozen"]), state["extra"])
     made = method.state(v, jax.random.key(recipe.seed))
     ema = jax.tree.map(jnp.copy, state["params"]) if state["ema"] else {}
-    return {**state, "extra": lay(made, state["extra"]), "ema": ema}
+    return {"extra": lay(made, state["extra"]), "ema": ema}
 
 
 def batch_norms(trained: Params, frozen: Params, extra: Extra) -> list[str]:

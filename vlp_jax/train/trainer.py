@@ -192,8 +192,9 @@ class Trainer:
     def restate(self, state: State) -> State:
         """The state after other weights took the place of the first ones (train/state.py)."""
         again = lambda state: restate(self.method, self.recipe, state)  # noqa: E731
+        places = {name: self.sharding[name] for name in ("extra", "ema")}
         with jax.set_mesh(self.mesh):
-            return jax.jit(again, out_shardings=self.sharding)(state)
+            return {**state, **jax.jit(again, out_shardings=places)(state)}
 
     @cached_property
     def jit_step(self) -> Any:
