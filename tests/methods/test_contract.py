@@ -164,3 +164,20 @@ def test_resnet_towers_carry_their_statistics():
     before, after = flatten(extra), flatten(aux.extra)
     assert before.keys() == after.keys() and all(p.startswith("batch_stats/image/") for p in before)
     assert all((before[path] != after[path]).any() for path in before)
+
+
+def test_what_a_method_leaves_unsaid_is_as_published():
+    """Context encoders 3.2 and 4.3; OBoW 4.1; MAE A.1; SimCLR 2; Zhang et al. 3.1."""
+    values = dict(
+        inpainting=dict(hole=16, widths=(512, 256, 128), critic_widths=(64, 128, 256, 512)),
+        bow=dict(words=2048, momentum=0.99),
+        mae=dict(mask_ratio=0.75, norm_pix=True),
+        simclr=dict(temperature=0.1, loss_scale="sum"),
+        colorization=dict(bin_size=10, neighbours=5, sigma=5.0, rebalance=0.5, temperature=0.38),
+        denoising=dict(amount=0.25, alpha=1.0, beta=1.0),
+    )
+    for name, wanted in values.items():
+        image = tiny_config(name)["image"]
+        needed = {"hole": 16} if name == "inpainting" else {}
+        method = make_method({"name": name, "image": image, **needed})
+        assert {key: getattr(method, key) for key in wanted} == wanted, name

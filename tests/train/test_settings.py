@@ -4,6 +4,7 @@ import math
 
 import pytest
 from ml_collections import ConfigDict
+from PIL import Image
 
 from configs.simclr.imagenet import get_config as simclr_config
 from vlp_jax.core.errors import UserError
@@ -108,3 +109,17 @@ def test_a_run_that_names_nothing_is_refused_before_it_starts(make_trainer, over
     with pytest.raises(UserError, match=message):
         _ = make_trainer(**overrides).jit_step
     _ = make_trainer(freeze="('image/.*',)", **{"optim.no_decay": "('image/.*',)"}).jit_step
+
+
+def test_grey_pictures_are_refused_where_colours_are_learnt_and_nowhere_else(
+    make_trainer, tmp_path
+):
+    for i in range(4):
+        Image.new("L", (8, 8), 40 * i).save(tmp_path / f"{i}.png")
+        (tmp_path / f"{i}.txt").write_text(f"grey {i}")
+    path = {"data.path": tmp_path, "batch_size": 4}
+    assert make_trainer(**path).pipeline.num_examples == 4
+    trainer = make_trainer(**path)
+    object.__setattr__(trainer.method, "needs_colour", True)
+    with pytest.raises(UserError, match="all pictures are grey; this method learns colours"):
+        trainer.__post_init__()
