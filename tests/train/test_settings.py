@@ -1,5 +1,6 @@
 """The table of ranges: a value at its border passes, a value beyond it is refused by its key."""
 
+import dataclasses
 import math
 
 import pytest
@@ -120,6 +121,6 @@ def test_grey_pictures_are_refused_where_colours_are_learnt_and_nowhere_else(
     path = {"data.path": tmp_path, "batch_size": 4}
     assert make_trainer(**path).pipeline.num_examples == 4
     trainer = make_trainer(**path)
-    object.__setattr__(trainer.method, "needs_colour", True)
+    trainer.fields["image"] = dataclasses.replace(trainer.fields["image"], colour=True)
     with pytest.raises(UserError, match="all pictures are grey; this method learns colours"):
         trainer.__post_init__()
