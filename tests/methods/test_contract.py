@@ -73,6 +73,8 @@ def test_loss_is_objective_of_encode_and_has_a_gradient_everywhere(made):
     assert aux.metrics.keys() == {**encoded.metrics, **metrics}.keys()
     assert all(np.shape(v) == () and np.isfinite(v) for v in aux.metrics.values())
     assert jax.tree.structure(lay(aux.extra, extra)) == jax.tree.structure(extra)
+    for path, leaf in flatten(aux.extra).items():
+        assert (leaf != flatten(extra)[path]).any(), f"{path} was handed back unchanged"
     assert all(leaf.shape[0] == B for leaf in jax.tree.leaves(rows))
     for path, leaf in flatten(gradient).items():
         assert np.isfinite(leaf).all(), path
@@ -181,3 +183,14 @@ def test_what_a_method_leaves_unsaid_is_as_published():
         needed = {"hole": 16} if name == "inpainting" else {}
         method = make_method({"name": name, "image": image, **needed})
         assert {key: getattr(method, key) for key in wanted} == wanted, name
+
+
+def test_batch_statistics_that_move_are_taken_or_the_call_is_an_error():
+    method = tiny_method("simclr", head={"num_layers": 2})
+    v = jax.eval_shape(method.fresh, jax.random.key(0))
+    x = Inputs.of({"image": jnp.zeros((4, 64))}, train=True)
+    run = lambda v, **how: method.apply("head", v, x, x.batch["image"], **how)  # noqa: E731
+    _, moved = jax.eval_shape(lambda v: run(v, moves=True), v)
+    assert moved["batch_stats"].keys() == {"head"}
+    with pytest.raises(TypeError, match="head has batch statistics, which move in training"):
+        jax.eval_shape(run, v)
