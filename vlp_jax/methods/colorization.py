@@ -128,7 +128,7 @@ class Colorization(Pretext):
         mass = jnp.zeros(len(self.bins)).at[ids].add(weights * coloured[:, None, None, None])
         rows = {"logits": logits, "ids": ids, "weights": weights, "importance": importance}
         rows |= {"lab": lab, "rarity": weight(BALANCE)}
-        return rows, {**moved, "colours": {"seen": colours["seen"]}}
+        return rows, {**moved, "colours": {"seen": mass}}
 
     def follow(self, v: Vars, step: Array) -> Extra:
         """Moves the prior towards the step's colours: the mean of all steps, then of the last
