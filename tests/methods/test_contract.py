@@ -73,6 +73,8 @@ def test_loss_is_objective_of_encode_and_has_a_gradient_everywhere(made):
     assert aux.metrics.keys() == {**encoded.metrics, **metrics}.keys()
     assert all(np.shape(v) == () and np.isfinite(v) for v in aux.metrics.values())
     assert jax.tree.structure(lay(aux.extra, extra)) == jax.tree.structure(extra)
+    for path, leaf in flatten(aux.extra).items():
+        assert (leaf != flatten(extra)[path]).any(), f"{path} was handed back unchanged"
     assert all(leaf.shape[0] == B for leaf in jax.tree.leaves(rows))
     for path, leaf in flatten(gradient).items():
         assert np.isfinite(leaf).all(), path
@@ -164,3 +166,14 @@ def test_resnet_towers_carry_their_statistics():
     before, after = flatten(extra), flatten(aux.extra)
     assert before.keys() == after.keys() and all(p.startswith("batch_stats/image/") for p in before)
     assert all((before[path] != after[path]).any() for path in before)
+
+
+def test_batch_statistics_that_move_are_taken_or_the_call_is_an_error():
+    method = tiny_method("simclr", head={"num_layers": 2})
+    v = jax.eval_shape(method.fresh, jax.random.key(0))
+    x = Inputs.of({"image": jnp.zeros((4, 64))}, train=True)
+    run = lambda v, **how: method.apply("head", v, x, x.batch["image"], **how)  # noqa: E731
+    _, moved = jax.eval_shape(lambda v: run(v, moves=True), v)
+    assert moved["batch_stats"].keys() == {"head"}
+    with pytest.raises(TypeError, match="head has batch statistics, which move in training"):
+        jax.eval_shape(run, v)

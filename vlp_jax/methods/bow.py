@@ -98,7 +98,8 @@ class BagOfWords(Pretext):
         _, out, moved = self.run_image(v, x, self.normalised(pixels))
         logits = self.apply("head", v, x, grid_of(out).mean((1, 2)))
         rows = {"logits": logits, "target": bag, "usual": usual, "ids": ids}
-        return rows, {**moved, "vocabulary": vocabulary.observe(words, features, ids)}
+        seen = vocabulary.observe(words, features, ids)
+        return rows, {**moved, "vocabulary": {name: seen[name] for name in vocabulary.SUMS}}
 
     def follow(self, v: Vars, step: Array) -> Extra:
         """Moves the teacher and the words."""

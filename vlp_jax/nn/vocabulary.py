@@ -1,8 +1,9 @@
 """A vocabulary of visual words: spherical k-means, one mini-batch at a time.
 
-Features and words are unit vectors, the same when words are made and when they are assigned. Sums
-of a step add up over micro-batches, and only `update` moves the words. The file exists because
-words must follow features that change while a model trains.
+Features and words are unit vectors, the same when words are made and when they are assigned. Only
+`update` moves the words, and of a step's sums only their ratios count, so that they may be means
+over micro-batches. The file exists because words must follow features that change while a model
+trains.
 """
 
 import jax
@@ -11,6 +12,7 @@ import jax.numpy as jnp
 from vlp_jax.core.types import Array
 
 Words = dict[str, Array]
+SUMS = ("new_sums", "new_mass")  # of a step: all that `observe` changes
 
 
 def unit(x: Array) -> Array:
@@ -79,5 +81,5 @@ def update(words: Words, memory: float, dead: float = 0.1) -> Words:
     moved["often"] = memory * words["often"] + (1 - memory) * share / count  # as counted, unsplit
     saw = words["new_mass"].sum() > 0
     kept = {name: jnp.where(saw, leaf, words[name]) for name, leaf in moved.items()}
-    zeros = {name: jnp.zeros_like(words[name]) for name in ("new_sums", "new_mass")}
+    zeros = {name: jnp.zeros_like(words[name]) for name in SUMS}
     return kept | zeros
