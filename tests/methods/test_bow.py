@@ -38,9 +38,9 @@ def restarted(method, change):
 def test_targets_sum_to_one_and_come_from_the_clean_picture():
     method = build("bow", **SMALL, augment={"brightness": 0.8})
     v, batch = made(method), batch_of(method)
-    rows = {}
+    rows, encode = {}, jax.jit(lambda x: method.encode(v, x)[0])
     for name, x in (("train", Inputs.of(batch, KEYS, train=True)), ("clean", Inputs.of(batch))):
-        rows[name] = method.encode(v, x)[0]
+        rows[name] = encode(x)
         np.testing.assert_allclose(rows[name]["target"].sum(-1), 1, rtol=1e-5)
     np.testing.assert_array_equal(rows["train"]["ids"], rows["clean"]["ids"])
     counts = [
@@ -74,9 +74,10 @@ def test_the_teacher_starts_as_the_student_and_follows():
     for path, leaf in flatten(extra["vocabulary"]).items():
         np.testing.assert_array_equal(flatten(other.extra["vocabulary"])[path], leaf)
     apart = Vars(other.params, extra)  # the teacher stays what it was, in the first step too
+    encode = jax.jit(lambda x: lay(method.encode(apart, x)[1].extra, extra)["teacher"])
     for step in (0, 1):
-        aux = method.encode(apart, Inputs.of(batch, KEYS, step=step, train=True))[1]
-        for path, leaf in flatten(lay(aux.extra, extra)["teacher"]).items():
+        same = encode(Inputs.of(batch, KEYS, step=step, train=True))
+        for path, leaf in flatten(same).items():
             np.testing.assert_array_equal(leaf, teacher[path])
     for path, leaf in flatten(followed(method, *apart)["teacher"]).items():
         np.testing.assert_allclose(leaf, 0.75 * teacher[path] + 0.25 * student[path], rtol=1e-5)
@@ -94,18 +95,18 @@ def test_a_frozen_teacher_keeps_the_batch_statistics_that_it_was_loaded_with():
     for path, leaf in flatten(fresh.extra["batch_stats"]).items():
         np.testing.assert_array_equal(stats[path], leaf + 0.5)
 
-    def step(extra, number):
-        x = Inputs.of(batch, KEYS, step=number, train=True)
+    @jax.jit
+    def step(extra, x):
         aux = method.encode(Vars(params, extra), x)[1]
         return followed(method, params, lay(aux.extra, extra))
 
-    first = step(extra, 0)
-    later = step(first, 1)
+    first = step(extra, Inputs.of(batch, KEYS, step=0, train=True))
+    later = step(first, Inputs.of(batch, KEYS, step=1, train=True))
     for path, leaf in stats.items():
         np.testing.assert_array_equal(flatten(later["teacher"]["batch_stats"])[path], leaf)
     assert any((flatten(later["batch_stats"])[path] != leaf).any() for path, leaf in stats.items())
-    seen = [method.histograms(Vars(params, e), Inputs.of(batch))[0] for e in (first, later)]
-    np.testing.assert_array_equal(*seen)
+    features = jax.jit(lambda e: method.histograms(Vars(params, e), Inputs.of(batch))[0])
+    np.testing.assert_array_equal(features(first), features(later))
 
 
 def test_accumulation_and_functions():
