@@ -56,6 +56,17 @@ def test_nested_state_dict_and_module_prefix(archive, ops):
     assert list(read_torch_file(archive(body, {"0": bytes(4)}))) == ["a"]
 
 
+@pytest.mark.parametrize(
+    "name", ["torch\nSize", "torch.jit._pickle\nbuild_intlist", "torch.jit._pickle\nbuild_boollist"]
+)
+def test_lists_of_torch_beside_the_weights_are_no_obstacle(archive, ops, name):
+    """A checkpoint's `shape: torch.Size([2])`: one argument, a tuple of numbers."""
+    listed = f"c{name}\n((".encode() + ops["number"](2) + b"tt" + b"R"
+    weights = ops["state_dict"]({"a": ops["tensor"]("0", "FloatStorage", 1, (1,), (1,))})
+    body = b"}(" + ops["text"]("shape") + listed + ops["text"]("state_dict") + weights + b"u"
+    assert list(read_torch_file(archive(body, {"0": bytes(4)}))) == ["a"]
+
+
 def test_torchscript_modules_become_dotted_names(archive, ops):
     one = ops["tensor"]("0", "FloatStorage", 1, (1,), (1,))
     inner = b"c__torch__.inner\nLinear\n)\x81}(" + ops["text"]("weight") + one + b"ub"

@@ -12,6 +12,7 @@ from vlp_jax.core.errors import UserError
 from vlp_jax.core.inputs import Inputs, Vars, lay
 from vlp_jax.core.pytree import flatten, merge, partition
 from vlp_jax.core.rng import example_keys, step_key
+from vlp_jax.methods import classify
 from vlp_jax.methods.base import make_method
 from vlp_jax.methods.classify import Classify
 from vlp_jax.optim.optimizer import lr_factors, make_optimizer
@@ -86,6 +87,14 @@ def test_two_micro_batches_are_the_batch_with_everything_random_on():
         np.testing.assert_allclose(found[path], gradient, atol=2e-5 * scale, err_msg=path)
     quiet = jax.jit(lambda p: method.loss(Vars(p, extra), Inputs.of(batch()))[0])(params)
     assert abs(float(quiet) - float(one[0])) > 1e-3, "nothing random was on"
+
+
+def test_what_rand_augment_uncovers_is_the_mean_colour(monkeypatch):
+    seen = []
+    keep = lambda images, how, rng, fill: seen.append(fill) or images  # noqa: E731
+    monkeypatch.setattr(classify, "rand_augment", keep)
+    build(image_mean=(0.2, 0.4, 0.6)).prepare(batch()["image"], None)
+    assert seen == [pytest.approx((51, 102, 153))]
 
 
 def test_pictures_are_erased_before_they_are_mixed(monkeypatch):

@@ -8,11 +8,21 @@ from matplotlib.offsetbox import AnnotationBbox
 from PIL import Image
 
 from vlp_jax.core.errors import UserError
-from vlp_jax.report import heatmap, plots
+<<<<<<< HEAD:tests/report/test_plots.py
+from vlp_jax.evals.base import Result
+from vlp_jax.report import gallery, heatmap, plots
 from vlp_jax.report.canvas import new_figure, printable, save, wrapped
 from vlp_jax.report.contact import contact_sheet, rows_in
 from vlp_jax.report.heatmap import similarity_table, softmax
 from vlp_jax.report.plots import (
+=======
+from vlp_jax.evals import gallery, heatmap, plots
+from vlp_jax.evals.base import Result
+from vlp_jax.evals.canvas import new_figure, printable, save, wrapped
+from vlp_jax.evals.contact import contact_sheet, rows_in
+from vlp_jax.evals.heatmap import similarity_table, softmax
+from vlp_jax.evals.plots import (
+>>>>>>> h/ten:tests/evals/test_plots.py
     per_class,
     principal_plane,
     read_metrics,
@@ -207,3 +217,13 @@ def test_a_figure_is_never_half_written(tmp_path):
     figure.text(0.5, 0.5, "ok")
     path = save(figure, str(tmp_path / "deep" / "x.png"))
     assert [p.name for p in (tmp_path / "deep").iterdir()] == ["x.png"] and path.endswith("x.png")
+
+
+def test_the_curve_shows_what_each_evaluator_logged(monkeypatch, tmp_path):
+    seen = []
+    draw = lambda metrics, path, evals: seen.append((metrics, evals)) or path  # noqa: E731
+    monkeypatch.setattr(gallery, "training_curve", draw)
+    drawn = gallery.draw_results({"a": Result({}), "b": Result({})}, str(tmp_path), metrics="LOG")
+    wanted = [f"{name}/{key}" for name in "ab" for key in ("i2t_r1", "t2i_r1", "top1")]
+    assert seen == [("LOG", wanted)]
+    assert drawn == {"Training": str(tmp_path / "training_curve.png")}
