@@ -8,21 +8,12 @@ from matplotlib.offsetbox import AnnotationBbox
 from PIL import Image
 
 from vlp_jax.core.errors import UserError
-<<<<<<< HEAD:tests/report/test_plots.py
 from vlp_jax.evals.base import Result
 from vlp_jax.report import gallery, heatmap, plots
 from vlp_jax.report.canvas import new_figure, printable, save, wrapped
 from vlp_jax.report.contact import contact_sheet, rows_in
 from vlp_jax.report.heatmap import similarity_table, softmax
 from vlp_jax.report.plots import (
-=======
-from vlp_jax.evals import gallery, heatmap, plots
-from vlp_jax.evals.base import Result
-from vlp_jax.evals.canvas import new_figure, printable, save, wrapped
-from vlp_jax.evals.contact import contact_sheet, rows_in
-from vlp_jax.evals.heatmap import similarity_table, softmax
-from vlp_jax.evals.plots import (
->>>>>>> h/ten:tests/evals/test_plots.py
     per_class,
     principal_plane,
     read_metrics,
