@@ -8,10 +8,12 @@ import os
 import pathlib
 import tempfile
 
+import pytest
+
 os.environ["JAX_PLATFORMS"] = "cpu"
 FLAGS = (
     "--xla_force_host_platform_device_count=8",
-    "--xla_cpu_enable_concurrency_optimized_scheduler=false",  # see vlp_jax/cli/output.py
+    "--xla_cpu_enable_concurrency_optimized_scheduler=false",  # see vlp_jax/parallel/startup.py
     "--xla_backend_optimization_level=0",  # tiny programs: compiling is what takes the time
     "--xla_llvm_disable_expensive_passes=true",
 )
@@ -24,12 +26,16 @@ os.environ["XLA_FLAGS"] = " ".join([present, *added]).strip()
 cache = pathlib.Path(tempfile.gettempdir()) / f"vlp_jax_test_cache_{os.getuid()}"
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache))
 
-# Files that take minutes: begun first, so that no worker waits for them at the end.
-LONG = (
-    *("test_fault_kill.py", "test_resume.py", "test_contract.py", "test_fault_processes.py"),
-    *("test_many_hosts.py", "test_classify_runs.py", "test_loop.py", "test_launch.py"),
-)
+# Files that mostly wait for processes of their own: one worker runs them all, beside those that
+# compute. Of the others, those that take minutes come first, so that no worker waits at the end.
+WAIT = ("test_fault_kill.py", "test_fault_processes.py", "test_many_hosts.py", "test_launch.py")
+LONG = ("test_resume.py", "test_contract.py", "test_loop.py", "test_classify_runs.py")
 
 
+@pytest.hookimpl(tryfirst=True)  # xdist reads the groups in its own
 def pytest_collection_modifyitems(items):
-    items.sort(key=lambda item: (*LONG, item.path.name).index(item.path.name))
+    order = (*WAIT, *LONG)
+    items.sort(key=lambda item: (*order, item.path.name).index(item.path.name))
+    for item in items:
+        group = "wait" if item.path.name in WAIT else str(item.path)
+        item.add_marker(pytest.mark.xdist_group(group))

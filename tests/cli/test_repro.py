@@ -87,7 +87,7 @@ def test_a_finished_cell_is_skipped_and_an_interrupted_one_goes_on(run, tmp_path
     study, _, out, _ = run
     shutil.copytree(out, tmp_path / "out")
     (tmp_path / "out" / "cells" / "0.5" / "seed0" / "measures.json").unlink()
-    from vlp_jax.cli import train
+    from vlp_jax.api import train
 
     seen, real = [], train.train
     monkeypatch.setattr(train, "train", lambda c, w: (seen.append(w.parent.name), real(c, w))[1])
