@@ -133,7 +133,7 @@ def png_bomb(edge: int) -> bytes:
 
 PROBE = """
 import sys
-from vlp_jax.data.source import open_source
+from vlp_jax.data.open import open_source
 from vlp_jax.data.damage import DamagedSample
 from vlp_jax.data.decode import decode_image
 source, reasons = open_source(sys.argv[1]), []

@@ -118,7 +118,8 @@ class Tiny(tfds.core.GeneratorBasedBuilder):
 Tiny(data_dir=sys.argv[1], file_format="array_record").download_and_prepare()
 
 from vlp_jax.data.pipeline import TrainPipeline
-from vlp_jax.data.source import check_captions, open_source
+from vlp_jax.data.open import open_source
+from vlp_jax.data.source import check_captions
 source = open_source("tfds:" + sys.argv[1] + "/tiny/1.0.0:train")
 names = [(e["text"][0], e["meta"]["label"]) for e in map(source.__getitem__, range(len(source)))]
 print(sorted(set(names)), len(source))
