@@ -11,7 +11,7 @@ quickstart: $(VENV)/.installed
 	$(VENV)/bin/python experiments/quickstart/run.py
 
 test: $(VENV)/.installed
-	$(VENV)/bin/python -m pytest tests --ignore=tests/peers -n $(WORKERS) --maxprocesses=4 --dist=loadgroup --no-loadscope-reorder
+	$(VENV)/bin/python -m pytest tests --ignore=tests/peers -n $(WORKERS) --maxprocesses=4 --dist=loadfile --no-loadscope-reorder
 
 test-peers: $(PEERS)/.installed
 	$(PEERS)/bin/python -m pytest tests/peers

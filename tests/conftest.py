@@ -8,8 +8,6 @@ import os
 import pathlib
 import tempfile
 
-import pytest
-
 os.environ["JAX_PLATFORMS"] = "cpu"
 FLAGS = (
     "--xla_force_host_platform_device_count=8",
@@ -26,16 +24,13 @@ os.environ["XLA_FLAGS"] = " ".join([present, *added]).strip()
 cache = pathlib.Path(tempfile.gettempdir()) / f"vlp_jax_test_cache_{os.getuid()}"
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache))
 
-# Files that mostly wait for processes of their own: one worker runs them all, beside those that
-# compute. Of the others, those that take minutes come first, so that no worker waits at the end.
-WAIT = ("test_fault_kill.py", "test_fault_processes.py", "test_many_hosts.py", "test_launch.py")
-LONG = ("test_resume.py", "test_contract.py", "test_loop.py", "test_classify_runs.py")
+# Files that take minutes come first, so that no worker waits for one at the end; those that mostly
+# wait for processes of their own stand between those that compute.
+LONG = (
+    *("test_fault_kill.py", "test_resume.py", "test_contract.py", "test_classify_runs.py"),
+    *("test_fault_processes.py", "test_loop.py", "test_step.py", "test_many_hosts.py"),
+)
 
 
-@pytest.hookimpl(tryfirst=True)  # xdist reads the groups in its own
 def pytest_collection_modifyitems(items):
-    order = (*WAIT, *LONG)
-    items.sort(key=lambda item: (*order, item.path.name).index(item.path.name))
-    for item in items:
-        group = "wait" if item.path.name in WAIT else str(item.path)
-        item.add_marker(pytest.mark.xdist_group(group))
+    items.sort(key=lambda item: (*LONG, item.path.name).index(item.path.name))
