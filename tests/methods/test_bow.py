@@ -29,7 +29,8 @@ def restarted(method, change):
         state = init_state(method, optax.sgd(1.0), recipe)
         stats = {k: v for k, v in state["extra"].items() if k == "batch_stats"}
         params, stats = jax.tree.map(change, (state["params"], stats))
-        return restate(method, recipe, {**state, "params": params, "extra": state["extra"] | stats})
+        state |= {"params": params, "extra": state["extra"] | stats}
+        return {**state, **restate(method, recipe, state)}
 
     state = run()
     return Vars(state["params"], state["extra"])
