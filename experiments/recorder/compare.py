@@ -10,6 +10,7 @@ off a table.
 
 import argparse
 import json
+import re
 import sys
 from collections import Counter, defaultdict
 from collections.abc import Iterator
@@ -87,6 +88,7 @@ def shown(value: Any) -> str:
         few = " ".join(f"{x:.7g}" for x in value.ravel()[:3].astype(float))
         return f"{few} {'...' if value.size > 3 else ''}".strip()
     text = f"{value:.9g}" if isinstance(value, float) else str(value)
+    text = re.sub(r"([0-9a-f]{8})[0-9a-f]{24,}", r"\1", text)  # digests
     return text if len(text) <= 200 else f"{text[:200]} ..."
 
 
