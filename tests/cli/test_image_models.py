@@ -43,7 +43,7 @@ def check_features(checkpoint, pictures, out):
         rows, paths = found["image"], list(found["image_paths"])
     model = load_model(str(checkpoint))
     images = np.stack([model.decode((pictures / path).read_bytes()) for path in paths])
-    features = jax.jit(model.method.functions()["features"].run)
+    features = jax.jit(model.method.functions()["features"])
     v, x = Vars(model.params, model.extra), Inputs.of({"image": images})
     wanted = np.asarray(features(v, x))
     assert rows.dtype == np.float32 and rows.shape == wanted.shape == (5, wanted.shape[1])

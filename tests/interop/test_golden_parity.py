@@ -44,7 +44,7 @@ def test_embeddings_equal_the_reference(name):
     stats = {"batch_stats": tree.pop("batch_stats")} if "batch_stats" in tree else {}
     functions, v = method.functions(), Vars(tree, stats)
     for side in ("image", "text"):
-        rows = jax.jit(functions[f"embed_{side}"].run)(v, Inputs.of({side: golden[side]}))
+        rows = jax.jit(functions[f"embed_{side}"])(v, Inputs.of({side: golden[side]}))
         np.testing.assert_allclose(rows, golden[f"{side}_embedding"], atol=2e-5)
 
 

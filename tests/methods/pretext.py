@@ -50,7 +50,7 @@ def gradients(method, params, extra, batch, accumulate=1):
 
 def jitted(function):
     """f(params, extra, batch) of a function, outside training."""
-    return jax.jit(lambda params, extra, batch: function.run(Vars(params, extra), Inputs.of(batch)))
+    return jax.jit(lambda params, extra, batch: function(Vars(params, extra), Inputs.of(batch)))
 
 
 def followed(method, params, extra):

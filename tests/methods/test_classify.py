@@ -154,14 +154,14 @@ def test_the_batchnorm_head_keeps_running_statistics_and_has_no_scale():
     params, extra = made(method)
     assert set(flatten(params["head"])) == {"out/kernel", "out/bias"}
     v, functions = Vars(params, extra), method.functions()
-    pooled = jax.jit(functions["features"].run)(v, Inputs.of(batch()))
+    pooled = jax.jit(functions["features"])(v, Inputs.of(batch()))
     _, aux = method.encode(v, training())
     found = aux.extra["batch_stats"]["head"]["norm"]
     mean, var = np.asarray(pooled).mean(0), np.asarray(pooled).var(0)
     np.testing.assert_allclose(found["mean"], 0.1 * mean, atol=1e-5)
     np.testing.assert_allclose(found["var"], 0.9 + 0.1 * var, atol=1e-5)
     extra = {"batch_stats": {"head": {"norm": {"mean": mean, "var": var}}}}
-    logits = functions["classify"].run(Vars(params, extra), Inputs.of(batch()))
+    logits = functions["classify"](Vars(params, extra), Inputs.of(batch()))
     normal = (np.asarray(pooled) - mean) / np.sqrt(var + 1e-6)
     head = params["head"]["out"]
     np.testing.assert_allclose(logits, normal @ head["kernel"] + head["bias"], atol=1e-4)
@@ -179,9 +179,9 @@ def test_a_projection_head_s_first_layers_keep_names_and_numbers():
     assert layers == {"layer1", "layer1_bn", "layer2", "layer2_bn"}
     taken = {name: params["head"][name] for name in layers}
     own = {"image": params["image"], "head": {**taken, "out": own["head"]["out"]}}
-    features = dataclasses.replace(simclr, ft_proj_selector=2).functions()["features"].run
+    features = dataclasses.replace(simclr, ft_proj_selector=2).functions()["features"]
     rows = np.asarray(jax.jit(features)(Vars(params, extra), Inputs.of(batch())))
-    classify = method.functions()["classify"].run
+    classify = method.functions()["classify"]
     logits = jax.jit(classify)(Vars(own, statistics), Inputs.of(batch()))
     out = own["head"]["out"]
     np.testing.assert_allclose(logits, rows @ out["kernel"] + out["bias"], atol=1e-5)
@@ -240,5 +240,5 @@ def test_the_full_method_is_a_partition_of_its_parameters():
     assert set(frozen) == {"image"} and set(trained) == {"head"}
     functions = build().functions()
     assert {"features", "pixels", "classify"} <= functions.keys()
-    pixels = functions["pixels"].run(Vars({}, {}), Inputs.of(batch()))
+    pixels = functions["pixels"](Vars({}, {}), Inputs.of(batch()))
     np.testing.assert_allclose(pixels, np.asarray(batch()["image"]).reshape(B, -1) / 255, rtol=1e-6)

@@ -106,7 +106,7 @@ def test_functions_are_deterministic_and_unit_norm(made):
     for name, function in functions.items():
         read = function.reads.keys() & batch.keys()
         run = jax.jit(
-            lambda params, extra, batch, fn=function.run: fn(Vars(params, extra), Inputs.of(batch))
+            lambda params, extra, batch, fn=function: fn(Vars(params, extra), Inputs.of(batch))
         )
         rows = np.asarray(run(params, extra, {array: batch[array] for array in read}))
         assert rows.shape[0] == B and rows.dtype == np.float32

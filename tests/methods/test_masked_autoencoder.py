@@ -197,7 +197,7 @@ def test_panels_show_what_they_say(norm_pix):
     params, extra = start(method)
     functions, x = method.functions(), Inputs.of(batch)
     assert {"features", "loss", "reconstruct"} <= functions.keys()
-    panels = np.asarray(jax.jit(functions["reconstruct"].run)(Vars(params, extra), x))
+    panels = np.asarray(jax.jit(functions["reconstruct"])(Vars(params, extra), x))
     assert panels.shape == (B, 4, SIZE, SIZE, 3) and panels.min() >= 0 and panels.max() <= 1
     seen, mask, output, target = np.moveaxis(panels, 1, 0)
     np.testing.assert_allclose(target, np.asarray(batch["image"]) / 255, atol=1e-5)
@@ -219,7 +219,7 @@ def test_panels_show_what_they_say(norm_pix):
     # a decoder that says zero paints each patch's mean (norm_pix) or the data set's
     zero = jax.tree.map(jnp.zeros_like, params["decoder"])
     none = Vars({**params, "decoder": zero}, extra)
-    output = np.asarray(functions["reconstruct"].run(none, x))[:, 2]
+    output = np.asarray(functions["reconstruct"](none, x))[:, 2]
     patch = lambda x: rearrange(x, "b (h p) (w q) c -> b (h w) (p q) c", p=8, q=8)  # noqa: E731
     hidden = patch(mask)[:, :, 0, 0] == 1
     assert np.ptp(patch(output)[hidden], axis=1).max() < 1e-6
@@ -227,7 +227,7 @@ def test_panels_show_what_they_say(norm_pix):
         np.testing.assert_allclose(
             patch(output)[hidden][:, 0], [[0.485, 0.456, 0.406]] * (B * 12), atol=1e-6
         )
-    rows = np.asarray(functions["loss"].run(Vars(params, extra), x))
+    rows = np.asarray(functions["loss"](Vars(params, extra), x))
     assert rows.shape == (B, 2)
     assert rows[:, 0].mean() == pytest.approx(
         float(loss_of(method, params, extra, batch)[0]), rel=1e-5

@@ -179,8 +179,8 @@ def test_features_are_any_stage_of_the_head():
         ready = method.prepare(BATCH["image"], None)
         pooled = method.run_image(v, QUIET, ready)[1]["pooled"]
         fns = [build(VIT, ft_proj_selector=number).functions() for number in (0, 1, -1)]
-        rows = [fn["features"].run(v, QUIET) for fn in fns]
-        last = fns[0]["projection"].run(v, QUIET)
+        rows = [fn["features"](v, QUIET) for fn in fns]
+        last = fns[0]["projection"](v, QUIET)
         pair, _ = method.encode(v, QUIET)
         return method.apply("head", v, QUIET, pooled), rows, last, pair
 
@@ -224,7 +224,7 @@ def test_bad_values_are_one_line(changes, message):
     with pytest.raises(UserError, match=message):
         method = build(**changes)
         v = jax.eval_shape(method.fresh, jax.random.key(0))
-        jax.eval_shape(method.functions()["features"].run, v, QUIET)
+        jax.eval_shape(method.functions()["features"], v, QUIET)
 
 
 def test_a_batch_of_one_has_no_negatives():

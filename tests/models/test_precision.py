@@ -25,7 +25,7 @@ def params():
 
 def function(method, name):
     """f(params, batch) of what a method without extra state can do."""
-    run = method.functions()[name].run
+    run = method.functions()[name]
     return lambda params, batch: run(Vars(params, {}), Inputs.of(batch))
 
 

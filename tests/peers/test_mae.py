@@ -146,7 +146,7 @@ def test_our_export_gives_timm_our_features(decoder, tmp_path):
     batch, pixels, _ = inputs(method)
     with jax.default_matmul_precision("highest"):
         v = Vars(split_extra(arrays)[0], {})
-        features = method.functions()["features"].run(v, Inputs.of(batch))
+        features = method.functions()["features"](v, Inputs.of(batch))
     with torch.no_grad():
         np.testing.assert_allclose(features, model(pixels).numpy(), atol=1e-4)
 

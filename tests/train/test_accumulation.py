@@ -85,7 +85,7 @@ def test_batch_statistics_are_the_mean_of_what_each_micro_batch_makes_of_them(na
     x = Inputs.of(batch, example_keys(step_key(0, 3), B), step=3, train=True)
     run = lambda p: loss_and_gradient(method, p, {}, extra, x, 2)[1].extra  # noqa: E731
     found = flatten(jax.jit(run)(params)["batch_stats"])
-    features = jax.jit(method.functions()["features"].run)
+    features = jax.jit(method.functions()["features"])
     rows = np.asarray(features(Vars(params, extra), Inputs.of(batch)))
     if name == "simclr":  # without augmentation both views are the picture
         kernel = params["head"]["layer1"]["kernel"]

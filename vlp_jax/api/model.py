@@ -164,7 +164,7 @@ def embedders(
 ) -> dict[str, Callable[[HostBatch], np.ndarray]]:
     """See LoadedModel.embedders; a method without embeddings gives 'image', its features divided
     by their norm. Products run in full float32, so that numbers agree between kinds of device."""
-    fns = {name: function.run for name, function in method.functions().items()}
+    fns = method.functions()
     sides = {side: fns[f"embed_{side}"] for side in ("image", "text") if f"embed_{side}" in fns}
     if not sides:
         sides = {"image": lambda v, x: unit(fns["features"](v, x))}

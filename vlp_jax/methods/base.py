@@ -59,17 +59,41 @@ class Leaf:
         return {"params": start(rng) if callable(start) else jnp.float32(start)}
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Function:
-    """Something a method can do: `run(v, x)` -> a pytree whose leaves have the rows of x in front.
+    """Something a method can do, called as `function(v, x)` or `function(v, x, how)`.
+
+    It never trains: x.keys is None, so nothing is augmented or dropped; x.rng holds a key for every
+    row that draws.
 
     Attributes:
-      run: the function.
-      reads: {name: Field} of what it takes from the batch.
+      run: f(v, x, how) -> a pytree whose leaves have the rows of x in front, each of its own row
+        and key alone.
+      reads: {name: Field} of what it takes from the batch; another function's output is a Numbers
+        of that function's name.
+      how: the class of its options (core/options.py), None where it has none.
     """
 
-    run: Callable[[Vars, Inputs], Any]
+    run: Callable[[Vars, Inputs, Any], Any]
     reads: Mapping[str, Field]
+    how: type | None = None
+
+    def options(self, given: Any = None, where: str = "how") -> Any:
+        """Its options from {key: value}, at their defaults where that says nothing; None where it
+        has none. Options are handed back as they are.
+
+        Raises:
+          UserError: an unknown key or a value of another type; the message names `where.key`.
+        """
+        if self.how is None:
+            if given:
+                raise UserError(f"{where}: this function takes no options")
+            return None
+        return given if isinstance(given, self.how) else build(self.how, given or {}, where)
+
+    def __call__(self, v: Vars, x: Inputs, how: Any = None) -> Any:
+        """Runs it; how: as `options` takes it."""
+        return self.run(v, x.replace(train=False), self.options(how))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -62,7 +62,7 @@ class BagOfWords(Pretext):
 
     def state(self, v: Vars, rng: Array) -> Extra:
         """The teacher, which starts as the student, and the vocabulary."""
-        width = grid_shape(self.image_shapes()).shape[-1]
+        width = grid_shape(self.image_shapes).shape[-1]
         words = vocabulary.start(rngs.fold(rng, "words"), self.words, width)
         return {"teacher": jax.tree.map(jnp.copy, self.student(v)), "vocabulary": words}
 

@@ -74,7 +74,7 @@ class Classify(Trunk):
         """image and head."""
         (tower,) = super().parts().values()
         tower = dataclasses.replace(tower, frozen=self.linear)
-        return {"image": tower, "head": Part(self.head, (self.image_shapes()["pooled"],))}
+        return {"image": tower, "head": Part(self.head, (self.image_shapes["pooled"],))}
 
     def prepare(self, images: Array, rng: Array | None) -> Array:
         """uint8[B, S, S, 3] -> float32[B, S, S, 3]: crop and flip, RandAugment, normalised."""
@@ -112,8 +112,9 @@ class Classify(Trunk):
     def functions(self) -> dict[str, Function]:
         """features, and classify: logits float32[B, C]."""
 
-        def classify(v: Vars, x: Inputs) -> Array:
-            return self.classify(v, x, self.prepare(x.batch["image"], None))[0]
+        def classify(v: Vars, x: Inputs, _: None) -> Array:
+            ready = self.prepare(x.batch["image"], x.keys)
+            return self.classify(v, x, ready)[0].astype(jnp.float32)
 
         found = super().functions()
         return found | {"classify": Function(classify, found["features"].reads)}

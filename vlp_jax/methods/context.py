@@ -205,8 +205,8 @@ class Context(LabelTask):
     def functions(self) -> dict[str, Function]:
         """features: the mean of the nine patches' pooled outputs, grid in the middle, in colour."""
 
-        def features(v: Vars, x: Inputs) -> Array:
-            ready = self.prepare(x.batch["image"], None)
+        def features(v: Vars, x: Inputs, _: None) -> Array:
+            ready = self.prepare(x.batch["image"], x.keys)
             patches = cut(ready, self.corners(None, len(ready)), self.image_tower.image_size)
             return self.run_views(v, x, self.levelled(patches))[0].mean(1)
 

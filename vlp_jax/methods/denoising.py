@@ -75,7 +75,7 @@ class Denoising(Pretext):
     @property
     def side(self) -> int:
         """Side of the trunk's map."""
-        return grid_shape(self.image_shapes()).shape[1]
+        return grid_shape(self.image_shapes).shape[1]
 
     def heads(self, out: dict[str, jax.ShapeDtypeStruct]) -> dict[str, Part]:
         """decoder: on each place of the trunk's map.

@@ -126,7 +126,7 @@ class Jigsaw(LabelTask):
     def functions(self) -> dict[str, Function]:
         """features: the mean of the tiles' pooled outputs, taken from the middle of their cells."""
 
-        def features(v: Vars, x: Inputs) -> Array:
+        def features(v: Vars, x: Inputs, _: None) -> Array:
             return self.tiles(v, x, self.corners(None, len(x.index)))[0].mean(1)
 
         found = super().functions()

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 
 from vlp_jax.core import rng as rngs
 from vlp_jax.core.errors import UserError, nearest
+from vlp_jax.core.fields import Numbers
 from vlp_jax.core.inputs import Aux, Inputs, Vars
 from vlp_jax.core.schema import build
 from vlp_jax.core.types import Array
@@ -171,25 +172,26 @@ class MAE(Trunk):
         zero; reconstruct: float32[B, 4, S, S, 3] in [0, 1], see `reconstruct`.
         """
 
-        def loss(v: Vars, x: Inputs) -> Array:
-            rows, _ = self.encode(v, x)
+        def loss(v: Vars, x: Inputs, _: None) -> Array:
+            rows = self.encode(v, x)[0]
             return jnp.stack([rows["error"], rows["zero"]], axis=1) / rows["hidden"][:, None]
 
         found = super().functions()
         if self.decoder is None:
             return found
-        reads = found["features"].reads
+        noise = Numbers((self.image_tower.grid**2,), optional=True)
+        reads = {**found["features"].reads, "noise": noise}
         own = {"loss": loss, "reconstruct": self.reconstruct}
         return found | {name: Function(run, reads) for name, run in own.items()}
 
-    def reconstruct(self, v: Vars, x: Inputs) -> Array:
+    def reconstruct(self, v: Vars, x: Inputs, _: None = None) -> Array:
         """Input, mask, output and target of every picture, float32[B, 4, S, S, 3] in [0, 1].
 
         Hidden patches are grey in the input, 1 in the mask and predicted in the output, which shows
         the visible ones as they are. Under norm_pix the prediction lacks brightness and contrast;
         the output borrows both from the target patch.
         """
-        side, images = self.image_tower.patch_size, self.prepare(x.batch["image"], None)
+        side, images = self.image_tower.patch_size, self.prepare(x.batch["image"], x.keys)
         places = self.visible(x)
         prediction = self.predict(v, x, images, places)
         patches = reconstruction.patchify(images, side)

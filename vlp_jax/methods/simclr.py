@@ -82,7 +82,7 @@ class SimCLR(Trunk):
 
     def parts(self) -> dict[str, Part]:
         """image and head."""
-        return {**super().parts(), "head": Part(self.projection, (self.image_shapes()["pooled"],))}
+        return {**super().parts(), "head": Part(self.projection, (self.image_shapes["pooled"],))}
 
     def views(self, x: Inputs) -> Array:
         """Two views of each picture of a batch, one after the other, so that a device keeps its
@@ -134,20 +134,22 @@ class SimCLR(Trunk):
         Raises:
           UserError: a stage that the head lacks.
         """
-        found = super().functions()
+        reads = {"image": Picture(self.image_tower.image_size)}  # without the canvas
+        pixels = dataclasses.replace(super().functions()["pixels"], reads=reads)
 
         def stage(number: int) -> Function:
-            def run(v: Vars, x: Inputs) -> Array:
-                ready = self.prepare(x.batch["image"], None)
+            def run(v: Vars, x: Inputs, _: None) -> Array:
+                ready = self.prepare(x.batch["image"], x.keys)
                 stages = self.apply("head", v, x, self.run_image(v, x, ready)[1]["pooled"])
                 if not -1 <= number < len(stages):
                     most = f"must be -1 (last) or 0 to {len(stages) - 1}"
                     raise UserError(f"method.ft_proj_selector={number}: {most}")
                 return stages[number].astype(jnp.float32)
 
-            return Function(run, found["features"].reads)
+            return Function(run, reads)
 
-        return found | {"features": stage(self.ft_proj_selector), "projection": stage(-1)}
+        named = {"features": self.ft_proj_selector, "projection": -1}
+        return {"pixels": pixels, **{name: stage(number) for name, number in named.items()}}
 
     def flops(self, text_length: int | None = None) -> float:
         """Forward FLOPs of one picture: both of its views, without the head."""

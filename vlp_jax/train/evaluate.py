@@ -126,7 +126,7 @@ class Embedder:
         def run(params: Params, extra: Extra, batch: dict[str, Array]) -> tuple[Array, Array]:
             batch = dict(batch)
             index = batch.pop("index")
-            rows = fn.run(Vars(params, extra), Inputs.of(batch))
+            rows = fn(Vars(params, extra), Inputs.of(batch))
             return rows.astype(jnp.float32), index
 
         whole = replicated(self._mesh)

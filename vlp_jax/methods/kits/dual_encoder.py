@@ -102,10 +102,10 @@ class DualEncoder(Trunk):
         fields = self.fields()
         return super().functions() | {
             "embed_image": Function(
-                lambda v, x: self.encode_image(v, x)[0], {"image": fields["image"]}
+                lambda v, x, _: self.encode_image(v, x)[0], {"image": fields["image"]}
             ),
             "embed_text": Function(
-                lambda v, x: self.encode_text(v, x)[0], {"text": fields["text"]}
+                lambda v, x, _: self.encode_text(v, x)[0], {"text": fields["text"]}
             ),
         }
 

@@ -61,7 +61,7 @@ class Pretext(Trunk):
 
     def parts(self) -> dict[str, Part]:
         """image, and the task's own."""
-        return {**super().parts(), **self.heads(self.image_shapes())}
+        return {**super().parts(), **self.heads(self.image_shapes)}
 
     def run_views(self, v: Vars, x: Inputs, views: Array) -> tuple[Array, Extra]:
         """The trunk on Q pictures per example, float[B, Q, S, S, 3].
@@ -122,15 +122,15 @@ class Pretext(Trunk):
     def functions(self) -> dict[str, Function]:
         """features; task: float32[B, M, 3], `scores`; show: float32[B, P, S, S, 3], `show`."""
 
-        def task(v: Vars, x: Inputs) -> Array:
-            return self.scores(self.encode(v, x)[0])
+        def task(v: Vars, x: Inputs, _: None) -> Array:
+            return self.scores(self.encode(v, x)[0]).astype(jnp.float32)
 
-        def show(v: Vars, x: Inputs) -> Array:
+        def show(v: Vars, x: Inputs, _: None) -> Array:
             pictures = x.batch["image"].astype(jnp.float32) / 255
-            return jnp.clip(self.show(pictures, self.encode(v, x)[0]), 0, 1)
+            return jnp.clip(self.show(pictures, self.encode(v, x)[0]), 0, 1).astype(jnp.float32)
 
-        def features(v: Vars, x: Inputs) -> Array:
-            pooled = towers["features"].run(v, x)
+        def features(v: Vars, x: Inputs, _: None) -> Array:
+            pooled = towers["features"](v, x)
             return pooled.mean(1) if pooled.ndim == 3 else pooled
 
         towers = super().functions()

@@ -62,6 +62,7 @@ class Trunk(Method):
         size = self.image_tower.image_size
         return {"image": Part(self.image_tower, (floats(1, size, size, 3),))}
 
+    @cached_property
     def image_shapes(self) -> dict[str, jax.ShapeDtypeStruct]:
         """Shapes of the tower's outputs for one picture, for the heads that take them."""
         tower, (picture,) = self.image_tower, Trunk.parts(self)["image"].inputs
@@ -91,11 +92,11 @@ class Trunk(Method):
         pixels: float32[B, 3 S^2] in [0, 1], the baseline without any model.
         """
 
-        def features(v: Vars, x: Inputs) -> Array:
+        def features(v: Vars, x: Inputs, _: None) -> Array:
             ready = self.prepare(x.batch["image"], x.keys)
-            return self.run_image(v, x, ready)[1]["pooled"]
+            return self.run_image(v, x, ready)[1]["pooled"].astype(jnp.float32)
 
-        def pixels(v: Vars, x: Inputs) -> Array:
+        def pixels(v: Vars, x: Inputs, _: None) -> Array:
             return rearrange(x.batch["image"], "b h w c -> b (h w c)").astype(jnp.float32) / 255
 
         reads = {"image": self.fields()["image"]}
