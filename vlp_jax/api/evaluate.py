@@ -57,7 +57,8 @@ def evaluate(checkpoint: str, config: Any) -> tuple[dict[str, Any], float]:
     from vlp_jax.api.config import FRESH
     from vlp_jax.api.model import load_model
     from vlp_jax.parallel.mesh import make_mesh, replicated
-    from vlp_jax.train.evaluate import Embedder, eval_context, make_evaluators, run_evaluators
+    from vlp_jax.train.evaluate import eval_context, make_evaluators, run_evaluators
+    from vlp_jax.train.functions import Embedder
 
     mesh = make_mesh(dict(config.mesh))
     model = load_model(checkpoint)

@@ -15,16 +15,18 @@ import numpy as np
 
 from vlp_jax.api.config import FRESH
 from vlp_jax.core.errors import UserError
-from vlp_jax.core.inputs import Inputs, Vars
 from vlp_jax.core.pytree import flatten, unflatten
 from vlp_jax.core.types import Extra, HostBatch, Params
+from vlp_jax.core.vectors import unit
 from vlp_jax.data.framing import Framing
 from vlp_jax.interop.folder import MANIFEST, is_folder, read_folder
 from vlp_jax.interop.golden import compare, golden_inputs
 from vlp_jax.interop.preprocess import SOURCE
-from vlp_jax.losses.contrastive import unit
 from vlp_jax.methods.base import Method, make_method
 from vlp_jax.nn.positions import sincos_table
+from vlp_jax.train.functions import compiled
+
+_unit = jax.jit(unit)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -164,24 +166,21 @@ def embedders(
 ) -> dict[str, Callable[[HostBatch], np.ndarray]]:
     """See LoadedModel.embedders; a method without embeddings gives 'image', its features divided
     by their norm. Products run in full float32, so that numbers agree between kinds of device."""
-    fns = method.functions()
-    sides = {side: fns[f"embed_{side}"] for side in ("image", "text") if f"embed_{side}" in fns}
+    offered = method.functions()
+    sides = {side: f"embed_{side}" for side in ("image", "text") if f"embed_{side}" in offered}
+    programs = {side: compiled(method, name) for side, name in sides.items()}
     if not sides:
-        sides = {"image": lambda v, x: unit(fns["features"](v, x))}
-
-    def compile_(fn: Callable) -> Callable:
-        return jax.jit(lambda params, extra, batch: fn(Vars(params, extra), Inputs.of(batch)))
-
-    compiled = {side: compile_(fn) for side, fn in sides.items()}
+        features = compiled(method, "features")
+        programs["image"] = lambda *args: _unit(features(*args))
 
     def make(side: str) -> Callable[[HostBatch], np.ndarray]:
         def run(batch: HostBatch) -> np.ndarray:
             with jax.default_matmul_precision("highest"):
-                return np.asarray(compiled[side](params, extra, batch))
+                return np.asarray(programs[side](params, extra, batch))
 
         return run
 
-    return {side: make(side) for side in compiled}
+    return {side: make(side) for side in programs}
 
 
 def golden_embeddings(method: Method, fns: Mapping[str, Callable]) -> dict[str, np.ndarray]:
