@@ -26,8 +26,11 @@ class Range:
         """Raises UserError, naming the key, for a number outside or not finite."""
         if self.low <= value <= self.high and math.isfinite(value):
             return
-        bound = f"at least {self.low}" if self.high == math.inf else f"from {self.low} to {self.high}"
-        wanted = "finite" if math.isinf(value) or self.low == -math.inf else bound
+        wanted = f"from {self.low} to {self.high}"
+        if math.isinf(value) or self.low == -math.inf:
+            wanted = "finite"
+        elif self.high == math.inf:
+            wanted = f"at least {self.low}"
         raise UserError(f"{key}={value} is out of range; it must be {wanted}")
 
 

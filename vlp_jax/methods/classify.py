@@ -46,10 +46,14 @@ class Classify(Trunk):
     linear: bool = False
     head_norm: str = "none"
     head_init_std: Amount = 0.01
-    projection: Annotated[Mapping[str, Any], ProjectionHead] = dataclasses.field(default_factory=dict)
+    projection: Annotated[Mapping[str, Any], ProjectionHead] = dataclasses.field(
+        default_factory=dict
+    )
     ft_proj_selector: int = 0
     label_smoothing: Rate = 0.0
-    rand_augment: Annotated[Mapping[str, Any], RandAugment] = dataclasses.field(default_factory=dict)
+    rand_augment: Annotated[Mapping[str, Any], RandAugment] = dataclasses.field(
+        default_factory=dict
+    )
     mixing: Annotated[Mapping[str, Any], Mixing] = dataclasses.field(default_factory=dict)
 
     @property

@@ -48,7 +48,9 @@ class MAE(Trunk):
     masking: str = "random"
     norm_pix: bool = True
     mask_token_in_encoder: bool = False
-    decoder: Annotated[Mapping[str, Any] | None, MAEDecoder] = dataclasses.field(default_factory=dict)
+    decoder: Annotated[Mapping[str, Any] | None, MAEDecoder] = dataclasses.field(
+        default_factory=dict
+    )
 
     def __post_init__(self) -> None:
         """Raises UserError for a tower, ratio or masking that cannot be trained."""

@@ -38,7 +38,9 @@ class Trunk(Method):
     image: Mapping[str, Any]
     image_mean: tuple[float, float, float] = pictures.IMAGENET_MEAN
     image_std: tuple[float, float, float] = pictures.IMAGENET_STD
-    augment: Annotated[Mapping[str, Any], pictures.Augment] = dataclasses.field(default_factory=dict)
+    augment: Annotated[Mapping[str, Any], pictures.Augment] = dataclasses.field(
+        default_factory=dict
+    )
     dtype: str = "float32"
     remat: str = "none"
     unroll: bool = False
