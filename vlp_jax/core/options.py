@@ -9,6 +9,8 @@ from typing import TypeVar
 
 import jax
 
+from vlp_jax.core.schema import bare
+
 T = TypeVar("T")
 
 
@@ -23,6 +25,6 @@ def options(cls: type[T]) -> type[T]:
     """
     made = dataclasses.dataclass(frozen=True)(cls)
     fields = dataclasses.fields(made)
-    traced = [field.name for field in fields if field.type in (float, "float")]
+    traced = [field.name for field in fields if bare(field.type) is float]
     static = [field.name for field in fields if field.name not in traced]
     return jax.tree_util.register_dataclass(made, traced, static)

@@ -1,12 +1,15 @@
 """Builds frozen dataclasses from config mappings; the fields are the schema and a typo is an error.
 
-The file exists so that methods, networks, evaluators and options refuse an unknown config key or a
-value of another type in one voice.
+The file exists so that methods, networks, evaluators and options refuse an unknown config key, a
+value of another type or a number out of range in one voice. A field says its range in its type,
+`dropout: Rate = 0.0`, and the class that a mapping is for, `augment: Annotated[Mapping[str, Any],
+Augment]`.
 """
 
 import dataclasses
+import math
 from collections.abc import Mapping
-from typing import Any, TypeVar, get_origin
+from typing import Annotated, Any, TypeVar, get_args, get_origin
 
 import numpy as np
 
@@ -14,6 +17,33 @@ from vlp_jax.core.errors import UserError, nearest
 
 T = TypeVar("T")
 PLAIN = (bool, int, float, str, tuple)  # types of fields that are checked
+
+
+@dataclasses.dataclass(frozen=True)
+class Range:
+    """What a finite number may be, both ends included."""
+
+    low: float = -math.inf
+    high: float = math.inf
+
+    def check(self, key: str, value: float) -> None:
+        """Raises UserError, naming the key, for a number outside or not finite."""
+        if self.low <= value <= self.high and math.isfinite(value):
+            return
+        wanted = f"from {self.low} to {self.high}"
+        if math.isinf(value) or self.low == -math.inf:
+            wanted = "finite"
+        elif self.high == math.inf:
+            wanted = f"at least {self.low}"
+        raise UserError(f"{key}={value} is out of range; it must be {wanted}")
+
+
+# A moving average with 1 never moves, and a unit that is always dropped is none.
+BELOW_ONE = Range(0, 0.99999)
+Size = Annotated[int, Range(1)]  # widths, depths, lengths
+Rate = Annotated[float, BELOW_ONE]  # of what is dropped or smoothed
+Chance = Annotated[float, Range(0, 1)]
+Amount = Annotated[float, Range(0)]
 
 
 def plain(value: Any) -> Any:
@@ -25,27 +55,50 @@ def plain(value: Any) -> Any:
     return value
 
 
+def check(cls: type, config: Mapping[str, Any], where: str) -> None:
+    """Holds a mapping, and those within it whose class a field names, against a dataclass.
+
+    Raises:
+      UserError: a key that is no field of `cls`, a value of another type than its field's, or a
+        number out of its range; names `where.key`.
+    """
+    valid = {f.name: f.type for f in dataclasses.fields(cls) if f.init and f.name != "parent"}
+    for key, value in config.items():
+        if key not in valid:
+            raise UserError(f"{where}.{key}: unknown key{nearest(key, valid.keys() - {'name'})}")
+        typed(f"{where}.{key}", value, valid[key])
+        for said in get_args(valid[key])[1:]:
+            if isinstance(said, Range) and isinstance(value, int | float):
+                said.check(f"{where}.{key}", value)
+            elif dataclasses.is_dataclass(said) and isinstance(value, Mapping):
+                check(said, value, f"{where}.{key}")
+
+
 def build(cls: type[T], config: Mapping[str, Any], where: str, **given: Any) -> T:
-    """Builds `cls` from a mapping.
+    """Builds `cls` from a mapping; a whole number becomes a float where the field is one.
 
     Args:
       given: fields that are no config keys.
 
     Raises:
-      UserError: a key that is no field of `cls`, a value of another type than its field's (a whole
-        number becomes a float), or a field without default that is missing; names `where.key`.
+      UserError: see `check`; or a field without default is missing.
     """
-    fields = {f.name: f for f in dataclasses.fields(cls) if f.init}
-    valid = fields.keys() - {"parent", *given}
     values = plain(config)
-    for key, value in values.items():
-        if key not in valid:
-            raise UserError(f"{where}.{key}: unknown key{nearest(key, valid - {'name'})}")
-        values[key] = typed(f"{where}.{key}", value, fields[key].type)
+    for key in given.keys() & values.keys():
+        raise UserError(f"{where}.{key}: unknown key")
+    check(cls, values, where)
+    types = {f.name: f.type for f in dataclasses.fields(cls)}
+    values = {key: typed(f"{where}.{key}", value, types[key]) for key, value in values.items()}
     try:
         return cls(**values, **given)
     except TypeError as error:
         raise UserError(f"{where}: {error}") from error
+
+
+def bare(kind: Any) -> Any:
+    """The class of a field's type: float of Annotated[float, ...], tuple of tuple[int, ...]."""
+    kind = get_args(kind)[0] if get_origin(kind) is Annotated else kind
+    return get_origin(kind) or kind
 
 
 def typed(key: str, value: Any, kind: Any) -> Any:
@@ -54,7 +107,7 @@ def typed(key: str, value: Any, kind: Any) -> Any:
     Raises:
       UserError: a value of another type.
     """
-    kind = get_origin(kind) or kind
+    kind = bare(kind)
     value = value.item() if isinstance(value, np.generic) else value
     whole = isinstance(value, int) and not isinstance(value, bool)
     if kind is float and whole:
