@@ -92,6 +92,7 @@ def test_unit_rows_and_a_zero_row():
         ("retrieval", {"captions": "5"}, "retrieval.captions is '5', it must be of type int"),
         ("retrieval", {"captions": -1}, "retrieval.captions is -1"),
         ("retrieval", {"share_duplicates": 1}, "must be of type bool"),
+        ("retrieval", {"how": 3}, "retrieval.how is 3, it must be of type Mapping"),
         ("zeroshot", {"templates": "imagenet_7"}, "unknown templates 'imagenet_7'; did you mean"),
         ("knn", {"temperature": 0}, "temperature > 0"),
         ("probe", {"val_fraction": 0.9}, "val_fraction <= 0.5"),

@@ -16,7 +16,7 @@ import numpy as np
 from vlp_jax.core.errors import UserError, nearest
 
 T = TypeVar("T")
-PLAIN = (bool, int, float, str, tuple)  # types of fields that are checked
+PLAIN = (bool, int, float, str, tuple, Mapping)  # types of fields that are checked
 
 
 @dataclasses.dataclass(frozen=True)
