@@ -67,7 +67,7 @@ NETWORKS: dict[str, tuple[float, float]] = {
     "num_classes": (2, _ANY),
 }
 INTERVALS = ("data.image.scale", "method.augment.crop_scale")
-PATTERNS = ("freeze", "optim.no_decay")
+PATTERNS = ("freeze", "fresh", "optim.no_decay")
 DTYPES = ("float32", "bfloat16", "float16")
 
 
