@@ -28,9 +28,13 @@ def base() -> ConfigDict:
     c.image_size = 224
     c.mesh = ConfigDict({"data": -1, "fsdp": 1, "tensor": 1})  # -1: all devices that remain
     c.sharding = "replicated"  # replicated | fsdp | fsdp_tensor
-    c.init_from = ""  # converted checkpoint or workdir to start from
+    # A converted checkpoint or workdir to start from: FOLDER, FOLDER:REGEX (of its paths), or {our
+    # prefix: "FOLDER[:their prefix]"}, --config.init_from.image=OUT:image.
+    c.init_from = ""
+    c.fresh = ()  # path regexes of what starts anew although init_from is asked for it
     # Path regexes of locked parameters, e.g. ("image/.*",) for LiT; they run as in evaluation.
     c.freeze = ()
+    c.allow_random_frozen = False  # frozen weights that init_from does not give: tests alone
     c.ema_decay = 0.0
     c.max_bad_steps = 10  # steps in a row with a non-finite loss before the run stops
     c.heartbeat_seconds = 60.0  # silence after which another process of the job counts as dead

@@ -31,9 +31,9 @@ def test_every_recipe(path):
     assert config.steps or config.examples or config.epochs
     method, tx = make_method(config.method), make_optimizer(config.optim)
     recipe = Recipe(config.seed, config.batch_size, config.accumulate, tuple(config.freeze))
-    state = jax.eval_shape(lambda: init_state(method, tx, recipe))
+    state, frozen = jax.eval_shape(lambda: init_state(method, tx, recipe))
     assert jax.tree.leaves(state["params"])
-    check_paths(config.optim, merge(state["params"], state["frozen"]))
+    check_paths(config.optim, merge(state["params"], frozen))
     fields = method.fields()
     check_pictures(config, fields["image"])
     assert "text" not in fields or fields["text"].length == config.data.context_length

@@ -1,10 +1,11 @@
 """LiT (arXiv:2111.07991): a pretrained image tower, locked; only the text tower and the temperature
 learn.
 
-python -m vlp_jax train --config=configs/clip/lit.py --config.init_from='OUT:image/.*' \
+python -m vlp_jax train --config=configs/clip/lit.py --config.init_from.image=OUT:image \
     --config.data.path=DIR --workdir=W
 
-OUT is a converted checkpoint or a workdir. The file exists as the recipe for locked towers.
+OUT is a converted checkpoint or a workdir; where its tower has no projection of that size, add
+`--config.fresh="('image/head/.*',)"`. The file exists as the recipe for locked towers.
 """
 
 from ml_collections import ConfigDict

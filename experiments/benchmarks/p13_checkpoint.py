@@ -70,7 +70,7 @@ def make_state() -> tuple[Any, Any]:
 
     method = make_method({"name": "clip", **clip_arch("ViT-B-32")})
     tx, recipe = make_optimizer({"name": "adamw"}), Recipe(seed=0, batch_size=1)
-    state = jax.jit(lambda: init_state(method, tx, recipe))()
+    state = jax.jit(lambda: init_state(method, tx, recipe).state)()
     keys = iter(jax.random.split(jax.random.key(0), 500))
     fill = lambda _, x: jax.random.normal(next(keys), x.shape) if x.ndim else x  # noqa: E731
     state = map_with_path(fill, state)

@@ -41,7 +41,7 @@ def lowered(args: argparse.Namespace, unroll: bool) -> object:
     config = load_config(str(ROOT / f"configs/clip/openai.py:{args.arch}"), keys)
     trainer = PlannedTrainer(config, jax.devices())
     with jax.set_mesh(trainer.mesh):
-        return trainer.jit_step.lower(trainer.abstract_state, trainer.method.batch_spec(args.batch))
+        return trainer.jit_step.lower(*trainer.abstract, trainer.method.batch_spec(args.batch))
 
 
 def work(args: argparse.Namespace) -> dict:

@@ -54,7 +54,7 @@ def plain_temporaries(plan: dict[str, Any], arch: str) -> int:
     config = load_config(str(ROOT / f"configs/clip/openai.py:{arch}"), keys)
     trainer = PlannedTrainer(config, open_topology(plan["topology"]))
     found = compile_step(trainer)
-    return found.temp if found.fits else found.hbm - device_bytes(trainer.abstract_state)
+    return found.temp if found.fits else found.hbm - device_bytes(trainer.abstract)
 
 
 def main() -> int:

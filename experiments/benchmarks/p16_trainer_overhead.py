@@ -29,12 +29,12 @@ def bare(trainer: Any, batches: Iterator[Any], steps: int) -> float:
 
     batch = next(batches)
 
-    state = trainer.fresh_state()
-    state, _ = trainer.step(state, batch)
+    state, frozen = trainer.first()
+    state, _ = trainer.step(state, frozen, batch)
     jax.block_until_ready(state)
     start = time.perf_counter()
     for _ in range(steps):
-        state, _ = trainer.step(state, next(batches))
+        state, _ = trainer.step(state, frozen, next(batches))
     jax.block_until_ready(state)
     return time.perf_counter() - start
 
@@ -45,7 +45,7 @@ def whole(trainer: Any, steps: int) -> float:
     from vlp_jax.train.loop import Loop
 
     folder = Path(tempfile.mkdtemp())
-    loop = Loop(trainer, folder, trainer.fresh_state(), Checkpoints(folder / "checkpoints"))
+    loop = Loop(trainer, folder, trainer.first(), Checkpoints(folder / "checkpoints"))
     start = time.perf_counter()
     loop.run()
     seconds = time.perf_counter() - start

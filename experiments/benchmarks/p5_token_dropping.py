@@ -40,7 +40,7 @@ class Run:
         self.method = make_method({"name": "clip", **arch, "image": image, **how})
         optim = dict(name="adamw", lr=1e-5, weight_decay=0.2, b2=0.98, eps=1e-6, clip_norm=0.0)
         tx, recipe = make_optimizer(optim), Recipe(seed=0, batch_size=args.batch)
-        self.state = jax.jit(lambda: init_state(self.method, tx, recipe))()
+        self.state, self.frozen = jax.jit(lambda: init_state(self.method, tx, recipe))()
         factors = lr_factors(optim, self.state["params"])
         schedule = make_schedule("constant", 1e-5, 10, 0)
         self.step = jax.jit(make_step(self.method, tx, schedule, factors, recipe), donate_argnums=0)
@@ -56,7 +56,7 @@ class Run:
         import jax
 
         start = time.perf_counter()
-        self.state, metrics = self.step(self.state, self.batch)
+        self.state, metrics = self.step(self.state, self.frozen, self.batch)
         jax.block_until_ready(self.state)
         if not np.isfinite(float(metrics["loss"])):
             raise SystemExit("the loss is not finite")

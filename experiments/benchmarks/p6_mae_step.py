@@ -76,7 +76,7 @@ class Run:
         from vlp_jax.train.step import make_step
 
         tx, recipe = make_optimizer(OPTIM), Recipe(seed=0, batch_size=batch)
-        self.state = jax.jit(lambda: init_state(method, tx, recipe))()
+        self.state, self.frozen = jax.jit(lambda: init_state(method, tx, recipe))()
         if params is not None:
             self.state["params"] = jax.tree.map(jax.numpy.array, params)
         how = make_schedule("constant", 1e-5, 10, 0), lr_factors(OPTIM, self.state["params"])
@@ -88,7 +88,7 @@ class Run:
     def __call__(self) -> float:
         import jax
 
-        self.state, metrics = self.step(self.state, self.batch)
+        self.state, metrics = self.step(self.state, self.frozen, self.batch)
         jax.block_until_ready(self.state)
         return float(metrics["loss"])
 

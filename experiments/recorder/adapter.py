@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 
 from vlp_jax.__main__ import main as main
 from vlp_jax.api.config import load_config
-from vlp_jax.api.start import loaded_weights, replace_weights
+from vlp_jax.api.init_from import Weights
 from vlp_jax.api.train import train as run_training
 from vlp_jax.core.pytree import flatten, map_with_path, merge
 from vlp_jax.data.device import to_device
@@ -27,7 +27,7 @@ from vlp_jax.models import resnet_v1
 from vlp_jax.parallel.mesh import batch_sharding
 from vlp_jax.report.results import to_json
 from vlp_jax.train.evaluate import run_evaluators
-from vlp_jax.train.state import eval_params
+from vlp_jax.train.state import Start, eval_params
 from vlp_jax.train.trainer import Trainer, learning_rate, total_steps
 
 Arrays = dict[str, np.ndarray]
@@ -57,6 +57,7 @@ def open_config(spec: str, keys: Mapping[str, str]) -> ConfigDict:
     config = load_config(f"configs/{spec}", changes)
     named = {key.split(".")[1] for key in keys if key.startswith("evals.")}
     with config.unlocked():
+        config.allow_random_frozen = True
         config.evals = ConfigDict({name: config.evals[name] for name in sorted(named)})
     return config
 
@@ -93,31 +94,28 @@ class Run:
         self.names = tuple(self.trainer.method.batch_spec(1))
         self._programs: dict[str, Any] = {}
 
-    def start(self) -> Any:
-        """The state before the first step, with the weights of `init_from`."""
-        state, source = self.trainer.fresh_state(), self.trainer.config.init_from
-        if not source:
-            return state
-        return replace_weights(self.trainer, state, loaded_weights(source, self.trainer))
+    def start(self) -> Start:
+        """What the first step starts from, with the weights of `init_from`."""
+        given = Weights(self.trainer).weights if self.trainer.config.init_from else {}
+        return self.trainer.first(given)
 
-    def arrays(self, state: Any) -> Arrays:
+    def arrays(self, start: Start) -> Arrays:
         """Weights, trained and frozen, extra state and moving average by path."""
-        params = merge(state["params"], state["frozen"])
+        state, params = start.state, merge(start.state["params"], start.frozen)
         tree = {"params": params, "extra": state["extra"], "ema": state["ema"]}
         return {rename(path): np.asarray(leaf) for path, leaf in flatten(tree).items()}
 
-    def put(self, state: Any, arrays: Mapping[str, np.ndarray]) -> Any:
-        """The state with the leaves that `arrays` has."""
+    def put(self, start: Start, arrays: Mapping[str, np.ndarray]) -> Start:
+        """The same with the leaves that `arrays` has."""
 
-        def swap(part: str) -> Any:
-            group = "params" if part == "frozen" else part
-
+        def swap(group: str, tree: Any) -> Any:
             def place(path: str, leaf: jax.Array) -> jax.Array:
                 return jax.device_put(arrays.get(rename(f"{group}/{path}"), leaf), leaf.sharding)
 
-            return map_with_path(place, state[part])
+            return map_with_path(place, tree)
 
-        return state | {part: swap(part) for part in ("params", "frozen", "extra", "ema")}
+        state = {part: swap(part, start.state[part]) for part in ("params", "extra", "ema")}
+        return Start(start.state | state, swap("params", start.frozen))
 
     def batches(self, count: int) -> list[Arrays]:
         """The first training batches of this process, as the step eats them."""
@@ -144,24 +142,26 @@ class Run:
         key, trainer = str(shapes), self.trainer
         if key not in self._programs:
             with jax.set_mesh(trainer.mesh):
-                lowered = trainer.jit_step.lower(trainer.abstract_state, shapes)
+                lowered = trainer.jit_step.lower(*trainer.abstract, shapes)
                 self._programs[key] = lowered.as_text(), lowered.compile()
         return self._programs[key]
 
-    def step(self, state: Any, batch: Arrays) -> tuple[Any, dict[str, float]]:
-        """One step: (the next state, its metrics)."""
+    def step(self, start: Start, batch: Arrays) -> tuple[Start, dict[str, float]]:
+        """One step: (what the next one starts from, its metrics)."""
         mesh, run = self.trainer.mesh, self.program(batch)[1]
         with jax.set_mesh(mesh):
-            state, metrics = run(state, to_device(self._own(batch), batch_sharding(mesh)))
-        return state, {name: float(value) for name, value in jax.device_get(metrics).items()}
+            state, metrics = run(*start, to_device(self._own(batch), batch_sharding(mesh)))
+        return Start(state, start.frozen), {
+            name: float(value) for name, value in jax.device_get(metrics).items()
+        }
 
     def _own(self, batch: Arrays) -> Arrays:
         return {name: batch[rename(f"batch/{name}")] for name in self.names}
 
-    def evaluate(self, state: Any) -> tuple[dict[str, Any], Arrays]:
+    def evaluate(self, start: Start) -> tuple[dict[str, Any], Arrays]:
         """({evaluator: metrics, tables and protocol}, arrays that pictures are drawn from)."""
         trainer = self.trainer
-        fns = trainer.embedder.bind(eval_params(state), state["extra"])
+        fns = trainer.embedder.bind(eval_params(*start), start.state["extra"])
         results = run_evaluators(trainer.evaluators, fns, trainer.trained)
         drawn = {
             f"{name}/{key}": value

@@ -75,12 +75,9 @@ def test_a_run_of_other_random_streams_is_refused(workdir, capsys):
 
 def test_one_other_bit_is_found_and_named(workdir, capsys):
     checkpoints = Checkpoints(workdir / "checkpoints", keep=9)
-    where = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    shapes = checkpoints._saved_shapes(6, ("params", "frozen", "ema", "extra", "opt"), where)
-    names = ("step", "skipped", "skipped_in_row")
-    for name in names:
-        shapes[name] = jax.ShapeDtypeStruct((), jnp.int32, sharding=where)
-    state = checkpoints.restore(shapes, 6, compare=False)
+    where, saved = jax.sharding.SingleDeviceSharding(jax.devices()[0]), checkpoints._saved(6)
+    shape = lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where)  # noqa: E731
+    state = saved.load(jax.tree.map(shape, saved.shapes()))
     state["params"]["text"]["pos_embed"] = state["params"]["text"]["pos_embed"].at[0, 0].add(1e-6)
     checkpoints.save(6, state)
     checkpoints.wait()

@@ -26,11 +26,11 @@ def restarted(method, change):
 
     @jax.jit
     def run():
-        state = init_state(method, optax.sgd(1.0), recipe)
+        state, frozen = init_state(method, optax.sgd(1.0), recipe)
         stats = {k: v for k, v in state["extra"].items() if k == "batch_stats"}
         params, stats = jax.tree.map(change, (state["params"], stats))
         state |= {"params": params, "extra": state["extra"] | stats}
-        return {**state, **restate(method, recipe, state)}
+        return {**state, **restate(method, recipe, state, frozen)}
 
     state = run()
     return Vars(state["params"], state["extra"])

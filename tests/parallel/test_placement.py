@@ -10,7 +10,8 @@ from tiny import tiny_method
 from vlp_jax.core.pytree import flatten
 from vlp_jax.optim.optimizer import make_optimizer
 from vlp_jax.parallel.mesh import make_mesh
-from vlp_jax.train.state import Recipe, init_state, state_sharding
+from vlp_jax.parallel.sharding import param_sharding
+from vlp_jax.train.state import Recipe, init_state
 
 MESHES = {
     "replicated": {"data": 8},
@@ -23,8 +24,8 @@ def born(preset, axes):
     """A fresh state on a mesh, {path: array}."""
     tower = {"num_layers": 1}
     method, tx = tiny_method("clip", image=tower, text=tower), make_optimizer({"name": "adamw"})
-    init = lambda: init_state(method, tx, Recipe(0, 8))  # noqa: E731
-    placed = state_sharding(jax.eval_shape(init), make_mesh(axes), preset)
+    init = lambda: init_state(method, tx, Recipe(0, 8)).state  # noqa: E731
+    placed = param_sharding(jax.eval_shape(init), make_mesh(axes), preset)
     return flatten(jax.jit(init, out_shardings=placed)())
 
 

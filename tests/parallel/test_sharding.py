@@ -4,6 +4,7 @@ import math
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from jax.sharding import PartitionSpec as P
 from tiny import tiny_method
@@ -14,8 +15,8 @@ from vlp_jax.methods.base import make_method
 from vlp_jax.models.archs.clip import clip_arch
 from vlp_jax.optim.optimizer import DIRECTIONS, make_optimizer
 from vlp_jax.parallel.mesh import make_mesh
-from vlp_jax.parallel.sharding import PRESETS, param_sharding
-from vlp_jax.train.state import Recipe, init_state, state_sharding
+from vlp_jax.parallel.sharding import PRESETS, param_sharding, place, put
+from vlp_jax.train.state import Recipe, init_state
 
 
 def specs(shapes, preset, **axes):
@@ -67,8 +68,8 @@ def test_fsdp_tensor_cuts_heads_hidden_units_and_vocabulary(shapes):
 def test_optimiser_state_lies_where_its_parameters_lie(preset, name):
     method, tx = tiny_method(), make_optimizer({"name": name})
     mesh = make_mesh({"data": 2, "fsdp": 2, "tensor": 2})
-    shapes = jax.eval_shape(lambda: init_state(method, tx, Recipe(0, 8, ema_decay=0.9)))
-    sharding = state_sharding(shapes, mesh, preset)
+    shapes = jax.eval_shape(lambda: init_state(method, tx, Recipe(0, 8, ema_decay=0.9)).state)
+    sharding = param_sharding(shapes, mesh, preset)
     assert jax.tree.structure(sharding) == jax.tree.structure(shapes)
     params, state = flatten(sharding["params"]), flatten(shapes["params"])
     for part in ("opt", "ema"):
@@ -98,3 +99,27 @@ def test_every_released_size_is_covered_and_cut():
 def test_unknown_presets_are_refused(shapes):
     with pytest.raises(UserError, match="sharding: unknown preset 'fsdpp'; did you mean 'fsdp'"):
         specs(shapes, "fsdpp", data=-1)
+
+
+class Mapped:
+    """A file mapped into memory: it says how much of it was read at a time."""
+
+    def __init__(self, values):
+        self.values, self.shape, self.dtype, self.read = values, values.shape, values.dtype, []
+
+    def __getitem__(self, index):
+        found = self.values[index]
+        self.read.append(found.size)
+        return found
+
+
+def test_an_array_of_the_host_is_read_shard_by_shard():
+    leaf, mesh = Mapped(np.arange(64.0, dtype=np.float32).reshape(16, 4)), make_mesh({"fsdp": 8})
+    found = place({"w": leaf}, mesh, "fsdp")["w"]
+    assert found.sharding.spec == P("fsdp", None) and max(leaf.read) == 8
+    np.testing.assert_array_equal(found, leaf.values)
+    like = jax.ShapeDtypeStruct((16, 4), jnp.bfloat16, sharding=found.sharding)
+    for given in (leaf, found):
+        half = put(given, like)
+        assert half.dtype == jnp.bfloat16 and half.sharding == found.sharding
+        np.testing.assert_array_equal(half, leaf.values)

@@ -141,7 +141,9 @@ def test_whole_numbers_pass_gradient_caching():
 
 
 @pytest.mark.parametrize("count", [1, 4])
-@pytest.mark.parametrize("method", [toys.Memory(), toys.CoupledMemory()], ids=["shared", "cached"])
+@pytest.mark.parametrize(
+    "method", [toys.Memory(), toys.CoupledMemory("int32")], ids=["shared", "cached"]
+)
 def test_state_of_micro_batches_is_averaged_then_objective_then_follow(method, count):
     batch = {"x": toys.draw(B, toys.D)}
     before, step = toys.stepper(method, count)
@@ -150,7 +152,7 @@ def test_state_of_micro_batches_is_averaged_then_objective_then_follow(method, c
     wanted = {"seen/mean": mean, "seen/times": 4, "last": 2, "end": 12, "kept": 7}
     found = {path: float(leaf) for path, leaf in flatten(state["extra"]).items()}
     assert found == pytest.approx(wanted, rel=1e-6)
-    assert state["extra"]["seen"]["times"].dtype == jnp.int32
+    assert state["extra"]["seen"]["times"].dtype == method.counter
     skipped, _ = step(state, {"x": batch["x"].at[3, 1].set(jnp.nan)})
     assert int(skipped["skipped"]) == 1
     jax.tree.map(np.testing.assert_array_equal, skipped["extra"], state["extra"])
@@ -158,6 +160,13 @@ def test_state_of_micro_batches_is_averaged_then_objective_then_follow(method, c
     found = {path: float(leaf) for path, leaf in flatten(last["extra"]).items()}
     wanted |= {"seen/mean": mean + float(batch["x"].mean()), "seen/times": 5, "end": 32}
     assert found == pytest.approx(wanted, rel=1e-6)
+
+
+def test_whole_numbers_that_micro_batches_change_are_refused():
+    method, batch = toys.Memory("int32"), {"x": toys.draw(B, toys.D)}
+    assert int(toys.gradient(method, batch, 1)[2]["seen"]["times"]) == 4
+    with pytest.raises(TypeError, match="extra state seen/times: int32 that micro-batches change"):
+        toys.gradient(method, batch, 2)
 
 
 RESNET = dict(name="resnet", image_size=SIZE, layers=(1, 1, 1, 1), width=8, embed_dim=8)
@@ -189,8 +198,8 @@ def test_batch_norm_that_learns_does_not_accumulate(name, fields, freeze, norms)
     """Neither a frozen one nor one that is not there is in the way."""
     image = {"image": fields["image"]} if "image" in fields else {}
     method = make_method({**tiny_config(name, **{**fields, "image": {}}), **image})
-    state = shapes(method, freeze=freeze)
-    assert set(batch_norms(state["params"], state["frozen"], state["extra"])) == norms
+    state, frozen = shapes(method, freeze=freeze)
+    assert set(batch_norms(state["params"], frozen, state["extra"])) == norms
     shapes(method, freeze=freeze, accumulate=2, accumulate_batchnorm="micro")
     if not norms:
         shapes(method, freeze=freeze, accumulate=2)
@@ -204,8 +213,8 @@ def test_batch_norm_that_learns_does_not_accumulate(name, fields, freeze, norms)
 
 def test_every_norm_of_a_trained_resnet_is_found():
     method = make_method({**tiny_config("clip"), "image": RESNET})
-    state = shapes(method)
-    found = batch_norms(state["params"], state["frozen"], state["extra"])
+    state, _ = shapes(method)
+    found = batch_norms(state["params"], {}, state["extra"])
     assert len(found) == 19 and "image/stage1_block0/downsample/bn" in found
     frozen, trained = partition(state["params"], (".*/bn/.*",))
     assert batch_norms(trained, frozen, state["extra"]) == []

@@ -1,6 +1,8 @@
 """R4, R5, R6: full disks, damage and other models; nothing torn is ever restored."""
 
+import json
 import resource
+import shutil
 import signal
 
 import jax
@@ -15,6 +17,7 @@ STATE = {
     "step": jnp.int32(3),
     "params": {"w": jnp.arange(4096.0).reshape(64, 64), "b": jnp.ones(8)},
 }
+DEVICE = jax.sharding.SingleDeviceSharding(jax.devices()[0])
 
 
 def shapes(state):
@@ -146,8 +149,92 @@ def test_a_full_disk_ends_the_run_and_keeps_older_checkpoints(config_file, tmp_p
     assert Checkpoints(workdir / "checkpoints").steps() == [2]
 
 
+FROZEN = {"tower": {"w": jnp.arange(1 << 18, dtype=jnp.bfloat16)}}
+
+
+def test_frozen_weights_are_written_once_and_named_by_steps(tmp_path):
+    """Half a megabyte of them beside states of 16 KB; a run that goes on writes them no second
+    time.
+    """
+    folder = tmp_path / "c"
+    for steps in ((1, 2), (3,)):
+        checkpoints = Checkpoints(folder)
+        if steps == (3,):
+            back = checkpoints.restore_frozen(shapes(FROZEN))
+            assert digests(back) == digests(FROZEN)
+        for step in steps:
+            state = {**STATE, "step": jnp.int32(step), "ema": {}, "extra": {}}
+            checkpoints.save(step, state, FROZEN)
+        checkpoints.wait()
+    sizes = {part: size(folder / part) for part in ("1", "2", "3", "frozen")}
+    assert sizes.pop("frozen") > 1 << 19 and max(sizes.values()) < 1 << 16
+    crc = json.loads((folder / "digests" / "frozen.json").read_text())["crc32"]
+    named = {json.loads((folder / "digests" / f"{n}.json").read_text())["frozen"] for n in "123"}
+    assert named == {crc}
+    step, model = Checkpoints(folder).restore_model(DEVICE, 2)
+    assert step == 2 and digests(model["frozen"]) == digests(FROZEN)
+    with pytest.raises(
+        UserError, match=r"frozen is of another model: tower/w is bfloat16\[262144\]"
+    ):
+        Checkpoints(folder).restore_frozen(shapes({"tower": {"w": jnp.ones(3)}}))
+
+
+def size(folder):
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+@pytest.mark.parametrize("fault", ["flipped", "data gone", "table gone", "others"])
+def test_frozen_weights_that_are_not_the_run_s_are_named(tmp_path, fault):
+    folder = tmp_path / "c"
+    checkpoints = Checkpoints(folder)
+    checkpoints.save(1, {**STATE, "extra": {}, "ema": {}}, FROZEN)
+    checkpoints.wait()
+    frozen = folder / "frozen"
+    data = max((p for p in frozen.rglob("*") if p.is_file()), key=lambda path: path.stat().st_size)
+    if fault == "flipped":
+        whole = bytearray(data.read_bytes())
+        whole[len(whole) // 2] ^= 1
+        data.write_bytes(whole)
+    elif fault == "data gone":
+        data.unlink()
+    elif fault == "table gone":
+        (folder / "digests" / "frozen.json").unlink()
+    else:
+        other = Checkpoints(tmp_path / "d")
+        other.save(1, STATE, {"tower": {"w": FROZEN["tower"]["w"] + 1}})
+        other.wait()
+        for part in ("frozen", "digests/frozen.json"):
+            shutil.rmtree(folder / part, ignore_errors=True)
+            (tmp_path / "d" / part).rename(folder / part)
+    words = {"flipped": str(data), "data gone": str(data), "table gone": "are gone"}
+    for load in (
+        lambda found: found.restore_frozen(shapes(FROZEN)),
+        lambda found: found.restore_model(DEVICE),
+    ):
+        with pytest.raises(RunError) as caught:
+            load(Checkpoints(folder))
+        message = str(caught.value)
+        assert words.get(fault, ": other frozen weights (") in message and "\n" not in message
+    assert int(Checkpoints(folder).restore(shapes({**STATE, "extra": {}, "ema": {}}))["step"]) == 3
+
+
+def test_checkpoints_of_older_versions(tmp_path):
+    """With frozen weights inside: read by eval, no run goes on from them; without: as ever."""
+    old = {**STATE, "ema": {}, "extra": {}, "frozen": FROZEN}
+    for step, state in ((1, old), (2, {**old, "frozen": {}})):
+        checkpoints = Checkpoints(tmp_path / str(step))
+        checkpoints.save(step, state)
+        checkpoints.wait()
+    wanted = shapes({name: old[name] for name in old if name != "frozen"})
+    _, model = Checkpoints(tmp_path / "1").restore_model(DEVICE)
+    assert digests(model["frozen"]) == digests(FROZEN)
+    with pytest.raises(UserError, match="1/1: of an older version, with its frozen weights inside"):
+        Checkpoints(tmp_path / "1").restore(wanted)
+    assert digests(checkpoints.restore(wanted)["params"]) == digests(STATE["params"])
+
+
 def test_files_are_digested_by_content(tmp_path):
-    from vlp_jax.train.checkpoint import file_digest
+    from vlp_jax.train.saved import file_digest
 
     file = tmp_path / "f"
     file.write_bytes(b"123456789")

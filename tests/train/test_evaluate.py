@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from tiny import tiny_batch
 
-from vlp_jax.api.start import tell_apart
+from vlp_jax.api.init_from import tell_apart
 from vlp_jax.core.errors import UserError
 from vlp_jax.data.framing import Framing
 from vlp_jax.evals.base import Result
@@ -19,8 +19,8 @@ def test_rows_are_the_same_on_one_and_eight_devices(make_trainer):
     found = []
     for devices, more in ((1, {}), (8, {"sharding": "fsdp", "mesh.data": 2, "mesh.fsdp": 4})):
         trainer = make_trainer(devices, **more)
-        state = trainer.fresh_state()
-        fns = trainer.embedder.bind(eval_params(state), state["extra"])
+        state, frozen = trainer.first()
+        fns = trainer.embedder.bind(eval_params(state, frozen), state["extra"])
         rows, index = fns["embed_image"](batch)
         assert isinstance(rows, np.ndarray) and rows.dtype == np.float32
         np.testing.assert_array_equal(index, batch["index"])
@@ -29,10 +29,10 @@ def test_rows_are_the_same_on_one_and_eight_devices(make_trainer):
 
 
 def test_the_moving_average_is_what_is_evaluated(make_trainer):
-    state = make_trainer().fresh_state()
+    state, _ = make_trainer().first()
     marked = {**state, "ema": jax.tree.map(lambda x: x + 1, state["params"])}
-    assert eval_params(marked)["logit_scale"] == state["params"]["logit_scale"] + 1
-    assert eval_params({**state, "ema": {}})["logit_scale"] == state["params"]["logit_scale"]
+    assert eval_params(marked, {})["logit_scale"] == state["params"]["logit_scale"] + 1
+    assert eval_params({**state, "ema": {}}, {})["logit_scale"] == state["params"]["logit_scale"]
 
 
 def test_batches_are_rounded_up_to_the_devices(make_trainer):

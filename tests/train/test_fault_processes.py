@@ -59,6 +59,7 @@ def test_a_second_job_in_a_workdir_is_refused_as_one(config_file, tmp_path):
 
 def test_four_two_one_and_four_processes_train_like_one(config_file, tmp_path):
     words = ["train", f"--config={config_file}", "--config.optim.schedule=constant", "--force"]
+    words += ["--config.freeze=('image/patch_embed/.*',)", "--config.allow_random_frozen=true"]
     workdir, one = tmp_path / "many", tmp_path / "one"
     for part, count in enumerate((4, 2, 1, 4)):
         more = [f"--workdir={workdir}", f"--config.steps={3 * part + 3}"]

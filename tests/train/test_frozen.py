@@ -4,18 +4,24 @@ Most of it is read from the traced program, which costs no compilation: how ofte
 which statistics it hands on untouched.
 """
 
+import dataclasses
+
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from tiny import FIELDS, SIZE, tiny_batch, tiny_config, tiny_method
 
-from vlp_jax.core.inputs import Inputs, Vars, lay
+from vlp_jax.core.fields import Numbers
+from vlp_jax.core.inputs import Aux, Inputs, Vars, lay
 from vlp_jax.core.pytree import flatten, partition
 from vlp_jax.core.rng import example_keys, step_key
-from vlp_jax.methods.base import make_method, run
+from vlp_jax.methods.base import Leaf, Method, Part, make_method, run
 from vlp_jax.models.projection import ProjectionHead
 from vlp_jax.optim.optimizer import lr_factors, make_optimizer
+from vlp_jax.train.gradient import loss_and_gradient
 from vlp_jax.train.state import Recipe, init_state
 from vlp_jax.train.step import make_step
 
@@ -40,16 +46,16 @@ def test_ten_steps_beside_a_locked_resnet_move_none_of_its_bits():
     method = make_method({**tiny_config("classify"), "image": {**RESNET, "embed_dim": 8}})
     optim = {"name": "adamw", "lr": 1e-2}
     recipe, tx = Recipe(0, B, accumulate=2, freeze=("image/.*",)), make_optimizer(optim)
-    first = jax.jit(lambda: init_state(method, tx, recipe))()
+    first, frozen = jax.jit(lambda: init_state(method, tx, recipe))()
     factors = lr_factors(optim, first["params"])
     step = jax.jit(make_step(method, tx, lambda k: jnp.float32(1e-2), factors, recipe))
     last = first
     for number in range(10):
-        last, _ = step(last, batch(number))
+        last, _ = step(last, frozen, batch(number))
     before, after = flatten(first), flatten(last)
     moved = {path for path in before if (np.asarray(before[path]) != after[path]).any()}
     assert sum(path.startswith("extra/") for path in before) == 38
-    assert not any(path.startswith(("frozen/", "extra/")) for path in moved)
+    assert set(frozen) == {"image"} and not any(path.startswith("extra/") for path in moved)
     assert {path for path in moved if path.startswith("params/")} == {
         "params/head/out/kernel",
         "params/head/out/bias",
@@ -174,3 +180,80 @@ def test_dropout_of_frozen_heads():
     heads = ("head/.*", "tile_head/.*")
     for freeze, more in (((), 2), (heads, 0), (heads[:1], 1), (("head/fc1/.*",), 1)):
         assert traced(loud, freeze)[0] == usual + more, freeze
+
+
+@dataclasses.dataclass(frozen=True)
+class Through(Method):
+    """A trained scale below a frozen network with BatchNorm and dropout, a trained one above it."""
+
+    dtype: str = "float32"
+    own: bool = True
+
+    def fields(self):
+        return {"x": Numbers((6,))}
+
+    def parts(self):
+        shape = jax.ShapeDtypeStruct((1, 6), jnp.float32)
+        net = Part(Mixed(), (shape,), frozen=self.own, dtype=self.dtype)
+        ends = {
+            name: Part(Leaf(lambda rng: 1 + jnp.arange(6.0) / 7)) for name in ("below", "above")
+        }
+        return {"net": net, **ends}
+
+    def encode(self, v, x):
+        out, moved = self.apply("net", v, x, x.batch["x"] * v.params["below"], moves=True)
+        return (out * v.params["above"]).sum(1), Aux({}, moved)
+
+    def objective(self, v, rows, x):
+        return x.share(jnp.square(rows)), Aux()
+
+
+class Mixed(nn.Module):
+    """float[B, 6] -> float[B, 6]."""
+
+    @nn.compact
+    def __call__(self, x, rng=None):
+        x = nn.BatchNorm(use_running_average=rng is None, name="bn")(nn.Dense(6, name="fc1")(x))
+        if rng is not None:
+            x = x * jax.vmap(lambda key: jax.random.bernoulli(key, 0.5, (6,)))(rng)
+        return nn.Dense(6, name="fc2")(jnp.tanh(x))
+
+
+@pytest.mark.parametrize("freeze", [(), ("net/.*",)], ids=["part", "config"])
+def test_gradients_flow_through_a_frozen_part_to_its_inputs(freeze):
+    """Those of the network as in evaluation, in one piece or four, whoever freezes it."""
+    method = Through(own=not freeze)
+    recipe = Recipe(0, B, accumulate=1, freeze=freeze)
+    state, frozen = init_state(method, optax.sgd(1.0), recipe)
+    stats = jax.tree.map(lambda leaf: leaf + 0.5, state["extra"])
+    rows = jnp.float32(np.random.default_rng(0).normal(size=(B, 6)))
+    x = Inputs.of({"x": rows}, KEYS, step=1, train=True)
+
+    def loss(ends):
+        variables = {"params": frozen["net"], "batch_stats": stats["batch_stats"]["net"]}
+        out = Mixed().apply(variables, rows * ends["below"])
+        return jnp.square((out * ends["above"]).sum(1)).mean()
+
+    wanted = jax.grad(loss)(state["params"])
+    assert float(jnp.abs(wanted["below"]).min()) > 1e-3
+    for count in (1, 4):
+        _, aux, found = loss_and_gradient(method, state["params"], frozen, stats, x, count)
+        assert found.keys() == {"below", "above"}
+        for name, slope in wanted.items():
+            np.testing.assert_allclose(found[name], slope, atol=1e-6, err_msg=name)
+        jax.tree.map(np.testing.assert_array_equal, lay(aux.extra, stats), stats)
+
+
+@pytest.mark.parametrize("freeze", [(), ("net/.*",)], ids=["part", "config"])
+def test_frozen_weights_are_kept_in_the_dtype_of_their_part(freeze):
+    method = Through("bfloat16", own=not freeze)
+    recipe = Recipe(0, B, freeze=freeze)
+    state, frozen = jax.eval_shape(lambda: init_state(method, make_optimizer({}), recipe))
+    assert {leaf.dtype for leaf in jax.tree.leaves(frozen)} == {jnp.dtype("bfloat16")}
+    learns = jax.tree.leaves((state["params"], state["extra"]))
+    assert {leaf.dtype for leaf in learns} == {jnp.dtype("float32")}
+    assert not any("net" in path for path in flatten(state["opt"]))
+    open_, none = jax.eval_shape(
+        lambda: init_state(Through("bfloat16", own=False), make_optimizer({}), Recipe(0, B))
+    )
+    assert not none and open_["params"]["net"]["fc1"]["kernel"].dtype == jnp.float32

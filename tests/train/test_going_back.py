@@ -35,10 +35,10 @@ def test_what_lies_after_goes_at_the_first_save_and_not_before(make_trainer, tmp
     def train(until, start=None, keep=9):
         object.__setattr__(trainer, "steps", until)
         checkpoints = Checkpoints(tmp_path / "checkpoints", keep)
-        state = trainer.fresh_state()
+        begun = trainer.first()
         if checkpoints.steps():
-            state = checkpoints.restore(trainer.abstract_state, start)
-        loop = Loop(trainer, tmp_path, state, checkpoints)
+            begun = checkpoints.restore(trainer.abstract.state, start), {}
+        loop = Loop(trainer, tmp_path, begun, checkpoints)
         loop.run()
         return loop
 

@@ -19,8 +19,8 @@ def loop_of(trainer, workdir):
     workdir.mkdir(exist_ok=True)
     checkpoints = Checkpoints(workdir / "checkpoints", keep=20)
     restored = bool(checkpoints.steps())
-    state = checkpoints.restore(trainer.abstract_state) if restored else trainer.fresh_state()
-    return Loop(trainer, workdir, state, checkpoints)
+    start = (checkpoints.restore(trainer.abstract.state), {}) if restored else trainer.first()
+    return Loop(trainer, workdir, start, checkpoints)
 
 
 def run(trainer, workdir, until=0):
@@ -59,7 +59,7 @@ def test_the_order_is_evaluate_checkpoint_train(make_trainer, tmp_path, monkeypa
     loop, seen = loop_of(trainer, tmp_path), []
     train = loop._train_step
     monkeypatch.setattr(loop, "_evaluate", lambda: seen.append(f"evaluate {loop.step}"))
-    monkeypatch.setattr(loop.checkpoints, "save", lambda step, _: seen.append(f"save {step}"))
+    monkeypatch.setattr(loop.checkpoints, "save", lambda step, *_: seen.append(f"save {step}"))
     monkeypatch.setattr(
         loop, "_train_step", lambda *words: (train(*words), seen.append(f"train {loop.step}"))
     )
@@ -93,8 +93,8 @@ def test_nothing_is_sent_to_the_device_behind_the_steps_back(make_trainer, tmp_p
     trainer = make_trainer(steps=2)
     step, host = trainer.step, jnp.zeros(()).__array__()
 
-    def careless(state, batch):
-        state, metrics = step(state, batch)
+    def careless(*given):
+        state, metrics = step(*given)
         return state, {**metrics, "loss": metrics["loss"] + host}
 
     trainer.__dict__["step"] = careless
@@ -107,8 +107,8 @@ def test_bad_steps_between_logged_lines_stop_the_run(make_trainer, tmp_path):
     step = trainer.step
     in_row = [jnp.int32(max(0, number - 4)) for number in range(1, 21)]  # bad from step 5 on
 
-    def broken(state, batch):
-        state, metrics = step(state, batch)
+    def broken(*given):
+        state, metrics = step(*given)
         return state, {**metrics, "skipped_in_row": in_row.pop(0)}
 
     trainer.__dict__["step"] = broken

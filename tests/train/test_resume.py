@@ -22,8 +22,8 @@ def run(trainer, workdir, checkpoints=None):
     workdir.mkdir(exist_ok=True)
     checkpoints = checkpoints or Checkpoints(workdir / "checkpoints", keep=10)
     restored = bool(checkpoints.steps())
-    state = checkpoints.restore(trainer.abstract_state) if restored else trainer.fresh_state()
-    loop = Loop(trainer, workdir, state, checkpoints)
+    start = (checkpoints.restore(trainer.abstract.state), {}) if restored else trainer.first()
+    loop = Loop(trainer, workdir, start, checkpoints)
     loop.run()
     return loop
 
@@ -57,7 +57,7 @@ def test_device_count_and_preset_may_change_on_resume(make_trainer, tmp_path, de
     loop = run(one, tmp_path / "run")
     mesh = {"mesh.data": 1, "mesh.fsdp": -1} if sharding == "fsdp" else {}
     many = make_trainer(devices, steps=4, sharding=sharding, **mesh)
-    state = Checkpoints(tmp_path / "run" / "checkpoints").restore(many.abstract_state)
+    state = Checkpoints(tmp_path / "run" / "checkpoints").restore(many.abstract.state)
     assert digests(state) == digests(loop.state)
     kernel = flatten(state["params"])["image/blocks/mlp/fc1/kernel"]
     split = kernel.addressable_shards[0].data.size * (devices if sharding == "fsdp" else 1)
@@ -75,7 +75,8 @@ def next_batch(trainer, step):
 
 def next_loss(trainer, state):
     with jax.set_mesh(trainer.mesh):
-        return float(trainer.step(state, next_batch(trainer, int(state["step"])))[1]["loss"])
+        batch = next_batch(trainer, int(state["step"]))
+        return float(trainer.step(state, {}, batch)[1]["loss"])
 
 
 class Broken:
@@ -101,11 +102,11 @@ def broken(trainer, factors):
 
 def test_a_bad_step_changes_nothing_and_is_counted(make_trainer):
     trainer = broken(make_trainer(), {1: float("nan"), 2: float("inf")})
-    state = trainer.fresh_state()
+    state, _ = trainer.first()
     kept = []
     with jax.set_mesh(trainer.mesh):
         for step in range(4):
-            state, metrics = trainer.step(state, next_batch(trainer, step))
+            state, metrics = trainer.step(state, {}, next_batch(trainer, step))
             counters = ("step", "skipped", "skipped_in_row")
             kept.append(digests({k: v for k, v in state.items() if k not in counters}))
     assert kept[1] == kept[0] and kept[2] == kept[0] and kept[3] != kept[0]
@@ -124,13 +125,13 @@ def test_a_gradient_spike_is_survived_and_the_temperature_stays_in_bounds(make_t
     def train(factors):
         overrides = {"optim.clip_norm": 1.0, "optim.lr": 1e-2, "optim.schedule": "constant"}
         trainer = broken(make_trainer(steps=30, **overrides), factors)
-        state, found = trainer.fresh_state(), []
+        state, found = trainer.first().state, []
         # one temperature far above the clamp, as after a spike without it
         state["params"]["logit_scale"] = jnp.full_like(state["params"]["logit_scale"], 9.0)
-        state = jax.device_put(state, trainer.sharding)
+        state = jax.device_put(state, trainer.sharding.state)
         with jax.set_mesh(trainer.mesh):
             for step in range(30):
-                state, metrics = trainer.step(state, next_batch(trainer, step))
+                state, metrics = trainer.step(state, {}, next_batch(trainer, step))
                 assert float(state["params"]["logit_scale"]) <= np.log(100) + 1e-6
                 found.append(float(metrics["loss"]))
         return found
@@ -141,13 +142,13 @@ def test_a_gradient_spike_is_survived_and_the_temperature_stays_in_bounds(make_t
 
 
 def test_moving_average_and_frozen_leaves(make_trainer):
-    trainer = make_trainer(freeze="('image/.*',)")
-    state = trainer.fresh_state()
-    before, ema = digests(state["frozen"]), flatten(jax.tree.map(np.asarray, state["ema"]))
+    trainer = make_trainer(freeze="('image/.*',)", allow_random_frozen=True)
+    state, frozen = trainer.first()
+    before, ema = digests(frozen), flatten(jax.tree.map(np.asarray, state["ema"]))
     assert set(state["params"]) == {"text", "logit_scale"} and "image" not in state["opt"]
     with jax.set_mesh(trainer.mesh):
-        state, _ = trainer.step(state, next_batch(trainer, 0))
-    assert digests(state["frozen"]) == before
+        state, _ = trainer.step(state, frozen, next_batch(trainer, 0))
+    assert digests(frozen) == before, "and it was not donated"
     rate = min(0.9, 1 / 10)  # step 0 of the warm-up of the average
     for path, leaf in flatten(state["params"]).items():
         mixed = rate * ema[path] + (1 - rate) * np.asarray(leaf)
@@ -163,9 +164,9 @@ def test_losses_are_the_same_under_every_sharding(make_trainer):
         (8, "fsdp_tensor", {"mesh.data": 2, "mesh.fsdp": 2, "mesh.tensor": 2}),
     ):
         trainer = make_trainer(devices, sharding=sharding, **mesh)
-        found.append(next_loss(trainer, trainer.fresh_state()))
+        found.append(next_loss(trainer, trainer.first().state))
     assert found == pytest.approx([found[0]] * 4, rel=1e-6)
-    qkv = trainer.sharding["params"]["text"]["blocks"]["attn"]["qkv"]["kernel"]
+    qkv = trainer.sharding.state["params"]["text"]["blocks"]["attn"]["qkv"]["kernel"]
     assert qkv.spec[2] == "tensor", "heads lie on the tensor axis"
 
 

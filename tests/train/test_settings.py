@@ -100,7 +100,9 @@ def test_a_run_that_names_nothing_is_refused_before_it_starts(make_trainer, over
     """By what `train` asks for before it touches the workdir."""
     with pytest.raises(UserError, match=message):
         _ = make_trainer(**overrides).jit_step
-    _ = make_trainer(freeze="('image/.*',)", **{"optim.no_decay": "('image/.*',)"}).jit_step
+    _ = make_trainer(
+        freeze="('image/.*',)", allow_random_frozen=True, **{"optim.no_decay": "('image/.*',)"}
+    ).jit_step
 
 
 def test_grey_pictures_are_refused_where_colours_are_learnt_and_nowhere_else(

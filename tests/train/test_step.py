@@ -13,7 +13,8 @@ from vlp_jax.core.rng import example_keys, step_key
 from vlp_jax.optim.optimizer import NO_DECAY, lr_factors, make_optimizer
 from vlp_jax.optim.schedules import make_schedule
 from vlp_jax.parallel.mesh import batch_sharding, make_mesh
-from vlp_jax.train.state import Recipe, init_state, state_sharding
+from vlp_jax.parallel.sharding import param_sharding
+from vlp_jax.train.state import Recipe, init_state
 from vlp_jax.train.step import make_step
 
 B = 16
@@ -23,11 +24,11 @@ SCHEDULE = make_schedule("cosine", 1e-2, 10, 3)
 
 
 def parts(name="clip", **recipe):
-    """(initial state, step) of the tiny method."""
+    """(method, first state and frozen weights, step) of the tiny method."""
     method, tx = tiny_method(name, **SHALLOW), make_optimizer(OPTIM)
     recipe = Recipe(3, B, **recipe)
     init = lambda: init_state(method, tx, recipe)  # noqa: E731
-    factors = lr_factors(OPTIM, jax.eval_shape(init)["params"])
+    factors = lr_factors(OPTIM, jax.eval_shape(init).state["params"])
     return method, init, make_step(method, tx, SCHEDULE, factors, recipe)
 
 
@@ -41,7 +42,7 @@ def plain(tree):
 
 def test_three_steps_are_the_recipe_written_out():
     method, init, step = parts(ema_decay=0.25)
-    state, run = jax.jit(init)(), jax.jit(step)
+    (state, frozen), run = jax.jit(init)(), jax.jit(step)
     tx = optax.chain(optax.clip_by_global_norm(0.5), optax.scale_by_adam(0.9, 0.98))
     params = ema = state["params"]
     opt = tx.init(params)
@@ -63,7 +64,7 @@ def test_three_steps_are_the_recipe_written_out():
         params = jax.tree.unflatten(jax.tree.structure(params), list(moved.values()))
         rate = min(0.25, (1 + number) / (10 + number))
         ema = jax.tree.map(lambda e, p, r=rate: r * e + (1 - r) * p, ema, params)
-        state, metrics = run(state, batch)
+        state, metrics = run(state, frozen, batch)
         assert float(metrics["loss"]) == pytest.approx(float(value), rel=1e-5)
         assert float(metrics["lr"]) == pytest.approx(lr)
         assert float(metrics["grad_norm"]) == pytest.approx(float(optax.tree.norm(slope)), rel=1e-4)
@@ -81,13 +82,14 @@ def test_three_steps_are_the_recipe_written_out():
 def test_locked_towers_stay_as_they_are_to_the_last_bit():
     """LiT: decay, momentum and the moving average must not reach them either."""
     _, init, step = parts(freeze=("image/(?!head).*",), ema_decay=0.9)
-    state, run = jax.jit(init)(), jax.jit(step)
-    frozen, trained = plain(state["frozen"]), plain(state["params"])
+    (state, locked), run = jax.jit(init)(), jax.jit(step)
+    frozen, trained = plain(locked), plain(state["params"])
     assert set(trained) & set(frozen) == set() and "image/head/kernel" in trained
+    assert "frozen" not in state
     assert not any("patch_embed" in path for path in flatten(state["opt"]) | flatten(state["ema"]))
     for batch in batches(3):
-        state, _ = run(state, batch)
-    for path, leaf in plain(state["frozen"]).items():
+        state, _ = run(state, locked, batch)
+    for path, leaf in plain(locked).items():
         np.testing.assert_array_equal(leaf, frozen[path], err_msg=path)
     moved = plain(state["params"])
     unused = {"text/pos_embed", "text/token_embed/embedding"}  # some rows are never read
@@ -96,21 +98,23 @@ def test_locked_towers_stay_as_they_are_to_the_last_bit():
 
 def test_a_locked_temperature_needs_no_clamp():
     _, init, step = parts(freeze=("logit_scale",))
-    state, metrics = jax.jit(step)(jax.jit(init)(), batches(1)[0])
-    assert np.isfinite(metrics["loss"]) and "logit_scale" in state["frozen"]
+    start = jax.jit(init)()
+    _, metrics = jax.jit(step)(*start, batches(1)[0])
+    assert np.isfinite(metrics["loss"]) and "logit_scale" in start.frozen
 
 
 def placed_step(axes, preset, accumulate, name="clip"):
     """Parameters and loss after two steps on a mesh."""
     _, init, step = parts(name, accumulate=accumulate)
     mesh = make_mesh(axes, jax.devices()[: int(np.prod(list(axes.values())))])
-    sharding = state_sharding(jax.eval_shape(init), mesh, preset)
+    sharding = param_sharding(jax.eval_shape(init), mesh, preset)
     with jax.set_mesh(mesh):
-        state = jax.jit(init, out_shardings=sharding)()
+        state, frozen = jax.jit(init, out_shardings=sharding)()
         split = batch_sharding(mesh)
-        run = jax.jit(step, in_shardings=(sharding, split), out_shardings=(sharding, None))
+        places = dict(in_shardings=(*sharding, split), out_shardings=(sharding.state, None))
+        run = jax.jit(step, **places)
         for batch in batches(2):
-            state, metrics = run(state, jax.device_put(batch, split))
+            state, metrics = run(state, frozen, jax.device_put(batch, split))
     return plain(state["params"]), float(metrics["loss"])
 
 
@@ -127,12 +131,12 @@ def test_accumulation_and_sharding_together_change_nothing(name):
 
 def test_a_bad_gradient_in_one_leaf_alone_skips_the_step():
     _, init, step = parts(ema_decay=0.9)
-    state, run = jax.jit(init)(), jax.jit(step)
-    state, _ = run(state, batches(1)[0])
+    (state, frozen), run = jax.jit(init)(), jax.jit(step)
+    state, _ = run(state, frozen, batches(1)[0])
     poisoned = jax.tree.map(lambda x: x, state)
     poisoned["params"]["logit_scale"] = jnp.float32(jnp.nan)
     before = plain({key: poisoned[key] for key in ("params", "opt", "ema", "extra")})
-    after, metrics = run(poisoned, batches(1)[0])
+    after, metrics = run(poisoned, frozen, batches(1)[0])
     assert int(after["skipped"]) == int(after["skipped_in_row"]) == 1 == int(metrics["skipped"])
     for path, leaf in plain({k: after[k] for k in ("params", "opt", "ema", "extra")}).items():
         np.testing.assert_array_equal(leaf, before[path], err_msg=path)

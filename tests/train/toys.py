@@ -107,7 +107,11 @@ class Queue(Method):
 class Memory(Method):
     """State that changes at every stage: `seen/mean` in encode, `seen/times` in objective, `last`
     in both, `end` in these and after the update; `kept` never.
+
+    counter: dtype of `seen/times`.
     """
+
+    counter: str = "float32"
 
     def fields(self):
         return {"x": Numbers((D,))}
@@ -116,7 +120,7 @@ class Memory(Method):
         return {"w": Part(Leaf(start))}
 
     def state(self, v, rng):
-        seen = {"mean": jnp.float32(0.5), "times": jnp.int32(3)}
+        seen = {"mean": jnp.float32(0.5), "times": jnp.asarray(3, self.counter)}
         return {"seen": seen, **{name: jnp.float32(7) for name in ("last", "end", "kept")}}
 
     def encode(self, v, x):
@@ -193,9 +197,10 @@ def check_equal(found, wanted, tolerance=1e-6):
 
 
 def stepper(method, accumulate):
-    """(first state, jitted step) of plain gradient descent."""
+    """(first state, jitted (state, batch) -> (state, metrics)) of plain gradient descent."""
     config = {"name": "sgd", "momentum": 0.0, "clip_norm": 0.0}
     recipe, tx = Recipe(0, B, accumulate), make_optimizer(config)
-    state = init_state(method, tx, recipe)
+    state, frozen = init_state(method, tx, recipe)
     schedule, factors = make_schedule("constant", 0.1, 10, 0), lr_factors(config, state["params"])
-    return state, jax.jit(make_step(method, tx, schedule, factors, recipe))
+    step = jax.jit(make_step(method, tx, schedule, factors, recipe))
+    return state, lambda state, batch: step(state, frozen, batch)

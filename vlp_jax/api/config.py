@@ -142,6 +142,8 @@ def override(config: ConfigDict, key: str, text: str) -> None:
                 section[part] = section.get(part) or ConfigDict()
                 section = section[part]
             section[last] = section.get(last, _literal(text))
+    if parents == ["init_from"] and "init_from" in config:  # {our prefix: folder}
+        _add_source(config, last)
     node: Any = config
     for part in parents:
         node = node.get(part) if isinstance(node, ConfigDict) else None
@@ -153,6 +155,23 @@ def override(config: ConfigDict, key: str, text: str) -> None:
             f"--config.{key}: is a section; set one of {', '.join(_leaves(old, key + '.')[:8])}"
         )
     node[last] = _parse(key, text, old)
+
+
+def _add_source(config: ConfigDict, prefix: str) -> None:
+    """Makes room for `init_from.PREFIX`; a folder for everything leaves no room.
+
+    Raises:
+      UserError: there is one.
+    """
+    there = config.init_from
+    if isinstance(there, str) and there:
+        raise UserError(
+            f"--config.init_from.{prefix}: init_from={there} gives everything; name prefixes alone"
+        )
+    with config.unlocked(), config.ignore_type():
+        if not there:
+            config.init_from = ConfigDict()
+        config.init_from[prefix] = config.init_from.get(prefix, "")
 
 
 def _literal(text: str) -> Any:

@@ -51,12 +51,12 @@ def eval_config(checkpoint: str, spec: str | None, overrides: dict[str, str], on
 
 def evaluate(checkpoint: str, config: Any) -> tuple[dict[str, Any], float]:
     """Runs the evaluators. Returns ({name: Result}, exp(logit_scale))."""
-    import jax
     import numpy as np
 
     from vlp_jax.api.config import FRESH
     from vlp_jax.api.model import load_model
-    from vlp_jax.parallel.mesh import make_mesh, replicated
+    from vlp_jax.parallel.mesh import make_mesh
+    from vlp_jax.parallel.sharding import place
     from vlp_jax.train.evaluate import eval_context, make_evaluators, run_evaluators
     from vlp_jax.train.functions import Embedder
 
@@ -66,7 +66,7 @@ def evaluate(checkpoint: str, config: Any) -> tuple[dict[str, Any], float]:
     context = eval_context(tokenizer, model.preprocessing, config.eval_batch_size, mesh)
     trained = trained_on(checkpoint.removeprefix(FRESH))
     evaluators = make_evaluators(config.evals.to_dict(), context, model.method, trained)
-    params, extra = jax.device_put((model.params, model.extra), replicated(mesh))
+    params, extra = (place(tree, mesh, config.sharding) for tree in (model.params, model.extra))
     fns = Embedder(model.method, mesh).bind(params, extra)
     results = run_evaluators(evaluators, fns, None if checkpoint.startswith(FRESH) else trained)
     return results, float(np.exp(model.params.get("logit_scale", 0.0)))

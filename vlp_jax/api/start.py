@@ -7,38 +7,41 @@ compiled.
 
 import contextlib
 import logging
-import os
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import jax
-import numpy as np
 from ml_collections import ConfigDict
 
+from vlp_jax.api.init_from import Weights
 from vlp_jax.core.errors import UserError
-from vlp_jax.core.pytree import flatten, map_with_path, matches, merge
-from vlp_jax.interop.folder import is_folder
 from vlp_jax.train.checkpoint import Checkpoints
-from vlp_jax.train.progress import show
-from vlp_jax.train.state import State
+from vlp_jax.train.state import Start
 from vlp_jax.train.trainer import Trainer, learning_rate
 from vlp_jax.train.workdir import read_config, stretches
 
 log = logging.getLogger(__name__)
 
 
-def start_state(
-    trainer: Trainer,
-    checkpoints: Checkpoints,
-    step: int | None,
-    weights: dict[str, jax.Array] | None,
-) -> State:
-    """Restored from `step` or the newest complete checkpoint, else initialised (with `weights`)."""
-    if step is not None or checkpoints.steps():
-        return checkpoints.restore(trainer.abstract_state, step)
-    state = trainer.fresh_state()
-    return replace_weights(trainer, state, weights) if weights else state
+def begin(
+    trainer: Trainer, checkpoints: Checkpoints, step: int | None
+) -> tuple[Start, dict[str, Any]]:
+    """What a run goes on from: the complete checkpoint of `step`, or, for None, new weights, among
+    them those of `init_from`; nothing is written.
+
+    Returns:
+      (state and frozen weights, what became of the leaves of `init_from`: see Weights.record).
+
+    Raises:
+      UserError: see Checkpoints.restore, Weights and Trainer.check_given.
+    """
+    if step is not None:
+        state = checkpoints.restore(trainer.abstract.state, step)
+        return Start(state, checkpoints.restore_frozen(trainer.abstract.frozen, step)), {}
+    if not trainer.config.init_from:
+        return trainer.first(), {}
+    given = Weights(trainer)
+    given.show()
+    return trainer.first(given.weights), given.record()
 
 
 def tell_changes(trainer: Trainer, workdir: Path, checkpoints: Checkpoints, step: int) -> None:
@@ -65,77 +68,3 @@ def tell_changes(trainer: Trainer, workdir: Path, checkpoints: Checkpoints, step
         after = float(trainer.schedule(step))
         if abs(after - before) > 1e-3 * max(before, after):
             log.warning("the learning rate jumps at step %d: %.3g -> %.3g", step, before, after)
-
-
-def first_weights(trainer: Trainer, checkpoints: Checkpoints) -> dict[str, jax.Array] | None:
-    """The weights of `init_from` for a run that has no checkpoint yet; nothing is written.
-
-    Raises:
-      UserError: see `loaded_weights`.
-    """
-    if not trainer.config.init_from or checkpoints.steps():
-        return None
-    return loaded_weights(trainer.config.init_from, trainer)
-
-
-def loaded_weights(init_from: str, trainer: Trainer) -> dict[str, jax.Array]:
-    """Flat {path: array} of `FOLDER` or `FOLDER:REGEX` (only the paths that match, e.g.
-    OUT:image/.*), checked.
-
-    Raises:
-      UserError: a path the run's model lacks or holds in another shape, or, without a regex, one
-        that is missing.
-    """
-    from vlp_jax.api.model import load_model
-
-    folder, _, pattern = (init_from, "", "")
-    if not os.path.isdir(init_from) and ":" in init_from:
-        folder, _, pattern = init_from.partition(":")
-    model = load_model(folder)
-    loaded = flatten({**model.params, **model.extra})
-    loaded = {
-        path: leaf for path, leaf in loaded.items() if not pattern or matches(path, (pattern,))
-    }
-    state = trainer.abstract_state
-    ours = flatten({**merge(state["params"], state["frozen"]), **state["extra"]})
-    lines = [f"unexpected {path}" for path in loaded if path not in ours]
-    lines += [
-        f"{path} is {list(leaf.shape)}, needs {list(ours[path].shape)}"
-        for path, leaf in loaded.items()
-        if path in ours and leaf.shape != ours[path].shape
-    ]
-    lines += [f"missing {path}" for path in ours if not pattern and path not in loaded]
-    if lines or not loaded:
-        raise UserError(
-            f"init_from={init_from}: does not fit: {'; '.join(lines) or 'no path matches'}"
-        )
-    if is_folder(folder):
-        tell_apart(init_from, model.preprocessing, trainer)
-    return loaded
-
-
-def tell_apart(init_from: str, theirs: Mapping[str, Any], trainer: Trainer) -> None:
-    """Says where a run, which follows its recipe, prepares pictures otherwise than the source of
-    its weights."""
-    method = trainer.method
-    ours = {**vars(trainer.context.framing), "mean": method.image_mean, "std": method.image_std}
-    keys = ["mean", "std", "crop", "share", "resample", "alpha"]
-    keys += ["fill"] if theirs["crop"] == "pad" else []
-    for key in keys:
-        mine, its = ours[key], theirs[key]
-        if mine != its if isinstance(mine, str) else not np.allclose(mine, its, atol=1e-6):
-            what = f"its pictures were made with {key}={its}, this run makes them with {mine}"
-            show(f"note: init_from={init_from}: {what}", last=True)
-
-
-def replace_weights(trainer: Trainer, state: State, loaded: dict[str, jax.Array]) -> State:
-    """Puts loaded leaves in the place of the first ones, under the shardings that are there; state
-    that copies weights (a teacher) is made anew, unless it was loaded too.
-    """
-
-    def replace(path: str, leaf: jax.Array) -> jax.Array:
-        return jax.device_put(loaded[path], leaf.sharding) if path in loaded else leaf
-
-    parts = {name: map_with_path(replace, state[name]) for name in ("params", "frozen", "extra")}
-    state = trainer.restate({**state, **parts})
-    return {**state, "extra": map_with_path(replace, state["extra"])}

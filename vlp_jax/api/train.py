@@ -65,7 +65,7 @@ def _train(config: Any, workdir: Path, force: bool, step: int | None) -> Outcome
     import jax
     import numpy as np
 
-    from vlp_jax.api.start import first_weights, start_state, tell_changes
+    from vlp_jax.api.start import begin, tell_changes
     from vlp_jax.core.pytree import size
     from vlp_jax.parallel.hosts import agree, from_first
     from vlp_jax.train.checkpoint import Checkpoints
@@ -81,21 +81,22 @@ def _train(config: Any, workdir: Path, force: bool, step: int | None) -> Outcome
         checkpoints.recover()
         finish(workdir, checkpoints)
     from_first("the workdir is held and whole")
-    at = step if step is not None else max(checkpoints.steps(), default=0)
+    found = step if step is not None else max(checkpoints.steps(), default=None)
+    at = found or 0
     parts = stretches(workdir, at, config.batch_size)
     trainer = Trainer(config, offset=parts[-1].offset)
     agree({**run_facts(config, trainer.pipeline.fingerprint), "--workdir": workdir, "--step": step})
-    abstract, _ = trainer.abstract_state, trainer.jit_step  # what they refuse leaves no trace
+    abstract, _ = trainer.abstract, trainer.jit_step  # what they refuse leaves no trace
     check_workdir(workdir, config, trainer.pipeline.fingerprint, force)
-    weights = first_weights(trainer, checkpoints)
-    state = start_state(trainer, checkpoints, step, weights)
+    begun, told = begin(trainer, checkpoints, found)
     files = run_files(config, trainer.pipeline.fingerprint, parts, trainer.trained.edge)
+    files |= {"init_from.json": told} if told else {}
     if jax.process_index() == 0:
         tell_changes(trainer, workdir, checkpoints, at)
         if max(checkpoints.steps(), default=0) <= at:  # else the first save writes them
             write_files(workdir, files)
-    loop = Loop(trainer, workdir, state, checkpoints, files)
-    count = size(abstract["params"]) + size(abstract["frozen"])
+    loop = Loop(trainer, workdir, begun, checkpoints, files)
+    count = size(abstract.state["params"]) + size(abstract.frozen)
     show(
         f"{type(trainer.method).__name__}: {count:,} parameters, "
         f"{trainer.pipeline.num_examples:,} examples, "
@@ -104,7 +105,8 @@ def _train(config: Any, workdir: Path, force: bool, step: int | None) -> Outcome
     )
     results = loop.run()
     loss = None if loop.loss is None else float(loop.loss)
-    scale = float(np.exp(loop.state["params"].get("logit_scale", 0.0)))
+    weights = {**begun.frozen, **loop.state["params"]}
+    scale = float(np.exp(weights.get("logit_scale", 0.0)))
     return Outcome(
         str(workdir), loop.step, round(time.monotonic() - start, 1), loss, count, results, scale
     )

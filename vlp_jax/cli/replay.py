@@ -44,7 +44,7 @@ def main(argv: list[str]) -> int:
     args = parser().parse_args(argv)
     from ml_collections import ConfigDict
 
-    from vlp_jax.api.start import first_weights, start_state
+    from vlp_jax.api.start import begin
     from vlp_jax.cli.output import print_json
     from vlp_jax.core.errors import UserError
     from vlp_jax.parallel.startup import first_process, start_jax
@@ -66,12 +66,7 @@ def main(argv: list[str]) -> int:
     offset = stretches(workdir, start or 0, config.batch_size)[-1].offset
     trainer = Trainer(config, offset=offset)
     check_workdir(workdir, config, trainer.pipeline.fingerprint, force=False)
-    if start is None:
-        weights = first_weights(trainer, Checkpoints(workdir / "checkpoints" / "none"))
-        state = start_state(trainer, Checkpoints(workdir / "checkpoints" / "none"), None, weights)
-    else:
-        state = checkpoints.restore(trainer.abstract_state, start)
-    found = replay(trainer, checkpoints, state, lines, last)
+    found = replay(trainer, checkpoints, begin(trainer, checkpoints, start)[0], lines, last)
     compared = bool(found.compared or found.checkpoints)
     if first_process():
         for text in found.different:

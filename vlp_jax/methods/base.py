@@ -35,12 +35,15 @@ class Part:
     Attributes:
       net: takes `rng=` key[B], or None outside training, as every network does.
       inputs: jax.ShapeDtypeStruct (or None) of the arguments of a call that makes every parameter.
-      frozen: has no gradient and no optimiser state and runs as in evaluation.
+      frozen: has no gradient and no optimiser state and runs as in evaluation; `config.freeze` over
+        all of its paths says the same. Gradients flow through it to its inputs.
+      dtype: of its weights where it is frozen, e.g. "bfloat16"; what learns is float32.
     """
 
     net: Any
     inputs: tuple[jax.ShapeDtypeStruct | None, ...] = ()
     frozen: bool = False
+    dtype: str = "float32"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -174,6 +177,12 @@ class Method:
     def frozen(self) -> tuple[str, ...]:
         """Path regexes of what is frozen."""
         return tuple(f"{re.escape(n)}(/.*)?" for n, part in self._parts.items() if part.frozen)
+
+    def stored(self, frozen: Params) -> Params:
+        """Frozen leaves of {part: ...} in the dtypes of their parts."""
+        dtypes = {name: part.dtype for name, part in self._parts.items()}
+        cast = lambda tree, dtype: jax.tree.map(lambda leaf: leaf.astype(dtype), tree)  # noqa: E731
+        return {name: cast(tree, dtypes[name]) for name, tree in frozen.items()}
 
     def batch_spec(self, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
         """Shapes and dtypes of one global batch."""

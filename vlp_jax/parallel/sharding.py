@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from vlp_jax.core.errors import UserError, nearest
@@ -88,3 +89,26 @@ def param_sharding(shapes: Any, mesh: Mesh, preset: str) -> Any:
         raise ValueError(f"sharding preset {preset!r} covers no rule for {path}")
 
     return map_with_path(rule, shapes)
+
+
+def put(leaf: Any, like: jax.ShapeDtypeStruct) -> jax.Array:
+    """An array in the dtype and sharding of `like`, shard by shard: an array of the host (a file
+    mapped into memory) is read no further than devices of this process need it.
+    """
+    if isinstance(leaf, jax.Array):
+        return jax.device_put(leaf.astype(like.dtype), like.sharding, may_alias=False)
+    read = lambda index: np.asarray(leaf[index], like.dtype)  # noqa: E731
+    return jax.make_array_from_callback(tuple(leaf.shape), like.sharding, read)
+
+
+def place(tree: Any, mesh: Mesh, preset: str) -> Any:
+    """A tree of arrays under the preset's rules, each leaf put straight to its shards.
+
+    Raises:
+      UserError: an unknown preset.
+    """
+    where = param_sharding(tree, mesh, preset)
+    shapes = jax.tree.map(
+        lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), tree, where
+    )
+    return jax.tree.map(put, tree, shapes)

@@ -136,7 +136,7 @@ def compile_step(trainer: Trainer) -> Compiled:
     start = time.perf_counter()
     try:
         with jax.set_mesh(trainer.mesh):
-            compiled = trainer.jit_step.lower(trainer.abstract_state, batch).compile()
+            compiled = trainer.jit_step.lower(*trainer.abstract, batch).compile()
     except jax.errors.JaxRuntimeError as error:
         seconds = time.perf_counter() - start
         refusal = parse_refusal(str(error))

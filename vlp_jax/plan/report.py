@@ -52,10 +52,10 @@ def report(trainer: Trainer, compiled: Compiled, topology: str, chip: Chip) -> d
     the whole step, training = 3 x forward, recompute not counted.
     """
     sizes = dict(trainer.mesh.shape)
-    state = trainer.abstract_state
+    state, frozen = trainer.abstract
     found = collectives(compiled.text, sizes)
     traffic = wire_bytes(found, sizes)
-    parameters = device_bytes([state["params"], state["frozen"]])
+    parameters = device_bytes([state["params"], frozen])
     optimiser = device_bytes(state["opt"])
     gradients = device_bytes(state["params"])
     moved = 2 * (compiled.temp + compiled.args)
@@ -75,7 +75,7 @@ def report(trainer: Trainer, compiled: Compiled, topology: str, chip: Chip) -> d
         "optimiser_bytes": optimiser,
         "gradient_bytes": gradients,
         "activation_bytes": max(0, compiled.temp - gradients),
-        "parameters": size(state["params"]) + size(state["frozen"]),
+        "parameters": size(state["params"]) + size(frozen),
         "model_flops": 3 * trainer.method.flops() * config.batch_size,
         "collectives": [c._asdict() for c in found],
         "collective_bytes": sum(c.bytes for c in found),

@@ -1,19 +1,15 @@
-"""Checkpoints of the train state: orbax, asynchronous and atomic, with a digest of every file.
+"""Checkpoints of the train state, asynchronous: which steps there are, which stay, which are whole.
 
 A step counts as complete once its files are committed and their digests are written; a torn one is
-never listed. A restore reads the arrays and checks the digests at the same time, so damage is found
-before the first step and the file is named. The file exists as the one thin layer over orbax's v1
-interface.
+never listed. Frozen weights are written once, and a step only names them. The file exists so that
+a run finds its newest complete step whatever stopped it.
 """
 
-import concurrent.futures
-import json
 import logging
 import os
 import shutil
 import threading
-import zlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -21,38 +17,15 @@ import jax
 import orbax.checkpoint.experimental.v1 as ocp
 
 from vlp_jax.core.errors import RunError, UserError
-from vlp_jax.core.pytree import flatten
+from vlp_jax.core.types import Params
+from vlp_jax.train.frozen import FrozenWeights
+from vlp_jax.train.saved import Saved, one_line
 
 log = logging.getLogger(__name__)
-_CHUNK = 1 << 22
+Places = jax.sharding.Sharding | Callable[[Any], Any]  # of all leaves, or shapes -> shardings
 _TORN = ".orbax-checkpoint-tmp"  # in the name of a folder whose save has not been committed
 _ASIDE = ".before"  # after the number of a step that is being saved again
 _HINT = "delete this step's folder or let train go on from an older one with --step=OLDER"
-
-
-def _context() -> ocp.Context:
-    context = ocp.Context()
-    context.array.saving.use_compression = (
-        False  # float32 weights hardly compress; zstd would halve the speed
-    )
-    return context
-
-
-def file_digest(path: Path) -> dict[str, int]:
-    """Returns {bytes, crc32} of a file."""
-    value, size = 0, 0
-    with open(path, "rb", buffering=0) as file:
-        while chunk := file.read(_CHUNK):
-            value, size = zlib.crc32(chunk, value), size + len(chunk)
-    return {"bytes": size, "crc32": value}
-
-
-def _table_digest(files: dict[str, dict[str, int]]) -> int:
-    return zlib.crc32(json.dumps(files, sort_keys=True).encode())
-
-
-def _files(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.rglob("*") if path.is_file())
 
 
 class Checkpoints:
@@ -70,6 +43,7 @@ class Checkpoints:
         self._keep, self._keep_every = max(1, keep), keep_every
         self._thread: threading.Thread | None = None
         self._error: BaseException | None = None
+        self._frozen = FrozenWeights(self.folder)
         self._main = jax.process_index() == 0
 
     def steps(self) -> list[int]:
@@ -88,8 +62,9 @@ class Checkpoints:
             return []
         return [int(path.name) for path in self.folder.glob("*") if path.name.isdigit()]
 
-    def save(self, step: int, state: Any) -> None:
-        """Starts an asynchronous save; returns once the arrays are copied off the device.
+    def save(self, step: int, state: Any, frozen: Params | None = None) -> None:
+        """Starts an asynchronous save; returns once the arrays are copied off the device. The first
+        save of a run writes its frozen weights before.
 
         Raises:
           RunError: the previous save failed (disk full, permissions).
@@ -98,9 +73,10 @@ class Checkpoints:
         try:
             if self._main:
                 (self.folder / "digests").mkdir(parents=True, exist_ok=True)
+            self._frozen.keep(frozen or {})
+            if self._main:
                 self._put_aside(step)
-            with _context():
-                response = ocp.save_async(self.folder / str(step), state, overwrite=True)
+            response = self._saved(step).write(state)
         except Exception as error:
             raise self._failure(step, error) from error
         self._thread = threading.Thread(
@@ -149,34 +125,44 @@ class Checkpoints:
             error, self._error = self._error, None
             raise error
 
-    def restore(self, abstract: Any, step: int | None = None, compare: bool = True) -> Any:
+    def restore(self, abstract: Any, step: int | None = None) -> Any:
         """Loads a step into the shapes, dtypes and shardings of `abstract` (ShapeDtypeStructs with
         shardings).
 
         Args:
           abstract: the tree to fill.
           step: which one; None is the newest complete one.
-          compare: refuse a checkpoint whose tree differs from `abstract`.
 
         Raises:
           UserError: no such step, or a tree of another shape (one message lists every difference).
           RunError: a damaged file, named.
         """
-        step = self._chosen(step)
-        with concurrent.futures.ThreadPoolExecutor(2) as pool:
-            checks = [
-                pool.submit(_check_file, path, digest) for path, digest in self._expected(step)
-            ]
-            problem: Exception | None = None
-            try:
-                state = self._load(step, abstract, compare)
-            except Exception as error:
-                problem = error
-            for check in checks:
-                check.result()  # a damaged file is the better explanation, so it is raised first
-        if problem is not None:
-            raise problem
-        return state
+        saved = self._saved(self._chosen(step))
+        old = saved.shapes().get("frozen")
+        if jax.tree.leaves(old):
+            raise UserError(
+                f"{saved.folder}: of an older version, with its frozen weights inside; no run goes "
+                "on from it, but one may start from it (init_from)"
+            )
+        if old is None:
+            return saved.load(abstract)
+        found = saved.load({**abstract, "frozen": {}})
+        return {name: found[name] for name in abstract}
+
+    def restore_frozen(self, abstract: Params, step: int | None = None) -> Params:
+        """Loads the frozen weights that a step names into `abstract`, see `restore`.
+
+        Raises:
+          UserError: weights of other shapes, or of a step that names none. RunError: they are gone,
+            damaged, or others.
+        """
+        saved = self._saved(self._chosen(step))
+        digest = saved.read().get("frozen")
+        if not abstract:
+            return {}
+        if digest is None:
+            raise UserError(f"{saved.folder} is of another model: it has no frozen weights")
+        return self._frozen.load(abstract, digest, saved.folder)
 
     def _chosen(self, step: int | None) -> int:
         """A complete step, the newest for None; raises UserError where there is none."""
@@ -189,10 +175,13 @@ class Checkpoints:
             )
         return steps[-1] if step is None else step
 
-    def restore_model(
-        self, sharding: jax.sharding.Sharding, step: int | None = None
-    ) -> tuple[int, dict[str, Any]]:
-        """Loads what evaluation needs: params, frozen, ema and extra, every leaf under `sharding`.
+    def restore_model(self, where: Places, step: int | None = None) -> tuple[int, dict[str, Any]]:
+        """Loads what evaluation needs: params, frozen, ema and extra, also of checkpoints of older
+        versions, which have frozen weights inside.
+
+        Args:
+          where: the sharding of every leaf, or a function from a tree of shapes to its shardings.
+          step: which one; None is the newest complete one.
 
         Returns:
           (step, {params, frozen, ema, extra}).
@@ -201,69 +190,18 @@ class Checkpoints:
           UserError: no complete checkpoint. RunError: a damaged file, named.
         """
         step = self._chosen(step)
-        names = ("params", "frozen", "ema", "extra")
-        try:
-            abstract = self._saved_shapes(step, names, sharding)
-        except Exception as error:
-            for path, digest in self._expected(step):
-                _check_file(path, digest)
-            raise self._unreadable(step, error) from error
-        loaded = self.restore(abstract, step, compare=False)
-        return step, {name: loaded[name] for name in names}
-
-    def _saved_shapes(
-        self, step: int, names: tuple[str, ...], sharding: jax.sharding.Sharding
-    ) -> dict[str, Any]:
-        """The saved tree as ShapeDtypeStructs, the parts beside `names` to be skipped."""
-
-        def wanted(leaf: Any) -> jax.ShapeDtypeStruct:
-            return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
-
-        with _context():
-            saved = ocp.metadata(self.folder / str(step)).metadata
-        return {
-            name: jax.tree.map(wanted if name in names else lambda _: ocp.PLACEHOLDER, tree)
-            for name, tree in saved.items()
+        saved, names = self._saved(step), ("params", "frozen", "ema", "extra")
+        abstract = {
+            name: _placed(tree, where) if name in names else _skipped(tree)
+            for name, tree in saved.shapes().items()
         }
-
-    def _unreadable(self, step: int, error: BaseException) -> RunError:
-        return RunError(f"{self.folder / str(step)}: cannot be restored: {_one_line(error)}")
-
-    def _load(self, step: int, abstract: Any, compare: bool) -> Any:
-        with _context():
-            if compare:
-                self._compare(step, abstract)
-            try:
-                return ocp.load(self.folder / str(step), abstract)
-            except Exception as error:
-                raise self._unreadable(step, error) from error
-
-    def _compare(self, step: int, abstract: Any) -> None:
-        saved = flatten(ocp.metadata(self.folder / str(step)).metadata)
-        wanted = flatten(abstract)
-        lines = [f"missing {path}" for path in wanted if path not in saved]
-        lines += [f"unexpected {path}" for path in saved if path not in wanted]
-        for path in wanted.keys() & saved.keys():
-            have, want = saved[path], wanted[path]
-            if tuple(have.shape) != tuple(want.shape) or have.dtype != want.dtype:
-                found = f"{have.dtype}{list(have.shape)}"
-                lines.append(f"{path} is {found}, needs {want.dtype}{list(want.shape)}")
-        if lines:
-            raise UserError(
-                f"{self.folder / str(step)} is of another model: " + "; ".join(sorted(lines))
-            )
-
-    def _expected(self, step: int) -> list[tuple[Path, dict[str, int]]]:
-        file = self._digest_file(step)
-        try:
-            table = json.loads(file.read_text())
-            whole = table["crc32"] == _table_digest(table["files"])
-        except (ValueError, KeyError, TypeError):
-            whole = False
-        if not whole:
-            raise RunError(f"{file}: damaged; {_HINT}")
-        table = table["files"]
-        return [(self.folder / str(step) / name, digest) for name, digest in table.items()]
+        found = {"frozen": {}, **saved.load(abstract, compare=False)}
+        digest = saved.read().get("frozen")
+        if digest is not None:
+            self._frozen.check(digest, saved.folder)
+            frozen = _placed(self._frozen.saved.shapes(), where)
+            found["frozen"] = self._frozen.load(frozen, digest, saved.folder, compare=False)
+        return step, {name: found[name] for name in names}
 
     def _finish(self, step: int, response: Any) -> None:
         try:
@@ -276,15 +214,8 @@ class Checkpoints:
             self._error = self._failure(step, error)
 
     def _write_digests(self, step: int) -> None:
-        folder = self.folder / str(step)
-        table = {str(path.relative_to(folder)): file_digest(path) for path in _files(folder)}
-        target = self._digest_file(step)
-        partial = target.with_suffix(".tmp")
-        with open(partial, "w") as file:
-            json.dump({"files": table, "crc32": _table_digest(table)}, file)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(target)
+        digest = self._frozen.digest
+        self._saved(step).seal(**({} if digest is None else {"frozen": digest}))
 
     def _prune(self, newest: int) -> None:
         """Removes complete steps beyond `keep`, and what interrupted saves before `newest` left;
@@ -308,6 +239,9 @@ class Checkpoints:
         for path in self.folder.glob(f"*{_TORN}*"):
             shutil.rmtree(path, ignore_errors=True)
 
+    def _saved(self, step: int) -> Saved:
+        return Saved(self.folder / str(step), self._digest_file(step), _HINT)
+
     def _digest_file(self, step: int) -> Path:
         return self.folder / "digests" / f"{step}.json"
 
@@ -315,20 +249,21 @@ class Checkpoints:
         if self._main:
             self._clear_torn()  # a full disk gets its space back
         failure = RunError(
-            f"{self.folder / str(step)}: checkpoint could not be saved: {_one_line(error)}"
+            f"{self.folder / str(step)}: checkpoint could not be saved: {one_line(error)}"
         )
         failure.__cause__ = error
         return failure
 
 
-def _check_file(path: Path, expected: dict[str, int]) -> None:
-    if not path.is_file():
-        raise RunError(f"{path}: file of a complete checkpoint is missing; {_HINT}")
-    found = file_digest(path)
-    if found != expected:
-        raise RunError(f"{path}: damaged, {found} does not match {expected} at save time; {_HINT}")
+def _placed(tree: Any, where: Places) -> Any:
+    """Saved shapes as ShapeDtypeStructs with shardings."""
+    shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), tree)
+    if isinstance(where, jax.sharding.Sharding):
+        places = jax.tree.map(lambda _: where, shapes)
+    else:
+        places = where(shapes)
+    return jax.tree.map(lambda leaf, at: leaf.update(sharding=at), shapes, places)
 
 
-def _one_line(error: BaseException) -> str:
-    text = str(error).strip() or type(error).__name__
-    return text.splitlines()[0][:300]
+def _skipped(tree: Any) -> Any:
+    return jax.tree.map(lambda _: ocp.PLACEHOLDER, tree)

@@ -2,8 +2,9 @@
 
 Losses and metrics of micro-batches are shares of the whole (sums over `totals` of the whole batch)
 and add up, so unequal numbers of terms, as of tokens, bias nothing. Every micro-batch sees the
-extra state of the step's start; what they change of it is averaged. BatchNorm alone sees each
-micro-batch by itself (train/state.py refuses it unless told otherwise).
+extra state of the step's start; what they change of it is averaged, so whole numbers are refused
+there. BatchNorm alone sees each micro-batch by itself (train/state.py refuses it unless told
+otherwise).
 
 Coupled losses use gradient caching (arXiv:2101.06983): encode every micro-batch without keeping
 activations, differentiate the objective at the rows of the full batch, then replay each encode with
@@ -19,6 +20,7 @@ import jax.numpy as jnp
 from einops import rearrange
 
 from vlp_jax.core.inputs import Aux, Inputs, lay
+from vlp_jax.core.pytree import map_with_path
 from vlp_jax.core.types import Array, Extra, Params
 from vlp_jax.methods.base import Method, run
 
@@ -47,8 +49,20 @@ def _join(tree: Any) -> Any:
     return jax.tree.map(lambda x: rearrange(x, "k b ... -> (b k) ..."), tree)
 
 
-def _mean(tree: Any) -> Any:
-    return jax.tree.map(lambda x: x.mean(0).astype(x.dtype), tree)
+def _mean(extra: Extra) -> Extra:
+    """The mean of what micro-batches make of extra state. [K, ...] -> [...]
+
+    Raises:
+      TypeError: names an entry that has no mean (whole numbers, truth values, keys).
+    """
+
+    def mean(path: str, x: Array) -> Array:
+        if not jnp.issubdtype(x.dtype, jnp.inexact):
+            why = f"{x.dtype} that micro-batches change has no mean"
+            raise TypeError(f"extra state {path}: {why}; count in follow, or change a float")
+        return x.mean(0).astype(x.dtype)
+
+    return map_with_path(mean, extra)
 
 
 def _sum(tree: Any) -> Any:

@@ -28,7 +28,7 @@ from vlp_jax.train.going_back import give_up
 from vlp_jax.train.metrics import Held, Writers, logged, open_writers
 from vlp_jax.train.preemption import Preempted, StopSignal
 from vlp_jax.train.progress import Meter, evaluation_line, progress_line, show
-from vlp_jax.train.state import State, eval_params
+from vlp_jax.train.state import Start, eval_params
 from vlp_jax.train.trainer import Trainer
 
 log = logging.getLogger(__name__)
@@ -41,7 +41,7 @@ class Loop:
       trainer: the run's parts.
       workdir: an opened workdir. Steps later than the state's that it holds are given up at the
         first save (going_back.py).
-      state: the state to go on from.
+      start: the state to go on from, and the frozen weights.
       checkpoints: where to save.
       files: of the workdir, to be written by a run that goes back with its first save.
     """
@@ -50,14 +50,14 @@ class Loop:
         self,
         trainer: Trainer,
         workdir: Path,
-        state: State,
+        start: Start,
         checkpoints: Checkpoints,
         files: Mapping[str, Any] | None = None,
     ):
         self._files = files or {}
         self.trainer, self.config, self.checkpoints = trainer, trainer.config, checkpoints
-        self.state = state
-        self.start = self.step = int(state["step"])
+        self.state, self.frozen = start
+        self.start = self.step = int(self.state["step"])
         self.workdir, self.later = workdir, [s for s in checkpoints.steps() if s > self.start]
         self.watchdog = Watchdog(self.config.get("hang_seconds", 0.0))
         self._logged = logged(workdir / "metrics.jsonl", self.start)
@@ -121,7 +121,7 @@ class Loop:
 
     def _train_step(self, step: Callable, batch: dict[str, jax.Array]) -> None:
         with jax.transfer_guard("disallow"):
-            self.state, metrics = step(self.state, batch)
+            self.state, metrics = step(self.state, self.frozen, batch)
         if self._one_at_a_time:
             jax.block_until_ready(self.state)
         self.step += 1
@@ -173,7 +173,7 @@ class Loop:
             return
         paused = self.meter.pause()
         self.watchdog.mark(self.step, "evaluate")
-        fns = self.trainer.embedder.bind(eval_params(self.state), self.state["extra"])
+        fns = self.trainer.embedder.bind(eval_params(self.state, self.frozen), self.state["extra"])
         fns = {name: self.watchdog.marking(fn) for name, fn in fns.items()}
         self.results = run_evaluators(self.trainer.evaluators, fns, self.trainer.trained)
         values = scalars(self.results)
@@ -200,7 +200,7 @@ class Loop:
         paused = self.meter.pause()
         self.watchdog.mark(self.step, "save")
         if self._saved != self.step:
-            self.checkpoints.save(self.step, self.state)
+            self.checkpoints.save(self.step, self.state, self.frozen)
             self._saved, self._last_save = self.step, time.monotonic()
         self._give_up_later()
         self.meter.resume(paused)

@@ -17,7 +17,7 @@ from vlp_jax.core.pytree import flatten
 from vlp_jax.data.device import DeviceFeed
 from vlp_jax.parallel.mesh import batch_sharding
 from vlp_jax.train.checkpoint import Checkpoints
-from vlp_jax.train.state import State
+from vlp_jax.train.state import Start, State
 from vlp_jax.train.trainer import Trainer
 
 METRICS = ("loss", "grad_norm")  # what is compared of a logged step
@@ -40,17 +40,18 @@ class Replay:
 
 
 def replay(
-    trainer: Trainer, checkpoints: Checkpoints, state: State, lines: dict[int, dict], last: int
+    trainer: Trainer, checkpoints: Checkpoints, begin: Start, lines: dict[int, dict], last: int
 ) -> Replay:
-    """Trains from `state` to step `last` and compares on the way.
+    """Trains from `begin` to step `last` and compares on the way.
 
     Args:
       trainer: of the run's own config.
       checkpoints: the run's; complete ones on the way are compared leaf by leaf.
-      state: the state to go on from.
+      begin: the state to go on from, and the frozen weights.
       lines: step -> logged line.
       last: the step to end with.
     """
+    state, frozen = begin
     start, saved = int(state["step"]), set(checkpoints.steps())
     result = Replay(start, [], [], [])
     feed = DeviceFeed(
@@ -60,13 +61,13 @@ def replay(
     )
     with jax.set_mesh(trainer.mesh):
         for step in range(start + 1, last + 1):
-            state, metrics = jax.block_until_ready(trainer.step(state, next(feed)))
+            state, metrics = jax.block_until_ready(trainer.step(state, frozen, next(feed)))
             if step in lines:
                 result.compared.append(step)
                 result.different.extend(differing_metrics(step, lines[step], metrics))
             if step in saved:
                 result.checkpoints.append(step)
-                stored = checkpoints.restore(trainer.abstract_state, step)
+                stored = checkpoints.restore(trainer.abstract.state, step)
                 result.different.extend(differing_leaves(step, stored, state))
     return result
 

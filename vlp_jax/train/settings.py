@@ -56,7 +56,7 @@ RANGES: dict[str, Range] = {
     "data.prefetch": COUNT,
 }
 INTERVALS = ("data.image.scale", "method.augment.crop_scale")
-PATTERNS = ("freeze", "optim.no_decay")
+PATTERNS = ("freeze", "fresh", "optim.no_decay")
 DTYPES = ("float32", "bfloat16", "float16")
 
 

@@ -1,27 +1,33 @@
-"""The train state: one nested dict of arrays, born sharded.
+"""The train state, one nested dict of arrays, and beside it the frozen weights; both born sharded.
 
-Keys: step (int32[]), params (trained), frozen (no gradient), opt, extra, ema, skipped and
-skipped_in_row (int32[]). The file exists so that checkpointing, sharding and the step agree on one
-tree.
+Keys of the state: step (int32[]), params (trained), opt, extra, ema, skipped and skipped_in_row
+(int32[]). Frozen weights have no gradient and no optimiser state and never change, so a step does
+not hand them on and a checkpoint does not write them again. The file exists so that checkpointing,
+sharding and the step agree on these trees.
 """
 
 import dataclasses
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
-from jax.sharding import Mesh
 
 from vlp_jax.core.errors import UserError, nearest
 from vlp_jax.core.inputs import Vars, lay
 from vlp_jax.core.pytree import check_matched, flatten, merge, partition
 from vlp_jax.core.types import Array, Extra, Params
-from vlp_jax.methods.base import Method
-from vlp_jax.parallel.sharding import param_sharding
+from vlp_jax.methods.base import STATS, Method
 
 State = dict[str, Any]
 ACCUMULATE_BATCHNORM = ("refuse", "micro")
+
+
+class Start(NamedTuple):
+    """What a run goes on from: its state, and {part: ...} of the frozen weights."""
+
+    state: State
+    frozen: Params
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,8 +52,8 @@ class Recipe:
     accumulate_batchnorm: str = "refuse"
 
 
-def init_state(method: Method, tx: optax.GradientTransformation, recipe: Recipe) -> State:
-    """Fresh state; run it under jit with out_shardings, or `eval_shape` for its shapes.
+def init_state(method: Method, tx: optax.GradientTransformation, recipe: Recipe) -> Start:
+    """Everything fresh; run it under jit with out_shardings, or `eval_shape` for its shapes.
 
     Raises:
       UserError: `freeze` leaves nothing to train, or one of its patterns matches no parameter;
@@ -59,26 +65,38 @@ def init_state(method: Method, tx: optax.GradientTransformation, recipe: Recipe)
     if not jax.tree.leaves(trained):
         raise UserError("freeze: every parameter is frozen, nothing is left to train")
     _check_norms(recipe, batch_norms(trained, frozen, extra))
-    return {
+    state = {
         "step": jnp.int32(0),
         "params": trained,
-        "frozen": frozen,
         "opt": tx.init(trained),
         "extra": extra,
         "ema": jax.tree.map(jnp.copy, trained) if recipe.ema_decay else {},
         "skipped": jnp.int32(0),
         "skipped_in_row": jnp.int32(0),
     }
+    return Start(state, method.stored(frozen))
 
 
-def restate(method: Method, recipe: Recipe, state: State) -> State:
+def restate(method: Method, recipe: Recipe, state: State, frozen: Params) -> State:
     """The entries of a state that follow from weights which took the place of the first ones: the
     method's extra state, made anew, and the moving average.
     """
-    v = Vars(merge(state["params"], state["frozen"]), state["extra"])
+    v = Vars(merge(state["params"], frozen), state["extra"])
     made = method.state(v, jax.random.key(recipe.seed))
     ema = jax.tree.map(jnp.copy, state["params"]) if state["ema"] else {}
     return {"extra": lay(made, state["extra"]), "ema": ema}
+
+
+def frozen_paths(start: Start) -> list[str]:
+    """Paths of what must be given and never drawn: frozen weights, and the statistics of BatchNorms
+    that do not learn, under `batch_stats/`. Nothing where no weight is frozen.
+    """
+    if not start.frozen:
+        return []
+    extra = start.state["extra"]
+    learn = [f"{norm}/" for norm in batch_norms(start.state["params"], start.frozen, extra)]
+    stats = [path for path in flatten(extra.get(STATS, {})) if not path.startswith((*learn,))]
+    return [*flatten(start.frozen), *(f"{STATS}/{path}" for path in stats)]
 
 
 def batch_norms(trained: Params, frozen: Params, extra: Extra) -> list[str]:
@@ -86,7 +104,7 @@ def batch_norms(trained: Params, frozen: Params, extra: Extra) -> list[str]:
     own, or, where they have none, of the network around them.
     """
     learns, fixed = flatten(trained), flatten(frozen)
-    found = {path.rpartition("/")[0] for path in flatten(extra.get("batch_stats", {}))}
+    found = {path.rpartition("/")[0] for path in flatten(extra.get(STATS, {}))}
 
     def inside(module: str, paths: dict) -> bool:
         return any(path.startswith(f"{module}/") for path in paths)
@@ -111,16 +129,11 @@ def _check_norms(recipe: Recipe, norms: list[str]) -> None:
         )
 
 
-def state_sharding(shapes: State, mesh: Mesh, preset: str) -> State:
-    """NamedSharding of every leaf by the preset's rules (parallel/sharding.py)."""
-    return param_sharding(shapes, mesh, preset)
-
-
-def eval_params(state: State) -> Params:
+def eval_params(state: State, frozen: Params) -> Params:
     """The parameters to evaluate: the moving average where there is one, else the trained ones,
     plus the frozen.
     """
-    return merge(state["ema"] or state["params"], state["frozen"])
+    return merge(state["ema"] or state["params"], frozen)
 
 
 def is_finite(loss: Array, gradient_norm: Array) -> Array:

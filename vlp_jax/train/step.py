@@ -1,9 +1,9 @@
-"""One training step as a pure function state, batch -> state, metrics (design section 4).
+"""One training step as a pure function state, frozen, batch -> state, metrics (design section 6).
 
-Order: fold the step into the seed, loss and gradient of the merged parameters, optax direction
-times -lr(step), the method's projection, EMA, follow, metrics. A loss or gradient that is not
-finite leaves everything but the counters bitwise as it was. The file exists so that every method,
-one device or a pod, runs the same step.
+Order: fold the step into the seed, loss and gradient of trained and frozen parameters merged,
+optax direction times -lr(step), the method's projection, EMA, follow, metrics. A loss or gradient
+that is not finite leaves everything but the counters bitwise as it was. The file exists so that
+every method, one device or a pod, runs the same step.
 """
 
 from collections.abc import Callable
@@ -16,7 +16,7 @@ import optax
 from vlp_jax.core.inputs import Inputs, Vars, lay
 from vlp_jax.core.pytree import merge
 from vlp_jax.core.rng import example_keys, step_key
-from vlp_jax.core.types import Array, Batch
+from vlp_jax.core.types import Array, Batch, Params
 from vlp_jax.methods.base import Method
 from vlp_jax.optim.optimizer import learning
 from vlp_jax.optim.schedules import Schedule
@@ -24,7 +24,7 @@ from vlp_jax.parallel.constrain import constrain_batch
 from vlp_jax.train.gradient import loss_and_gradient
 from vlp_jax.train.state import Recipe, State, is_finite
 
-Step = Callable[[State, Batch], tuple[State, dict[str, Array]]]
+Step = Callable[[State, Params, Batch], tuple[State, dict[str, Array]]]
 
 
 def _choose(finite: Array, new: Any, old: Any) -> Any:
@@ -46,9 +46,9 @@ def make_step(
         (optim.lr_factors).
 
     Returns:
-      step(state, batch) -> (state, metrics); metrics hold loss, lr, grad_norm, skipped,
+      step(state, frozen, batch) -> (state, metrics); metrics hold loss, lr, grad_norm, skipped,
       skipped_in_row (scalars) and the method's own; grad_norm counts the weights that learn. To be
-      jitted with the state donated.
+      jitted with the state donated and the frozen weights not.
     """
 
     def update(state: State, gradient: Any, lr: Array) -> tuple[Any, Any]:
@@ -56,13 +56,13 @@ def make_step(
         updates = jax.tree.map(lambda u, f: (-lr * f * u).astype(u.dtype), direction, factors)
         return method.project(optax.apply_updates(state["params"], updates)), opt
 
-    def step(state: State, batch: Batch) -> tuple[State, dict[str, Array]]:
+    def step(state: State, frozen: Params, batch: Batch) -> tuple[State, dict[str, Array]]:
         number = state["step"]
         keys = constrain_batch(example_keys(step_key(recipe.seed, number), recipe.batch_size))
         x = Inputs(batch, jnp.arange(recipe.batch_size), keys, number, train=True)
         x = x.replace(totals=method.totals(x))
         loss, aux, gradient = loss_and_gradient(
-            method, state["params"], state["frozen"], state["extra"], x, recipe.accumulate
+            method, state["params"], frozen, state["extra"], x, recipe.accumulate
         )
         gradient = learning(gradient, factors)
         norm = optax.tree.norm(gradient)
@@ -71,12 +71,11 @@ def make_step(
         params, opt = update(state, gradient, lr)
         params = _choose(finite, params, state["params"])
         extra = lay(aux.extra, state["extra"])
-        v = Vars(merge(params, state["frozen"]), extra)
+        v = Vars(merge(params, frozen), extra)
         extra = lay(method.follow(v, number + 1), extra)
         new = {
             "step": number + 1,
             "params": params,
-            "frozen": state["frozen"],
             "opt": _choose(finite, opt, state["opt"]),
             "extra": _choose(finite, extra, state["extra"]),
             "ema": _choose(

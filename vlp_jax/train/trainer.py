@@ -6,6 +6,7 @@ config costs a second.
 
 import dataclasses
 import inspect
+from collections.abc import Mapping
 from functools import cached_property
 from typing import Any
 
@@ -15,7 +16,7 @@ from ml_collections import ConfigDict
 
 from vlp_jax.core.errors import UserError
 from vlp_jax.core.fields import Text
-from vlp_jax.core.pytree import merge
+from vlp_jax.core.pytree import map_with_path, merge
 from vlp_jax.core.schema import plain
 from vlp_jax.core.types import Batch
 from vlp_jax.data.decode import check_colour
@@ -27,10 +28,11 @@ from vlp_jax.optim.optimizer import OptimConfig, check_paths, lr_factors, make_o
 from vlp_jax.optim.schedules import Schedule, duration, make_schedule
 from vlp_jax.parallel.hosts import gather
 from vlp_jax.parallel.mesh import batch_sharding, check_batch, make_mesh, replicated
+from vlp_jax.parallel.sharding import param_sharding, put
 from vlp_jax.train.evaluate import eval_context, make_evaluators
 from vlp_jax.train.functions import Embedder
 from vlp_jax.train.settings import check_pictures, check_settings
-from vlp_jax.train.state import Recipe, State, init_state, restate, state_sharding
+from vlp_jax.train.state import Recipe, Start, frozen_paths, init_state, restate
 from vlp_jax.train.step import make_step
 from vlp_jax.train.trained import Trained
 
@@ -99,6 +101,8 @@ class Trainer:
         _ = self.tx, self.pipeline, self.schedule, self.evaluators
         if fields["image"].colour:
             check_colour(self.pipeline.source, c.data.path)
+        if (self.method.frozen or c.freeze) and not c.init_from:
+            self.check_given({})
 
     @cached_property
     def mesh(self) -> Mesh:
@@ -169,45 +173,74 @@ class Trainer:
         return Recipe(**{name: plain(self.config[name]) for name in names})
 
     @cached_property
-    def abstract_state(self) -> State:
-        """Shapes, dtypes and shardings of the state."""
+    def abstract(self) -> Start:
+        """Shapes, dtypes and shardings of what a run starts from."""
         shapes = jax.eval_shape(lambda: init_state(self.method, self.tx, self.recipe))
-        sharding = state_sharding(shapes, self.mesh, self.config.sharding)
+        sharding = param_sharding(shapes, self.mesh, self.config.sharding)
         return jax.tree.map(
             lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, sharding
         )
 
     @property
-    def sharding(self) -> State:
-        """Sharding of every leaf of the state."""
-        return jax.tree.map(lambda leaf: leaf.sharding, self.abstract_state)
+    def sharding(self) -> Start:
+        """Sharding of every leaf."""
+        return jax.tree.map(lambda leaf: leaf.sharding, self.abstract)
 
-    def fresh_state(self) -> State:
-        """Initialises the state, every leaf born on its devices."""
-        init = jax.jit(
-            lambda: init_state(self.method, self.tx, self.recipe), out_shardings=self.sharding
-        )
+    def check_given(self, weights: Mapping[str, Any]) -> list[str]:
+        """Paths of frozen weights, and of their statistics, that {path: array} does not give.
+
+        Raises:
+          UserError: there are some and the config does not allow to draw them at random.
+        """
+        lacking = [path for path in frozen_paths(self.abstract) if path not in weights]
+        if lacking and not self.config.get("allow_random_frozen", False):
+            first = f"{lacking[0]} ({len(lacking)} such)" if len(lacking) > 1 else lacking[0]
+            raise UserError(
+                f"init_from: gives no {first}, which is frozen and never drawn at random (but for "
+                "tests, with allow_random_frozen=true)"
+            )
+        return lacking
+
+    def first(self, weights: Mapping[str, Any] | None = None) -> Start:
+        """What a new run starts from, every leaf born on its devices or put there from the given
+        {path: array}; state that copies weights (a teacher) is made of these, unless it is given.
+
+        Raises:
+          UserError: see `check_given`.
+        """
+        given = weights or {}
+        drawn = bool(self.check_given(given))
+        init = lambda: init_state(self.method, self.tx, self.recipe)  # noqa: E731
+        fresh = init if drawn else lambda: init().state
+        places = self.sharding if drawn else self.sharding.state
         with jax.set_mesh(self.mesh):
-            return init()
+            made = jax.jit(fresh, out_shardings=places)()
+        state, frozen = made if drawn else (made, self.abstract.frozen)
+        if not given:
+            return Start(state, frozen)
+        laid = lambda tree: map_with_path(lambda p, x: put(given[p], x) if p in given else x, tree)  # noqa: E731
+        state, frozen = {**state, **{k: laid(state[k]) for k in ("params", "extra")}}, laid(frozen)
+        state = self.restate(Start(state, frozen))
+        return Start({**state, "extra": laid(state["extra"])}, frozen)
 
-    def restate(self, state: State) -> State:
+    def restate(self, start: Start) -> dict[str, Any]:
         """The state after other weights took the place of the first ones (train/state.py)."""
-        again = lambda state: restate(self.method, self.recipe, state)  # noqa: E731
-        places = {name: self.sharding[name] for name in ("extra", "ema")}
+        again = lambda start: restate(self.method, self.recipe, *start)  # noqa: E731
+        places = {name: self.sharding.state[name] for name in ("extra", "ema")}
         with jax.set_mesh(self.mesh):
-            return {**state, **jax.jit(again, out_shardings=places)(state)}
+            return {**start.state, **jax.jit(again, out_shardings=places)(start)}
 
     @cached_property
     def jit_step(self) -> Any:
-        """The jitted step: (state, batch) -> (state, metrics), the state donated."""
-        state = self.abstract_state
-        check_paths(self.config.optim, merge(state["params"], state["frozen"]))
+        """The jitted step: (state, frozen, batch) -> (state, metrics), the state donated."""
+        state, frozen = self.abstract
+        check_paths(self.config.optim, merge(state["params"], frozen))
         factors = lr_factors(self.config.optim, state["params"])
         step = make_step(self.method, self.tx, self.schedule, factors, self.recipe)
         return jax.jit(
             step,
-            in_shardings=(self.sharding, batch_sharding(self.mesh)),
-            out_shardings=(self.sharding, replicated(self.mesh)),
+            in_shardings=(*self.sharding, batch_sharding(self.mesh)),
+            out_shardings=(self.sharding.state, replicated(self.mesh)),
             donate_argnums=0,
         )
 
@@ -226,7 +259,7 @@ class Trainer:
                 text = spec["text"]
                 spec["text"] = jax.ShapeDtypeStruct((text.shape[0], length), text.dtype)
             with jax.set_mesh(self.mesh):
-                lowered = self.jit_step.lower(self.abstract_state, spec)
+                lowered = self.jit_step.lower(*self.abstract, spec)
                 self._programs[length] = lowered.compile()
             if jax.default_backend() == "cpu":
                 gather("compiled")  # a CPU collective waits 30 s for the slowest, then fails
@@ -234,8 +267,8 @@ class Trainer:
 
     @cached_property
     def step(self) -> Any:
-        """The step on batches of any text length: (state, batch) -> (state, metrics)."""
-        return lambda state, batch: self.program(batch)(state, batch)
+        """The step on batches of any text length: (state, frozen, batch) -> (state, metrics)."""
+        return lambda state, frozen, batch: self.program(batch)(state, frozen, batch)
 
     @cached_property
     def context(self) -> EvalContext:

@@ -1,0 +1,172 @@
+"""What a run starts from: `init_from` by prefix, every leaf told, no frozen weight at random."""
+
+import shutil
+
+import numpy as np
+import pytest
+from small_runs import digests
+
+from vlp_jax.__main__ import main
+from vlp_jax.api.config import load_config
+from vlp_jax.api.init_from import Source, Weights, sources
+from vlp_jax.api.model import load_model
+from vlp_jax.core.errors import UserError
+from vlp_jax.core.pytree import flatten
+from vlp_jax.train.checkpoint import Checkpoints
+
+IMAGE = "init_from.image"
+LOCKED = {"freeze": "('image/.*',)"}
+
+
+@pytest.fixture(scope="module")
+def other(config_file, tmp_path_factory):
+    """The workdir of a run of another seed."""
+    folder = tmp_path_factory.mktemp("other") / "w"
+    words = ["train", f"--config={config_file}", f"--workdir={folder}"]
+    assert main([*words, "--config.steps=1", "--config.seed=7"]) == 0
+    return folder
+
+
+def their(other):
+    return flatten(load_model(str(other)).params)
+
+
+def refused(make_trainer, **overrides):
+    with pytest.raises(UserError) as caught:
+        Weights(make_trainer(**overrides))
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+def test_prefixes_are_added_by_flags(config_file):
+    flags = {"init_from.image": "A:vision", "init_from.text": "B"}
+    config = load_config(str(config_file), flags)
+    assert config.init_from.to_dict() == {"image": "A:vision", "text": "B"}
+    assert set(sources(config.init_from)) == {
+        Source("image=A:vision", "A", "image", "vision"),
+        Source("text=B", "B", "text", "text"),
+    }
+    assert sources("A") == [Source("A", "A")]
+    assert sources("A:x/.*") == [Source("A:x/.*", "A", pattern="x/.*")]
+    with pytest.raises(UserError, match="init_from=A gives everything; name prefixes alone"):
+        load_config(str(config_file), {"init_from": "A", "init_from.image": "B"})
+
+
+def test_names_are_translated_statistics_too():
+    source = Source("", "W", "image", "vision/trunk")
+    assert source.name("vision/trunk/a/b") == "image/a/b"
+    assert source.name("batch_stats/vision/trunk/a/mean") == "batch_stats/image/a/mean"
+    assert source.name("vision/trunks/a") == source.name("image/a") == ""
+    assert source.asks("batch_stats/image/a") and not source.asks("images/a")
+    assert Source("", "W").name("anything/else") == "anything/else"
+
+
+def test_a_tower_comes_and_the_rest_is_fresh(make_trainer, other, capsys):
+    trainer, its = make_trainer(**{IMAGE: f"{other}:image"}), their(other)
+    given = Weights(trainer)
+    given.show()
+    count = sum(path.startswith("image/") for path in its)
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0] == f"init_from image={other}:image: {count} loaded, 0 resized, 0 unused"
+    assert lines[1].startswith(f"init_from: {len(its) - count} fresh (logit_scale, text/")
+    record = given.record()
+    assert len(record["from"][f"image={other}:image"]["loaded"]) == count
+    fresh, begun = make_trainer().first().state, trainer.first(given.weights).state
+    for path, leaf in flatten(begun["params"]).items():
+        wanted = its[path] if path.startswith("image/") else flatten(fresh["params"])[path]
+        np.testing.assert_array_equal(leaf, wanted, err_msg=path)
+    assert digests(begun["ema"]) == digests(begun["params"])
+
+
+def test_positions_of_another_grid_are_resized_and_others_refused(make_trainer, other):
+    larger = {"image_size": 64, "method.image.image_size": 64, IMAGE: other}
+    given = Weights(make_trainer(**larger))
+    (told,) = given.told.values()
+    assert told.resized == ["image/pos_embed"] and not told.unused
+    old, new = their(other)["image/pos_embed"], given.weights["image/pos_embed"]
+    assert new.shape == (65, 64)
+    np.testing.assert_array_equal(new[0], old[0])
+    np.testing.assert_allclose(new[1:].mean(), old[1:].mean(), atol=1e-2)
+    shorter = {"data.context_length": 8, "method.text.context_length": 8, "init_from.text": other}
+    assert "text/pos_embed is [12, 64], needs [8, 64]" in refused(make_trainer, **shorter)
+
+
+def test_what_is_missing_must_be_named(make_trainer, other):
+    """The towers' blocks are alike, what stands around them is not."""
+    crossed = {"init_from.text": f"{other}:image"}
+    message = refused(make_trainer, **crossed)
+    assert "missing text/token_embed/embedding" in message and "`fresh` names" in message
+    assert "text/pos_embed is [17, 64], needs [12, 64]" in message
+    given = Weights(make_trainer(fresh="('text/(?!blocks).*',)", **crossed))
+    (told,) = given.told.values()
+    assert all(path.startswith("image/blocks/") for path in told.loaded) and told.loaded
+    assert "image/patch_embed/kernel" in told.unused and "image/pos_embed" in told.unused
+    assert "text/token_embed/embedding" in given.fresh
+    nobody = refused(make_trainer, fresh="('nobody',)", **crossed)
+    assert "fresh: 'nobody' matches no parameter" in nobody
+
+
+@pytest.mark.parametrize(
+    "flags, message",
+    [
+        ({"init_from.imgae": "W"}, "init_from.imgae: the method has no such weights; did you mean"),
+        ({IMAGE: "W:imgae"}, "no path matches; did you mean 'image'?"),
+        ({"init_from": "W:imgae/.*"}, "no path matches"),
+        ({IMAGE: "W/checkpoints:image"}, "neither a converted checkpoint (vlp_jax.json) nor"),
+        ({IMAGE: "/no/such"}, "init_from: /no/such: no such folder"),
+        ({"init_from.text": "W", **LOCKED}, "which is frozen and never drawn at random"),
+        ({"init_from": "W:image/blocks/.*", **LOCKED}, "gives no image/cls_token"),
+        ({IMAGE: "W", "fresh": "('image/head/.*',)", **LOCKED}, "gives no image/head/"),
+    ],
+)
+def test_mistakes_are_one_line(make_trainer, other, flags, message):
+    flags = {key: text.replace("W", str(other), 1) for key, text in flags.items()}
+    assert message in refused(make_trainer, **flags)
+
+
+def test_frozen_weights_without_a_start_are_refused_at_once(make_trainer):
+    with pytest.raises(UserError, match=r"init_from: gives no image/\S+ \(\d+ such\)"):
+        make_trainer(**LOCKED)
+
+
+def test_weights_go_straight_to_their_shards(make_trainer, other):
+    mesh = {"sharding": "fsdp", "mesh.data": 1, "mesh.fsdp": -1}
+    trainer, its = make_trainer(8, **mesh, **LOCKED, **{IMAGE: other}), their(other)
+    given = Weights(trainer)
+    start = trainer.first(given.weights)
+    for path, leaf in flatten(start.frozen).items():
+        assert leaf.sharding == flatten(trainer.abstract.frozen)[path].sharding
+        np.testing.assert_array_equal(leaf, its[path])
+    for leaves in (flatten(start.frozen), given.weights):
+        kernel = leaves["image/blocks/mlp/fc1/kernel"]
+        assert kernel.addressable_shards[0].data.size == kernel.size // 8
+
+
+def test_a_locked_run_goes_on_and_its_checkpoints_leave_the_tower_out(
+    config_file, other, tmp_path, capsys
+):
+    source = shutil.copytree(other, tmp_path / "source")
+    words = ["train", f"--config={config_file}", f"--workdir={tmp_path / 'w'}"]
+    words += [f"--config.{IMAGE}={source}", "--config.freeze=('image/.*',)"]
+    words += ["--config.checkpoint_every=1", "--config.optim.schedule=constant"]
+    assert main([*words, "--config.steps=2"]) == 0
+    assert (tmp_path / "w" / "init_from.json").is_file()
+    shutil.rmtree(source)
+    assert main([*words, "--config.steps=3", "--force"]) == 0
+    its, found = their(other), their(tmp_path / "w")
+    moved = {path for path in found if (found[path] != its[path]).any()}
+    assert moved and not any(path.startswith("image/") for path in moved)
+    saved = Checkpoints(tmp_path / "w" / "checkpoints")
+    assert saved.steps() == [1, 2, 3]
+    names = flatten(saved._saved(3).shapes())
+    assert not any("image" in path for path in names)
+    assert main(["replay", f"--workdir={tmp_path / 'w'}", "--step=3"]) == 0
+    shutil.rmtree(tmp_path / "w" / "checkpoints" / "frozen")
+    capsys.readouterr()
+    for command in (words, ["eval", f"--checkpoint={tmp_path / 'w'}"]):
+        more = ["--config.evals.retrieval.path=builtin:emoji/noto-val"] * (command is not words)
+        more = more or ["--config.steps=3", "--force"]
+        assert main([*command, *more]) == 1
+        (line,) = capsys.readouterr().err.strip().splitlines()
+        assert "checkpoints/frozen/" in line

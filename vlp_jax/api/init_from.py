@@ -1,0 +1,255 @@
+"""Weights of other runs and of converted checkpoints as a run's first ones: `init_from`.
+
+It is a folder (everything of it), `FOLDER:REGEX` (their paths that match), or {our prefix:
+"FOLDER[:their prefix]"}, from several folders, batch statistics too. Every leaf is told as loaded,
+resized, unused or fresh, and one that is asked for and missing is an error unless `fresh` names it.
+The file exists so that what a run starts from is decided by names and shapes, before anything is
+compiled.
+"""
+
+import dataclasses
+import functools
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from vlp_jax.core.errors import UserError, nearest
+from vlp_jax.core.pytree import check_matched, flatten, matches, merge
+from vlp_jax.interop.folder import MANIFEST, is_folder, read_folder
+from vlp_jax.interop.position import resize_pos_embed
+from vlp_jax.interop.preprocess import SOURCE
+from vlp_jax.methods.base import STATS
+from vlp_jax.parallel.mesh import replicated
+from vlp_jax.parallel.sharding import param_sharding
+from vlp_jax.train.checkpoint import Checkpoints
+from vlp_jax.train.progress import show
+from vlp_jax.train.trainer import Trainer
+
+NAMED = 3  # paths that a line names
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """One entry of `init_from`.
+
+    Attributes:
+      text: as the user wrote it. folder: where the weights are.
+      ours, theirs: prefixes of paths, "" for all; pattern: regex over their paths, "" for all.
+    """
+
+    text: str
+    folder: str
+    ours: str = ""
+    theirs: str = ""
+    pattern: str = ""
+
+    def name(self, path: str) -> str:
+        """Our path of their leaf; "" where it is not asked for.
+
+        >>> Source("", "W", "image", "vision").name("batch_stats/vision/norm/mean")
+        'batch_stats/image/norm/mean'
+        """
+        if self.pattern and not matches(path, (self.pattern,)):
+            return ""
+        stem = stem_of(path)
+        rest = path.removeprefix(stem)
+        return stem + self.ours + rest[len(self.theirs) :] if under(rest, self.theirs) else ""
+
+    def asks(self, path: str) -> bool:
+        """Whether it must give this leaf of ours: a regex asks for nothing by itself."""
+        return not self.pattern and under(path.removeprefix(stem_of(path)), self.ours)
+
+
+def stem_of(path: str) -> str:
+    """What stands before the name of the part: `batch_stats/` or nothing."""
+    return f"{STATS}/" if path.startswith(f"{STATS}/") else ""
+
+
+def under(path: str, prefix: str) -> bool:
+    """Whether a path is a prefix (whole names of it) or lies below."""
+    return not prefix or path == prefix or path.startswith(f"{prefix}/")
+
+
+@dataclasses.dataclass
+class Told:
+    """What became of the leaves of one source, by their paths."""
+
+    loaded: list[str] = dataclasses.field(default_factory=list)
+    resized: list[str] = dataclasses.field(default_factory=list)
+    unused: list[str] = dataclasses.field(default_factory=list)
+
+    def line(self) -> str:
+        """3 loaded, 1 resized (image/pos_embed), 0 unused."""
+        parts = (
+            f"{len(paths)} {name}{some(paths) if name != 'loaded' else ''}"
+            for name, paths in vars(self).items()
+        )
+        return ", ".join(parts)
+
+
+def some(paths: list[str]) -> str:
+    """The first paths in brackets."""
+    more = ", ..." if len(paths) > NAMED else ""
+    return f" ({', '.join(paths[:NAMED])}{more})" if paths else ""
+
+
+def sources(init_from: Any) -> list[Source]:
+    """The entries of `config.init_from`, the longest prefix last, which wins."""
+    if isinstance(init_from, str):
+        folder, rest = split(init_from)
+        return [Source(init_from, folder, pattern=rest)]
+    found = []
+    for ours in sorted(init_from, key=len):
+        folder, rest = split(init_from[ours])
+        found.append(Source(f"{ours}={init_from[ours]}", folder, ours, rest or ours))
+    return found
+
+
+def split(text: str) -> tuple[str, str]:
+    """(folder, what follows the colon)."""
+    if os.path.isdir(text) or ":" not in text:
+        return text, ""
+    folder, _, rest = text.partition(":")
+    return folder, rest
+
+
+def read_weights(folder: str, trainer: Trainer) -> tuple[dict[str, Any], Mapping[str, Any]]:
+    """({path: array} of a converted folder, on the host, or of a workdir's newest checkpoint, under
+    the sharding of the run that reads it; the preprocessing that a converted folder tells).
+
+    Raises:
+      UserError: neither of them.
+    """
+    if is_folder(folder):
+        arrays, manifest = read_folder(folder)
+        return arrays, SOURCE | manifest["preprocessing"]
+    if not os.path.isdir(folder):
+        raise UserError(f"init_from: {folder}: no such folder")
+    checkpoints = os.path.join(folder, "checkpoints")
+    if not os.path.isdir(checkpoints):
+        raise UserError(
+            f"init_from: {folder}: neither a converted checkpoint ({MANIFEST}) nor a training "
+            "workdir"
+        )
+    where = functools.partial(param_sharding, mesh=trainer.mesh, preset=trainer.config.sharding)
+    _, state = Checkpoints(checkpoints).restore_model(where)
+    params = merge(state["ema"] or state["params"], state["frozen"])
+    return flatten({**params, **state["extra"]}), {}
+
+
+class Weights:
+    """The weights that `init_from` gives a run, checked by name and shape.
+
+    Attributes:
+      weights: {our path: array}. told: {source: Told}. fresh: paths of ours that none gave.
+
+    Raises:
+      UserError: names every leaf that does not fit, or the first frozen one that none gives.
+    """
+
+    def __init__(self, trainer: Trainer):
+        state, frozen = trainer.abstract
+        self.trainer = trainer
+        params = merge(state["params"], frozen)
+        self.ours = flatten({**params, **state["extra"]})
+        self.renewed = tuple(trainer.config.get("fresh", ()))
+        check_matched("fresh", self.renewed, {**params, **state["extra"]})
+        self.weights: dict[str, Any] = {}
+        self.told: dict[str, Told] = {}
+        self._pictures: dict[str, Mapping[str, Any]] = {}
+        self._lines: list[str] = []
+        self._folders = functools.cache(lambda folder: read_weights(folder, trainer))
+        found = sources(trainer.config.init_from)
+        for source in found:
+            self._take(source)
+        needed = [path for path in self.ours if under(path, STATS) or path.split("/")[0] in params]
+        self.fresh = [path for path in needed if path not in self.weights]
+        for path in self.fresh:
+            if not matches(path, self.renewed) and any(source.asks(path) for source in found):
+                self._lines.append(f"missing {path}")
+        if self._lines:
+            texts, lines = (", ".join(source.text for source in found), "; ".join(self._lines))
+            raise UserError(
+                f"init_from={texts}: does not fit: {lines} (`fresh` names what is to start anew)"
+            )
+        trainer.check_given(self.weights)
+
+    def _take(self, source: Source) -> None:
+        """Adds the leaves of one source."""
+        if not any(under(path, source.ours) for path in self.ours):
+            hint = nearest(source.ours, {path.split("/")[0] for path in self.ours})
+            raise UserError(f"init_from.{source.ours}: the method has no such weights{hint}")
+        theirs, preprocessing = self._folders(source.folder)
+        told = self.told[source.text] = Told()
+        named = {source.name(path): path for path in theirs if source.name(path)}
+        if not named:
+            tops = {path.removeprefix(stem_of(path)).split("/")[0] for path in theirs}
+            what = f"no path matches{nearest(source.theirs or source.pattern, tops)}"
+            raise UserError(f"init_from={source.text}: {what}")
+        for path, its in named.items():
+            if path not in self.ours or matches(path, self.renewed):
+                told.unused.append(its)
+                continue
+            leaf, wanted = theirs[its], tuple(self.ours[path].shape)
+            if tuple(leaf.shape) == wanted:
+                told.loaded.append(its)
+            else:
+                resized = self._resize(path, leaf)
+                if resized is None:
+                    self._lines.append(f"{path} is {list(leaf.shape)}, needs {list(wanted)}")
+                    continue
+                told.resized.append(its)
+                leaf = resized
+            self.weights[path] = leaf
+        if preprocessing and any(under(path, "image") for path in named):
+            self._pictures[source.text] = preprocessing
+
+    def _resize(self, path: str, leaf: Any) -> np.ndarray | None:
+        """Learned positions of a grid of patches, resized as open_clip does it; None for others."""
+        tower, _, name = path.rpartition("/")
+        shape = self.ours[path].shape
+        grid = name == "pos_embed" and f"{tower}/patch_embed/kernel" in self.ours
+        if not grid or len(leaf.shape) != 2 or leaf.shape[1] != shape[1]:
+            return None
+        try:
+            whole = on_host(leaf, self.trainer)
+            return resize_pos_embed(whole, shape[0], int(f"{tower}/cls_token" in self.ours))
+        except UserError:  # no square grid
+            return None
+
+    def show(self) -> None:
+        """Tells what became of the leaves, one line a source."""
+        for text, told in self.told.items():
+            show(f"init_from {text}: {told.line()}", last=True)
+        if self.fresh:
+            show(f"init_from: {len(self.fresh)} fresh{some(self.fresh)}", last=True)
+        for text, preprocessing in self._pictures.items():
+            tell_apart(text, preprocessing, self.trainer)
+
+    def record(self) -> dict[str, Any]:
+        """Every path, for the workdir: {"from": {source: {loaded, resized, unused}}, "fresh"}."""
+        return {"from": {text: vars(told) for text, told in self.told.items()}, "fresh": self.fresh}
+
+
+def on_host(leaf: Any, trainer: Trainer) -> np.ndarray:
+    """A small array as every process has it whole."""
+    if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
+        leaf = jax.device_put(leaf, replicated(trainer.mesh)).addressable_data(0)
+    return np.asarray(leaf, np.float32)
+
+
+def tell_apart(source: str, theirs: Mapping[str, Any], trainer: Trainer) -> None:
+    """Says where a run, which follows its recipe, prepares pictures otherwise than the source of
+    its weights."""
+    method = trainer.method
+    ours = {**vars(trainer.context.framing), "mean": method.image_mean, "std": method.image_std}
+    keys = ["mean", "std", "crop", "share", "resample", "alpha"]
+    keys += ["fill"] if theirs["crop"] == "pad" else []
+    for key in keys:
+        mine, its = ours[key], theirs[key]
+        if mine != its if isinstance(mine, str) else not np.allclose(mine, its, atol=1e-6):
+            what = f"its pictures were made with {key}={its}, this run makes them with {mine}"
+            show(f"note: init_from={source}: {what}", last=True)
