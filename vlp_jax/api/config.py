@@ -139,6 +139,15 @@ def override(config: ConfigDict, key: str, text: str) -> None:
             section = config.evals.get(parents[1]) or ConfigDict()
             section[last] = section.get(last, _literal(text))
             config.evals[parents[1]] = section
+    open_ended = parents[1:2] in (["fields"], ["tokenizers"])  # checked later, by their readers
+    if parents[:1] == ["data"] and open_ended:
+        with config.unlocked():
+            section = config
+            for part in parents:
+                if not isinstance(section.get(part), ConfigDict):
+                    section[part] = ConfigDict()
+                section = section[part]
+            section[last] = section.get(last, _literal(text))
     node: Any = config
     for part in parents:
         node = node.get(part) if isinstance(node, ConfigDict) else None

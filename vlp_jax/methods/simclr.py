@@ -73,7 +73,8 @@ class SimCLR(Trunk):
         """
         if not self.canvas:
             return super().fields()
-        return {"image": Picture(self.canvas, tell=("aspect",), whole=True)}
+        picture = Picture(self.canvas, tell=("aspect",), whole=True, key="method.canvas")
+        return {"image": picture}
 
     @cached_property
     def projection(self) -> ProjectionHead:
@@ -134,7 +135,9 @@ class SimCLR(Trunk):
         Raises:
           UserError: a stage that the head lacks.
         """
-        found = super().functions()
+        reads = super().fields()  # without the canvas
+        pixels = dataclasses.replace(super().functions()["pixels"], reads=reads)
+        found = {"pixels": pixels}
 
         def stage(number: int) -> Function:
             def run(v: Vars, x: Inputs) -> Array:
@@ -145,7 +148,7 @@ class SimCLR(Trunk):
                     raise UserError(f"method.ft_proj_selector={number}: {most}")
                 return stages[number].astype(jnp.float32)
 
-            return Function(run, found["features"].reads)
+            return Function(run, reads)
 
         return found | {"features": stage(self.ft_proj_selector), "projection": stage(-1)}
 
