@@ -99,7 +99,9 @@ def data() -> ConfigDict:
             },
             "tokenizer": "clip",
             "tokenizer_options": {"clean": "", "pad_id": -1},  # "" and -1: the tokenizer's own
-            "context_length": 77,
+            "context_length": 77,  # 0: each text's own
+            "tokenizers": {},  # further ones by name: a file, or {name, clean, pad_id}
+            "fields": {},  # where each field of a method is found: data/fields/KIND.py
             "caption": "random",
             "templates": (),
             "word_dropout": 0.0,

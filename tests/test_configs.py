@@ -35,7 +35,7 @@ def test_every_recipe(path):
     assert jax.tree.leaves(state["params"])
     check_paths(config.optim, merge(state["params"], frozen))
     fields = method.fields()
-    check_pictures(config, fields["image"])
+    check_pictures(config.image_size, method)
     assert "text" not in fields or fields["text"].length == config.data.context_length
     assert "label" not in fields or config.data.label
 

@@ -83,10 +83,12 @@ class Constant:
 def ours(path: str, count: int):
     """Endless batches of ours, and how to run one epoch."""
     sys.path.insert(0, str(ROOT))
+    from vlp_jax.core.fields import Picture, Text
     from vlp_jax.data.pipeline import TrainPipeline
 
     config = {"path": path, "threads": 1, "prefetch": 1}
-    pipeline = TrainPipeline(config, tokenizer=Constant(), batch_size=BATCH, image_size=224, seed=0)
+    fields, own = {"image": Picture(224), "text": Text(1, 1)}, {"text": Constant()}
+    pipeline = TrainPipeline(config, fields, batch_size=BATCH, seed=0, tokenizers=own)
     batches = pipeline.batches(0)
     return lambda: sum(len(next(batches)["image"]) for _ in range(count // BATCH))
 

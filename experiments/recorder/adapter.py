@@ -91,7 +91,7 @@ class Run:
         ):
             self.trainer = Trainer(config)
             _ = self.trainer.context
-        self.names = tuple(self.trainer.method.batch_spec(1))
+        self.names = tuple(self.trainer.batch_spec(1))
         self._programs: dict[str, Any] = {}
 
     def start(self) -> Start:

@@ -59,11 +59,11 @@ def test_a_run_of_other_random_streams_is_refused(workdir, capsys):
     run = json.loads(file.read_text())
     config = json.loads((workdir / "config.json").read_text())
     try:
-        assert run.pop("stream") == 2
+        assert run.pop("stream") == 3
         file.write_text(json.dumps(run))
         code, error = replay(workdir, capsys, "--step=4")
         (line,) = error.strip().splitlines()
-        assert code == 2 and "drew random stream 1, this version draws 2 and cannot" in line
+        assert code == 2 and "drew random stream 1, this version draws 3 and cannot" in line
         check = functools.partial(check_workdir, workdir, config, run["data_digest"])
         with pytest.raises(UserError, match="random stream 1"):
             check(force=False)

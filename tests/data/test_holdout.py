@@ -5,6 +5,7 @@ import pytest
 from generated import encode, tar_bytes
 
 from vlp_jax.core.errors import UserError
+from vlp_jax.core.fields import Picture
 from vlp_jax.data import content, subset
 from vlp_jax.data.content import contents
 from vlp_jax.data.holdout import Holdout, training_part
@@ -87,7 +88,7 @@ def test_few_pictures_and_none_that_can_be_read(tmp_path):
 
 def test_training_reads_the_rest_and_a_mixture_keeps_its_shares(plain, tmp_path):
     held, left = map(numbers, parts(plain, 0.3))
-    sizes = dict(tokenizer=None, batch_size=8, image_size=8, seed=0)
+    sizes = dict(fields={"image": Picture(8)}, batch_size=8, seed=0)
     stream = TrainPipeline({"path": plain, "holdout": 0.3, "threads": 1}, **sizes)
     assert stream.num_examples == len(left) and numbers(stream.source) == left
     seen = stream.order.index(np.arange(2 * len(left)))

@@ -5,6 +5,7 @@ import pytest
 from generated import encode, tar_bytes
 
 from vlp_jax.core.errors import UserError
+from vlp_jax.core.fields import Label, Picture
 from vlp_jax.data.damage import DamagedSample
 from vlp_jax.data.labels import check_classes, class_list, open_classes
 from vlp_jax.data.open import open_source
@@ -18,10 +19,10 @@ def picture(grey=0):
     return encode(np.full((9, 9, 3), grey, np.uint8))
 
 
-def pipeline(path, label, num_classes=0, **config):
+def pipeline(path, label, num_classes=1000, **config):
     config = {"path": str(path), "label": label, "threads": 1, **config}
-    sizes = dict(batch_size=8, image_size=8, seed=0, num_classes=num_classes)
-    return TrainPipeline(config, tokenizer=None, **sizes)
+    fields = {"image": Picture(8), "label": Label(num_classes, key="method.num_classes")}
+    return TrainPipeline(config, fields, batch_size=8, seed=0)
 
 
 def test_words_are_numbered_by_their_rank():
@@ -109,6 +110,6 @@ def test_a_folders_own_classes_are_counted(tmp_path):
         (tmp_path / name).mkdir()
         (tmp_path / name / "a.png").write_bytes(b"x")
     source = open_source(str(tmp_path))
-    with pytest.raises(UserError, match=r"has 2 classes but method\.num_classes=99"):
+    with pytest.raises(UserError, match=r"has 2 classes but the method has 99"):
         open_classes(source, "label", 99)
     assert list(open_classes(source, "label", 2)) == [0, 1]

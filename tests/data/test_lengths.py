@@ -13,6 +13,7 @@ import pytest
 from generated import encode, tar_bytes
 
 from vlp_jax.core.errors import RunError, UserError
+from vlp_jax.core.fields import Picture, Text
 from vlp_jax.data import lengths
 from vlp_jax.data.array_record import write_array_record
 from vlp_jax.data.caption import CaptionSpec
@@ -47,10 +48,10 @@ def write(folder, broken=()):
 def pipeline(path, process=(0, 1), **config):
     return TrainPipeline(
         {"path": path, "buckets": (SHORT, 32), "damage_budget": 0.5, "threads": 2, **config},
-        tokenizer=TOKENIZER,
+        {"image": Picture(8), "text": Text(CONTEXT, 259, cut=True)},
         batch_size=4,
-        image_size=8,
         seed=3,
+        tokenizers={"text": TOKENIZER},
         process_index=process[0],
         process_count=process[1],
     )

@@ -11,22 +11,26 @@ from generated import NumberTokenizer, encode, photo, sample, tar_bytes
 from PIL import Image
 
 from vlp_jax.core.errors import RunError, UserError
-from vlp_jax.data import pipeline as pipeline_module
+from vlp_jax.core.fields import Label, Picture, Text
 from vlp_jax.data.evaluation import eval_batches
+from vlp_jax.data.fields import picture as picture_module
+from vlp_jax.data.fields.base import Setup, make_readers
 from vlp_jax.data.open import open_source
 from vlp_jax.data.pipeline import DataSpec, TrainPipeline
 
 N, BATCH = 30, 8
+FIELDS = {"image": Picture(8, tell=("aspect",)), "text": Text(1, 1000), "label": Label(1000)}
+NUMBERS = {"text": NumberTokenizer()}
 
 
-def pipeline(path, batch_size=BATCH, process=(0, 1), **config):
+def pipeline(path, batch_size=BATCH, process=(0, 1), fields=FIELDS, **config):
     config = {"path": str(path), "caption": "first", "label": "label", "threads": 2, **config}
     return TrainPipeline(
         config,
-        tokenizer=NumberTokenizer(),
+        fields,
         batch_size=batch_size,
-        image_size=8,
         seed=3,
+        tokenizers=NUMBERS,
         process_index=process[0],
         process_count=process[1],
     )
@@ -75,7 +79,7 @@ def test_words_that_are_drawn_move_no_crop(shards, monkeypatch):
     def drawn(data, size, framing, rng):
         return rng.integers(256, size=(size, size, 3), dtype=np.uint8), 1.0
 
-    monkeypatch.setattr(pipeline_module, "decode_framed", drawn)
+    monkeypatch.setattr(picture_module, "decode_framed", drawn)
     words = {"caption": "random", "word_dropout": 0.5, "templates": ("{c}", "{c} 7")}
     plain, changed = (take(pipeline(shards, **c).batches(0), 8) for c in ({}, words))
     pictures = np.concatenate([batch["image"] for batch in plain])
@@ -135,7 +139,9 @@ def test_host_randomness_changes_with_the_epoch_and_seed(tmp_path):
     for i in range(4):
         members += [(f"{i}.png", encode(photo(40, 40, i))), (f"{i}.txt", b"number 1")]
     (tmp_path / "x.tar").write_bytes(tar_bytes(members))
-    p = pipeline(tmp_path / "x.tar", 4, label="", shuffle="none", image={"scale": (0.2, 0.5)})
+    fields = {"image": Picture(8)}
+    config = dict(shuffle="none", image={"scale": (0.2, 0.5)})
+    p = pipeline(tmp_path / "x.tar", 4, fields=fields, **config)
     first, second = take(p.batches(0), 2)
     assert not np.array_equal(first["image"], second["image"])
 
@@ -187,10 +193,10 @@ def test_long_captions_are_counted(tmp_path):
     (tmp_path / "l.tar").write_bytes(tar_bytes(members))
     p = TrainPipeline(
         {"path": str(tmp_path / "l.tar"), "caption": "first"},
-        tokenizer=lambda texts: np.asarray([[len(t)] for t in texts]),
+        {"text": Text(1, 10_001)},
         batch_size=2,
-        image_size=8,
         seed=0,
+        tokenizers={"text": lambda texts: np.asarray([[len(t)] for t in texts])},
     )
     (batch,) = take(p.batches(0), 1)
     assert sorted(batch["text"][:, 0]) == [8, 10_000]
@@ -215,9 +221,19 @@ def test_mistakes_are_refused_before_any_batch(shards, message):
 def test_spec_reads_config_dicts():
     from ml_collections import ConfigDict
 
-    config = ConfigDict({"path": "p", "image": {"crop": "pad", "scale": (0.5, 1.0)}, "weights": ()})
+    image = {"crop": "pad", "eval_crop": "squash", "scale": (0.5, 1.0)}
+    config = ConfigDict({"path": "p", "image": image, "weights": ()})
     spec = DataSpec.from_config(config)
-    assert (spec.path, spec.crop, spec.scale, spec.threads) == ("p", "pad", (0.5, 1.0), 4)
+    assert (spec.path, spec.weights, spec.threads) == ("p", (), 4)
+    for train, crop in ((True, "pad"), (False, "squash")):
+        (reader,) = make_readers({"image": Picture(8)}, Setup(config, train=train)).values()
+        assert (reader.framing.crop, reader.framing.scale) == (crop, (0.5, 1.0))
+
+
+def readers(*names, **data):
+    data = {"image": {"eval_crop": "center"}, "label": "label", **data}
+    fields = {name: FIELDS[name] for name in names}
+    return make_readers(fields, Setup(data, NUMBERS, train=False))
 
 
 def test_sizes_and_fingerprint(shards):
@@ -229,13 +245,10 @@ def test_sizes_and_fingerprint(shards):
 @pytest.mark.parametrize("count", [1, 2, 4])
 def test_eval_batches_show_each_row_once_padded_and_masked(shards, count):
     source = open_source(shards)
-    options = {"batch_size": 8, "image_size": 8, "tokenizer": NumberTokenizer()}
-    rows = []
+    read, rows = readers("image", "text", "label"), []
     for i in range(count):
-        fields = ("image", "text", "label")
-        for batch in eval_batches(
-            source, fields=fields, process_index=i, process_count=count, **options
-        ):
+        place = dict(process_index=i, process_count=count)
+        for batch in eval_batches(source, read, batch_size=8, **place):
             assert batch["image"].shape == (8 // count, 8, 8, 3)
             assert batch["image"].dtype == np.uint8
             real = batch["index"] >= 0
@@ -250,7 +263,7 @@ def test_eval_batches_show_each_row_once_padded_and_masked(shards, count):
 def test_every_process_sees_the_same_number_of_eval_batches(shards):
     source = open_source(shards)
     counts = {
-        sum(1 for _ in eval_batches(source, batch_size=20, image_size=8, process_index=i,
+        sum(1 for _ in eval_batches(source, readers("image"), batch_size=20, process_index=i,
                                     process_count=4)) for i in range(4)
     }  # fmt: skip
     assert counts == {2}
@@ -259,7 +272,7 @@ def test_every_process_sees_the_same_number_of_eval_batches(shards):
 def test_damaged_eval_rows_are_masked_and_counted(tmp_path):
     source = open_source(broken_shards(tmp_path, {5: b"x"}, count=10))
     dropped: Counter = Counter()
-    batches = list(eval_batches(source, batch_size=4, image_size=8, dropped=dropped))
+    batches = list(eval_batches(source, readers("image"), batch_size=4, dropped=dropped))
     index = np.concatenate([b["index"] for b in batches])
     assert index.tolist() == [0, 1, 2, 3, 4, -1, 6, 7, 8, 9, -1, -1]
     assert dropped == {"unreadable_picture": 1}
@@ -267,10 +280,8 @@ def test_damaged_eval_rows_are_masked_and_counted(tmp_path):
 
 def test_eval_text_only_reads_no_pictures(tmp_path):
     source = open_source(broken_shards(tmp_path, dict.fromkeys(range(10), b"x"), count=10))
-    (batch,) = eval_batches(source, fields=("text",), batch_size=10, tokenizer=NumberTokenizer())
+    (batch,) = eval_batches(source, readers("text"), batch_size=10)
     assert batch["text"][:, 0].tolist() == list(range(10)) and "image" not in batch
-    with pytest.raises(UserError, match=r"field 'images'.*did you mean 'image'"):
-        eval_batches(source, fields=("images",), batch_size=2)
 
 
 def test_a_batch_above_the_data_repeats_examples_and_warns(shards, caplog):
@@ -288,8 +299,8 @@ def test_training_lays_transparency_on_white_unless_told(tmp_path):
     (tmp_path / "a.txt").write_text("number 1")
 
     def first(**image):
-        spec = dict(batch_size=1, label="", image={"crop": "pad", **image})
-        (batch,) = take(pipeline(tmp_path, **spec).batches(0), 1)
+        spec = dict(batch_size=1, image={"crop": "pad", **image})
+        (batch,) = take(pipeline(tmp_path, fields={"image": Picture(8)}, **spec).batches(0), 1)
         return batch["image"][0, 0, 0].tolist(), batch["image"][0, 4, 4].tolist()
 
     assert first() == ([255] * 3, [255] * 3)

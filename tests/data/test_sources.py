@@ -117,6 +117,7 @@ class Tiny(tfds.core.GeneratorBasedBuilder):
 
 Tiny(data_dir=sys.argv[1], file_format="array_record").download_and_prepare()
 
+from vlp_jax.core.fields import Label, Picture
 from vlp_jax.data.pipeline import TrainPipeline
 from vlp_jax.data.open import open_source
 from vlp_jax.data.source import check_captions
@@ -124,7 +125,8 @@ source = open_source("tfds:" + sys.argv[1] + "/tiny/1.0.0:train")
 names = [(e["text"][0], e["meta"]["label"]) for e in map(source.__getitem__, range(len(source)))]
 print(sorted(set(names)), len(source))
 config = {"path": "tfds:" + sys.argv[1] + "/tiny/1.0.0", "label": "label", "threads": 1}
-pipeline = TrainPipeline(config, tokenizer=None, batch_size=3, image_size=8, seed=0)
+fields = {"image": Picture(8), "label": Label(2)}
+pipeline = TrainPipeline(config, fields, batch_size=3, seed=0)
 print(next(pipeline.batches(0))["image"].shape)
 print("tensorflow" in sys.modules)
 """

@@ -10,6 +10,7 @@ import pytest
 from generated import headers, sample, tar_bytes
 
 from vlp_jax.core.errors import RunError, UserError
+from vlp_jax.core.fields import Picture
 from vlp_jax.data import index as index_module
 from vlp_jax.data.check import check
 from vlp_jax.data.damage import DamagedSample
@@ -108,7 +109,7 @@ def test_training_stops_above_the_budget(whole, kind):
 
 def pipeline(path, **config):
     config = {"path": str(path), "threads": 1, **config}
-    return TrainPipeline(config, tokenizer=None, batch_size=4, image_size=8, seed=0)
+    return TrainPipeline(config, {"image": Picture(8)}, batch_size=4, seed=0)
 
 
 def test_content_flipped_after_indexing_is_found_on_read(whole):

@@ -7,6 +7,7 @@ from generated import headers, keys_and_texts, read, sample
 
 from vlp_jax.core.errors import RunError, UserError
 from vlp_jax.data import index as index_module
+from vlp_jax.data import tar_members as members_module
 from vlp_jax.data.damage import DamagedSample
 from vlp_jax.data.source import label_of
 from vlp_jax.data.tar import TarSource
@@ -24,7 +25,7 @@ def test_names_with_dots_are_samples(tmp_path):
     assert not source.damage and not source.notes and source[0]["image"] == P
 
 
-def test_further_fields_of_a_sample_stay_out_and_are_told(tmp_path, caplog):
+def test_further_members_of_a_sample_are_listed_and_told(tmp_path, caplog):
     """WebDataset's convention: a key ends at the first dot."""
     members = [("000.seg.png", b"s"), ("000.jpg", P), ("000.txt", b"zero"), ("000.en.txt", b"nil"),
                ("my.cat.jpg", P), ("my.cat.txt", b"cat"), ("my.cat.seg.png", b"s"),
@@ -33,9 +34,16 @@ def test_further_fields_of_a_sample_stay_out_and_are_told(tmp_path, caplog):
     source = read(tmp_path / "d.tar", members)
     assert keys_and_texts(source) == [("000", "zero"), ("my.cat", "cat"), ("001", "one")]
     assert [source[i]["image"] for i in range(3)] == [P] * 3 and not source.damage
-    assert source.notes == (
-        f"{tmp_path}/d.tar: 3 samples; left out: further .png 3, .pth 1, further .txt 1",
-    )
+    counts = "seg.png 2, en.txt 1, png 1, pth 1"
+    assert source.notes == (f"{tmp_path}/d.tar: 3 samples; further members: {counts}",)
+    assert [dict(source[i]["members"]) for i in range(3)] == [
+        {"en.txt": b"nil", "seg.png": b"s"},
+        {"seg.png": b"s"},
+        {"png": b"s", "pth": b"p"},
+    ]
+    members = source.metadata(0)["members"]
+    assert (members["jpg"], members["txt"]) == (P, b"zero"), "those of the sample itself, too"
+    assert "png" not in members
     with caplog.at_level(logging.INFO, "vlp_jax"):
         caplog.clear()
         tell.cache_clear()
@@ -49,7 +57,7 @@ def test_a_dotted_name_beside_its_beginning_needs_a_text_of_its_own(tmp_path, te
                ("a.3.jpg", P)]  # fmt: skip
     source = read(tmp_path / "d.tar", members)
     assert [source[i]["key"] for i in range(len(source))] == ["a", "a.2"]
-    assert dict(source.shards[0][1].left_out) == {"further .jpg": 1}
+    assert dict(source.shards[0][1].further_counts) == {"3.jpg": 1}
     alone = read(tmp_path / "e.tar", [("a.2.jpg", P), ("a.txt", b"x"), ("a.2.txt", b"two")])
     assert keys_and_texts(alone) == [("a.2", "two")]
     assert [(d.reason, d.where[-4:]) for d in alone.damage] == [("no_image", " 'a'")]
@@ -94,8 +102,8 @@ def test_indices_of_the_older_rule_are_built_again(tmp_path, monkeypatch, caplog
     assert len(read(path, members)) == 2
     good = (tmp_path / "d.index").read_bytes()
     older = index_module.load(str(tmp_path / "d.index"), str(path))
-    monkeypatch.setattr(index_module, "VERSION", 1)
-    for name in ("offset", "length", "crc", "tokens"):
+    monkeypatch.setattr(index_module, "VERSION", 2)
+    for name in ("offset", "length", "crc", "tokens", "picture"):
         setattr(older, name, getattr(older, name)[:1])
     older.keys = ["a"]
     index_module.save(older, str(tmp_path / "d.index"), str(path))
@@ -105,7 +113,7 @@ def test_indices_of_the_older_rule_are_built_again(tmp_path, monkeypatch, caplog
         assert keys_and_texts(TarSource(str(path))) == [("a", "one"), ("b.c", "two")]
         TarSource(str(path))
     assert caplog.messages == [
-        "indices of tars made by an older version are built again: names with dots count"
+        "indices of tars made by an older version are built again: all members are listed"
     ]
     assert (tmp_path / "d.index").read_bytes() == good
     index_module.save(older, str(tmp_path / "d.index"), str(path))
@@ -114,6 +122,25 @@ def test_indices_of_the_older_rule_are_built_again(tmp_path, monkeypatch, caplog
         TarSource(str(path))
     lost = index_module.load(str(tmp_path / "d.index"), str(path)).damage
     assert [d.where.rsplit(": ")[-1] for d in lost if d.reason == "missing"] == ["'a'"]
+
+
+def test_members_that_cannot_be_read_are_told_or_damage(tmp_path, monkeypatch):
+    monkeypatch.setattr(members_module, "MAX_MEMBER", 1000)
+    members = [*sample(0), ("s0000.npy", b"x" * 10), ("s0000.NPY", b"y"), ("s0000.pt", bytes(1001)),
+               *sample(1), ("other.npy", b"z")]  # fmt: skip
+    source = read(tmp_path / "d.tar", members)
+    left = {"repeated .npy": 1, "too large .pt": 1, ".npy": 1}
+    assert source.shards[0][1].left_out == left and not source.damage
+    assert source[0]["members"]["npy"] == b"x" * 10
+    assert TarSource(str(tmp_path / "d.tar")).fingerprint == source.fingerprint
+    alone = read(tmp_path / "e.tar", [*sample(0), *sample(1)])
+    assert alone.fingerprint != source.fingerprint, "the digest covers further members"
+    data = bytearray((tmp_path / "d.tar").read_bytes())
+    data[headers(bytes(data))["s0000.npy"][0] + 512 + 3] ^= 1
+    (tmp_path / "d.tar").write_bytes(bytes(data))
+    broken = TarSource(str(tmp_path / "d.tar"))[0]["members"]
+    with pytest.raises(DamagedSample, match=r"'s0000': checksum"):
+        broken["npy"]
 
 
 def test_odd_class_files_are_words_or_damage(tmp_path):

@@ -27,11 +27,14 @@ def colours(batch):
 def oracle():
     """A text embedder that knows each caption's picture, as sees it `colours`; other texts are
     noise."""
+    from vlp_jax.core.fields import Picture
     from vlp_jax.data.evaluation import eval_batches
+    from vlp_jax.data.fields.base import Setup, make_readers
 
     source = open_source(TEST)
     rows = np.zeros((len(source), 48), np.float32)
-    for batch in eval_batches(source, batch_size=64, image_size=16):
+    readers = make_readers({"image": Picture(16)}, Setup({}, train=False))
+    for batch in eval_batches(source, readers, batch_size=64):
         keep = batch["index"] >= 0
         rows[batch["index"][keep]] = colours(batch)[0][keep]
     table = {}

@@ -113,7 +113,9 @@ def test_batches_and_hosts_do_not_change_the_metrics(memory_source, context, dir
 
 def gathered(source, hosts, fns):
     """The functions as a two-host run offers them: rows of both hosts, whatever host asks."""
+    from vlp_jax.core.fields import Picture
     from vlp_jax.data.evaluation import eval_batches
+    from vlp_jax.data.fields.base import Setup, make_readers
     from vlp_jax.evals.base import text_batches
 
     def both(name):
@@ -122,10 +124,11 @@ def gathered(source, hosts, fns):
         def run(batch):
             if name not in twins:
                 other = hosts[1]
-                size = {"batch_size": other.batch_size, "image_size": other.image_size}
                 if name == "embed_image":
-                    place = {"process_index": 1, "process_count": 2}
-                    twins[name] = eval_batches(source, **size, **place)
+                    fields = {"image": Picture(other.image_size)}
+                    place = {"process_index": 1, "process_count": 2, "batch_size": other.batch_size}
+                    read = make_readers(fields, Setup({}, train=False))
+                    twins[name] = eval_batches(source, read, **place)
                 else:
                     texts = np.unique(
                         np.asarray([t for texts in source.texts for t in texts], dtype=object)

@@ -82,7 +82,7 @@ def test_every_sample_comes_once_per_epoch_on_changing_processes(make_trainer, c
             rows = [next(pipeline(trainer, rank, count).batches(step)) for rank in range(count)]
             texts = np.concatenate([row["text"] for row in rows])
             expected = [trainer.pipeline.source.metadata(i) for i in indices(trainer, step)]
-            wanted = trainer.tokenizer([example["text"][0] for example in expected])
+            wanted = trainer.tokenizers["text"]([example["text"][0] for example in expected])
             np.testing.assert_array_equal(texts, wanted[:, : texts.shape[1]])
             seen += [example["key"] for example in expected]
     for epoch in (seen[:40], seen[40:]):
@@ -100,9 +100,8 @@ def pipeline(trainer, rank, count):
 
     return TrainPipeline(
         trainer.config.data,
-        tokenizer=trainer.tokenizer,
+        trainer.fields,
         batch_size=16,
-        image_size=trainer.config.image_size,
         seed=0,
         process_index=rank,
         process_count=count,

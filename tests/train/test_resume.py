@@ -69,7 +69,7 @@ def test_device_count_and_preset_may_change_on_resume(make_trainer, tmp_path, de
 
 def next_batch(trainer, step):
     rows = next(trainer.pipeline.batches(step))
-    names = trainer.method.batch_spec(1)
+    names = trainer.batch_spec(1)
     return to_device({name: rows[name] for name in names}, batch_sharding(trainer.mesh))
 
 

@@ -1,15 +1,17 @@
 """The table of ranges: a value at its border passes, a value beyond it is refused by its key."""
 
-import dataclasses
 import math
 
 import pytest
 from ml_collections import ConfigDict
 from PIL import Image
+from tiny import tiny_method
 
 from configs.simclr.imagenet import get_config as simclr_config
 from vlp_jax.core.errors import UserError
 from vlp_jax.core.fields import Picture
+from vlp_jax.data.fields.base import Setup, make_readers
+from vlp_jax.data.pipeline import TrainPipeline
 from vlp_jax.methods.base import make_method
 from vlp_jax.train.settings import RANGES, check_pictures, check_settings
 
@@ -70,22 +72,25 @@ def test_what_is_right_passes(key, value):
 
 
 def test_pictures_must_be_the_models():
-    image = Picture(32)
-    check_pictures(ConfigDict({"image_size": 32}), image)
+    method = tiny_method("rotation")
+    check_pictures(32, method)
     with pytest.raises(UserError, match=r"image_size=48 but method.image.image_size=32"):
-        check_pictures(ConfigDict({"image_size": 48}), image)
+        check_pictures(48, method)
 
 
 def test_a_canvas_holds_whole_pictures_and_the_model_has_its_own_size():
     c = simclr_config("r50x1")
-    image = make_method(c.method).fields()["image"]
-    assert image.size == 320 and c.image_size == c.method.image.image_size == 224
-    check_pictures(c, image)
-    with pytest.raises(UserError, match=r"image_size=192 but method.image.image_size=224"):
-        check_pictures(ConfigDict({**c, "image_size": 192}), image)
+    method = make_method(c.method)
+    fields = method.fields()
+    assert fields["image"].size == 320 and c.image_size == c.method.image.image_size == 224
+    check_pictures(c.image_size, method)
+    for size in (192, 320):
+        with pytest.raises(UserError, match=rf"image_size={size} but method.image.image_size=224"):
+            check_pictures(size, method)
+    make_readers(fields, Setup(c.data))
     c.data.image.crop = "center"
     with pytest.raises(UserError, match=r"data.image.crop='center': method.canvas=320 takes whole"):
-        check_pictures(c, image)
+        make_readers(fields, Setup(c.data))
 
 
 @pytest.mark.parametrize(
@@ -113,7 +118,5 @@ def test_grey_pictures_are_refused_where_colours_are_learnt_and_nowhere_else(
         (tmp_path / f"{i}.txt").write_text(f"grey {i}")
     path = {"data.path": tmp_path, "batch_size": 4}
     assert make_trainer(**path).pipeline.num_examples == 4
-    trainer = make_trainer(**path)
-    trainer.fields["image"] = dataclasses.replace(trainer.fields["image"], colour=True)
     with pytest.raises(UserError, match="all pictures are grey; this method learns colours"):
-        trainer.__post_init__()
+        TrainPipeline({"path": str(tmp_path)}, {"a": Picture(8, colour=True)}, batch_size=4, seed=0)

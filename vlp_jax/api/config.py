@@ -10,6 +10,7 @@ import ast
 import importlib.util
 import inspect
 import os
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -21,6 +22,8 @@ from vlp_jax.core.errors import UserError, nearest
 
 FRESH = "fresh:"  # fresh:WORKDIR is the model of a workdir with its first, random weights
 LENGTH_UNITS = ("steps", "examples", "epochs")
+# Sections whose keys are free: checked later, by what reads them.
+OPEN = re.compile(r"evals\.[^.]+(\.how)?|data\.(fields|tokenizers)(\.[^.]+)*|init_from")
 ROOT = Path(__file__).parents[2]  # where configs/ lies, in a checkout
 
 
@@ -134,16 +137,8 @@ def override(config: ConfigDict, key: str, text: str) -> None:
       UserError: an unknown key, a section, or a value of another type.
     """
     *parents, last = key.split(".")
-    how = parents[2:] in ([], ["how"])  # an evaluator's keys and its options
-    if how and len(parents) > 1 and parents[0] == "evals":  # checked later, by their own schema
-        with config.unlocked():
-            section = config
-            for part in parents:
-                section[part] = section.get(part) or ConfigDict()
-                section = section[part]
-            section[last] = section.get(last, _literal(text))
-    if parents == ["init_from"] and "init_from" in config:  # {our prefix: folder}
-        _add_source(config, last)
+    if OPEN.fullmatch(".".join(parents)):
+        _make_room(config, parents, last, "" if parents == ["init_from"] else _literal(text))
     node: Any = config
     for part in parents:
         node = node.get(part) if isinstance(node, ConfigDict) else None
@@ -157,21 +152,24 @@ def override(config: ConfigDict, key: str, text: str) -> None:
     node[last] = _parse(key, text, old)
 
 
-def _add_source(config: ConfigDict, prefix: str) -> None:
-    """Makes room for `init_from.PREFIX`; a folder for everything leaves no room.
+def _make_room(config: ConfigDict, parents: list[str], last: str, value: Any) -> None:
+    """Adds a key to an open section, and the section where there is none yet.
 
     Raises:
-      UserError: there is one.
+      UserError: a folder of `init_from` for everything leaves no room.
     """
-    there = config.init_from
-    if isinstance(there, str) and there:
-        raise UserError(
-            f"--config.init_from.{prefix}: init_from={there} gives everything; name prefixes alone"
-        )
+    node = config
     with config.unlocked(), config.ignore_type():
-        if not there:
-            config.init_from = ConfigDict()
-        config.init_from[prefix] = config.init_from.get(prefix, "")
+        for part in parents:
+            there = node.get(part)
+            if there and not isinstance(there, ConfigDict):
+                key = ".".join(parents)
+                whole = f"{key}={there} gives everything; name prefixes alone"
+                raise UserError(f"--config.{key}.{last}: {whole}")
+            if not isinstance(there, ConfigDict):
+                node[part] = ConfigDict()
+            node = node[part]
+        node[last] = node.get(last, value)
 
 
 def _literal(text: str) -> Any:

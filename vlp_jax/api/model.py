@@ -130,11 +130,13 @@ def load_workdir(path: str, fresh: bool = False, average: bool = True) -> Loaded
         trained = (average and state["ema"]) or state["params"]
         params = merge(trained, state["frozen"])
         extra = state["extra"]
-    pictures = config["data"]["image"]
+    data = config["data"]
+    pictures = {**data["image"], **(data.get("fields") or {}).get("image", {})}
     preprocessing = {**pictures, "crop": pictures["eval_crop"], "image_size": config["image_size"]}
     preprocessing |= {"mean": method.image_mean, "std": method.image_std}
-    data = config["data"]
-    spec = dict(name=data["tokenizer"], context_length=data["context_length"])
+    text = method.fields().get("text")
+    length = data["context_length"] or (text.length if text else 77)
+    spec = dict(name=data["tokenizer"], context_length=length)
     spec["options"] = data.get("tokenizer_options", {})
     return LoadedModel(path, method, params, extra, preprocessing, spec, {**config, "step": step})
 

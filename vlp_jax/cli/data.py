@@ -229,16 +229,19 @@ def run_stats(args: argparse.Namespace) -> tuple[int, dict[str, Any]]:
 
 def run_bench(args: argparse.Namespace) -> tuple[int, dict[str, Any]]:
     """Times training batches for `--seconds`, after one batch of warm-up."""
+    from vlp_jax.core.fields import Picture, Text
     from vlp_jax.data.pipeline import TrainPipeline
     from vlp_jax.data.text import load_tokenizer
 
     config = {"path": args.path, "workers": args.workers, "threads": args.threads}
+    tokenizer = load_tokenizer(args.tokenizer)
+    text = Text(tokenizer.context_length, tokenizer.vocab_size)
     pipeline = TrainPipeline(
         config,
-        tokenizer=load_tokenizer(args.tokenizer),
+        {"image": Picture(args.image_size), "text": text},
         batch_size=args.batch_size,
-        image_size=args.image_size,
         seed=0,
+        tokenizers={"text": tokenizer},
     )
     batches = pipeline.batches(0)
     next(batches)

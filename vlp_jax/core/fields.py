@@ -1,11 +1,12 @@
 """What a method eats: a batch is the arrays of its named fields.
 
 A field says what a network needs; where it is found in a data set is the config's `data` section,
-and data/ reads it. The file exists so that nothing else knows a kind of input by its name.
+and data/fields/KIND.py reads it. The file exists so that nothing else knows a kind of input by its
+name.
 """
 
 import dataclasses
-from typing import Protocol
+from collections.abc import Container, Mapping
 
 import jax
 import jax.numpy as jnp
@@ -14,16 +15,36 @@ Spec = dict[str, jax.ShapeDtypeStruct]
 TOLD = {"aspect": ()}  # what a picture can tell of itself: shape of a row
 
 
-class Field(Protocol):
-    """A kind of input."""
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Field:
+    """A kind of input.
+
+    Attributes:
+      key: the config key that its numbers follow, for errors.
+      of: the field whose random draws it shares (a control map its picture's crop); default its own
+        name.
+      optional: is in a batch only where data.fields.NAME says where it is found.
+    """
+
+    key: str = ""
+    of: str = ""
+    optional: bool = False
 
     def spec(self, name: str, batch_size: int) -> Spec:
         """Shapes and dtypes of its arrays in a batch, by name."""
-        ...
+        raise NotImplementedError(type(self).__name__)
+
+    def says(self, name: str, number: int, part: str = "") -> str:
+        """What the method wants, for errors: by its config key where there is one.
+
+        >>> Label(5, key="method.num_classes").says("label", 5)
+        'method.num_classes=5'
+        """
+        return f"{self.key}{part}={number}" if self.key else f"the method's {name} has {number}"
 
 
 @dataclasses.dataclass(frozen=True)
-class Picture:
+class Picture(Field):
     """uint8[B, S, S, 3] under the field's name.
 
     Attributes:
@@ -31,14 +52,12 @@ class Picture:
       tell: `aspect` adds NAME_aspect float32[B], width over height of the picture as it was.
       whole: wants whole pictures, squashed to the square (data.image.crop=squash).
       colour: grey pictures teach nothing.
-      of: the field whose random draws it shares; default its own name.
     """
 
     size: int
     tell: tuple[str, ...] = ()
     whole: bool = False
     colour: bool = False
-    of: str = ""
 
     def spec(self, name: str, batch_size: int) -> Spec:
         """NAME and what it tells."""
@@ -49,21 +68,21 @@ class Picture:
 
 
 @dataclasses.dataclass(frozen=True)
-class Text:
+class Text(Field):
     """int32[B, T] ids under the field's name.
 
     Attributes:
       length: T.
       vocab_size: ids lie below it.
+      tokenizer: its name: data.tokenizers.NAME, or data.tokenizer for the default.
       cut: nothing after a text's end can change the loss, so that batches may be cut to their
         longest text (data.buckets).
-      of: as of a Picture.
     """
 
     length: int
     vocab_size: int
+    tokenizer: str = "text"
     cut: bool = False
-    of: str = ""
 
     def spec(self, name: str, batch_size: int) -> Spec:
         """NAME."""
@@ -71,11 +90,10 @@ class Text:
 
 
 @dataclasses.dataclass(frozen=True)
-class Label:
+class Label(Field):
     """int32[B] under the field's name, in [0, classes)."""
 
     classes: int
-    of: str = ""
 
     def spec(self, name: str, batch_size: int) -> Spec:
         """NAME."""
@@ -83,18 +101,22 @@ class Label:
 
 
 @dataclasses.dataclass(frozen=True)
-class Numbers:
-    """Any array of a data set or of another function: dtype[B, *shape] under the field's name.
-
-    Attributes:
-      optional: may be left out of a batch.
-    """
+class Numbers(Field):
+    """Any array of a data set or of another function: dtype[B, *shape] under the field's name."""
 
     shape: tuple[int, ...]
     dtype: str = "float32"
-    optional: bool = False
-    of: str = ""
 
     def spec(self, name: str, batch_size: int) -> Spec:
         """NAME."""
         return {name: jax.ShapeDtypeStruct((batch_size, *self.shape), jnp.dtype(self.dtype))}
+
+
+def present(fields: Mapping[str, Field], asked: Container[str] = ()) -> dict[str, Field]:
+    """The fields that a batch has: all but the optional ones that nobody `asked` for."""
+    return {n: field for n, field in fields.items() if not field.optional or n in asked}
+
+
+def batch_spec(fields: Mapping[str, Field], batch_size: int) -> Spec:
+    """Shapes and dtypes of the arrays of a batch of `fields`."""
+    return {k: s for name, field in fields.items() for k, s in field.spec(name, batch_size).items()}

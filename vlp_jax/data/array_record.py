@@ -1,10 +1,12 @@
 """ArrayRecord files of samples.
 
 Record: b"VLP1", uint32 little-endian length of a JSON object {"key", "text", "meta"}, the object,
-the encoded picture. The file exists because ArrayRecord is grain's native random-access format and
-checks every record.
+the encoded picture. With further members b"VLP2", and the object has "sizes": {"": bytes of the
+picture, SUFFIX: bytes of the member, ...} of what follows it. The file exists because ArrayRecord
+is grain's native random-access format and checks every record.
 """
 
+import itertools
 import json
 import os
 import struct
@@ -16,19 +18,23 @@ from vlp_jax.data.damage import Damage, DamagedSample
 from vlp_jax.data.shard import matching
 from vlp_jax.data.source import Example, captions_of, digest, stamp_of
 
-MAGIC = b"VLP1"
+MAGIC = b"VLP1", b"VLP2"  # without further members, with them
 
 
 def pack(example: Example) -> bytes:
     """One sample as a record."""
     head = {"key": example["key"], "text": example["text"], "meta": example["meta"]}
-    head = json.dumps(head, ensure_ascii=False).encode("utf-8", "surrogatepass")
-    return MAGIC + struct.pack("<I", len(head)) + head + example.get("image", b"")
+    files = {"": example.get("image", b""), **example.get("members", {})}
+    if len(files) > 1:
+        head["sizes"] = {name: len(data) for name, data in files.items()}
+    data = json.dumps(head, ensure_ascii=False).encode("utf-8", "surrogatepass")
+    magic = MAGIC["sizes" in head]
+    return b"".join([magic, struct.pack("<I", len(data)), data, *files.values()])
 
 
 def unpack(record: bytes) -> Example:
     """A record as a sample. Raises DamagedSample where it is none."""
-    if record[:4] != MAGIC or len(record) < 8:
+    if record[:4] not in MAGIC or len(record) < 8:
         raise DamagedSample("bad_record")
     (length,) = struct.unpack("<I", record[4:8])
     try:
@@ -38,10 +44,21 @@ def unpack(record: bytes) -> Example:
             "text": captions_of(None, {"captions": list(example["text"])}),
             "meta": dict(example["meta"]),
         }
-    except (ValueError, KeyError, TypeError) as error:
+        files = _files(record[8 + length :], example.get("sizes"))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise DamagedSample("bad_record") from error
-    image = record[8 + length :]
+    image = files.pop("")
+    found = {**found, "members": files} if files else found
     return {**found, "image": image} if image else found
+
+
+def _files(data: bytes, sizes: dict[str, int] | None) -> dict[str, bytes]:
+    """The picture, under '', and the members. Raises ValueError where the sizes do not add up."""
+    sizes = sizes or {"": len(data)}
+    if sum(sizes.values()) != len(data) or min(sizes.values()) < 0:
+        raise ValueError("sizes")
+    ends = itertools.accumulate(sizes.values())
+    return {n: data[end - size : end] for (n, size), end in zip(sizes.items(), ends, strict=True)}
 
 
 def write_array_record(path: str, examples: Iterable[Example]) -> int:

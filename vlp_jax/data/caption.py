@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 
 from vlp_jax.data.damage import DamagedSample
-from vlp_jax.data.source import Example, texts_of
+from vlp_jax.data.encoding import BadText, decode
+from vlp_jax.data.source import Example, member, texts_of
 
 MAX_CHARACTERS = 10_000
 CHOICES = ("random", "first", "all")  # anything else names a JSON key
@@ -24,12 +25,24 @@ class CaptionSpec:
     text(s).
 
     templates: strings with '{c}' for the caption, one is drawn per example; word_dropout:
-    probability in [0, 1) that a word is left out (one word always stays).
+    probability in [0, 1) that a word is left out (one word always stays). member: a further file
+    of the sample that is its one text instead.
     """
 
     choice: str = "random"
     templates: tuple[str, ...] = ()
     word_dropout: float = 0.0
+    member: str = ""
+
+    def texts(self, example: Example) -> list[str]:
+        """Every text that an example may show, before dropout and templates; may be empty. Raises
+        DamagedSample."""
+        if not self.member:
+            return candidates(example, self.choice)
+        try:
+            return texts_of(decode(member(example, self.member)))
+        except BadText as error:
+            raise DamagedSample("bad_text") from error
 
 
 def candidates(example: Example, choice: str) -> list[str]:
@@ -55,10 +68,10 @@ def choose_caption(
     `stream` gives a generator for each of 'caption', 'word_dropout' and 'template'. Captions above
     10,000 characters are cut there and counted under 'long_caption' in `clipped`.
     """
-    texts = candidates(example, spec.choice)
+    texts = spec.texts(example)
     if not texts:
         raise DamagedSample("no_caption")
-    drawn = spec.choice not in ("first", "all")
+    drawn = spec.choice not in ("first", "all") and not spec.member
     text = texts[int(stream("caption").integers(len(texts))) if drawn else 0]
     if len(text) > MAX_CHARACTERS:
         text = text[:MAX_CHARACTERS]

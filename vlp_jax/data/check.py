@@ -8,12 +8,12 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from vlp_jax.data import index
 from vlp_jax.data.damage import Damage, DamagedSample
 from vlp_jax.data.decode import decode_image
 from vlp_jax.data.encoding import LOST
 from vlp_jax.data.shard import ShardFile
 from vlp_jax.data.source import captioned
+from vlp_jax.data.tar_members import build
 
 _PIECE = 4096
 
@@ -21,7 +21,7 @@ _PIECE = 4096
 def _headers(source: Any) -> Iterator[Damage]:
     """Damage that a new walk over the tars meets and their indices do not know."""
     for path, known in getattr(source, "shards", []):
-        fresh = index.build(ShardFile(path))
+        fresh = build(ShardFile(path))
         yield from (damage for damage in fresh.damage if damage not in known.damage)
         lost = set(known.keys) - set(fresh.keys)
         yield from (Damage("missing", f"{path}: {key!r}") for key in known.keys if key in lost)

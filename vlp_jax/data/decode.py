@@ -12,7 +12,7 @@ import functools
 import io
 import math
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -169,8 +169,18 @@ def _inside(box: Box, size: tuple[int, int]) -> Box:
     )
 
 
-def check_colour(source: Sequence[Mapping[str, Any]], path: str, looks: int = 16) -> None:
-    """Refuses a source whose `looks` evenly spaced pictures are all grey, damaged ones aside.
+def _picture(example: Mapping[str, Any]) -> bytes:
+    return example.get("image", b"")
+
+
+def check_colour(
+    source: Sequence[Mapping[str, Any]],
+    path: str,
+    picture: Callable[[Mapping[str, Any]], bytes] = _picture,
+    looks: int = 16,
+) -> None:
+    """Refuses a source whose `looks` evenly spaced pictures are all grey, damaged ones aside;
+    picture: f(example) -> an encoded picture.
 
     Raises:
       UserError: names data.path.
@@ -178,7 +188,7 @@ def check_colour(source: Sequence[Mapping[str, Any]], path: str, looks: int = 16
     seen = 0
     for index in np.linspace(0, len(source) - 1, min(looks, len(source))).astype(int):
         try:
-            pixels = decode_image(source[int(index)].get("image", b""), 32, "squash").astype(int)
+            pixels = decode_image(picture(source[int(index)]), 32, "squash").astype(int)
         except DamagedSample:
             continue
         if np.ptp(pixels, axis=-1).max() > 8:  # JPEG's rounding colours greys by less

@@ -42,11 +42,12 @@ def samples(source: Any, damage: list[Damage]) -> Iterator[Example]:
         try:
             example = source[i]
             suffix_of(example.get("image", b""))
+            members = dict(example.get("members", {}))
         except DamagedSample as found:
             damage.append(Damage(found.reason, found.where or source.where(i)))
             continue
         meta = {**example["meta"], "key": example["key"]}
-        yield {**example, "key": f"{i:09d}", "meta": meta}
+        yield {**example, "key": f"{i:09d}", "meta": meta, "members": members}
 
 
 def _add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
@@ -56,8 +57,8 @@ def _add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
 
 
 def write_tar(path: str, examples: Iterable[Example]) -> int:
-    """One shard with KEY.jpg (or its kind), KEY.txt (first caption), KEY.json; returns its
-    samples."""
+    """One shard with KEY.jpg (or its kind), KEY.txt (first caption), KEY.json and further members;
+    returns its samples."""
     count = 0
     with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as tar:
         for example in examples:
@@ -68,6 +69,8 @@ def write_tar(path: str, examples: Iterable[Example]) -> int:
             if example["text"]:
                 _add(tar, f"{key}.txt", example["text"][0].encode("utf-8", "replace"))
             _add(tar, f"{key}.json", json.dumps(meta, ensure_ascii=True).encode())
+            for name, data in example["members"].items():
+                _add(tar, f"{key}.{name}", data)
             count += 1
     return count
 

@@ -7,6 +7,8 @@ it is not clear.
 """
 
 import bisect
+import functools
+import glob
 import os
 import re
 from collections.abc import Iterable
@@ -14,8 +16,8 @@ from collections.abc import Iterable
 from vlp_jax.core.errors import RunError, UserError, printable
 from vlp_jax.data.damage import Damage, DamagedSample
 from vlp_jax.data.encoding import decode_json, decode_text
-from vlp_jax.data.source import Example, captions_of, digest, stamp_of
-from vlp_jax.data.walk import Listing, tell, told, walk
+from vlp_jax.data.source import Example, Members, captions_of, digest, stamp_of
+from vlp_jax.data.walk import IMAGE_SUFFIXES, TEXT_SUFFIXES, Listing, tell, told, walk
 
 MAX_BYTES = 64 * 2**20
 _MOST = 0.5  # share of pictures with a text of their name from which a folder is a captioned one
@@ -39,6 +41,13 @@ def read_bounded(path: str, where: str) -> bytes:
 
 def _stem(name: str) -> str:
     return name.rpartition(".")[0]
+
+
+def _suffixes(base: str) -> list[str]:
+    """Of the files that have a picture's name, without pictures and texts; one dot each."""
+    found = sorted(path[len(base) + 1 :] for path in glob.glob(f"{glob.escape(base)}.*"))
+    known = {*IMAGE_SUFFIXES, *TEXT_SUFFIXES}
+    return [suffix for suffix in found if "." not in suffix and suffix.lower() not in known]
 
 
 def _branches(names: Iterable[str]) -> list[str]:
@@ -161,16 +170,22 @@ class FolderSource:
         return self._place(self._names[i])
 
     def metadata(self, i: int) -> Example:
-        """Key, captions and meta of sample i, without its picture."""
+        """Key, captions and meta of sample i, without its picture; members: files of its name."""
         name, where = self._names[i], self.where(i)
         stem = _stem(name)
-        example: Example = {"key": printable(stem), "text": [], "meta": {}}
+        base = os.path.join(self.root, stem)
+
+        def member(suffix: str) -> bytes | None:
+            path = f"{base}.{suffix}"
+            return read_bounded(path, where) if os.path.isfile(path) else None
+
+        members = Members(member, functools.partial(_suffixes, base))
+        example: Example = {"key": printable(stem), "text": [], "meta": {}, "members": members}
         if self.kind == "classes":
             rank = bisect.bisect_left(self._folders, name.partition("/")[0])
             title = self.classes[rank]
             spoken = [title.replace("_", " ").replace("-", " ")] if len(self.classes) > 1 else []
             return {**example, "text": spoken, "meta": {"class": title, "label": rank}}
-        base = os.path.join(self.root, stem)
         beside = {suffix.lower(): f"{base}.{suffix}" for suffix in self._texts.get(stem, ())}
         meta = decode_json(read_bounded(beside["json"], where), where) if "json" in beside else {}
         text = decode_text(read_bounded(beside["txt"], where), where) if "txt" in beside else None

@@ -45,7 +45,7 @@ class Framing:
     shows of the width that its name says. resample: a Pillow filter. alpha: transparency is laid on
     'white', or 'drop'ped as by Pillow's conversion to RGB.
 
-    Raises UserError for a crop, filter or alpha that is unknown.
+    Raises UserError for a crop, filter or alpha that is unknown, or no interval as `scale`.
     """
 
     crop: str = "center"
@@ -61,6 +61,9 @@ class Framing:
             if value not in known:
                 hint = nearest(str(value), known)
                 raise UserError(f"data.image.{key}={value!r} is unknown{hint}")
+        if len(self.scale) != 2 or not 0 < self.scale[0] <= self.scale[1] <= 1:
+            wanted = "must be (low, high) with 0 < low <= high <= 1"
+            raise UserError(f"data.image.scale={tuple(self.scale)} {wanted}")
 
     @classmethod
     def of(cls, preprocessing: Mapping[str, Any]) -> "Framing":

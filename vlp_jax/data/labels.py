@@ -64,18 +64,18 @@ def _several(classes: tuple[str, ...], key: str, flag: str) -> tuple[str, ...]:
     return classes
 
 
-def open_classes(source: Source, key: str, num_classes: int) -> Sequence[str | int]:
+def open_classes(
+    source: Source, key: str, num_classes: int, flag: str = "data.label", said: str = ""
+) -> Sequence[str | int]:
     """The classes that training numbers from 0: the strings of `class_list`, or range(num_classes);
-    () where the labels are integers and any will do (num_classes 0).
+    said: that number, for errors.
 
     Raises:
       UserError: see `class_list`; or their number is not the model's.
     """
-    classes = class_list(source, key, "data.label")
+    classes = class_list(source, key, flag)
     count = len(classes or getattr(source, "classes", ()))  # a folder numbers its own
-    if count and num_classes not in (0, count):
-        raise UserError(
-            f"data.label={key!r} has {count} classes but method.num_classes={num_classes}; "
-            "make them equal"
-        )
+    if count and num_classes != count:
+        said = said or f"the method has {num_classes}"
+        raise UserError(f"{flag}={key!r} has {count} classes but {said}; make them equal")
     return classes or range(num_classes)

@@ -20,7 +20,7 @@ import numpy as np
 
 from vlp_jax.core.errors import RunError, UserError
 from vlp_jax.data import kept
-from vlp_jax.data.caption import CaptionSpec, candidates
+from vlp_jax.data.caption import CaptionSpec
 from vlp_jax.data.damage import DamagedSample
 from vlp_jax.data.source import digest
 
@@ -42,7 +42,7 @@ class LengthCounter:
     def length(self, index: int) -> int:
         """Tokens of the longest text of one example, start and end included; 0 without one."""
         try:
-            texts = candidates(self.source.metadata(index), self.spec.choice)
+            texts = self.spec.texts(self.source.metadata(index))
         except DamagedSample:
             return 0  # replaced when it is met
         shown = (t.replace("{c}", c) for c in texts for t in self.spec.templates or ("{c}",))
@@ -96,10 +96,11 @@ def load_lengths(counter: LengthCounter) -> np.ndarray:
 
     The file's name is a digest of the data's listing, the tokenizer and the choice of captions, so
     another of these is counted anew, as is all by every run where the folder cannot be written.
-    Where a listing does not cover the captions, their source's `stamp` is in the name too.
+    Where a listing does not cover the captions, their source's `stamp` is in the name too; no stamp
+    covers further files, whose lengths are not kept.
     """
     source, total = counter.source, len(counter.source)
-    if total < _KEPT:
+    if total < _KEPT or counter.spec.member:
         return count_lengths(counter)
     parts = (source.fingerprint, counter.tokenizer.fingerprint, counter.spec.choice)
     name = os.path.join(kept.folder("lengths"), digest((*parts, *counter.spec.templates)))
@@ -132,7 +133,7 @@ class Buckets:
     A pure function of the step, so all processes agree without a word.
 
     Args:
-      lengths: int16[N], longest text of each example.
+      lengths: int16[N], longest text of each example, 0 where one is lacking.
       buckets: rising lengths; the last holds everything.
       order: positions to indices (data/mixture.py).
       batch_size: of the global batch.
@@ -184,15 +185,25 @@ class Buckets:
 
 
 def open_buckets(
-    counter: LengthCounter, buckets: Sequence[int], order: Any, batch_size: int, offset: int = 0
+    counters: Sequence[LengthCounter],
+    buckets: Sequence[int],
+    order: Any,
+    batch_size: int,
+    offset: int = 0,
 ) -> Buckets | None:
-    """The buckets of a run, or None where nothing can be cut.
+    """The buckets of a run, or None where nothing can be cut; counters: of the texts that are cut,
+    all to one length.
 
     Raises:
       UserError: `buckets` holds something else than positive whole numbers.
     """
-    tokenizer = counter.tokenizer
-    checked = check_buckets(buckets, tokenizer.context_length)
-    if len(checked) == 1 or tokenizer.pad_id > tokenizer.eot_id:  # argmax would pool such padding
+    if not counters:
         return None
-    return Buckets(load_lengths(counter), checked, order, batch_size, offset)
+    checked = check_buckets(buckets, max(c.tokenizer.context_length for c in counters))
+    if len(checked) == 1:
+        return None
+    lengths = load_lengths(counters[0])
+    for counter in counters[1:]:
+        more = load_lengths(counter)
+        lengths = np.maximum(lengths, more) * ((lengths > 0) & (more > 0))
+    return Buckets(lengths, checked, order, batch_size, offset)

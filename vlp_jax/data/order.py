@@ -12,7 +12,9 @@ import numpy as np
 
 from vlp_jax.core.errors import UserError, nearest
 
-STREAM = 2  # version of all that is drawn in training, on host and device, in a run's record
+# Version of all that is drawn in training, on host and device, in a run's record. 3: first weights
+# are drawn by the name of a part.
+STREAM = 3
 MODES = ("global", "block", "none")
 BLOCK = 256  # neighbours in a shard that stay together until the window is shuffled
 WINDOW = 64  # blocks shuffled together

@@ -8,7 +8,7 @@ position, exactly, on any number of processes.
 import functools
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,16 +16,14 @@ import numpy as np
 from absl import flags
 
 from vlp_jax.core.errors import RunError, UserError
-from vlp_jax.data.caption import CHOICES, CaptionSpec, choose_caption
+from vlp_jax.core.fields import Field
 from vlp_jax.data.damage import Damage, DamagedSample, DamageLog
-from vlp_jax.data.decode import decode_framed, tune_pillow
-from vlp_jax.data.evaluation import eval_batches as eval_batches
-from vlp_jax.data.framing import Framing
-from vlp_jax.data.labels import open_classes
+from vlp_jax.data.decode import tune_pillow
+from vlp_jax.data.fields.base import Reader, Setup, make_readers, read_row, stack
 from vlp_jax.data.lengths import Buckets, LengthCounter, open_buckets
 from vlp_jax.data.mixture import open_mixture
 from vlp_jax.data.order import example_rng, replacement
-from vlp_jax.data.source import check_captions, check_key, label_of
+from vlp_jax.data.text.named import open_tokenizers
 
 _log = logging.getLogger(__name__)
 MAX_ATTEMPTS = 32
@@ -35,21 +33,14 @@ _END = 2**40  # positions; an epoch of a billion examples fits a thousand times
 
 @dataclass(frozen=True)
 class DataSpec:
-    """The `data` section of a config, with the defaults of every key that is left out."""
+    """The `data` section of a config as far as it is of no single field, with the defaults of every
+    key that is left out.
+    """
 
     path: str = ""
     holdout: float = 0.0
     weights: tuple[float, ...] = ()
-    crop: str = "random"
-    scale: tuple[float, float] = (0.9, 1.0)
-    resample: str = "bicubic"
-    alpha: str = "white"
-    fill: int = 255
-    caption: str = "random"
-    templates: tuple[str, ...] = ()
-    word_dropout: float = 0.0
     buckets: tuple[int, ...] = ()
-    label: str = ""
     workers: int = 0
     threads: int = 4
     prefetch: int = 8
@@ -58,24 +49,12 @@ class DataSpec:
 
     @classmethod
     def from_config(cls, data: Mapping[str, Any]) -> "DataSpec":
-        """Reads a ConfigDict or dict; `image.crop`, `image.scale` and the like are nested."""
-        flat = {**dict(data), **dict(data.get("image") or {})}
-        found = {
-            name: flat[name] for name in cls.__dataclass_fields__ if flat.get(name) is not None
-        }
-        for name in ("weights", "scale", "templates", "buckets"):
+        """Reads a ConfigDict or dict."""
+        names = cls.__dataclass_fields__
+        found = {name: data[name] for name in names if data.get(name) is not None}
+        for name in ("weights", "buckets"):
             found[name] = tuple(found.get(name, getattr(cls, name)))
         return cls(**found)
-
-    @property
-    def captions(self) -> CaptionSpec:
-        """How captions are chosen and changed."""
-        return CaptionSpec(self.caption, self.templates, self.word_dropout)
-
-    @functools.cached_property
-    def framing(self) -> Framing:
-        """How pictures are cut, resized and laid on a ground."""
-        return Framing(self.crop, self.scale, self.resample, self.alpha, self.fill)
 
 
 @dataclass
@@ -84,12 +63,9 @@ class RowReader:
 
     source: Any
     order: Any
-    spec: DataSpec
-    tokenizer: Any
-    image_size: int
+    readers: dict[str, Reader]
     seed: int
     buckets: Buckets | None = None
-    classes: Sequence[str | int] = ()
 
     def fill(self, position: int, index: int, limit: int | None, events: list) -> dict[str, Any]:
         """The row of example `index` at a stream position; damage is reported in `events` and
@@ -114,22 +90,13 @@ class RowReader:
         limit: int | None,
         events: list,
     ) -> dict[str, Any]:
-        spec, row = self.spec, {}
-        example = self.source[index]
-        if self.tokenizer is not None:
-            clipped: Counter = Counter()
-            row["text"] = choose_caption(example, spec.captions, stream, clipped)
-            events += [("clipped", reason, example["key"]) for reason in clipped]
-            if limit and self.tokenizer.length(row["text"]) > limit:
+        row: dict[str, Any] = {}
+        for reader, value, clipped in read_row(self.readers, self.source, index, stream):
+            events += [("clipped", reason, self.source.where(index)) for reason in clipped]
+            if limit and not reader.fits(value, limit):
                 where = f"{self.source.where(index)} (the next start counts it anew)"
                 raise DamagedSample("caption_changed", where)
-        if spec.label:
-            row["label"] = label_of(example, spec.label, self.classes)
-        if "image" not in example:
-            raise DamagedSample("no_image")
-        row["image"], row["image_aspect"] = decode_framed(
-            example["image"], self.image_size, spec.framing, stream("box")
-        )
+            row[reader.name] = value
         return row
 
     def chunk(self, step: int, start: int, count: int) -> dict[str, Any]:
@@ -139,44 +106,27 @@ class RowReader:
         indices = self.order.index(np.asarray(positions)).tolist()
         limit = self.buckets.at(step) if self.buckets else None
         rows = [self.fill(p, i, limit, events) for p, i in zip(positions, indices, strict=True)]
-        return {**stack(rows, self.tokenizer, limit), "events": events}
-
-
-def stack(
-    rows: list[dict[str, Any]], tokenizer: Any, limit: int | None = None
-) -> dict[str, np.ndarray]:
-    """Rows -> image uint8[b, S, S, 3], image_aspect float32[b], text int32[b, L or limit], label
-    int32[b], as far as present."""
-    batch = {}
-    if "image" in rows[0]:
-        batch["image"] = np.stack([row["image"] for row in rows])
-    if "image_aspect" in rows[0]:
-        batch["image_aspect"] = np.asarray([row["image_aspect"] for row in rows], np.float32)
-    if "text" in rows[0]:
-        batch["text"] = np.asarray(tokenizer([row["text"] for row in rows])[:, :limit], np.int32)
-    if "label" in rows[0]:
-        batch["label"] = np.asarray([row["label"] for row in rows], np.int32)
-    return batch
+        return {**stack(self.readers, rows, limit), "events": events}
 
 
 class TrainPipeline:
-    """Endless training batches of the examples that `data.path` names.
+    """Endless training batches of a method's fields, of the examples that `data.path` names.
 
     Row r of step s is position s x batch_size + offset + r of the stream; every example comes once
     per epoch (batches run across epoch borders). The offset is that of a run whose batch size was
     changed on the way (train/workdir.py), else 0. Raises UserError before any work for a bad path,
     an unknown setting or a batch that the processes cannot share; warns of a batch above the data.
+    tokenizers: {field: its tokenizer}; those that `data` names where it is None.
     """
 
     def __init__(
         self,
         data: Mapping[str, Any],
+        fields: Mapping[str, Field],
         *,
-        tokenizer: Any,
         batch_size: int,
-        image_size: int,
         seed: int,
-        num_classes: int = 0,
+        tokenizers: Mapping[str, Any] | None = None,
         process_index: int = 0,
         process_count: int = 1,
         offset: int = 0,
@@ -189,6 +139,9 @@ class TrainPipeline:
                 f"batch_size={batch_size} cannot be shared by {process_count} processes"
             )
         self.local_size = batch_size // process_count
+        if tokenizers is None:
+            tokenizers = open_tokenizers(fields, data)
+        readers = make_readers(fields, Setup(data, tokenizers))
         self.source, self.order = open_mixture(
             spec.path, spec.weights, seed, spec.shuffle, spec.holdout
         )
@@ -202,21 +155,15 @@ class TrainPipeline:
         self.fingerprint = self.source.fingerprint
         self.log = DamageLog(self.num_examples, spec.damage_budget, self.source.damage)
         self.log.check()
-        if tokenizer is not None and spec.caption not in CHOICES:
-            check_key(self.source, spec.caption, "data.caption")
-        elif tokenizer is not None:
-            check_captions(self.source, spec.path)
-        self.classes: Sequence[str | int] = ()
-        if spec.label:
-            check_key(self.source, spec.label, "data.label")
-            self.classes = open_classes(self.source, spec.label, num_classes)
+        for reader in readers.values():
+            reader.prepare(self.source, spec.path)
         self.clipped: Counter = Counter()
         self.buckets = None
-        if tokenizer is not None and spec.buckets:
-            counter = LengthCounter(self.source, tokenizer, spec.captions)
-            self.buckets = open_buckets(counter, spec.buckets, self.order, batch_size, offset)
-        parts = (self.source, self.order, spec, tokenizer, image_size, seed)
-        self._reader = RowReader(*parts, self.buckets, self.classes)
+        cut = [reader for reader in readers.values() if reader.cut]
+        if spec.buckets:
+            counters = [LengthCounter(self.source, r.tokenizer, r.captions) for r in cut]
+            self.buckets = open_buckets(counters, spec.buckets, self.order, batch_size, offset)
+        self._reader = RowReader(self.source, self.order, readers, seed, self.buckets)
         self._reader.chunk(0, 0, 1)  # a mistake in the settings shows here, not in a worker
 
     def seen(self, step: int) -> int:
@@ -236,10 +183,9 @@ class TrainPipeline:
     def batches(self, start_step: int = 0) -> Iterator[dict[str, np.ndarray]]:
         """Host-local batches from `start_step` on, without end.
 
-        Yields image uint8[b, S, S, 3], image_aspect float32[b] (its width over height before),
-        text int32[b, L] (with a tokenizer; L is the step's bucket under data.buckets) and label
-        int32[b] (with data.label); b = batch_size / process_count. Raises RunError when damage
-        exceeds data.damage_budget.
+        Yields the arrays of the fields (core/fields.py), b = batch_size / process_count rows of
+        each; texts that may be cut have the step's bucket of columns under data.buckets. Raises
+        RunError when damage exceeds data.damage_budget.
         """
         size = self._chunk_size()
         per_batch = self.local_size // size

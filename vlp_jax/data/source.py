@@ -8,7 +8,7 @@ import hashlib
 import itertools
 import logging
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 from vlp_jax.core.errors import UserError, nearest
@@ -16,9 +16,8 @@ from vlp_jax.data.damage import Damage, DamagedSample
 from vlp_jax.data.encoding import BadText, check_text
 
 _log = logging.getLogger(__name__)
-Example = dict[
-    str, Any
-]  # 'key': str, 'image': bytes (may be absent), 'text': list[str], 'meta': dict
+# 'key': str, 'image': bytes (may be absent), 'text': list[str], 'meta': dict; some have 'members'
+Example = dict[str, Any]
 _SPREAD = 1000  # samples from all over a set, which nearly always have what is looked for
 _MOST = 2**20  # samples looked at before a key or captions are called absent
 # What pandas, NumPy, Python, JSON and SQL write where there is no value.
@@ -48,6 +47,39 @@ class Source(Protocol):
     def metadata(self, i: int) -> Example: ...
 
     def where(self, i: int) -> str: ...
+
+
+class Members(Mapping):
+    """The files of one sample by suffix (`seg.png`; in a table, by the column that names them),
+    each read when it is asked for.
+
+    Args:
+      read: f(name) -> its content, None where there is none; raises DamagedSample.
+      names: f() -> what there is beside the picture, the text and the JSON.
+    """
+
+    def __init__(self, read: Callable[[str], bytes | None], names: Callable[[], Iterable[str]]):
+        self._read, self._names = read, names
+
+    def __getitem__(self, name: str) -> bytes:
+        data = self._read(name)
+        if data is None:
+            raise KeyError(name)
+        return data
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names())
+
+    def __len__(self) -> int:
+        return len(list(self._names()))
+
+
+def member(example: Example, name: str) -> bytes:
+    """A further file of a sample. Raises DamagedSample('no_member')."""
+    try:
+        return example.get("members", {})[name]
+    except KeyError as error:
+        raise DamagedSample("no_member") from error
 
 
 def texts_of(values: Any) -> list[str]:
@@ -117,6 +149,17 @@ def check_key(source: Source, key: str, flag: str) -> None:
             return
     hint = nearest(key, found) or "; the sub-folders of a folder become 'label'"
     raise UserError(f"{flag}={key!r}: no sample has this JSON key{hint}")
+
+
+def check_member(source: Source, name: str, flag: str) -> None:
+    """Raises UserError, naming the flag and the nearest member, where no sample has the file."""
+    found: set[str] = set()
+    for example in _looked_at(source, f"{flag}={name!r}"):
+        members = example.get("members", {}) if example else {}
+        if name in members:
+            return
+        found |= set(members) if len(found) < _SPREAD else set()
+    raise UserError(f"{flag}={name!r}: no sample has such a file{nearest(name, found)}")
 
 
 def captioned(source: Source) -> bool:

@@ -15,8 +15,8 @@ from PIL import Image
 from vlp_jax.data.damage import DamagedSample
 from vlp_jax.data.decode import FORMATS
 from vlp_jax.data.encoding import LOST
-from vlp_jax.data.index import count_tokens
 from vlp_jax.data.order import mix64, permute
+from vlp_jax.data.tar_members import count_tokens
 
 _STATS = 10  # key of this choice; subset.py and holdout.py have others
 QUANTILES = (0, 5, 50, 95, 100)

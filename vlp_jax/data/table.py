@@ -4,6 +4,7 @@ The file exists because captions often come as one table beside a folder of pict
 CSV format, Karpathy-style lists, exports of annotation tools).
 """
 
+import functools
 import io
 import json
 import os
@@ -15,7 +16,7 @@ from vlp_jax.data.damage import Damage
 from vlp_jax.data.delimited import Delimited, Row
 from vlp_jax.data.encoding import read_text
 from vlp_jax.data.folder import read_bounded
-from vlp_jax.data.source import MISSING, Example, captions_of, digest
+from vlp_jax.data.source import MISSING, Example, Members, captions_of, digest
 
 IMAGE_COLUMNS = (
     *("image", "filepath", "image_path", "file_name", "filename", "path", "file", "img"),
@@ -132,10 +133,20 @@ class TableSource:
         return f"{self.path}: {self._rows[i][self._image]!r}"
 
     def metadata(self, i: int) -> Example:
-        """Key (the picture's path without suffix), captions and all columns of row i."""
+        """Key (the picture's path without suffix), captions and all columns of row i; members: the
+        files that columns name."""
         row = self._rows[i]
         captions = captions_of(None, {"captions": row.get(self._caption)})
-        return {"key": os.path.splitext(row[self._image])[0], "text": captions, "meta": row}
+        members = Members(functools.partial(self._file, i), list)
+        key = os.path.splitext(row[self._image])[0]
+        return {"key": key, "text": captions, "meta": row, "members": members}
+
+    def _file(self, i: int, column: str) -> bytes | None:
+        """The file that a column names, None where it names none."""
+        name = self._rows[i].get(column)
+        if not isinstance(name, str) or name in MISSING:
+            return None
+        return read_bounded(os.path.join(self._folder, name), self.where(i))
 
     def __getitem__(self, i: int) -> Example:
         path = os.path.join(self._folder, self._rows[i][self._image])

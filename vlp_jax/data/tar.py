@@ -1,14 +1,15 @@
 """WebDataset tars as a random-access source.
 
 Format: files named KEY.SUFFIX, as img2dataset, DataComp and CC12M-wds write them. As in WebDataset
-a key ends at the first dot of the file's name, and `000.seg.png` is a further field of the sample
-with the picture `000.jpg`, which nothing here reads. But people's names have dots: `my.cat.jpg` is
-a sample of its own, with the key `my.cat`, where it has a text, JSON or class of its own or no
-shorter key has a picture. The file exists so that the field's native format can be shuffled
-globally and resumed exactly, without unpacking or streaming it.
+a key ends at the first dot of the file's name, and `000.seg.png` is a further member of the sample
+with the picture `000.jpg`, read when a field asks for `seg.png`. But people's names have dots:
+`my.cat.jpg` is a sample of its own, with the key `my.cat`, where it has a text, JSON or class of
+its own or no shorter key has a picture. The file exists so that the field's native format can be
+shuffled globally and resumed exactly, without unpacking or streaming it.
 """
 
 import bisect
+import functools
 import itertools
 import os
 import re
@@ -22,9 +23,10 @@ from vlp_jax.core.errors import RunError, UserError, printable
 from vlp_jax.data.content import identity
 from vlp_jax.data.damage import DamagedSample
 from vlp_jax.data.encoding import decode_json, decode_text
-from vlp_jax.data.index import ROLES, ShardIndex, load, open_index
+from vlp_jax.data.index import load, open_index
 from vlp_jax.data.shard import ShardFile, expand_shards
-from vlp_jax.data.source import Example, captions_of, digest
+from vlp_jax.data.shard_index import ROLES, ShardIndex
+from vlp_jax.data.source import Example, Members, captions_of, digest
 from vlp_jax.data.walk import tell, told
 
 MAX_OPEN = 512  # with more shards than this, files are opened for each read
@@ -38,6 +40,13 @@ def _parse_cls(data: bytes, where: str) -> int | str:
     if not text:
         raise DamagedSample("bad_class", where)
     return int(text) if _NUMBER.fullmatch(text) else text
+
+
+def _check(data: bytes, length: int, crc: int, where: str) -> None:
+    if len(data) != length:
+        raise DamagedSample("cut_data", where)
+    if zlib.crc32(data) != crc:
+        raise DamagedSample("checksum", where)
 
 
 class _Shard:
@@ -76,19 +85,29 @@ class _Shard:
         except OSError as error:
             raise DamagedSample("unreadable_file", where) from error
         for role, data in found.items():
-            if len(data) != length[role]:
-                raise DamagedSample("cut_data", where)
-            if zlib.crc32(data) != int(self.index.crc[row, role]):
-                raise DamagedSample("checksum", where)
+            _check(data, length[role], int(self.index.crc[row, role]), where)
         return {ROLES[role]: data for role, data in found.items()}
+
+    def member(self, row: int, suffix: str, where: str) -> bytes | None:
+        """One member of a sample, None where it has none of the suffix. Raises DamagedSample."""
+        place = self.index.members(row).get(suffix)
+        if place is None:
+            return None
+        offset, length, crc = place
+        try:
+            data = self.file.read(offset, length)
+        except OSError as error:
+            raise DamagedSample("unreadable_file", where) from error
+        _check(data, length, crc, where)
+        return data
 
 
 class TarSource:
     """Samples of all tars that `pattern` names, in shard order, then in the order of each tar.
 
     Example: {'key', 'image' bytes, 'text' captions, 'meta' the sample's JSON; 'cls' and 'shard' are
-    added}. Raises UserError where no shard or no sample is found, RunError where damage left no
-    sample.
+    added, 'members' all files by suffix, of which the further ones are listed}. Raises UserError
+    where no shard or no sample is found, RunError where damage left no sample.
     """
 
     def __init__(self, pattern: str, rebuild: bool = False):
@@ -105,8 +124,13 @@ class TarSource:
         self.damage = [damage for index, _ in indices for damage in index.damage]
         self.fingerprint = digest(index.digest for index, _ in indices)
         left = told(sum((Counter(index.left_out) for index, _ in indices), Counter()))
-        line = f"{printable(pattern)}: {len(self)} samples; left out: {left}"
-        self.notes: tuple[str, ...] = (line,) if left else ()
+        further = told(sum((index.further_counts for index, _ in indices), Counter()))
+        words = (
+            f"further members: {further}" if further else "",
+            f"left out: {left}" if left else "",
+        )
+        line = "; ".join([f"{printable(pattern)}: {len(self)} samples", *filter(None, words)])
+        self.notes: tuple[str, ...] = (line,) if any(words) else ()
         self._check(left)
         for note in self.notes:
             tell(note)
@@ -160,7 +184,12 @@ class TarSource:
         meta.setdefault("shard", printable(os.path.basename(shard.path)))
         text = decode_text(found["txt"], where) if "txt" in found else None
         key = printable(shard.index.keys[row])
-        example = {"key": key, "text": captions_of(text, meta), "meta": meta}
+        members = Members(
+            functools.partial(shard.member, row, where=where),
+            functools.partial(shard.index.further_names, row),
+        )
+        text = captions_of(text, meta)
+        example = {"key": key, "text": text, "meta": meta, "members": members}
         return {**example, "image": found["image"]} if "image" in found else example
 
     def contents(self, rows: np.ndarray) -> np.ndarray:

@@ -46,8 +46,8 @@ class TfdsSource:
     `meta`.
 
     The first of the features caption, captions, text, sentence, title gives the captions; without
-    one, a class label gives its name. The key is the record's number. Raises UserError where
-    nothing is prepared.
+    one, a class label gives its name. Further Image features are members by their name. The key is
+    the record's number. Raises UserError where nothing is prepared.
     """
 
     def __init__(self, path: str):
@@ -68,7 +68,8 @@ class TfdsSource:
         ]
         if not images:
             raise UserError(f"{path!r} has no Image feature; it has: {', '.join(self._features)}")
-        self.path, self._image, self._folder = path, images[0], str(builder.data_path)
+        self.path, self._folder = path, str(builder.data_path)
+        self._image, *self._further = images
         self._names = {key: list(self._features[key].names or ()) for key in labels}
         raw = {key: tfds.decode.SkipDecoding() for key in images}
         try:
@@ -108,6 +109,7 @@ class TfdsSource:
         except Exception as error:  # a failed checksum surfaces as one of several types
             raise DamagedSample("unreadable_record", self.where(i)) from error
         image = record.pop(self._image)
+        members = {key: record.pop(key) for key in self._further}
         meta = _plain(record)
         texts = next((meta[key] for key in _CAPTIONS if meta.get(key)), None)
         if texts is None:
@@ -119,4 +121,5 @@ class TfdsSource:
             "text": captions_of(None, {"captions": texts}),
             "meta": meta,
             "image": image,
+            "members": members,
         }

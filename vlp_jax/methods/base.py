@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from vlp_jax.core import dispatch
 from vlp_jax.core import rng as rngs
 from vlp_jax.core.errors import UserError
-from vlp_jax.core.fields import Field
+from vlp_jax.core.fields import Field, batch_spec, present
 from vlp_jax.core.inputs import ROWS, Aux, Inputs, Vars, lay
 from vlp_jax.core.pytree import merge
 from vlp_jax.core.schema import build, plain
@@ -114,7 +114,9 @@ class Method:
     coupled: ClassVar[bool] = False
 
     def fields(self) -> dict[str, Field]:
-        """What a batch holds, by name."""
+        """What a batch holds, by name: all that the method ever reads, `optional` where it may be
+        left out.
+        """
         raise NotImplementedError(type(self).__name__)
 
     def parts(self) -> dict[str, Part]:
@@ -185,9 +187,8 @@ class Method:
         return {name: cast(tree, dtypes[name]) for name, tree in frozen.items()}
 
     def batch_spec(self, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
-        """Shapes and dtypes of one global batch."""
-        fields = self.fields().items()
-        return {k: s for name, field in fields for k, s in field.spec(name, batch_size).items()}
+        """Shapes and dtypes of one global batch without optional fields."""
+        return batch_spec(present(self.fields()), batch_size)
 
     def init(self, rng: Array) -> tuple[Params, Extra]:
         """Fresh parameters {part: ...} and their batch statistics; rng: key[]. Called under jit and

@@ -74,7 +74,8 @@ class Classify(Trunk):
 
     def fields(self) -> dict[str, Field]:
         """image and label."""
-        return {**super().fields(), "label": Label(self.num_classes)}
+        label = Label(self.num_classes, key="method.num_classes")
+        return {**super().fields(), "label": label}
 
     def parts(self) -> dict[str, Part]:
         """image and head."""

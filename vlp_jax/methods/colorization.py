@@ -13,7 +13,7 @@ import numpy as np
 
 from vlp_jax.augment.lab import ab_bins, decode_ab, encode_ab, lab_to_srgb, srgb_to_lab
 from vlp_jax.core.errors import UserError
-from vlp_jax.core.fields import Field, Picture
+from vlp_jax.core.fields import Field
 from vlp_jax.core.inputs import Aux, Inputs, Vars
 from vlp_jax.core.types import Array, Extra
 from vlp_jax.methods.base import Part
@@ -83,7 +83,8 @@ class Colorization(Pretext):
 
     def fields(self) -> dict[str, Field]:
         """image, in colour."""
-        return {"image": Picture(self.image_tower.image_size, colour=True)}
+        (picture,) = super().fields().values()
+        return {"image": dataclasses.replace(picture, colour=True)}
 
     def heads(self, out: dict[str, jax.ShapeDtypeStruct]) -> dict[str, Part]:
         """decoder: on the trunk's map.

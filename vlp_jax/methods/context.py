@@ -116,7 +116,7 @@ class Context(LabelTask):
 
     def fields(self) -> dict[str, Field]:
         """image, of picture_size."""
-        return {"image": Picture(self.picture_size)}
+        return {"image": Picture(self.picture_size, key="method.picture_size")}
 
     def heads(self, out: dict[str, jax.ShapeDtypeStruct]) -> dict[str, Part]:
         """head: on two pooled outputs side by side."""

@@ -67,7 +67,7 @@ class Jigsaw(LabelTask):
 
     def fields(self) -> dict[str, Field]:
         """image, of picture_size."""
-        return {"image": Picture(self.picture_size)}
+        return {"image": Picture(self.picture_size, key="method.picture_size")}
 
     def heads(self, out: dict[str, jax.ShapeDtypeStruct]) -> dict[str, Part]:
         """tile_head: on each tile; head: on all tiles side by side."""

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 
 from vlp_jax.core import rng as rngs
 from vlp_jax.core.errors import UserError, nearest
-from vlp_jax.core.fields import Numbers
+from vlp_jax.core.fields import Field, Numbers
 from vlp_jax.core.inputs import Aux, Inputs, Vars
 from vlp_jax.core.schema import build
 from vlp_jax.core.types import Array
@@ -33,7 +33,7 @@ class MAE(Trunk):
     """A ViT, a decoder and the mean squared error of the hidden patches.
 
     The tower pools by `cls` or `gap`, which is what `features` gives; the decoder gets all tokens.
-    A batch may hold `noise` float[B, N]: its lowest entries stay visible, as in the reference.
+    A batch may hold `noise` float32[B, N]: its lowest entries stay visible, as in the reference.
 
     Attributes:
       mask_ratio: share of patches hidden; int(N (1 - mask_ratio)) stay visible.
@@ -98,6 +98,11 @@ class MAE(Trunk):
         given = dict(grid=tower.grid, patch_size=tower.patch_size, prefix=int(tower.has_cls))
         shared = dict(dtype=self.dtype, remat=self.remat, unroll=self.unroll)
         return build(MAEDecoder, {**shared, **self.decoder, **given}, "method.decoder")
+
+    def fields(self) -> dict[str, Field]:
+        """image, and noise float32[B, N] where it is given."""
+        noise = Numbers((self.image_tower.grid**2,), optional=True)
+        return {**super().fields(), "noise": noise}
 
     def parts(self) -> dict[str, Part]:
         """image, decoder, and mask_token where the encoder has one."""
@@ -181,8 +186,7 @@ class MAE(Trunk):
         found = super().functions()
         if self.decoder is None:
             return found
-        noise = Numbers((self.image_tower.grid**2,), optional=True)
-        reads = {**found["features"].reads, "noise": noise}
+        reads = self.fields()
         own = {"loss": loss, "reconstruct": self.reconstruct}
         return found | {name: Function(run, reads) for name, run in own.items()}
 

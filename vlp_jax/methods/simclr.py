@@ -74,7 +74,8 @@ class SimCLR(Trunk):
         """
         if not self.canvas:
             return super().fields()
-        return {"image": Picture(self.canvas, tell=("aspect",), whole=True)}
+        picture = Picture(self.canvas, tell=("aspect",), whole=True, key="method.canvas")
+        return {"image": picture}
 
     @cached_property
     def projection(self) -> ProjectionHead:
@@ -135,7 +136,7 @@ class SimCLR(Trunk):
         Raises:
           UserError: a stage that the head lacks.
         """
-        reads = {"image": Picture(self.image_tower.image_size)}  # without the canvas
+        reads = super().fields()  # without the canvas
         pixels = dataclasses.replace(super().functions()["pixels"], reads=reads)
 
         def stage(number: int) -> Function:

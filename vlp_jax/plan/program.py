@@ -132,7 +132,7 @@ def compile_step(trainer: Trainer) -> Compiled:
       RunError: the compiler failed for another reason than memory.
     """
     limit = memory_limit(trainer.mesh.devices.flat[0])
-    batch = trainer.method.batch_spec(trainer.config.batch_size)
+    batch = trainer.batch_spec(trainer.config.batch_size)
     start = time.perf_counter()
     try:
         with jax.set_mesh(trainer.mesh):

@@ -89,7 +89,7 @@ class Loop:
         try:
             step = trainer.step
             batches = trainer.pipeline.batches(self.step)
-            feed = DeviceFeed(batches, batch_sharding(trainer.mesh), trainer.method.batch_spec(1))
+            feed = DeviceFeed(batches, batch_sharding(trainer.mesh), trainer.batch_spec(1))
             self.meter.restart()
             with StopSignal() as stop, self.watchdog, jax.set_mesh(trainer.mesh):
                 while self.step < total:

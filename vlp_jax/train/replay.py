@@ -57,7 +57,7 @@ def replay(
     feed = DeviceFeed(
         trainer.pipeline.batches(start),
         batch_sharding(trainer.mesh),
-        trainer.method.batch_spec(1),
+        trainer.batch_spec(1),
     )
     with jax.set_mesh(trainer.mesh):
         for step in range(start + 1, last + 1):

@@ -10,13 +10,12 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ml_collections import ConfigDict
-
 from vlp_jax.core.errors import UserError, nearest
 from vlp_jax.core.fields import Picture
 from vlp_jax.core.schema import BELOW_ONE, Range
 from vlp_jax.data.framing import CROPS
 from vlp_jax.data.rgb import ALPHAS
+from vlp_jax.methods.base import Method
 from vlp_jax.train.workdir import flat_config
 
 COUNT, SOME, SHARE = Range(0), Range(1), Range(0, 1)
@@ -114,20 +113,15 @@ def check_pattern(key: str, pattern: str) -> None:
         raise UserError(f"{key}: {pattern!r} is no regular expression: {error}") from error
 
 
-def check_pictures(c: ConfigDict, image: Picture) -> None:
-    """Refuses pictures of another size than the model's, and a canvas that holds no whole picture;
-    image: the method's field.
+def check_pictures(image_size: int, method: Method) -> None:
+    """Refuses another `image_size` than that of the pictures that a method's functions read.
 
     Raises:
-      UserError: names both sizes, or the crop.
+      UserError: names both sizes.
     """
-    size = image.size
-    if image.whole:
-        if c.data.image.crop != "squash":
-            crop = f"data.image.crop={c.data.image.crop!r}"
-            raise UserError(f"{crop}: method.canvas={size} takes whole pictures, crop='squash'")
-        size = c.method.image.image_size
-    if size != c.image_size:
-        raise UserError(
-            f"image_size={c.image_size} but method.image.image_size={size}; make them equal"
-        )
+    reads = [one for fn in method.functions().values() for one in fn.reads.items()]
+    found = [(name, field) for name, field in reads if isinstance(field, Picture)]
+    if found and image_size not in [field.size for _, field in found]:
+        name, field = found[0]
+        wanted = field.says(name, field.size)
+        raise UserError(f"image_size={image_size} but {wanted}; make them equal")

@@ -15,13 +15,12 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from vlp_jax.core.errors import UserError
-from vlp_jax.core.fields import Text
+from vlp_jax.core.fields import Field, Spec, Text, batch_spec, present
 from vlp_jax.core.pytree import map_with_path, merge
 from vlp_jax.core.schema import plain
 from vlp_jax.core.types import Batch
-from vlp_jax.data.decode import check_colour
 from vlp_jax.data.pipeline import TrainPipeline
-from vlp_jax.data.text import load_tokenizer
+from vlp_jax.data.text.named import open_tokenizers
 from vlp_jax.evals.base import EvalContext, Evaluator
 from vlp_jax.methods.base import Method, make_method
 from vlp_jax.optim.optimizer import OptimConfig, check_paths, lr_factors, make_optimizer
@@ -35,25 +34,6 @@ from vlp_jax.train.settings import check_pictures, check_settings
 from vlp_jax.train.state import Recipe, Start, frozen_paths, init_state, restate
 from vlp_jax.train.step import make_step
 from vlp_jax.train.trained import Trained
-
-
-def check_tokenizer(tokenizer: Any, text: Text) -> None:
-    """Refuses a tokenizer whose ids or length exceed the model's; JAX would turn such a gather into
-    NaN.
-
-    Raises:
-      UserError: names data.tokenizer or data.context_length and the model's limit.
-    """
-    if tokenizer.vocab_size > text.vocab_size:
-        raise UserError(
-            f"data.tokenizer={tokenizer.name}: has {tokenizer.vocab_size} ids but "
-            f"method.text.vocab_size={text.vocab_size}"
-        )
-    if tokenizer.context_length != text.length:
-        raise UserError(
-            f"data.context_length={tokenizer.context_length} but "
-            f"method.text.context_length={text.length}; make them equal"
-        )
 
 
 def total_steps(config: ConfigDict, num_examples: int, offset: int = 0) -> int:
@@ -91,16 +71,8 @@ class Trainer:
         check_batch(c.batch_size, c.accumulate, self.mesh)
         if self.method.coupled and c.batch_size < 2:
             raise UserError("batch_size=1: a contrastive loss needs at least 2 examples")
-        fields = self.fields
-        if "image" in fields:
-            check_pictures(c, fields["image"])
-        if "label" in fields and not c.data.label:
-            raise UserError("data.label: this method learns from labels; set it to their JSON key")
-        if self.tokenizer is not None:
-            check_tokenizer(self.tokenizer, fields["text"])
-        _ = self.tx, self.pipeline, self.schedule, self.evaluators
-        if fields["image"].colour:
-            check_colour(self.pipeline.source, c.data.path)
+        check_pictures(c.image_size, self.method)
+        _ = self.tokenizers, self.tx, self.pipeline, self.schedule, self.evaluators
         if (self.method.frozen or c.freeze) and not c.init_from:
             self.check_given({})
 
@@ -115,33 +87,29 @@ class Trainer:
         return make_method(self.config.method)
 
     @cached_property
-    def fields(self) -> dict[str, Any]:
-        """What a batch of the method holds."""
-        return self.method.fields()
+    def fields(self) -> dict[str, Field]:
+        """What a batch holds."""
+        return present(self.method.fields(), self.config.data.get("fields", {}))
+
+    def batch_spec(self, batch_size: int) -> Spec:
+        """Shapes and dtypes of a global batch."""
+        return batch_spec(self.fields, batch_size)
 
     @cached_property
-    def tokenizer(self) -> Any:
-        """The tokenizer of `config.data`, or None for a method without text."""
-        if "text" not in self.fields:
-            return None
-        data = self.config.data
-        options = data.get("tokenizer_options", {})
-        return load_tokenizer(data.tokenizer, data.context_length, **options)
+    def tokenizers(self) -> dict[str, Any]:
+        """The tokenizer of every text."""
+        return open_tokenizers(self.fields, self.config.data)
 
     @cached_property
     def pipeline(self) -> TrainPipeline:
         """The training data of `config.data`."""
         c = self.config
-        fields = self.fields
-        cut = "text" in fields and fields["text"].cut
-        buckets = c.data.get("buckets", ()) if cut else ()
         return TrainPipeline(
-            {**c.data, "buckets": buckets},
-            tokenizer=self.tokenizer,
+            c.data,
+            self.fields,
             batch_size=c.batch_size,
-            image_size=fields["image"].size,
             seed=c.seed,
-            num_classes=fields["label"].classes if "label" in fields else 0,
+            tokenizers=self.tokenizers,
             process_index=jax.process_index(),
             process_count=jax.process_count(),
             offset=self.offset,
@@ -245,25 +213,25 @@ class Trainer:
         )
 
     @cached_property
-    def _programs(self) -> dict[int | None, Any]:
+    def _programs(self) -> dict[tuple[int, ...], Any]:
         return {}
 
     def program(self, batch: Batch) -> Any:
-        """The step compiled ahead of time for a batch, once for every text length that data.buckets
-        brings.
+        """The step compiled ahead of time for a batch, once for all lengths of texts that
+        data.buckets brings.
         """
-        length = batch["text"].shape[1] if "text" in batch else None
-        if length not in self._programs:
-            spec = self.method.batch_spec(self.config.batch_size)
-            if length is not None:
-                text = spec["text"]
-                spec["text"] = jax.ShapeDtypeStruct((text.shape[0], length), text.dtype)
+        cut = [n for n, field in self.fields.items() if isinstance(field, Text) and field.cut]
+        lengths = tuple(batch[name].shape[1] for name in cut)
+        if lengths not in self._programs:
+            spec = self.batch_spec(self.config.batch_size)
+            for name in cut:
+                spec[name] = jax.ShapeDtypeStruct(batch[name].shape, spec[name].dtype)
             with jax.set_mesh(self.mesh):
                 lowered = self.jit_step.lower(*self.abstract, spec)
-                self._programs[length] = lowered.compile()
+                self._programs[lengths] = lowered.compile()
             if jax.default_backend() == "cpu":
                 gather("compiled")  # a CPU collective waits 30 s for the slowest, then fails
-        return self._programs[length]
+        return self._programs[lengths]
 
     @cached_property
     def step(self) -> Any:
@@ -273,9 +241,11 @@ class Trainer:
     @cached_property
     def context(self) -> EvalContext:
         """What evaluators know of the run."""
-        how = self.config.data.image
-        pictures = {**how, "crop": how.eval_crop, "image_size": self.config.image_size}
-        return eval_context(self.tokenizer, pictures, self.config.eval_batch_size, self.mesh)
+        data = self.config.data
+        how = {**data.image, **data.get("fields", {}).get("image", {})}
+        pictures = {**how, "crop": how["eval_crop"], "image_size": self.config.image_size}
+        tokenizer = self.tokenizers.get("text")  # what evaluators call the texts they embed
+        return eval_context(tokenizer, pictures, self.config.eval_batch_size, self.mesh)
 
     @cached_property
     def evaluators(self) -> dict[str, Evaluator]:

@@ -13,7 +13,7 @@ from vlp_jax.data.text.tokenizer import Tokenizer
 __all__ = ["Tokenizer", "check_vocab", "load_tokenizer"]
 
 
-def _find(name: str) -> type[Tokenizer]:
+def _find(name: str, flag: str) -> type[Tokenizer]:
     if name == "clip":
         from vlp_jax.data.text.clip_bpe import ClipTokenizer
 
@@ -29,28 +29,29 @@ def _find(name: str) -> type[Tokenizer]:
         return SpmTokenizer
     if os.path.isfile(os.path.join(path, "tokenizer.json") if os.path.isdir(path) else path):
         if path.endswith(".model"):
-            raise UserError(
-                f"data.tokenizer={name!r}: write 'spm:{name}' for a SentencePiece model"
-            )
+            raise UserError(f"{flag}={name!r}: write 'spm:{name}' for a SentencePiece model")
         from vlp_jax.data.text.hf import HfTokenizer
 
         return HfTokenizer
     if name.startswith("spm:") or os.sep in name or name.endswith((".json", ".model")):
-        raise UserError(f"data.tokenizer={name!r}: no such file: {path}")
+        raise UserError(f"{flag}={name!r}: no such file: {path}")
     hint = nearest(name, ("clip", "bytes", "spm:FILE", "PATH/tokenizer.json"))
-    raise UserError(f"data.tokenizer={name!r} is unknown" + hint)
+    raise UserError(f"{flag}={name!r} is unknown" + hint)
 
 
-def load_tokenizer(name: str, context_length: int = 77, **options) -> Tokenizer:
+def load_tokenizer(
+    name: str, context_length: int = 77, flag: str = "data.tokenizer", **options
+) -> Tokenizer:
     """The tokenizer `clip`, `bytes`, `spm:FILE` or that of a tokenizer.json (or its folder).
 
-    options: clean ('lower', 'whitespace', 'canonicalize', 'none'; "" is the tokenizer's own) and,
-    for files, pad_id (-1 is the file's own). Raises UserError, in one line, for an unknown name or
-    option, a missing or unreadable file, a missing library or too short a context.
+    flag: the key that names it, for errors. options: clean ('lower', 'whitespace', 'canonicalize',
+    'none'; "" is the tokenizer's own) and, for files, pad_id (-1 is the file's own). Raises
+    UserError, in one line, for an unknown name or option, a missing or unreadable file, a missing
+    library or too short a context.
     """
     if not isinstance(name, str) or not name:
         raise UserError(
-            f"data.tokenizer={name!r} is unknown; valid: clip, bytes, spm:FILE, PATH/tokenizer.json"
+            f"{flag}={name!r} is unknown; valid: clip, bytes, spm:FILE, PATH/tokenizer.json"
         )
     if (
         isinstance(context_length, bool)
@@ -59,10 +60,10 @@ def load_tokenizer(name: str, context_length: int = 77, **options) -> Tokenizer:
     ):
         raise UserError(f"data.context_length={context_length!r} is no positive whole number")
     options = {key: value for key, value in options.items() if value not in ("", -1)}
-    kind = _find(name)
+    kind = _find(name, flag)
     unknown = set(options) - set(inspect.signature(kind).parameters)
     if unknown:
-        raise UserError(f"data.tokenizer={name!r} takes no option {sorted(unknown)[0]!r}")
+        raise UserError(f"{flag}={name!r} takes no option {sorted(unknown)[0]!r}")
     return kind(name, context_length, **options)
 
 

@@ -13,9 +13,11 @@ import jax
 import numpy as np
 
 from vlp_jax.core.errors import RunError, UserError, nearest
+from vlp_jax.core.fields import Picture
 from vlp_jax.data.damage import DamagedSample
 from vlp_jax.data.encoding import read_text
 from vlp_jax.data.evaluation import eval_batches
+from vlp_jax.data.fields.base import Setup, make_readers
 from vlp_jax.data.labels import check_classes
 from vlp_jax.data.mixture import open_pool
 from vlp_jax.data.source import Source, check_key, label_value
@@ -50,14 +52,14 @@ def embed_pictures(fn: EvalFn, source: Source, context: EvalContext) -> tuple[Ro
     Returns rows [K, ...] and int[K], the samples they belong to, in order. Raises RunError when
     more than 1 % of the pictures, and more than ten or half of them, are damaged.
     """
+    framing = {**vars(context.framing), "eval_crop": context.framing.crop}
+    setup = Setup({"image": framing}, train=False)
     batches = eval_batches(
         source,
-        fields=("image",),
+        make_readers({"image": Picture(context.image_size)}, setup),
         batch_size=context.batch_size,
-        image_size=context.image_size,
         process_index=context.process_index,
         process_count=context.process_count,
-        **vars(context.framing),
     )
     rows, seen = embed_some(fn, batches, len(source))
     lost = np.flatnonzero(~seen)

@@ -59,7 +59,7 @@ class DualEncoder(Trunk):
         """
         tower = self.text_tower
         cut = tower.causal and tower.pool == "argmax"
-        text = Text(tower.context_length, tower.vocab_size, cut=cut)
+        text = Text(tower.context_length, tower.vocab_size, cut=cut, key="method.text")
         return {**super().fields(), "text": text}
 
     def parts(self) -> dict[str, Part]:

@@ -57,7 +57,8 @@ class Trunk(Method):
 
     def fields(self) -> dict[str, Field]:
         """image, of the tower's size."""
-        return {"image": Picture(self.image_tower.image_size)}
+        size = self.image_tower.image_size
+        return {"image": Picture(size, key="method.image.image_size")}
 
     def parts(self) -> dict[str, Part]:
         """image: the tower."""

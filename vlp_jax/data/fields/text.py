@@ -1,0 +1,78 @@
+"""Texts: a caption, a text under a JSON key or a further file of the sample, as token ids.
+
+The file exists as the one place that turns a Text field into ids, and that says how long they are.
+"""
+
+import dataclasses
+from collections import Counter
+from typing import Any
+
+import numpy as np
+
+from vlp_jax.core.errors import UserError
+from vlp_jax.core.schema import Chance
+from vlp_jax.data.caption import CHOICES, CaptionSpec, choose_caption
+from vlp_jax.data.fields.base import Reader as Base
+from vlp_jax.data.fields.base import Setup, Stream
+from vlp_jax.data.source import Example, Source, check_captions, check_key, check_member
+
+
+@dataclasses.dataclass(frozen=True)
+class Where:
+    """key: which of the captions (data/caption.py), or a JSON key; member: a further file instead
+    ("en.txt"); tokenizer: the name of another one than the field's; templates, word_dropout: see
+    data/caption.py.
+    """
+
+    key: str = "random"
+    member: str = ""
+    templates: tuple[str, ...] = ()
+    word_dropout: Chance = 0.0
+    tokenizer: str = ""
+
+
+class Reader(Base):
+    """Rows: the words. Evaluation takes the first caption instead of a random one, whole."""
+
+    Where = Where
+    DEFAULTS = {"key": "caption", "templates": "templates", "word_dropout": "word_dropout"}
+    PLAIN = "text"
+
+    def __init__(self, name: str, field: Any, setup: Setup):
+        super().__init__(name, field, setup)
+        where = self.where
+        if where.member and "key" in self._given:
+            raise UserError(f"{self.flag('key')}: a text has a key or a member; remove one")
+        for template in where.templates:
+            if "{c}" not in template:
+                flag = self.flag("templates")
+                raise UserError(f"{flag}: {template!r} has no {{c}} for the caption")
+        first = where.key == "random" and not setup.train
+        dropout = where.word_dropout if setup.train else 0.0
+        choice = "first" if first else where.key
+        self.captions = CaptionSpec(choice, where.templates, dropout, where.member)
+        self.tokenizer = setup.tokenizers[name]
+        # argmax over ids would pool a padding above the end
+        self.cut = field.cut and self.tokenizer.pad_id <= self.tokenizer.eot_id
+
+    def prepare(self, source: Source, path: str) -> None:
+        """Raises UserError where no sample has such a text."""
+        if self.where.member:
+            check_member(source, self.where.member, self.flag("member"))
+        elif self.captions.choice in CHOICES:
+            check_captions(source, path)
+        else:
+            check_key(source, self.captions.choice, self.flag("key"))
+
+    def read(self, example: Example, stream: Stream, clipped: Counter) -> str:
+        """See Reader. Draws: caption, word_dropout, template."""
+        return choose_caption(example, self.captions, self.draws(stream), clipped)
+
+    def fits(self, row: str, limit: int) -> bool:
+        """Whether the ids of a text that is cut keep to the limit."""
+        return not self.cut or self.tokenizer.length(row) <= limit
+
+    def arrays(self, rows: list[str], limit: int | None = None) -> dict[str, np.ndarray]:
+        """NAME, cut at the limit where the field may be."""
+        ids = self.tokenizer(rows)[:, : limit if self.cut else None]
+        return {self.name: np.asarray(ids, np.int32)}

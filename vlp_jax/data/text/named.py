@@ -1,0 +1,78 @@
+"""Tokenizers of a config by name: that of every Text field, checked to fit it.
+
+`data.tokenizers.NAME` is a file, or {name, context_length, clean, pad_id}; `data.tokenizer`,
+`tokenizer_options` and `context_length` are the one named "text". The file exists so that a method
+may have texts of several vocabularies, and an id that an embedding lacks is refused before JAX
+turns it into NaN.
+"""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from vlp_jax.core.errors import UserError, nearest
+from vlp_jax.core.fields import Field, Text
+from vlp_jax.core.schema import plain
+from vlp_jax.data.text import load_tokenizer
+from vlp_jax.data.text.tokenizer import Tokenizer
+
+
+class _Said(NamedTuple):
+    """What a config says of a tokenizer, and the keys that say it."""
+
+    name: str
+    length: int
+    options: dict[str, Any]
+    flag: str
+    length_flag: str
+
+
+def open_tokenizers(fields: Mapping[str, Field], data: Mapping[str, Any]) -> dict[str, Tokenizer]:
+    """{field: its tokenizer} of every Text; one without a context_length (0) has the field's.
+
+    Args:
+      data: the `data` section of a config.
+
+    Raises:
+      UserError: a tokenizer that is not there, or that has more ids or another length than the
+        field; names its key.
+    """
+    data, found, made = plain(data), {}, {}
+    for name, field in fields.items():
+        if isinstance(field, Text):
+            said = _said(name, field, data)
+            key = said.flag, said.length or field.length
+            if key not in made:
+                made[key] = load_tokenizer(said.name, key[1], said.flag, **said.options)
+            found[name] = made[key]
+            _check(name, field, said, made[key])
+    return found
+
+
+def _said(name: str, field: Text, data: Mapping[str, Any]) -> _Said:
+    own = (data.get("fields") or {}).get(name) or {}
+    wanted = own.get("tokenizer") or field.tokenizer
+    named = data.get("tokenizers") or {}
+    if wanted in named:
+        found = named[wanted]
+        found = dict(found) if isinstance(found, Mapping) else {"name": found}
+        flag = f"data.tokenizers.{wanted}"
+        file, length = found.pop("name", ""), found.pop("context_length", 0)
+        return _Said(file, length, found, flag, f"{flag}.context_length")
+    if wanted != Text.tokenizer:
+        hint = nearest(wanted, (*named, Text.tokenizer))
+        raise UserError(f"data.tokenizers: no {wanted!r} for the method's {name}{hint}")
+    file, length = data.get("tokenizer", "clip"), data.get("context_length", 0)
+    options = data.get("tokenizer_options") or {}
+    return _Said(file, length, options, "data.tokenizer", "data.context_length")
+
+
+def _check(name: str, field: Text, said: _Said, tokenizer: Tokenizer) -> None:
+    if tokenizer.vocab_size > field.vocab_size:
+        wanted = field.says(name, field.vocab_size, ".vocab_size")
+        raise UserError(
+            f"{said.flag}={tokenizer.name}: has {tokenizer.vocab_size} ids but {wanted}"
+        )
+    if tokenizer.context_length != field.length:
+        wanted = field.says(name, field.length, ".context_length")
+        length = f"{said.length_flag}={tokenizer.context_length}"
+        raise UserError(f"{length} but {wanted}; make them equal")
