@@ -115,14 +115,11 @@ def test_compare_names_tower_and_difference():
         compare(want, {"image": np.zeros(3), "text": np.zeros(2)}, "here")
 
 
-@pytest.mark.parametrize("siglip", [False, True])
-def test_preprocessing_files_both_ways(siglip):
-    for hugging_face in (False, True):
-        how = preprocess.default_preprocessing(siglip, hugging_face)
-        if hugging_face:
-            said = preprocess.from_hf(preprocess.to_hf(how, 224, siglip), "x")
-            assert said == how | {"image_size": 224}
-        else:
-            assert preprocess.from_open_clip(preprocess.to_open_clip(how), "x") == how
+def test_preprocessing_files_both_ways():
+    for how, kind in ((preprocess.HF_CLIP, "CLIP"), (preprocess.SIGLIP, "Siglip")):
+        said = preprocess.from_hf(preprocess.to_hf(how, 224, kind), "x")
+        assert said == how | {"image_size": 224}
+    for how in (preprocess.OPEN_CLIP, preprocess.SIGLIP):
+        assert preprocess.from_open_clip(preprocess.to_open_clip(how), "x") == how
     with pytest.raises(UserError, match="resampling 'lanczos'"):
         preprocess.from_open_clip({"interpolation": "lanczos"}, "x")

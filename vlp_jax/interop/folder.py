@@ -1,7 +1,8 @@
 """The folder of a converted checkpoint: weights.safetensors and vlp_jax.json.
 
-Weights go under our path names; vlp_jax.json holds the architecture's name, the method's config,
-preprocessing, tokenizer, source, a digest of the weights and golden embeddings. The file exists so
+Weights go under our path names, in the source's dtype; vlp_jax.json holds the architecture's name,
+the parts with their networks, the config of a method that has these, preprocessing, tokenizer,
+source, a digest of the weights and golden embeddings. The file exists so
 that a checkpoint is complete: nothing about it lives elsewhere.
 """
 
@@ -48,7 +49,7 @@ def write_folder(
 
     Args:
       out: the folder; an older converted checkpoint there is replaced.
-      arrays: {path: float32[...]}.
+      arrays: {path: float32, bfloat16 or float16[...]}.
       manifest: everything of vlp_jax.json but `format` and `weights_sha256`.
       files: {name in the folder: file to copy} (a tokenizer).
 
@@ -97,7 +98,7 @@ def read_folder(path: str) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """Reads weights and manifest, checking the digest.
 
     Returns:
-      ({path: float32[...]}, manifest).
+      ({path: array}, manifest).
 
     Raises:
       UserError: no such folder, a manifest that lacks a key, another format version, or weights

@@ -3,6 +3,8 @@
 The file exists as the one text encoder of the dual-encoder methods.
 """
 
+from typing import ClassVar
+
 import flax.linen as nn
 import jax.numpy as jnp
 
@@ -26,6 +28,8 @@ class TextTransformer(nn.Module):
       head_bias: bias of the projection (SigLIP).
       The others: see nn/transformer.py StackConfig.
     """
+
+    masked: ClassVar[bool] = False  # reads its padding, or never sees it
 
     vocab_size: int = 49408
     context_length: int = 77
