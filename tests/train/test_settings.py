@@ -27,7 +27,7 @@ def check(key, value):
 
 @pytest.mark.parametrize("key", RANGES)
 def test_numbers_pass_at_their_borders_and_not_beyond(key):
-    low, high = RANGES[key]
+    low, high = RANGES[key].low, RANGES[key].high
     for value in (low, 1e9 if high == math.inf else high):
         check(key, value)
     beyond = [low - 1e-3] if high == math.inf else [low - 1e-3, high + 1e-3]
@@ -39,12 +39,6 @@ def test_numbers_pass_at_their_borders_and_not_beyond(key):
 @pytest.mark.parametrize(
     "key, value",
     [
-        ("method.image.width", 0),
-        ("method.text.num_heads", 0),
-        ("method.text.dropout", 1.0),
-        ("method.image.patch_dropout", -0.1),
-        ("method.augment.flip", 1.5),
-        ("method.image.deep.vocab_size", 0),
         ("data.image.scale", (0.9, 0.1)),
         ("data.image.scale", (0.5,)),
         ("method.augment.crop_scale", (0.0, 1.0)),
@@ -65,12 +59,9 @@ def test_what_is_wrong_is_refused_by_its_key(key, value):
 @pytest.mark.parametrize(
     "key, value",
     [
-        ("method.text.dropout", 0.0),
-        ("method.augment.flip", 1.0),
         ("data.image.scale", (1.0, 1.0)),
         ("data.templates", ("a {c}", "{c}")),
         ("optim.lr_groups", (("text/.*", 0.0), ("a", 2))),
-        ("evals.width", 0),  # only networks have sizes
         ("method.mu_dtype", "bfloat16"),
     ],
 )

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from vlp_jax.core import rng as rngs
+from vlp_jax.core.schema import Amount, Chance
 from vlp_jax.core.types import Array
 
 ERASE_AREA = (0.02, 1 / 3)  # share of the picture, as published
@@ -29,11 +30,11 @@ class Mixing:
       erase: probability that a box is replaced by noise.
     """
 
-    mixup: float = 0.0
-    cutmix: float = 0.0
-    prob: float = 1.0
-    switch: float = 0.5
-    erase: float = 0.0
+    mixup: Amount = 0.0
+    cutmix: Amount = 0.0
+    prob: Chance = 1.0
+    switch: Chance = 0.5
+    erase: Chance = 0.0
 
 
 def _box(keys: Array, size: Array, shape: tuple[int, ...], centred: bool) -> Array:

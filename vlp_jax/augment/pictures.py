@@ -12,6 +12,7 @@ import jax.numpy as jnp
 
 from vlp_jax.augment import colour, filters
 from vlp_jax.core import rng as rngs
+from vlp_jax.core.schema import Amount, Chance, Size
 from vlp_jax.core.types import Array
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)  # openai/CLIP preprocessing
@@ -41,21 +42,21 @@ class Augment:
 
     crop_scale: tuple[float, float] = (1.0, 1.0)
     crop_ratio: tuple[float, float] = (3 / 4, 4 / 3)
-    flip: float = 0.0
-    brightness: float = 0.0
-    contrast: float = 0.0
-    saturation: float = 0.0
-    grey: float = 0.0
-    hue: float = 0.0
-    jitter: float = 1.0
+    flip: Chance = 0.0
+    brightness: Amount = 0.0
+    contrast: Amount = 0.0
+    saturation: Amount = 0.0
+    grey: Chance = 0.0
+    hue: Amount = 0.0
+    jitter: Chance = 1.0
     brightness_adds: bool = False
-    crop_attempts: int = 1
-    rotate: float = 0.0
-    blur: float = 0.0
+    crop_attempts: Size = 1
+    rotate: Chance = 0.0
+    blur: Chance = 0.0
     blur_sigma: tuple[float, float] = (0.1, 2.0)
-    sobel: float = 0.0
-    noise: float = 0.0
-    cutout: float = 0.0
+    sobel: Chance = 0.0
+    noise: Amount = 0.0
+    cutout: Chance = 0.0
 
 
 def normalise(images: Array, mean: tuple[float, ...], std: tuple[float, ...]) -> Array:

@@ -8,12 +8,14 @@ branch. The file exists because on the host this costs more than the training st
 
 import dataclasses
 from collections.abc import Callable
+from typing import Annotated
 
 import jax
 import jax.numpy as jnp
 from einops import rearrange
 
 from vlp_jax.core import rng as rngs
+from vlp_jax.core.schema import Amount, Chance, Range
 from vlp_jax.core.types import Array
 
 LEVELS = 10.0  # magnitudes run from 0 to this
@@ -31,9 +33,9 @@ class RandAugment:
     """
 
     num_ops: int = 2
-    magnitude: float = 0.0
-    std: float = 0.5
-    prob: float = 0.5
+    magnitude: Annotated[float, Range(0, 10)] = 0.0
+    std: Amount = 0.5
+    prob: Chance = 0.5
 
 
 def _luma(image: Array) -> Array:

@@ -8,16 +8,17 @@ scratch, from another method's tower (`init_from=RUN:image/.*`) or beside a froz
 import dataclasses
 from collections.abc import Mapping
 from functools import cached_property
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import optax
 
 from vlp_jax.augment import mixing, pictures
+from vlp_jax.augment.mixing import Mixing
 from vlp_jax.augment.rand_augment import RandAugment, rand_augment
 from vlp_jax.core.fields import Field, Label
 from vlp_jax.core.inputs import Aux, Inputs, Vars, lay
-from vlp_jax.core.schema import build
+from vlp_jax.core.schema import Amount, Range, Rate, build
 from vlp_jax.core.types import Array, Extra
 from vlp_jax.methods.base import Function, Part
 from vlp_jax.methods.kits.trunk import Trunk
@@ -41,15 +42,19 @@ class Classify(Trunk):
       mixing: fields of augment/mixing.py Mixing.
     """
 
-    num_classes: int
+    num_classes: Annotated[int, Range(2)]
     linear: bool = False
     head_norm: str = "none"
-    head_init_std: float = 0.01
-    projection: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    head_init_std: Amount = 0.01
+    projection: Annotated[Mapping[str, Any], ProjectionHead] = dataclasses.field(
+        default_factory=dict
+    )
     ft_proj_selector: int = 0
-    label_smoothing: float = 0.0
-    rand_augment: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    mixing: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    label_smoothing: Rate = 0.0
+    rand_augment: Annotated[Mapping[str, Any], RandAugment] = dataclasses.field(
+        default_factory=dict
+    )
+    mixing: Annotated[Mapping[str, Any], Mixing] = dataclasses.field(default_factory=dict)
 
     @property
     def frozen(self) -> tuple[str, ...]:
@@ -89,7 +94,7 @@ class Classify(Trunk):
 
         A picture is erased before it is mixed, so its partner shows through its noise.
         """
-        how = build(mixing.Mixing, self.mixing, "method.mixing")
+        how = build(Mixing, self.mixing, "method.mixing")
         images = mixing.erase(self.prepare(x.batch["image"], x.keys), how.erase, x.keys)
         target = jax.nn.one_hot(x.batch["label"], self.num_classes)
         target = optax.smooth_labels(target, self.label_smoothing if x.train else 0.0)

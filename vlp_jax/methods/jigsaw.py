@@ -20,6 +20,7 @@ from vlp_jax.core import rng as rngs
 from vlp_jax.core.errors import UserError
 from vlp_jax.core.fields import Field, Picture
 from vlp_jax.core.inputs import Inputs, Vars
+from vlp_jax.core.schema import Rate
 from vlp_jax.core.types import Array, Extra
 from vlp_jax.methods.base import Function, Part
 from vlp_jax.methods.kits.pretext import Answers, LabelTask
@@ -50,7 +51,7 @@ class Jigsaw(LabelTask):
     draws: int = 1
     tile_width: int = 1024
     hidden: tuple[int, ...] = (4096,)
-    dropout: float = 0.0
+    dropout: Rate = 0.0
 
     def __post_init__(self) -> None:
         if self.grid not in (2, 3):

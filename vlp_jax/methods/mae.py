@@ -7,7 +7,7 @@ hold what makes the tower a masked autoencoder: what is hidden, and what is scor
 import dataclasses
 from collections.abc import Mapping
 from functools import cached_property
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
@@ -48,7 +48,9 @@ class MAE(Trunk):
     masking: str = "random"
     norm_pix: bool = True
     mask_token_in_encoder: bool = False
-    decoder: Mapping[str, Any] | None = dataclasses.field(default_factory=dict)
+    decoder: Annotated[Mapping[str, Any] | None, MAEDecoder] = dataclasses.field(
+        default_factory=dict
+    )
 
     def __post_init__(self) -> None:
         """Raises UserError for a tower, ratio or masking that cannot be trained."""

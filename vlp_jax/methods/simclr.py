@@ -10,7 +10,7 @@ import dataclasses
 import math
 from collections.abc import Mapping
 from functools import cached_property
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -46,7 +46,7 @@ class SimCLR(Trunk):
     """
 
     coupled: ClassVar[bool] = True
-    head: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    head: Annotated[Mapping[str, Any], ProjectionHead] = dataclasses.field(default_factory=dict)
     temperature: float = 0.1
     loss_scale: str = "sum"
     augment_branches: int = 2

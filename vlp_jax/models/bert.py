@@ -11,6 +11,7 @@ import jax.numpy as jnp
 
 from vlp_jax.core import rng as rngs
 from vlp_jax.core.errors import UserError, nearest
+from vlp_jax.core.schema import Rate, Size
 from vlp_jax.core.types import Array
 from vlp_jax.nn.dropout import dropout
 from vlp_jax.nn.pooling import Pooler, pool_text
@@ -36,11 +37,11 @@ class BERT(nn.Module):
 
     masked: ClassVar[bool] = True  # takes a mask beside the ids
 
-    vocab_size: int = 30522
-    context_length: int = 512
-    width: int = 768
-    num_layers: int = 12
-    num_heads: int = 12
+    vocab_size: Size = 30522
+    context_length: Size = 512
+    width: Size = 768
+    num_layers: Size = 12
+    num_heads: Size = 12
     mlp_ratio: float = 4.0
     types: int = 2
     pooler: bool = True
@@ -49,7 +50,7 @@ class BERT(nn.Module):
     activation: str = "gelu"
     norm_eps: float = 1e-12
     weight_init: str = "bert"
-    dropout: float = 0.0
+    dropout: Rate = 0.0
     dtype: str = "float32"
     remat: str = "none"
     unroll: bool = False

@@ -8,6 +8,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from vlp_jax.core.errors import UserError
+from vlp_jax.core.schema import Size
 from vlp_jax.core.types import Array
 from vlp_jax.nn.init import linear_init, token_init
 from vlp_jax.nn.masks import is_hidden, put_tokens
@@ -27,11 +28,11 @@ class MAEDecoder(nn.Module):
     """
 
     grid: int
-    patch_size: int
+    patch_size: Size
     prefix: int = 1
-    width: int = 512
-    num_layers: int = 8
-    num_heads: int = 16
+    width: Size = 512
+    num_layers: Size = 8
+    num_heads: Size = 16
     mlp_ratio: float = 4.0
     activation: str = "gelu"
     norm_eps: float = 1e-6

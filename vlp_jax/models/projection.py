@@ -8,6 +8,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from vlp_jax.core.errors import UserError, nearest
+from vlp_jax.core.schema import Size
 from vlp_jax.core.types import Array
 from vlp_jax.nn.precision import DTYPES
 
@@ -27,8 +28,8 @@ class ProjectionHead(nn.Module):
     """
 
     mode: str = "nonlinear"
-    num_layers: int = 3
-    embed_dim: int = 128
+    num_layers: Size = 3
+    embed_dim: Size = 128
     batch_norm: bool = True
     dtype: str = "float32"
     stop: int = -1

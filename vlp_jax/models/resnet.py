@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from einops import rearrange
 
 from vlp_jax.core.errors import UserError
+from vlp_jax.core.schema import Size
 from vlp_jax.core.types import Array
 from vlp_jax.nn.attention import Project, attend
 from vlp_jax.nn.conv import ConvNorm
@@ -82,7 +83,7 @@ class ModifiedResNet(nn.Module):
 
     image_size: int
     layers: tuple[int, ...]
-    width: int = 64
+    width: Size = 64
     embed_dim: int = 1024
     dtype: str = "float32"
 

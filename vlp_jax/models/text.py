@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from vlp_jax.core import rng as rngs
 from vlp_jax.core.errors import UserError
+from vlp_jax.core.schema import Rate, Size
 from vlp_jax.core.types import Array
 from vlp_jax.nn.pooling import pool_text
 from vlp_jax.nn.precision import DTYPES
@@ -31,11 +32,11 @@ class TextTransformer(nn.Module):
 
     masked: ClassVar[bool] = False  # reads its padding, or never sees it
 
-    vocab_size: int = 49408
-    context_length: int = 77
-    width: int = 512
-    num_layers: int = 12
-    num_heads: int = 8
+    vocab_size: Size = 49408
+    context_length: Size = 77
+    width: Size = 512
+    num_layers: Size = 12
+    num_heads: Size = 8
     embed_dim: int = 0
     mlp_ratio: float = 4.0
     causal: bool = True
@@ -44,7 +45,7 @@ class TextTransformer(nn.Module):
     activation: str = "gelu"
     norm_eps: float = 1e-5
     weight_init: str = "clip"
-    dropout: float = 0.0
+    dropout: Rate = 0.0
     dtype: str = "float32"
     remat: str = "none"
     unroll: bool = False

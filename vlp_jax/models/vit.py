@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from vlp_jax.core import rng as rngs
 from vlp_jax.core.errors import UserError, nearest
+from vlp_jax.core.schema import Rate, Size
 from vlp_jax.core.types import Array
 from vlp_jax.nn.dropout import patch_dropout
 from vlp_jax.nn.frozen import keys_beside
@@ -44,11 +45,11 @@ class ViT(nn.Module):
     """
 
     image_size: int
-    patch_size: int
-    width: int
-    num_layers: int
+    patch_size: Size
+    width: Size
+    num_layers: Size
     embed_dim: int = 0
-    head_width: int = 64
+    head_width: Size = 64
     mlp_ratio: float = 4.0
     pool: str = "cls"
     cls_token: bool = False
@@ -57,12 +58,12 @@ class ViT(nn.Module):
     conv_bias: bool = False
     head_bias: bool = False
     pooler: bool = False
-    patch_dropout: float = 0.0
+    patch_dropout: Rate = 0.0
     activation: str = "gelu"
     norm_eps: float = 1e-5
     weight_init: str = "torch"
-    dropout: float = 0.0
-    drop_path: float = 0.0
+    dropout: Rate = 0.0
+    drop_path: Rate = 0.0
     dtype: str = "float32"
     remat: str = "none"
     unroll: bool = False

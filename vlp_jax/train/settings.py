@@ -1,11 +1,11 @@
 """Refuses settings that are out of range, before anything is compiled.
 
-The file exists as the one table of what each number of a config may be; unknown keys and wrong
-types are refused where a config is read, unknown names where they are looked up.
+The file exists as the one table of what each number that all recipes share may be; a method's own
+say it themselves (core/schema.py), unknown keys and wrong types are refused where a config is read,
+unknown names where they are looked up.
 """
 
 import importlib.util
-import math
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -14,57 +14,46 @@ from ml_collections import ConfigDict
 
 from vlp_jax.core.errors import UserError, nearest
 from vlp_jax.core.fields import Picture
+from vlp_jax.core.schema import BELOW_ONE, Range
 from vlp_jax.data.framing import CROPS
 from vlp_jax.data.rgb import ALPHAS
 from vlp_jax.train.workdir import flat_config
 
-_ANY = math.inf
-_BELOW_ONE = 0.99999  # a moving average with 1 never moves, and Adam's correction divides by 1 - b
-RANGES: dict[str, tuple[float, float]] = {
-    "seed": (0, 2**32 - 1),
-    "image_size": (1, _ANY),
-    "log_every": (1, _ANY),
-    "eval_every": (0, _ANY),
-    "eval_batch_size": (1, _ANY),
-    "checkpoint_every": (0, _ANY),
-    "checkpoint_minutes": (0, _ANY),
-    "keep_checkpoints": (1, _ANY),
-    "keep_every": (0, _ANY),
-    "max_bad_steps": (1, _ANY),
-    "heartbeat_seconds": (1, _ANY),
-    "hang_seconds": (0, _ANY),
-    "ema_decay": (0, _BELOW_ONE),
-    "optim.lr": (0, _ANY),
-    "optim.lr_final": (0, 1),
-    "optim.warmup_steps": (0, _ANY),
-    "optim.warmup_examples": (0, _ANY),
-    "optim.warmup_epochs": (0, _ANY),
-    "optim.b1": (0, _BELOW_ONE),
-    "optim.b2": (0, _BELOW_ONE),
-    "optim.eps": (0, _ANY),
-    "optim.momentum": (0, _BELOW_ONE),
-    "optim.weight_decay": (0, _ANY),
-    "optim.clip_norm": (0, _ANY),
-    "optim.layer_decay": (1e-6, 1),
-    "optim.train_blocks": (-1, _ANY),
-    "data.image.fill": (0, 255),
-    "data.holdout": (0, 0.9),
-    "data.word_dropout": (0, 1),
-    "data.damage_budget": (0, 1),
-    "data.threads": (1, _ANY),
-    "data.workers": (0, _ANY),
-    "data.prefetch": (0, _ANY),
-}
-_SIZES = ("embed_dim", "width", "num_layers", "num_heads", "head_width", "patch_size")
-_RATES = ("dropout", "drop_path", "patch_dropout", "label_smoothing")
-# Numbers of networks by their last name, wherever they stand in `method`.
-NETWORKS: dict[str, tuple[float, float]] = {
-    **dict.fromkeys((*_SIZES, "vocab_size", "context_length"), (1, _ANY)),
-    **dict.fromkeys(_RATES, (0, _BELOW_ONE)),
-    **dict.fromkeys(("flip", "grey", "prob", "switch", "erase"), (0, 1)),
-    **dict.fromkeys(("mixup", "cutmix", "std", "head_init_std"), (0, _ANY)),
-    "magnitude": (0, 10),
-    "num_classes": (2, _ANY),
+COUNT, SOME, SHARE = Range(0), Range(1), Range(0, 1)
+RANGES: dict[str, Range] = {
+    "seed": Range(0, 2**32 - 1),
+    "image_size": SOME,
+    "log_every": SOME,
+    "eval_every": COUNT,
+    "eval_batch_size": SOME,
+    "checkpoint_every": COUNT,
+    "checkpoint_minutes": COUNT,
+    "keep_checkpoints": SOME,
+    "keep_every": COUNT,
+    "max_bad_steps": SOME,
+    "heartbeat_seconds": SOME,
+    "hang_seconds": COUNT,
+    "ema_decay": BELOW_ONE,
+    "optim.lr": COUNT,
+    "optim.lr_final": SHARE,
+    "optim.warmup_steps": COUNT,
+    "optim.warmup_examples": COUNT,
+    "optim.warmup_epochs": COUNT,
+    "optim.b1": BELOW_ONE,
+    "optim.b2": BELOW_ONE,
+    "optim.eps": COUNT,
+    "optim.momentum": BELOW_ONE,
+    "optim.weight_decay": COUNT,
+    "optim.clip_norm": COUNT,
+    "optim.layer_decay": Range(1e-6, 1),
+    "optim.train_blocks": Range(-1),
+    "data.image.fill": Range(0, 255),
+    "data.holdout": Range(0, 0.9),
+    "data.word_dropout": SHARE,
+    "data.damage_budget": SHARE,
+    "data.threads": SOME,
+    "data.workers": COUNT,
+    "data.prefetch": COUNT,
 }
 INTERVALS = ("data.image.scale", "method.augment.crop_scale")
 PATTERNS = ("freeze", "optim.no_decay")
@@ -79,12 +68,8 @@ def check_settings(config: Mapping[str, Any]) -> None:
     """
     flat = flat_config(config)
     for key, value in flat.items():
-        network = NETWORKS if key.startswith("method.") else {}
-        low, high = RANGES.get(key) or network.get(key.split(".")[-1], (-_ANY, _ANY))
-        if isinstance(value, int | float) and not (low <= value <= high and math.isfinite(value)):
-            wanted = f"at least {low}" if high == _ANY else f"from {low} to {high}"
-            wanted = "finite" if math.isinf(value) else wanted
-            raise UserError(f"{key}={value} is out of range; it must be {wanted}")
+        if isinstance(value, int | float):
+            RANGES.get(key, Range()).check(key, value)
         if key.endswith("dtype") and value not in DTYPES:
             raise UserError(f"{key}: unknown {value!r}{nearest(value, DTYPES)}")
     for key in PATTERNS:

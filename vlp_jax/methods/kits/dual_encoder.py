@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from vlp_jax.augment import pictures
 from vlp_jax.core.fields import Field, Text
 from vlp_jax.core.inputs import Aux, Inputs, Vars
+from vlp_jax.core.schema import Size
 from vlp_jax.core.types import Array, Extra, Params
 from vlp_jax.losses.contrastive import unit
 from vlp_jax.methods.base import Function, Leaf, Part
@@ -35,7 +36,7 @@ class DualEncoder(Trunk):
         (clip.md 2.6).
     """
 
-    embed_dim: int
+    embed_dim: Size
     text: Mapping[str, Any]
     image_mean: tuple[float, float, float] = pictures.CLIP_MEAN
     image_std: tuple[float, float, float] = pictures.CLIP_STD

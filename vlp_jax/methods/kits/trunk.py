@@ -7,7 +7,7 @@ the tower's outputs.
 import dataclasses
 from collections.abc import Mapping
 from functools import cached_property
-from typing import Any
+from typing import Annotated, Any
 
 import flax.linen as nn
 import jax
@@ -38,7 +38,9 @@ class Trunk(Method):
     image: Mapping[str, Any]
     image_mean: tuple[float, float, float] = pictures.IMAGENET_MEAN
     image_std: tuple[float, float, float] = pictures.IMAGENET_STD
-    augment: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    augment: Annotated[Mapping[str, Any], pictures.Augment] = dataclasses.field(
+        default_factory=dict
+    )
     dtype: str = "float32"
     remat: str = "none"
     unroll: bool = False
