@@ -32,6 +32,21 @@ def test_there_and_back(out, tmp_path):
     assert list(arrays) == ["b"] and manifest["arch"] == "y" and os.listdir(tmp_path) == ["out"]
 
 
+def test_large_weights_are_written_in_shards(tmp_path, monkeypatch):
+    monkeypatch.setattr(folder, "LIMIT", 20)
+    path, arrays = tmp_path / "out", ARRAYS | {"b": np.ones(9, np.float16), "c": np.float32(1)}
+    folder.write_folder(str(path), arrays, MANIFEST)
+    files = [f"weights-0000{i}-of-00003.safetensors" for i in (1, 2, 3)]
+    assert sorted(os.listdir(path)) == ["vlp_jax.json", *files]
+    found, _ = folder.read_folder(str(path))
+    assert found.keys() == arrays.keys() and found["b"].dtype == np.float16
+    for key, value in arrays.items():
+        np.testing.assert_array_equal(found[key], value)
+    (path / files[1]).write_bytes((path / files[2]).read_bytes())
+    with pytest.raises(UserError, match=f"{files[1]}: damaged"):
+        folder.read_folder(str(path))
+
+
 def test_other_folders_are_left_alone(tmp_path):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("x")
