@@ -144,12 +144,16 @@ def _unlike(plan: Plan, configs: Configs) -> dict[str, tuple[Any, Any]]:
     return found | {key: (ours[key], theirs[key]) for key in keys if ours[key] != theirs[key]}
 
 
+def _told(plan: Plan, found: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """What of `_unlike` a config has to say."""
+    return {key: pair for key, pair in found.items() if key not in plan.family.untold}
+
+
 def _refuse(plan: Plan, found: Mapping[str, tuple[Any, Any]]) -> None:
     """Raises UserError for the switches that the config cannot say, in one line."""
     said = "; ".join(
         f"method.{key}={value!r} (it would build {other!r})"
-        for key, (value, other) in found.items()
-        if key not in plan.family.untold
+        for key, (value, other) in _told(plan, found).items()
     )
     if said:
         family = plan.family
@@ -189,8 +193,8 @@ def _prove(folder: str, plan: Plan) -> None:
     ours, and every weight, bit for bit."""
     path = os.path.join(folder, plan.family.weights_name)
     written = {name: read_json(os.path.join(folder, name)) for name in plan.configs}
-    found = _unlike(plan, written)
-    if found != _unlike(plan, plan.configs):
+    found = _told(plan, _unlike(plan, written))
+    if found:
         raise RunError(f"{folder}: the written config says {found}")
     expected = {name: np.shape(array) for name, array in plan.arrays.items()}
     back = to_ours(plan.table, read_safetensors(path), expected, path)
