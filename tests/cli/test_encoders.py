@@ -129,6 +129,10 @@ def test_a_dtype_that_is_asked_for(vit, loaded_vit):
     arrays, manifest = read_folder(str(vit / "wide"))
     assert {str(array.dtype) for array in arrays.values()} == {"float32"}
     assert manifest["golden"] == loaded_vit.config["golden"]  # computed in float32 either way
+    back = [str(vit / "wide"), str(vit / "half"), "--to=hf", "--dtype=bfloat16"]
+    assert convert.main(back) == 0
+    ours, theirs = (load_file(f / "model.safetensors") for f in (vit / "half", GOLDEN / "vit"))
+    assert all(ours[name].tobytes() == array.tobytes() for name, array in theirs.items())
     with pytest.raises(UserError, match="--dtype: unknown 'bf16'"):
         convert.main([str(GOLDEN / "vit"), str(vit / "none"), "--dtype=bf16"])
 

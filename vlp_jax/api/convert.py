@@ -11,12 +11,13 @@ import numpy as np
 
 from vlp_jax.api import export as writing
 from vlp_jax.api.model import load_converted, load_workdir, tokenizer_name
-from vlp_jax.api.released import Parts, read_released
+from vlp_jax.api.released import Parts, cast, read_released
 from vlp_jax.core.errors import UserError, nearest
 from vlp_jax.core.pytree import flatten
 from vlp_jax.interop import folder
 from vlp_jax.interop.family import families
 from vlp_jax.interop.wrapped import CHOICES
+from vlp_jax.methods.base import make_method
 from vlp_jax.nn.precision import DTYPES
 
 OURS = "vlp_jax"
@@ -66,9 +67,9 @@ def convert(
     else:
         writing.check_writable(out, to)
     if folder.is_folder(source):
-        parts = _ours(source, arch, to)
+        parts = _cast(_ours(source, arch, to), dtype)
     elif os.path.isdir(os.path.join(source, "checkpoints")):
-        parts = _run(source, arch, to, weights)
+        parts = _cast(_run(source, arch, to, weights), dtype)
     else:
         parts = read_released(source, arch, image_size, tokenizer, weights, dtype)
     proof = _write(out, parts) if to == OURS else _export(out, to, parts)
@@ -90,6 +91,11 @@ def convert(
 def export(source: str, out: str, to: str, **how: str) -> dict[str, Any]:
     """`convert` to another library's form: export("OUT", "BACK", to="open_clip")."""
     return convert(source, out, to=to, **how)
+
+
+def _cast(parts: Parts, dtype: str) -> Parts:
+    method = make_method(parts.manifest["method"])
+    return parts._replace(arrays=cast(method, parts.arrays, dtype))
 
 
 def _write(out: str, parts: Parts) -> str:

@@ -87,11 +87,7 @@ def read_released(
     config, notes = method_config(checkpoint, arch_name, image_size)
     arrays = _arrays(checkpoint, config, arch_name, image_size, notes)
     method = make_method(config)
-    inside = tuple(f"{part}/" for part in networks(method))
-    if dtype:
-        arrays = {
-            p: a.astype(DTYPES[dtype]) if p.startswith(inside) else a for p, a in arrays.items()
-        }
+    arrays = cast(method, arrays, dtype)
     spec, files = _tokenizer(checkpoint, tokenizer, method, notes)
     manifest = {
         "arch": arch_name or _arch_of(checkpoint, method) or config["name"],
@@ -103,6 +99,14 @@ def read_released(
         "golden": _golden(checkpoint, method, arrays),
     }
     return Parts(arrays, manifest, notes, files)
+
+
+def cast(method: Method, arrays: Mapping[str, np.ndarray], dtype: str) -> dict[str, np.ndarray]:
+    """The weights of the networks in another dtype ("" keeps it); lone parameters and batch
+    statistics stay."""
+    inside = tuple(f"{part}/" for part in networks(method)) if dtype else ()
+    kind = DTYPES[dtype or "float32"]
+    return {path: a.astype(kind) if path.startswith(inside) else a for path, a in arrays.items()}
 
 
 def parts_of(method: Method, arrays: Mapping[str, np.ndarray]) -> dict[str, dict[str, Any]]:
