@@ -62,8 +62,9 @@ def evaluate(checkpoint: str, config: Any) -> tuple[dict[str, Any], float]:
 
     mesh = make_mesh(dict(config.mesh))
     model = load_model(checkpoint)
-    tokenizer = model.tokenizer() if "text" in model.method.batch_spec(1) else None
-    context = eval_context(tokenizer, model.preprocessing, config.eval_batch_size, mesh)
+    text = model.method.fields().get("text")
+    tokenizer, masked = (None, False) if text is None else (model.tokenizer(), text.mask)
+    context = eval_context(tokenizer, model.preprocessing, config.eval_batch_size, mesh, masked)
     trained = trained_on(checkpoint.removeprefix(FRESH))
     evaluators = make_evaluators(config.evals.to_dict(), context, model.method, trained)
     params, extra = (place(tree, mesh, config.sharding) for tree in (model.params, model.extra))

@@ -31,7 +31,7 @@ class EvalContext:
     """What an evaluator must know about the run: its tokenizer, its picture size, its hosts.
 
     `batch_size` counts rows over all hosts; a host-local batch has `batch_size // process_count`
-    rows. `framing` is that of the model's own preprocessing.
+    rows. `framing` is that of the model's own preprocessing; `masked`: its texts come with a mask.
     """
 
     tokenizer: Callable[[Sequence[str]], np.ndarray] | None
@@ -40,6 +40,7 @@ class EvalContext:
     process_index: int = 0
     process_count: int = 1
     framing: Framing = dataclasses.field(default_factory=Framing)
+    masked: bool = False
 
     def __post_init__(self) -> None:
         if self.batch_size < 1 or self.batch_size % self.process_count:
@@ -202,7 +203,8 @@ def embed_all(fn: EvalFn, batches: Iterable[HostBatch], n: int) -> Rows:
 
 
 def text_batches(texts: Sequence[str], context: EvalContext) -> Iterator[HostBatch]:
-    """Tokenised texts as host-local padded batches {'text': int32[b, L], 'index': int32[b]}.
+    """Tokenised texts as host-local padded batches {'text': int32[b, L], 'index': int32[b]}, with
+    'text_mask': bool[b, L] where the model's texts have one.
 
     Worked example: 5 texts, batch_size 4, 2 hosts: host 1 gets index [2, 3], then [-1, -1].
     """
@@ -214,7 +216,9 @@ def text_batches(texts: Sequence[str], context: EvalContext) -> Iterator[HostBat
         mine = list(texts[first : first + local])
         index = np.full(local, -1, np.int32)
         index[: len(mine)] = np.arange(first, first + len(mine))
-        yield {"text": context.tokenizer(mine + [""] * (local - len(mine))), "index": index}
+        ids = context.tokenizer(mine + [""] * (local - len(mine)))
+        mask = {"text_mask": context.tokenizer.mask(ids)} if context.masked else {}
+        yield {"text": ids, **mask, "index": index}
 
 
 def embed_texts(fn: EvalFn, texts: Sequence[str], context: EvalContext) -> Rows:

@@ -80,7 +80,11 @@ def _held_out(evaluator: Evaluator, trained: Trained) -> Evaluator:
 
 
 def eval_context(
-    tokenizer: Any, pictures: Mapping[str, Any], batch_size: int, mesh: Mesh
+    tokenizer: Any,
+    pictures: Mapping[str, Any],
+    batch_size: int,
+    mesh: Mesh,
+    masked: bool = False,
 ) -> EvalContext:
     """What evaluators know of a run.
 
@@ -90,12 +94,13 @@ def eval_context(
       batch_size: wanted rows per call; rounded up to a multiple of the devices that split the
         batch.
       mesh: the device mesh.
+      masked: the model's texts come with a mask of what is no padding.
     """
     ways = math.prod(mesh.shape[axis] for axis in BATCH_AXES)
     rows = -(-batch_size // ways) * ways
     hosts = dict(process_index=jax.process_index(), process_count=jax.process_count())
     pictures = dict(image_size=pictures["image_size"], framing=Framing.of(pictures))
-    return EvalContext(tokenizer, batch_size=rows, **pictures, **hosts)
+    return EvalContext(tokenizer, batch_size=rows, masked=masked, **pictures, **hosts)
 
 
 def run_evaluators(

@@ -12,6 +12,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from vlp_jax.core.errors import UserError, nearest
+from vlp_jax.core.fields import batch_spec, present
 from vlp_jax.core.inputs import Inputs, Vars
 from vlp_jax.core.types import Array, Batch, Extra, HostBatch, Params
 from vlp_jax.data.device import to_device
@@ -25,7 +26,7 @@ def compiled(method: Method, name: str, out_shardings: Any = None) -> Program:
     """A function of a method as f(params, extra, batch, index=None, how=None) -> a tree of
     [B, ...], compiled once for the batch's shapes and the options that are no floats.
 
-    Its arguments: index int32[B] numbers the rows in their data set, and with that their keys, so
+    Its arguments: batch, of which it takes the arrays that the function reads; index int32[B] numbers the rows in their data set, and with that their keys, so
     that no draw depends on the batch that a row comes in (without it: 0, 1, ...; -1 for padding);
     how: options or {key: value}.
 
@@ -33,10 +34,13 @@ def compiled(method: Method, name: str, out_shardings: Any = None) -> Program:
       UserError: the method has no such function, or it has no such options.
     """
     function = find(method, name)
+    arrays, whole = batch_spec(function.reads, 1).keys(), batch_spec(present(method.fields()), 1)
 
     def run(params: Params, extra: Extra, batch: Batch, index: Array, how: Any) -> Any:
         x = Inputs.of(batch, index=index)
-        return function(Vars(params, extra), x.replace(totals=method.totals(x)), how)
+        if whole.keys() <= batch.keys():  # else there is not all that a total is made of
+            x = x.replace(totals=method.totals(x))
+        return function(Vars(params, extra), x, how)
 
     program = jax.jit(run, out_shardings=out_shardings)
 
@@ -44,7 +48,8 @@ def compiled(method: Method, name: str, out_shardings: Any = None) -> Program:
         if index is None:
             index = np.arange(len(jax.tree.leaves(batch)[0]), dtype=np.int32)
         how = jax.tree.map(float, function.options(how))
-        return program(params, extra, batch, index, how)
+        read = {array: batch[array] for array in arrays if array in batch}
+        return program(params, extra, read, index, how)
 
     return call
 

@@ -245,7 +245,8 @@ class Trainer:
         how = {**data.image, **data.get("fields", {}).get("image", {})}
         pictures = {**how, "crop": how["eval_crop"], "image_size": self.config.image_size}
         tokenizer = self.tokenizers.get("text")  # what evaluators call the texts they embed
-        return eval_context(tokenizer, pictures, self.config.eval_batch_size, self.mesh)
+        masked = tokenizer is not None and self.fields["text"].mask
+        return eval_context(tokenizer, pictures, self.config.eval_batch_size, self.mesh, masked)
 
     @cached_property
     def evaluators(self) -> dict[str, Evaluator]:

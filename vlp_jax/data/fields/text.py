@@ -73,6 +73,7 @@ class Reader(Base):
         return not self.cut or self.tokenizer.length(row) <= limit
 
     def arrays(self, rows: list[str], limit: int | None = None) -> dict[str, np.ndarray]:
-        """NAME, cut at the limit where the field may be."""
-        ids = self.tokenizer(rows)[:, : limit if self.cut else None]
-        return {self.name: np.asarray(ids, np.int32)}
+        """NAME, cut at the limit where the field may be, and NAME_mask where it has one."""
+        ids = np.asarray(self.tokenizer(rows)[:, : limit if self.cut else None], np.int32)
+        mask = {f"{self.name}_mask": self.tokenizer.mask(ids)} if self.field.mask else {}
+        return {self.name: ids, **mask}
