@@ -72,7 +72,7 @@ def outputs(model, arrays):
     inputs = {k: a for k, a in arrays.items() if k in ("image", "text", "text_mask")}
 
     def run(v, x):
-        return {name: functions[name].run(v, x) for name in names}
+        return {name: functions[name](v, x) for name in names}
 
     found = jax.jit(run)(Vars(model.params, model.extra), Inputs.of(inputs))
     return jax.tree.map(np.asarray, found)

@@ -29,6 +29,9 @@ class Noise:
 class Sampler(Method):
     """Draws from a row's key; its `share` needs a total of its own."""
 
+    def fields(self):
+        return {"a": Numbers(())}
+
     def totals(self, x):
         return {**super().totals(x), "tokens": x.batch["a"].sum()}
 
@@ -41,7 +44,7 @@ class Sampler(Method):
         def share(v, x, _):
             return x.batch["a"] / x.totals["tokens"]
 
-        reads = {"a": Numbers(())}
+        reads = self.fields()
         return {"draw": Function(draw, reads, Noise), "share": Function(share, reads)}
 
 
