@@ -26,9 +26,9 @@ def compiled(method: Method, name: str, out_shardings: Any = None) -> Program:
     """A function of a method as f(params, extra, batch, index=None, how=None) -> a tree of
     [B, ...], compiled once for the batch's shapes and the options that are no floats.
 
-    Its arguments: batch, of which it takes what the function reads; index int32[B] numbers the rows in their data set, and with that their keys, so
-    that no draw depends on the batch that a row comes in (without it: 0, 1, ...; -1 for padding);
-    how: options or {key: value}.
+    Its arguments: batch, of which it takes what the function reads; index int32[B] numbers the rows
+    in their data set, and with that their keys, so that no draw depends on the batch that a row
+    comes in (without it: 0, 1, ...; -1 for padding); how: options or {key: value}.
 
     Raises:
       UserError: the method has no such function, or it has no such options.
