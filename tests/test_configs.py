@@ -110,6 +110,15 @@ def test_evaluators_may_be_added_by_flags():
     assert config.evals.mine.to_dict() == {"type": "knn", "k": (1, 5)}
 
 
+def test_places_of_fields_and_tokenizers_may_be_added_by_flags():
+    flags = {"fields.map.member": "seg.png", "fields.map.fill": "3", "tokenizers.t5": "t5.json"}
+    flags |= {"tokenizers.own.name": "bytes", "tokenizers.own.context_length": "5"}
+    data = load_config(QUICKSTART, {f"data.{key}": value for key, value in flags.items()}).data
+    assert data.fields.to_dict() == {"map": {"member": "seg.png", "fill": 3}}
+    own = {"name": "bytes", "context_length": 5}
+    assert data.tokenizers.to_dict() == {"t5": "t5.json", "own": own}
+
+
 @pytest.mark.parametrize(
     "recipe, name",
     [

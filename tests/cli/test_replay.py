@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import pytest
 
 from vlp_jax.__main__ import main
+from vlp_jax.api.model import load_model
 from vlp_jax.core.errors import UserError
 from vlp_jax.train.checkpoint import Checkpoints
 from vlp_jax.train.lock import locked
@@ -53,7 +54,7 @@ def test_a_step_that_never_was_is_refused(workdir, capsys):
     assert code == 2 and "--step=9: the run has logged steps up to 8" in error
 
 
-def test_a_run_of_other_random_streams_is_refused(workdir, capsys):
+def test_a_run_of_other_random_streams_is_refused(workdir, capsys, caplog):
     """As older versions left it, without the number; --force goes on."""
     file = workdir / "run.json"
     run = json.loads(file.read_text())
@@ -68,6 +69,8 @@ def test_a_run_of_other_random_streams_is_refused(workdir, capsys):
         with pytest.raises(UserError, match="random stream 1"):
             check(force=False)
         check(force=True)
+        load_model(f"fresh:{workdir}")
+        assert "its run drew random stream 1, this version draws 3: other fresh" in caplog.text
     finally:
         write_files(workdir, run_files(config, run["data_digest"]))
     check(force=False)

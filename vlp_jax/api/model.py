@@ -6,8 +6,10 @@ it carries. The file exists so that every command opens a model in the same way.
 """
 
 import dataclasses
+import logging
 import os
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -20,6 +22,7 @@ from vlp_jax.core.pytree import flatten, unflatten
 from vlp_jax.core.types import Extra, HostBatch, Params
 from vlp_jax.core.vectors import unit
 from vlp_jax.data.framing import Framing
+from vlp_jax.data.order import STREAM
 from vlp_jax.interop.folder import MANIFEST, is_folder, read_folder
 from vlp_jax.interop.golden import compare, golden_inputs
 from vlp_jax.interop.preprocess import SOURCE
@@ -30,6 +33,8 @@ from vlp_jax.nn.positions import sincos_table
 from vlp_jax.train.functions import compiled
 
 _unit = jax.jit(unit)
+
+_log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,9 +123,12 @@ def load_workdir(path: str, fresh: bool = False, average: bool = True) -> Loaded
     from vlp_jax.core.pytree import merge
     from vlp_jax.parallel.mesh import make_mesh, replicated
     from vlp_jax.train.checkpoint import Checkpoints
-    from vlp_jax.train.workdir import read_config
+    from vlp_jax.train.workdir import read_config, stream_of
 
-    config = read_config(path)
+    config, drawn = read_config(path), stream_of(Path(path))
+    if fresh and drawn not in (None, STREAM):
+        words = "%s: its run drew random stream %d, this version draws %d: other fresh weights"
+        _log.warning(words, path, drawn, STREAM)
     method = make_method(config["method"])
     where = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     if jax.process_count() > 1:  # all processes read together, and each needs the whole

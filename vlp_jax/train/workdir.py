@@ -128,6 +128,14 @@ def read_run(path: Path) -> dict[str, Any]:
     return _read_json(path / "run.json") if (path / "run.json").is_file() else {}
 
 
+def stream_of(path: Path) -> int | None:
+    """The random stream that the run in a workdir drew (data/order.py), None where that is not
+    known.
+    """
+    run = read_run(path)
+    return run.get("stream", 1) if run else None
+
+
 @dataclasses.dataclass(frozen=True)
 class Stretch:
     """From `step` on, a run's batches have `batch_size` examples, and step s starts at position
@@ -170,10 +178,10 @@ def check_workdir(path: Path, config: Mapping[str, Any], data_digest: str, force
     new = plain(flat_config(config))
     file = path / "config.json"
     if file.is_file() and not force:
-        run = read_run(path)
-        if run and run.get("stream", 1) != STREAM:
+        run, drawn = read_run(path), stream_of(path)
+        if drawn not in (None, STREAM):
             raise UserError(
-                f"--workdir={path}: its run drew random stream {run.get('stream', 1)}, this version"
+                f"--workdir={path}: its run drew random stream {drawn}, this version"
                 f" draws {STREAM} and cannot repeat it: finish it with the version that started it "
                 "(run.json), choose another folder, or pass --force to go on with other draws"
             )
