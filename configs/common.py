@@ -10,7 +10,7 @@ from typing import NamedTuple
 from ml_collections import ConfigDict, FieldReference
 
 from vlp_jax.augment.pictures import Augment
-from vlp_jax.models.towers import TOWERS
+from vlp_jax.models.towers import network
 
 
 def base() -> ConfigDict:
@@ -155,7 +155,7 @@ def _tower(section: ConfigDict) -> ConfigDict:
 def defaults(tower: str) -> dict:
     """The switches of a tower that have a default of their own, so that each can be a flag."""
     shared = ("embed_dim", "dtype", "remat", "unroll", "parent", "name")  # set for both towers
-    fields = dataclasses.fields(TOWERS[tower])
+    fields = dataclasses.fields(network(tower, "name"))
     return {f.name: f.default for f in fields if f.name not in shared and known(f.default)}
 
 

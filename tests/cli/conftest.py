@@ -34,7 +34,7 @@ def tiny_file(tiny_arch, tmp_path_factory):
     from safetensors.numpy import save_file
 
     from vlp_jax.api.model import expected_shapes
-    from vlp_jax.interop.open_clip import OPEN_CLIP
+    from vlp_jax.interop.family import families
     from vlp_jax.interop.rules import to_theirs
     from vlp_jax.methods.base import make_method
     from vlp_jax.models.archs.clip import clip_arch
@@ -45,7 +45,7 @@ def tiny_file(tiny_arch, tmp_path_factory):
         path: rng.normal(size=shape, scale=0.3).astype(np.float32) for path, shape in shapes.items()
     }
     file = tmp_path_factory.mktemp("tiny") / "tiny.safetensors"
-    save_file(to_theirs(OPEN_CLIP, tree), file)
+    save_file(to_theirs(families()["open_clip"].table(tree), tree), file)
     return file
 
 

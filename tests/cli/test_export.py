@@ -10,7 +10,7 @@ import pytest
 from vlp_jax.api import export
 from vlp_jax.api.model import expected_shapes
 from vlp_jax.api.released import read_released
-from vlp_jax.api.switches import computed, tower_fields, unlike
+from vlp_jax.api.switches import computed, described, unlike
 from vlp_jax.augment.pictures import CLIP_MEAN, CLIP_STD
 from vlp_jax.cli import convert
 from vlp_jax.core.errors import RunError, UserError
@@ -237,7 +237,7 @@ def test_what_was_written_is_what_is_proven(tmp_path, monkeypatch):
 def test_the_list_of_switches_is_whole():
     """Every field of the towers is compared but for those that only train."""
     method = make_method({"name": "clip", "embed_dim": 12, "image": IMAGE, "text": TEXT})
-    own, all_fields = computed(method), tower_fields(method)
+    own, all_fields = computed(method), described(method)
     silent = {"dropout", "weight_init", "dtype", "remat", "unroll", "attention"}
     assert set(all_fields["text"]) - set(own["text"]) == silent | {"mlp_ratio"}
     silent |= {"drop_path", "patch_dropout"}

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from vlp_jax.core.pytree import flatten
+from vlp_jax.interop.family import families
 from vlp_jax.methods.base import make_method
 
 VIT = dict(name="vit", image_size=16, patch_size=8, width=16, num_layers=3, head_width=8)
@@ -26,6 +27,16 @@ ARCHS = {
     "open_clip_siglip": SIGLIP,
     "hf_siglip": SIGLIP,
 }
+
+
+FAMILIES = {name: name for name in ARCHS} | {"resnet": "open_clip"}
+
+
+@pytest.fixture(scope="session")
+def tiny_table(tiny_shapes):
+    """f(name of ARCHS) -> the names of its family for such a model."""
+    known = families()
+    return lambda name: known[FAMILIES[name]].table(tiny_shapes(name))
 
 
 @pytest.fixture(scope="session")

@@ -32,6 +32,21 @@ def test_there_and_back(out, tmp_path):
     assert list(arrays) == ["b"] and manifest["arch"] == "y" and os.listdir(tmp_path) == ["out"]
 
 
+def test_large_weights_are_written_in_shards(tmp_path, monkeypatch):
+    monkeypatch.setattr(folder, "LIMIT", 20)
+    path, arrays = tmp_path / "out", ARRAYS | {"b": np.ones(9, np.float16), "c": np.float32(1)}
+    folder.write_folder(str(path), arrays, MANIFEST)
+    files = [f"weights-0000{i}-of-00003.safetensors" for i in (1, 2, 3)]
+    assert sorted(os.listdir(path)) == ["vlp_jax.json", *files]
+    found, _ = folder.read_folder(str(path))
+    assert found.keys() == arrays.keys() and found["b"].dtype == np.float16
+    for key, value in arrays.items():
+        np.testing.assert_array_equal(found[key], value)
+    (path / files[1]).write_bytes((path / files[2]).read_bytes())
+    with pytest.raises(UserError, match=f"{files[1]}: damaged"):
+        folder.read_folder(str(path))
+
+
 def test_other_folders_are_left_alone(tmp_path):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("x")
@@ -115,14 +130,11 @@ def test_compare_names_tower_and_difference():
         compare(want, {"image": np.zeros(3), "text": np.zeros(2)}, "here")
 
 
-@pytest.mark.parametrize("siglip", [False, True])
-def test_preprocessing_files_both_ways(siglip):
-    for hugging_face in (False, True):
-        how = preprocess.default_preprocessing(siglip, hugging_face)
-        if hugging_face:
-            said = preprocess.from_hf(preprocess.to_hf(how, 224, siglip), "x")
-            assert said == how | {"image_size": 224}
-        else:
-            assert preprocess.from_open_clip(preprocess.to_open_clip(how), "x") == how
+def test_preprocessing_files_both_ways():
+    for how, kind in ((preprocess.HF_CLIP, "CLIP"), (preprocess.SIGLIP, "Siglip")):
+        said = preprocess.from_hf(preprocess.to_hf(how, 224, kind), "x")
+        assert said == how | {"image_size": 224}
+    for how in (preprocess.OPEN_CLIP, preprocess.SIGLIP):
+        assert preprocess.from_open_clip(preprocess.to_open_clip(how), "x") == how
     with pytest.raises(UserError, match="resampling 'lanczos'"):
         preprocess.from_open_clip({"interpolation": "lanczos"}, "x")

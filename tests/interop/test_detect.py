@@ -7,8 +7,8 @@ import pytest
 from safetensors.numpy import save_file
 
 from vlp_jax.core.errors import UserError
-from vlp_jax.interop.detect import FAMILIES, open_checkpoint
-from vlp_jax.interop.hf import method_fields
+from vlp_jax.interop.detect import open_checkpoint
+from vlp_jax.interop.family import families
 from vlp_jax.interop.preprocess import CLIP_STD, SOURCE
 from vlp_jax.interop.rules import to_theirs
 
@@ -17,12 +17,12 @@ KINDS = {"open_clip": "open_clip", "resnet": "open_clip", "hf_clip": "hf_clip",
 
 
 @pytest.fixture
-def write(tiny_tree):
+def write(tiny_tree, tiny_table):
     """f(name, path) writes that family's tiny weights."""
 
     def to(name, path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        save_file(to_theirs(FAMILIES[KINDS[name]], tiny_tree(name)), path)
+        save_file(to_theirs(tiny_table(name), tiny_tree(name)), path)
         return str(path)
 
     return to
@@ -31,13 +31,11 @@ def write(tiny_tree):
 @pytest.mark.parametrize("name", KINDS)
 def test_kind_by_tensor_names(name, write, tmp_path):
     checkpoint = open_checkpoint(write(name, tmp_path / "any.safetensors"))
-    assert checkpoint.kind == KINDS[name]
-    assert checkpoint.config == {} and checkpoint.preprocessing == {}
+    assert checkpoint.family.name == KINDS[name]
+    assert checkpoint.beside.config == {} and checkpoint.preprocessing == {}
     gelu = {"activation": "gelu"}
-    expected = (
-        {"image": gelu, "text": gelu} if name == "open_clip_siglip" else {"image": {}, "text": {}}
-    )
-    assert checkpoint.arch_changes() == expected
+    expected = {"image": gelu, "text": gelu} if name == "open_clip_siglip" else {}
+    assert {part: said for part, said in checkpoint.switches().items() if said} == expected
 
 
 def test_hugging_face_folder(write, tmp_path):
@@ -61,7 +59,7 @@ def test_hugging_face_folder(write, tmp_path):
     (tmp_path / "preprocessor_config.json").write_text(json.dumps(pictures))
     (tmp_path / "tokenizer.json").write_text("{}")
     checkpoint = open_checkpoint(str(tmp_path))
-    assert checkpoint.arch_changes() == {
+    assert checkpoint.switches() == {
         "image": {"activation": "gelu", "norm_eps": 1e-6, "head_width": 8}
         | dict(pool="cls", pos_embed="learned", pre_norm=True),
         "text": {"activation": "quick_gelu", "norm_eps": 1e-5, "num_heads": 4}
@@ -75,7 +73,7 @@ def test_hugging_face_folder(write, tmp_path):
         "share": 0.8,
         "image_size": 16,
     }
-    assert checkpoint.tokenizer_file == str(tmp_path / "tokenizer.json")
+    assert checkpoint.beside.tokenizer == str(tmp_path / "tokenizer.json")
     for key, value, message in (
         ("hidden_act", "gelu_new", "hidden_act 'gelu_new'"),
         ("eos_token_id", 7, "eos_token_id 7"),
@@ -84,11 +82,11 @@ def test_hugging_face_folder(write, tmp_path):
             json.dumps(config | {"text_config": text | {key: value}})
         )
         with pytest.raises(UserError, match=message):
-            open_checkpoint(str(tmp_path)).arch_changes()
+            open_checkpoint(str(tmp_path)).switches()
     (tmp_path / "config.json").write_text(
         json.dumps(config | {"text_config": text | {"eos_token_id": 2}})
     )
-    assert open_checkpoint(str(tmp_path)).arch_changes()["text"]["num_heads"] == 4
+    assert open_checkpoint(str(tmp_path)).switches()["text"]["num_heads"] == 4
 
 
 def test_the_file_of_a_processor_comes_before_that_of_its_pictures(write, tmp_path):
@@ -115,7 +113,7 @@ def test_open_clip_folder(write, tmp_path):
     (tmp_path / "open_clip_config.json").write_text(json.dumps(config))
     checkpoint = open_checkpoint(str(tmp_path))
     quick = {"activation": "quick_gelu"}
-    assert checkpoint.arch_changes() == {"image": quick, "text": quick}
+    assert checkpoint.switches() == {"image": quick, "text": quick}
     said = {"mean": (0.5,) * 3, "crop": "squash", "std": CLIP_STD, "resample": "bicubic"}
     assert checkpoint.preprocessing == SOURCE | said
     (tmp_path / "open_clip_config.json").write_text(
@@ -125,8 +123,8 @@ def test_open_clip_folder(write, tmp_path):
         open_checkpoint(str(tmp_path))
 
 
-def test_a_native_text_tower_under_its_own_prefix(write, tiny_tree, tmp_path):
-    weights = to_theirs(FAMILIES["open_clip"], tiny_tree("open_clip"))
+def test_a_native_text_tower_under_its_own_prefix(write, tiny_tree, tmp_path, tiny_table):
+    weights = to_theirs(tiny_table("open_clip"), tiny_tree("open_clip"))
     moved = {
         name if name.startswith(("visual", "logit")) else f"text.{name}": a
         for name, a in weights.items()
@@ -173,23 +171,23 @@ def test_weights_of_any_name_keep_the_config_beside_them(name, write, tmp_path):
     (tmp_path / "tokenizer.json").write_text("{}")
     for path in (tmp_path, tmp_path / name):
         found = open_checkpoint(str(path))
-        assert found.config == CONFIG and found.config_file == str(tmp_path / "config.json")
-        assert found.arch_changes()["text"]["activation"] == "gelu"
-        assert found.tokenizer_file == str(tmp_path / "tokenizer.json")
+        assert found.beside.config == CONFIG and found.beside.file == str(tmp_path / "config.json")
+        assert found.switches()["text"]["activation"] == "gelu"
+        assert found.beside.tokenizer == str(tmp_path / "tokenizer.json")
 
 
 def test_a_config_of_other_weights_is_left_and_said(write, tmp_path):
     file = write("hf_clip", tmp_path / "mine.safetensors")
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "bert"}))
     found = open_checkpoint(file)
-    assert found.config == {} and found.config_file == ""
+    assert found.beside.config == {} and found.beside.file == ""
     assert "config.json: is of a 'bert', not of these weights" in found.notes[0]
 
 
 @pytest.mark.parametrize("variant", ["", ".fp16"])
 @pytest.mark.parametrize("given", ["folder", "index", "shard"])
-def test_shards_are_found_by_their_index(tiny_tree, tmp_path, variant, given):
-    weights = to_theirs(FAMILIES["hf_clip"], tiny_tree("hf_clip"))
+def test_shards_are_found_by_their_index(tiny_tree, tmp_path, variant, given, tiny_table):
+    weights = to_theirs(tiny_table("hf_clip"), tiny_tree("hf_clip"))
     names, shards = list(weights), [f"model{variant}-0000{i}-of-00002.safetensors" for i in (1, 2)]
     parts = dict(zip(shards, (names[:9], names[9:]), strict=True))
     for shard, part in parts.items():
@@ -201,7 +199,7 @@ def test_shards_are_found_by_their_index(tiny_tree, tmp_path, variant, given):
     path = {"folder": tmp_path, "index": index, "shard": tmp_path / shards[1]}[given]
     found = open_checkpoint(str(path))
     assert found.path == str(index) and set(found.state) == set(weights)
-    assert found.config == CONFIG
+    assert found.beside.config == CONFIG
 
 
 def test_shards_of_pickles(archive, ops, tmp_path):
@@ -215,7 +213,7 @@ def test_shards_of_pickles(archive, ops, tmp_path):
     (tmp_path / "pytorch_model.bin.index.json").write_text(json.dumps(index))
     (tmp_path / "config.json").write_text(json.dumps(CONFIG))
     found = open_checkpoint(str(tmp_path))
-    assert found.kind == "hf_clip" and found.config == CONFIG
+    assert found.family.name == "hf_clip" and found.beside.config == CONFIG
     assert [float(found.state[name].read()[0]) for name in names] == [0, 1]
 
 
@@ -242,25 +240,25 @@ HF_SIZES = {
 
 def test_a_config_json_says_every_size():
     """An empty one is CLIPConfig(); text_config_dict of old files takes text_config's place."""
-    assert (
-        method_fields({"model_type": "clip"}, "x") == {"name": "clip", "embed_dim": 512} | HF_SIZES
-    )
+    known = families()
+    clip, siglip = known["hf_clip"].method, known["hf_siglip"].method
+    assert clip({"model_type": "clip"}, "x") == {"name": "clip", "embed_dim": 512} | HF_SIZES
     old = {"text_config": {"hidden_size": 64}, "text_config_dict": {"num_hidden_layers": 3}}
-    text = method_fields({"projection_dim": 9, **old}, "x")
+    text = clip({"projection_dim": 9, **old}, "x")
     assert text["embed_dim"] == 9
     assert text["text"] == HF_SIZES["text"] | {"num_layers": 3}
-    siglip = method_fields({"model_type": "siglip", "text_config": {"hidden_size": 96}}, "x")
-    assert (siglip["name"], siglip["embed_dim"]) == ("siglip", 96)
-    assert siglip["image"] == dict(
+    found = siglip({"model_type": "siglip", "text_config": {"hidden_size": 96}}, "x")
+    assert (found["name"], found["embed_dim"]) == ("siglip", 96)
+    assert found["image"] == dict(
         name="vit", image_size=224, patch_size=16, width=768, num_layers=12, head_width=64,
         mlp_ratio=4.0, activation="gelu_tanh", norm_eps=1e-6, pool="map", pos_embed="learned",
         pre_norm=False, conv_bias=True, project=False,
     )  # fmt: skip
-    assert siglip["text"] == dict(
+    assert found["text"] == dict(
         name="text", vocab_size=32000, context_length=64, width=96, num_layers=12, num_heads=12,
         mlp_ratio=32.0, activation="gelu_tanh", norm_eps=1e-6, pool="last", causal=False,
         head_bias=True,
     )  # fmt: skip
     for key, value in (("num_channels", 1), ("vision_use_head", False)):
         with pytest.raises(UserError, match="only num_channels=3 and vision_use_head=true"):
-            method_fields({"model_type": "siglip", "vision_config": {key: value}}, "x")
+            siglip({"model_type": "siglip", "vision_config": {key: value}}, "x")

@@ -39,8 +39,8 @@ def tiny(name):
 @pytest.mark.parametrize("name", KINDS)
 def test_embeddings_equal_the_reference(name):
     method, shapes, checkpoint, golden = tiny(name)
-    assert checkpoint.kind == KINDS[name]
-    tree = unflatten(to_ours(checkpoint.family, checkpoint.state, shapes, name))
+    assert checkpoint.family.name == KINDS[name]
+    tree = unflatten(to_ours(checkpoint.table, checkpoint.state, shapes, name))
     stats = {"batch_stats": tree.pop("batch_stats")} if "batch_stats" in tree else {}
     functions, v = method.functions(), Vars(tree, stats)
     for side in ("image", "text"):
@@ -51,7 +51,7 @@ def test_embeddings_equal_the_reference(name):
 @pytest.mark.parametrize("name", KINDS)
 def test_theirs_ours_theirs_is_bitwise(name):
     _, shapes, checkpoint, _ = tiny(name)
-    back = to_theirs(checkpoint.family, to_ours(checkpoint.family, checkpoint.state, shapes, name))
+    back = to_theirs(checkpoint.table, to_ours(checkpoint.table, checkpoint.state, shapes, name))
     assert set(back) == set(checkpoint.state)
     for key, tensor in checkpoint.state.items():
         assert back[key].shape == tensor.shape, key

@@ -7,17 +7,19 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from vlp_jax.api.model import load_model
+from vlp_jax.api.model import load_model, position_tables
 from vlp_jax.api.released import read_released
-from vlp_jax.api.released_mae import position_tables
+from vlp_jax.api.switches import described
 from vlp_jax.cli import convert
 from vlp_jax.core.errors import UserError
 from vlp_jax.core.pytree import flatten
-from vlp_jax.interop.mae import HF_MAE, OFFICIAL_MAE, check_fits, model_config
+from vlp_jax.interop.family import families
+from vlp_jax.interop.mae import check_fits
 from vlp_jax.interop.rules import to_theirs
 from vlp_jax.methods.base import make_method
 from vlp_jax.models.archs.mae import mae_tower
 
+HF_MAE, OFFICIAL_MAE = (families()[name] for name in ("hf_mae", "mae"))
 IMAGE = mae_tower(32, 8, 2, 64, 32)
 DECODER = dict(num_layers=1, width=32, num_heads=16)
 
@@ -37,15 +39,13 @@ def tree():
 @pytest.fixture(autouse=True)
 def named(monkeypatch):
     """A size called tiny."""
-    own = lambda name: {"image": dict(IMAGE), "decoder": dict(DECODER)}  # noqa: E731
-    monkeypatch.setattr("vlp_jax.api.released.MAE_NAMES", ("tiny",))
-    monkeypatch.setattr("vlp_jax.api.released_mae.NAMES", ("tiny",))
-    monkeypatch.setattr("vlp_jax.api.released_mae.mae_arch", own)
+    own = {"tiny": {"image": dict(IMAGE), "decoder": dict(DECODER)}}
+    monkeypatch.setattr("vlp_jax.models.archs.mae.ARCHS", own)
 
 
 def official(method, arrays):
     """The state of facebookresearch/mae, put together by hand where it is fused."""
-    state = to_theirs(HF_MAE, {**arrays, **position_tables(method)})
+    state = to_theirs(HF_MAE.table(()), {**arrays, **position_tables(method)})
     fused = {}
     for name in list(state):
         if ".attention.attention.query." in name:
@@ -76,7 +76,7 @@ def official(method, arrays):
 def test_both_families_name_the_same_weights(tree):
     method, arrays = tree
     everything = {**arrays, **position_tables(method)}
-    wanted, found = to_theirs(OFFICIAL_MAE, everything), official(method, arrays)
+    wanted, found = to_theirs(OFFICIAL_MAE.table(()), everything), official(method, arrays)
     assert wanted.keys() == found.keys()
     for name, array in wanted.items():
         np.testing.assert_array_equal(found[name], array, err_msg=name)
@@ -153,7 +153,7 @@ def test_official_files_are_written_as_they_are_read(tree, tmp_path, capsys, par
 
 def test_names_of_newer_transformers_are_read(tree, tmp_path):
     method, arrays = tree
-    state = to_theirs(HF_MAE, {**arrays, **position_tables(method)})
+    state = to_theirs(HF_MAE.table(()), {**arrays, **position_tables(method)})
     old, new = "decoder.decoder_layers.", "decoder.decoder_encoder.layer."
     save_file({k.replace(old, new): a for k, a in state.items()}, tmp_path / "model.safetensors")
     assert convert.main([str(tmp_path), str(tmp_path / "ours"), "--arch=tiny"]) == 0
@@ -176,7 +176,7 @@ def change(state, kind):
         ("other decoder table", ["--arch=tiny"], "decoder/pos_embed is not the fixed sine-cosine"),
         ("a head", ["--arch=tiny"], "not known    head.weight"),
         ("a block less", ["--arch=tiny"], "missing      blocks.1.attn.qkv.weight"),
-        ("", [], "--arch: missing, one of tiny"),
+        ("", [], "--arch: missing; its shapes are those of tiny"),
         ("", ["--arch=tiny", "--image-size=64"], "--image-size: a masked autoencoder's positions"),
         ("", ["--arch=tyni"], "unknown architecture 'tyni'"),
     ],
@@ -230,6 +230,6 @@ def test_what_neither_library_can_be_is_refused(message):
     image, decoder = IMAGE | fields.pop("image", {}), DECODER | fields.pop("decoder", {})
     method = make_method({"name": "mae", "image": image, "decoder": decoder, **fields})
     with pytest.raises(UserError, match=f"--to=hf: ViTMAEForPreTraining cannot be {message}"):
-        model_config(method)
+        HF_MAE.configs(described(method), {}, None)
     with pytest.raises(UserError, match=f"--to=mae cannot be {message}"):
-        check_fits(method, "--to=mae")
+        check_fits(described(method), "--to=mae")

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 from vlp_jax.core.errors import UserError
-from vlp_jax.interop.detect import FAMILIES
 from vlp_jax.interop.position import cubic_weights, resize_pos_embed, resize_state, same_table
 from vlp_jax.interop.tensors import from_arrays
 
@@ -41,11 +40,11 @@ def test_without_a_class_token_and_not_square():
             resize_pos_embed(rows[:count], wanted, prefix=0)
 
 
-def test_a_checkpoint_is_resized_only_in_its_positions(tiny_tree, tiny_shapes):
+def test_a_checkpoint_is_resized_only_in_its_positions(tiny_tree, tiny_shapes, tiny_table):
     from vlp_jax.interop.rules import to_ours, to_theirs
 
     for name in ("open_clip", "hf_clip", "open_clip_siglip", "hf_siglip"):
-        family, tree = FAMILIES[name], tiny_tree(name)
+        family, tree = tiny_table(name), tiny_tree(name)
         prefix = int("image/cls_token" in tree)
         wanted = tiny_shapes(name) | {"image/pos_embed": (prefix + 9, 16)}
         state = resize_state(from_arrays(to_theirs(family, tree)), family, wanted, antialias=True)
@@ -55,7 +54,7 @@ def test_a_checkpoint_is_resized_only_in_its_positions(tiny_tree, tiny_shapes):
         assert math.prod(got["image/pos_embed"].shape) == (prefix + 9) * 16
         np.testing.assert_array_equal(got["text/pos_embed"], tree["text/pos_embed"])
     with pytest.raises(UserError, match="--image-size"):
-        resize_state({}, FAMILIES["open_clip"], tiny_shapes("resnet"), antialias=True)
+        resize_state({}, tiny_table("open_clip"), tiny_shapes("resnet"), antialias=True)
 
 
 def test_a_stored_table_is_the_same_to_the_rounding_of_its_dtype():

@@ -134,14 +134,14 @@ def test_what_is_written_to_hugging_face_comes_back():
         {"crop": "squash", "resample": "nearest"},
     ):
         how = BASE | how
-        assert from_hf(to_hf(how, 224, siglip=False), "x") == how | {"image_size": 224}
-    written = to_hf(BASE | {"crop": "center_875"}, 224, siglip=False)
+        assert from_hf(to_hf(how, 224, "CLIP"), "x") == how | {"image_size": 224}
+    written = to_hf(BASE | {"crop": "center_875"}, 224, "CLIP")
     assert written["size"] == {"shortest_edge": 256} and written["crop_size"]["width"] == 224
     assert from_hf(written, "x")["share"] == 0.875
-    assert to_hf(BASE | {"crop": "center"}, 224, False)["do_center_crop"]
+    assert to_hf(BASE | {"crop": "center"}, 224, "CLIP")["do_center_crop"]
     for crop in ("pad", "random"):
         with pytest.raises(UserError, match=f"--to=hf: its config cannot say the crop '{crop}'"):
-            to_hf(BASE | {"crop": crop}, 224, siglip=False)
+            to_hf(BASE | {"crop": crop}, 224, "CLIP")
 
 
 def test_what_is_written_to_open_clip_comes_back():
@@ -160,11 +160,11 @@ def test_what_is_written_to_open_clip_comes_back():
 
 
 def test_what_the_other_library_does_otherwise_is_noted():
-    assert preprocess.unsaid(BASE | {"crop": "center_floor"}, "hf") == []
-    assert preprocess.unsaid(BASE | {"crop": "center"}, "open_clip") == []
-    assert preprocess.unsaid(BASE | {"crop": "squash"}, "hf") == []
-    assert "odd rest" in preprocess.unsaid(BASE | {"crop": "center"}, "hf")[0]
-    (note,) = preprocess.unsaid(BASE | {"crop": "squash", "alpha": "white"}, "open_clip")
+    assert preprocess.unsaid(BASE | {"crop": "center_floor"}, "center_floor") == []
+    assert preprocess.unsaid(BASE | {"crop": "center"}, "center") == []
+    assert preprocess.unsaid(BASE | {"crop": "squash"}, "center_floor") == []
+    assert "odd rest" in preprocess.unsaid(BASE | {"crop": "center"}, "center_floor")[0]
+    (note,) = preprocess.unsaid(BASE | {"crop": "squash", "alpha": "white"}, "center")
     assert "transparent" in note
 
 

@@ -5,12 +5,10 @@ import numpy as np
 import pytest
 
 from vlp_jax.core.errors import UserError
-from vlp_jax.interop.detect import FAMILIES
-from vlp_jax.interop.rules import Family, Rule, check, their_shapes, to_ours, to_theirs
+from vlp_jax.interop.rules import Rule, Table, check, their_shapes, to_ours, to_theirs
 from vlp_jax.interop.tensors import Tensor, from_arrays
 
-NAMES = {name: FAMILIES.get(name, FAMILIES["open_clip"]) for name in
-         ("open_clip", "resnet", "hf_clip", "open_clip_siglip", "hf_siglip")}  # fmt: skip
+NAMES = ("open_clip", "resnet", "hf_clip", "open_clip_siglip", "hf_siglip")
 
 
 def unreadable(shapes):
@@ -21,24 +19,24 @@ def unreadable(shapes):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_ours_theirs_ours_is_bitwise(name, tiny_tree):
+def test_ours_theirs_ours_is_bitwise(name, tiny_tree, tiny_table):
     tree = tiny_tree(name)
-    theirs = to_theirs(NAMES[name], tree)
+    theirs = to_theirs(tiny_table(name), tree)
     shapes = {path: array.shape for path, array in tree.items()}
-    back = to_ours(NAMES[name], from_arrays(theirs), shapes, name)
+    back = to_ours(tiny_table(name), from_arrays(theirs), shapes, name)
     assert set(back) == set(tree)
     for path, array in tree.items():
         np.testing.assert_array_equal(back[path], array, err_msg=path)
     counters = {key for key, value in theirs.items() if value.dtype == np.int64}
     floats = {key: value.shape for key, value in theirs.items() if key not in counters}
-    assert their_shapes(NAMES[name], shapes) == floats
+    assert their_shapes(tiny_table(name), shapes) == floats
     assert len(counters) == (3 + 4 * 3 + 3 + 4 if name == "resnet" else 0)
 
 
-def test_layout_of_a_fused_projection():
+def test_layout_of_a_fused_projection(tiny_table):
     """in_proj_weight rows are q, k, v, each head by head: row (2*H + h)*K + k, column i is kernel
     [l, i, h, 2, k]."""
-    family = NAMES["open_clip"]
+    family = tiny_table("open_clip")
     heads, width, inputs = 2, 3, 5
     weight = np.arange(3 * heads * width * inputs, dtype=np.float32).reshape(-1, inputs)
     path = "text/blocks/attn/qkv/kernel"
@@ -48,7 +46,7 @@ def test_layout_of_a_fused_projection():
 
 
 def test_part_of_a_tensor_and_several_tensors():
-    family = Family("x", (
+    family = Table("x", (
         Rule("a", "w", part=(0, 1, 3)),
         Rule("b", "w", "(two k) -> two k", part=(1, 3, 3)),
         Rule("c", ("p{i}", "q{i}"), "l n d -> l d n"),
@@ -66,8 +64,8 @@ def test_part_of_a_tensor_and_several_tensors():
         np.testing.assert_array_equal(back[path], array)
 
 
-def test_every_mismatch_is_listed_and_nothing_is_read(tiny_shapes):
-    family, expected = NAMES["open_clip"], tiny_shapes("open_clip")
+def test_every_mismatch_is_listed_and_nothing_is_read(tiny_shapes, tiny_table):
+    family, expected = tiny_table("open_clip"), tiny_shapes("open_clip")
     shapes = their_shapes(family, expected)
     shapes["visual.conv1.weight"] = (16, 3, 4, 4)
     shapes["visual.positional_embedding"] = (17, 16)
@@ -89,17 +87,17 @@ def test_every_mismatch_is_listed_and_nothing_is_read(tiny_shapes):
     ]
 
 
-def test_scalars_may_come_as_vectors(tiny_shapes):
-    family, expected = NAMES["hf_siglip"], tiny_shapes("hf_siglip")
+def test_scalars_may_come_as_vectors(tiny_shapes, tiny_table):
+    family, expected = tiny_table("hf_siglip"), tiny_shapes("hf_siglip")
     shapes = their_shapes(family, expected)
     assert shapes["logit_scale"] == (1,)
     check(family, unreadable(shapes | {"logit_scale": ()}), expected, "x")
     for name, shape in (("hf_siglip", ()), ("open_clip", (1,))):
         state = from_arrays({"logit_scale": np.full(shape, 2, np.float32)})
-        value = to_ours(NAMES[name], state, {"logit_scale": ()}, "x")["logit_scale"]
+        value = to_ours(tiny_table(name), state, {"logit_scale": ()}, "x")["logit_scale"]
         assert value.shape == () and value == 2
 
 
-def test_a_path_without_a_place_is_named(tiny_tree):
+def test_a_path_without_a_place_is_named(tiny_tree, tiny_table):
     with pytest.raises(UserError, match=r"CLIPModel has no place for: .*image/stem1/conv/kernel"):
-        to_theirs(NAMES["hf_clip"], tiny_tree("resnet"))
+        to_theirs(tiny_table("hf_clip"), tiny_tree("resnet"))

@@ -45,13 +45,15 @@ def test_reads_what_the_library_writes_and_back(tmp_path):
     np.testing.assert_array_equal(load_file(tmp_path / "y.safetensors")["t"], arrays["a"].T)
 
 
-def test_bfloat16_becomes_float32(tmp_path):
+def test_bfloat16_stays(tmp_path):
     path = write(
         tmp_path / "b.safetensors",
         {"b": entry("BF16", (2,), (0, 4))},
         bytes([0x80, 0x3F, 0x00, 0xC0]),
     )
-    np.testing.assert_array_equal(read_safetensors(path)["b"].read(), np.float32([1, -2]))
+    found = read_safetensors(path)["b"].read()
+    assert found.dtype == "bfloat16"
+    np.testing.assert_array_equal(found.astype(np.float32), np.float32([1, -2]))
 
 
 @pytest.mark.parametrize(

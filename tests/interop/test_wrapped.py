@@ -6,7 +6,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from vlp_jax.core.errors import UserError
-from vlp_jax.interop.detect import FAMILIES, open_checkpoint
+from vlp_jax.interop.detect import open_checkpoint
 from vlp_jax.interop.rules import to_theirs
 from vlp_jax.interop.tensors import from_arrays
 from vlp_jax.interop.torch_file import read_archive
@@ -69,15 +69,15 @@ def test_nested_dictionaries_of_an_archive(archive, ops):
 
 
 @pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "model."])
-def test_safetensors_under_a_prefix_are_known(prefix, tiny_tree, tmp_path):
-    weights = to_theirs(FAMILIES["hf_clip"], tiny_tree("hf_clip"))
+def test_safetensors_under_a_prefix_are_known(prefix, tiny_tree, tmp_path, tiny_table):
+    weights = to_theirs(tiny_table("hf_clip"), tiny_tree("hf_clip"))
     save_file({prefix + name: array for name, array in weights.items()}, tmp_path / "x.safetensors")
     found = open_checkpoint(str(tmp_path / "x.safetensors"))
-    assert found.kind == "hf_clip" and set(found.state) == set(weights)
+    assert found.family.name == "hf_clip" and set(found.state) == set(weights)
 
 
-def test_a_checkpoint_says_which_weights_it_took(tiny_tree, tmp_path):
-    weights = to_theirs(FAMILIES["open_clip"], tiny_tree("open_clip"))
+def test_a_checkpoint_says_which_weights_it_took(tiny_tree, tmp_path, tiny_table):
+    weights = to_theirs(tiny_table("open_clip"), tiny_tree("open_clip"))
     both = {f"model.{name}": array for name, array in weights.items()}
     both |= {f"ema.{name}": np.asarray(array + 1) for name, array in weights.items()}
     save_file(both, tmp_path / "x.safetensors")

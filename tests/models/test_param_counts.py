@@ -3,6 +3,7 @@
 import jax
 import pytest
 
+from vlp_jax.core.dispatch import load
 from vlp_jax.core.pytree import size
 from vlp_jax.methods.base import make_method
 from vlp_jax.models.archs.clip import ARCHS, clip_arch, is_siglip
@@ -34,6 +35,20 @@ def count(name):
 @pytest.mark.parametrize("name", EXACT)
 def test_exact_parameter_count(name):
     assert count(name)[0] == EXACT[name]
+
+
+# transformers: BertModel with its pooler; ViTModel without (timm's vit_base_patch16_224 of 0
+# classes). The files of models/archs.
+ALONE = {
+    "bert": {"bert-base-uncased": 109_482_240, "bert-large-uncased": 335_141_888},
+    "vit": {"ViT-B-16": 85_798_656, "ViT-L-16": 303_301_632},
+}
+
+
+@pytest.mark.parametrize("file, name", [(f, name) for f, names in ALONE.items() for name in names])
+def test_networks_alone(file, name):
+    method = make_method({"name": "encoder", **load("models.archs", file, "").ARCHS[name]})
+    assert size(jax.eval_shape(method.init, jax.random.key(0))[0]) == ALONE[file][name]
 
 
 @pytest.mark.parametrize("name", sorted(set(ARCHS) - set(EXACT)))

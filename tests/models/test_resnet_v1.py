@@ -11,7 +11,8 @@ from vlp_jax.core.errors import UserError
 from vlp_jax.core.pytree import flatten, size
 from vlp_jax.core.rng import example_keys
 from vlp_jax.models.flops import tower_flops
-from vlp_jax.models.resnet_v1 import ResNet, SelectiveKernel, short_pool, stem_pool
+from vlp_jax.models.resnet_v1 import ResNet, short_pool, stem_pool
+from vlp_jax.nn.conv import SelectiveKernel
 from vlp_jax.parallel.mesh import batch_sharding, make_mesh
 
 IMAGES = np.random.default_rng(0).normal(size=(16, 16, 16, 3)).astype(np.float32)

@@ -17,13 +17,14 @@ import torch  # noqa: E402
 
 from vlp_jax.api.model import embedders, expected_shapes, split_extra  # noqa: E402
 from vlp_jax.api.released import method_config  # noqa: E402
-from vlp_jax.api.switches import computed, tower_fields, unlike  # noqa: E402
+from vlp_jax.api.switches import computed, described, unlike  # noqa: E402
 from vlp_jax.cli import convert, embed  # noqa: E402
 from vlp_jax.data.decode import decode_image  # noqa: E402
 from vlp_jax.data.text import load_tokenizer  # noqa: E402
 from vlp_jax.interop import open_clip_config  # noqa: E402
 from vlp_jax.interop.detect import Checkpoint  # noqa: E402
-from vlp_jax.interop.preprocess import default_preprocessing, to_open_clip  # noqa: E402
+from vlp_jax.interop.family import families  # noqa: E402
+from vlp_jax.interop.preprocess import to_open_clip  # noqa: E402
 from vlp_jax.interop.rules import to_ours, to_theirs  # noqa: E402
 from vlp_jax.interop.tensors import from_arrays  # noqa: E402
 from vlp_jax.methods.base import make_method  # noqa: E402
@@ -91,21 +92,20 @@ def test_embeddings_and_the_way_back(name, picture_files, texts):
     image, text = their_embeddings(model, transform, files, ids)
     siglip = "SigLIP" in name
     state = numpy_state(model)
-    checkpoint = Checkpoint(
-        name, "open_clip_siglip" if siglip else "open_clip", from_arrays(state), {}, {}
-    )
+    family = families()["open_clip_siglip" if siglip else "open_clip"]
+    checkpoint = Checkpoint(name, family, from_arrays(state))
     config, _ = method_config(checkpoint, name)
     method = make_method(config)
-    arrays = to_ours(checkpoint.family, checkpoint.state, expected_shapes(method), name)
+    arrays = to_ours(checkpoint.table, checkpoint.state, expected_shapes(method), name)
     fns = embedders(method, *jax.device_put(split_extra(arrays)))
-    how = default_preprocessing(siglip)
+    how = family.release
     pictures = [
         decode_image(file, method.image_tower.image_size, how["crop"], None) for file in files
     ]
     np.testing.assert_allclose(fns["image"]({"image": np.stack(pictures)}), image, atol=1e-5)
     np.testing.assert_allclose(fns["text"]({"text": ids}), text, atol=1e-5)
 
-    back = to_theirs(checkpoint.family, arrays)
+    back = to_theirs(checkpoint.table, arrays)
     assert {key: value.shape for key, value in back.items()} == {
         key: value.shape for key, value in state.items()
     }
@@ -126,12 +126,12 @@ def test_embeddings_and_the_way_back(name, picture_files, texts):
 @pytest.mark.parametrize("name", ["ViT-B-32", "ViT-B-32-quickgelu", "RN50", "ViT-B-16-SigLIP"])
 def test_the_config_that_we_write_builds_the_same_model(name):
     siglip = "SigLIP" in name
-    hollow = Checkpoint(name, "open_clip_siglip" if siglip else "open_clip", {}, {}, {})
-    config, _ = method_config(hollow, name)
+    family = families()["open_clip_siglip" if siglip else "open_clip"]
+    config, _ = method_config(Checkpoint(name, family, {}), name)
     config["name"] = "siglip" if siglip else "clip"
     written = {
-        "model_cfg": open_clip_config.write(tower_fields(make_method(config)), siglip),
-        "preprocess_cfg": to_open_clip(default_preprocessing(siglip)),
+        "model_cfg": open_clip_config.write(described(make_method(config)), siglip),
+        "preprocess_cfg": to_open_clip(family.release),
     }
     theirs = open_clip.get_model_config(name)
     cls = (
@@ -148,7 +148,7 @@ def test_the_config_that_we_write_builds_the_same_model(name):
     assert str(ours) == str(reference)
     shapes = {key: tensor.shape for key, tensor in reference.state_dict().items()}
     assert {key: tensor.shape for key, tensor in ours.state_dict().items()} == shapes
-    assert set(to_open_clip(default_preprocessing(siglip))) == set(written["preprocess_cfg"])
+    assert set(to_open_clip(family.release)) == set(written["preprocess_cfg"])
 
 
 def test_the_defaults_that_we_read_by_are_open_clips():

@@ -91,7 +91,7 @@ def test_hugging_face_processors(name, tmp_path):
     written = json.loads((tmp_path / "saved" / "preprocessor_config.json").read_text())
     assert from_hf(written, "here") == how
     (tmp_path / "ours").mkdir()
-    ours = to_hf(how, 32, siglip=kind == "Siglip")
+    ours = to_hf(how, 32, "Siglip" if kind == "Siglip" else "CLIP")
     (tmp_path / "ours" / "preprocessor_config.json").write_text(json.dumps(ours))
     check(how, through(PIL_CLASSES["CLIP"].from_pretrained(tmp_path / "ours")))
     assert from_hf(ours, "here") == how

@@ -62,8 +62,8 @@ def test_torchscript_archive_as_openai_released_clip(tmp_path):
         parameter.data = parameter.data.half()
     torch.jit.save(traced, tmp_path / "ViT.pt")
     checkpoint = open_checkpoint(str(tmp_path / "ViT.pt"))
-    assert checkpoint.kind == "openai"
-    assert checkpoint.arch_changes()["image"] == {"activation": "quick_gelu"}
+    assert checkpoint.family.name == "openai"
+    assert checkpoint.switches()["image"] == {"activation": "quick_gelu"}
     state = {k: v for k, v in model.state_dict().items() if v.ndim or k == "logit_scale"}
     assert set(checkpoint.state) - {"attn_mask"} == set(state)
     for key, tensor in state.items():

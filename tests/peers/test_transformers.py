@@ -16,7 +16,7 @@ from transformers.models.siglip.image_processing_pil_siglip import SiglipImagePr
 
 from vlp_jax.api.model import load_model  # noqa: E402
 from vlp_jax.cli import convert, embed  # noqa: E402
-from vlp_jax.interop.hf import method_fields  # noqa: E402
+from vlp_jax.interop.family import families  # noqa: E402
 
 
 def randomise(model):
@@ -123,8 +123,8 @@ def test_exact_gelu_and_heads_come_from_config_json(tmp_path, picture_files, tex
 
 def test_the_defaults_that_we_read_by_are_transformers():
     for kind, theirs in (("clip", transformers.CLIPConfig), ("siglip", transformers.SiglipConfig)):
-        full = theirs().to_dict()
-        assert method_fields({"model_type": kind}, "x") == method_fields(full, "x")
+        full, read = theirs().to_dict(), families()[f"hf_{kind}"].method
+        assert read({"model_type": kind}, "x") == read(full, "x")
 
 
 def test_other_activations_and_other_words_for_the_end(tmp_path):

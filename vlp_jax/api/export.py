@@ -1,9 +1,9 @@
-"""Writes our tree as files that open_clip, transformers or facebookresearch/mae load: weights and,
-where they have them, config, preprocessing and tokenizer beside them.
+"""Writes our tree as files that another library loads: weights and, where it has them, config,
+preprocessing and tokenizer beside them.
 
-A config is written, read back as the other library would (interop/open_clip_config.py, hf.py,
-mae.py), and the model that comes of it is compared with ours, switch by switch, before anything is
-on the disk. The file exists to hold what `convert --to` decides about its output.
+A config is written, read back as the other library would (interop/families), and the model that
+comes of it is compared with ours, switch by switch, before anything is on the disk. The file exists
+to hold what `convert --to` decides about its output.
 """
 
 import dataclasses
@@ -16,25 +16,17 @@ from typing import Any
 import numpy as np
 
 from vlp_jax.api.export_tokenizer import Files, tokenizer_files
-from vlp_jax.api.model import expected_shapes, position_tables
-from vlp_jax.api.switches import computed, tower_fields, unlike
+from vlp_jax.api.model import position_tables
+from vlp_jax.api.released import sizes
+from vlp_jax.api.switches import computed, described, unlike
 from vlp_jax.core.errors import RunError, UserError
-from vlp_jax.interop import hf, mae, open_clip, open_clip_config, preprocess
+from vlp_jax.interop.family import Configs, Family, families
 from vlp_jax.interop.folder import replace_folder, write_json
-from vlp_jax.interop.rules import Family, to_ours, to_theirs
+from vlp_jax.interop.rules import Table, to_ours, to_theirs
 from vlp_jax.interop.weights_file import read_json, read_safetensors, write_safetensors
 from vlp_jax.methods.base import Method, make_method
-from vlp_jax.models.archs.clip import ARCHS, clip_arch
 
-_NAMES = {
-    "open_clip": "open_clip_model.safetensors",
-    "hf": "model.safetensors",
-    "mae": "model.safetensors",
-}
-_METHODS = {"clip": ("open_clip", "hf"), "siglip": ("open_clip", "hf"), "mae": ("hf", "mae")}
-Configs = Mapping[str, Mapping[str, Any]]  # file -> content
-_PICTURES = "preprocessor_config.json"
-_CONFIGS = {"open_clip": "open_clip_config.json", "hf": "config.json"}
+_NO_TOKENIZER = "there is no tokenizer to write; the other library needs one for texts"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,25 +34,27 @@ class Plan:
     """What is written.
 
     Attributes:
-      to: open_clip, hf or mae.
-      family: the names of the weights.
+      family: the library's form.
+      table: the names of the weights.
       method: ours.
-      arrays: our flat tree, with fixed position tables where the library stores them.
+      arrays: our flat tree, with fixed position tables, which libraries store.
       configs: {file: content}.
-      rebuilds: from `configs` to (method config of what the library builds, its preprocessing);
-        None where there is no config.
       files: a tokenizer's.
       notes: for the user.
     """
 
-    to: str
     family: Family
+    table: Table
     method: Method
     arrays: Mapping[str, np.ndarray]
     configs: Configs
-    rebuilds: Callable[[Mapping[str, Any]], tuple[dict[str, Any], Mapping[str, Any]]] | None
-    files: Files = dataclasses.field(default_factory=dict)
-    notes: tuple[str, ...] = ()
+    files: Files
+    notes: tuple[str, ...]
+
+
+def formats() -> tuple[str, ...]:
+    """What `--to` can be beside vlp_jax."""
+    return tuple(dict.fromkeys(family.to for family in families().values() if family.to))
 
 
 def check_writable(out: str, to: str) -> None:
@@ -69,8 +63,9 @@ def check_writable(out: str, to: str) -> None:
         raise UserError(
             f"{out}: pickled files are not written; give a folder or a .safetensors file"
         )
-    if out.endswith(".safetensors") and to == "hf":
-        raise UserError(f"{out}: --to=hf writes a folder (weights and config.json)")
+    alone = any(family.alone for family in families().values() if family.to == to)
+    if out.endswith(".safetensors") and not alone:
+        raise UserError(f"{out}: --to={to} writes a folder (weights and config.json)")
     if os.path.exists(out) and (not os.path.isdir(out) or os.listdir(out)):
         raise UserError(f"{out}: exists; nothing was written")
 
@@ -78,12 +73,12 @@ def check_writable(out: str, to: str) -> None:
 def write(
     out: str, to: str, arrays: Mapping[str, np.ndarray], manifest: Mapping[str, Any]
 ) -> list[str]:
-    """Writes a folder (or one .safetensors file, but for hf), whole or not at all, and proves what
-    was written.
+    """Writes a folder, or one .safetensors file where that can be loaded alone, whole or not at
+    all, and proves what was written.
 
     Args:
       out: the folder or file.
-      to: open_clip, hf or mae.
+      to: one of `formats`.
       arrays: our flat tree.
       manifest: {method, preprocessing} and, where there is one, a tokenizer that can be loaded.
 
@@ -94,169 +89,90 @@ def write(
       UserError: a method, a switch or a tokenizer that the other library cannot have. RunError: the
         disk.
     """
-    name = manifest["method"]["name"]
-    if to not in _METHODS.get(name, ()):
-        known = "; ".join(f"{key} to {' or '.join(formats)}" for key, formats in _METHODS.items())
-        raise UserError(f"--to={to}: method {name!r} cannot be exported so; what can: {known}")
-    make = _mae_plan if name == "mae" else {"open_clip": _open_clip_plan, "hf": _hf_plan}[to]
-    plan = make(to, arrays, manifest)
-    if plan.rebuilds:
-        _refuse_unlike(plan)
-    notes = list(plan.notes)
-    if to in ("open_clip", "hf"):
-        notes += preprocess.unsaid(manifest["preprocessing"], to)
-    if out.endswith(".safetensors"):
-        notes += _alone(out, plan, manifest)
+    plan = _plan(to, arrays, manifest)
+    notes, found = list(plan.notes), _unlike(plan, plan.configs)
+    _refuse(plan, found)
+    if found.get("image.pos_embed") == ("sincos", "learned"):
+        notes.append("the fixed positions are written as weights")
+    if out.endswith(".safetensors") and plan.configs:
+        notes += _alone(out, plan)
     _write(out, plan)
     return notes
 
 
-def _open_clip_plan(to: str, arrays: Mapping[str, np.ndarray], manifest: Mapping[str, Any]) -> Plan:
-    method = make_method(manifest["method"])
-    arch, tables = tower_fields(method), position_tables(method)
-    files, said, tokenizer = tokenizer_files(manifest.get("tokenizer", {}), to, False)
-    model = open_clip_config.write(arch, "logit_bias" in arrays)
-    model["text_cfg"] |= said
-    content = {
-        "model_cfg": model,
-        "preprocess_cfg": preprocess.to_open_clip(manifest["preprocessing"]),
-    }
-    trunk = "timm_model_name" in model["vision_cfg"]
-    return Plan(
-        to,
-        open_clip.family(trunk, "text/head/bias" in arrays),
-        method,
-        {**arrays, **tables},
-        {_CONFIGS[to]: content},
-        _open_clip_builds,
-        files,
-        () if tokenizer else (_NO_TOKENIZER,),
-    )
+def _family(to: str, said: Mapping[str, Any]) -> Family:
+    """The family that writes a method in a library's form. Raises UserError: none does."""
+    name, known = said["name"], {}
+    for family in families().values():
+        if family.to == to and family.takes(said):
+            return family
+        for method in family.methods if family.to else ():
+            known.setdefault(method, {})[family.to] = None
+    shown = "; ".join(f"{method} to {' or '.join(forms)}" for method, forms in known.items())
+    raise UserError(f"--to={to}: method {name!r} cannot be exported so; what can: {shown}")
 
 
-def _open_clip_builds(configs: Configs) -> tuple[dict[str, Any], Mapping[str, Any]]:
-    where = _CONFIGS["open_clip"]
-    config = configs[where]
-    method = open_clip_config.read(config["model_cfg"], where)
-    return method, preprocess.from_open_clip(config["preprocess_cfg"], where)
-
-
-def _transformers_builds(configs: Configs) -> tuple[dict[str, Any], Mapping[str, Any]]:
-    where = _CONFIGS["hf"]
-    method = hf.method_fields(configs[where], where)
-    return method, preprocess.from_hf(configs[_PICTURES], _PICTURES)
+def _plan(to: str, arrays: Mapping[str, np.ndarray], manifest: Mapping[str, Any]) -> Plan:
+    method, pictures = make_method(manifest["method"]), manifest["preprocessing"]
+    said = described(method)
+    family, texts = _family(to, said), "text" in method.fields()
+    spec = manifest.get("tokenizer", {}) if texts else {}
+    files, words, tokenizer = tokenizer_files(spec, to, family.sees_padding)
+    own = {"end": tokenizer.eot_id, "said": words} if tokenizer else None
+    configs = family.configs(said, pictures, own)
+    notes = [_NO_TOKENIZER] if texts and not tokenizer else []
+    notes += family.notes(said, pictures)
+    whole = {**arrays, **position_tables(method)}
+    return Plan(family, family.table(whole), method, whole, configs, files, tuple(notes))
 
 
 def _rebuilt(plan: Plan, configs: Configs) -> Method:
     """The method that the library builds, with its mean and std."""
-    config, pictures = plan.rebuilds(configs)
-    return make_method(config | {"image_mean": pictures["mean"], "image_std": pictures["std"]})
-
-
-_NO_TOKENIZER = "there is no tokenizer to write; the other library needs one for texts"
-
-
-def _hf_plan(to: str, arrays: Mapping[str, np.ndarray], manifest: Mapping[str, Any]) -> Plan:
-    method = make_method(manifest["method"])
-    arch, tables = tower_fields(method), position_tables(method)
-    siglip = arch["image"].get("pool") == "map"
-    files, _, tokenizer = tokenizer_files(manifest.get("tokenizer", {}), to, siglip)
-    size = method.image_tower.image_size
-    if siglip != ("logit_bias" in arrays):
-        has = "no logit_bias" if siglip else "a logit_bias"
-        kind = "SiglipModel" if siglip else "CLIPModel"
-        raise UserError(
-            f"--to=hf: {kind} cannot be method.name={method_name(manifest)!r} with {has}"
-        )
-    content = hf.model_config(arch, siglip, tokenizer.eot_id if tokenizer else None)
-    processor = preprocess.to_hf(manifest["preprocessing"], size, siglip)
-    return Plan(
-        to,
-        hf.HF_SIGLIP if siglip else hf.HF_CLIP,
-        method,
-        {**arrays, **tables},
-        {_CONFIGS[to]: content, _PICTURES: processor},
-        _transformers_builds,
-        files,
-        (
-            *(() if tokenizer else (_NO_TOKENIZER,)),
-            *(("the fixed positions are written as weights",) if tables else ()),
-        ),
-    )
-
-
-def method_name(manifest: Mapping[str, Any]) -> str:
-    """The method's name in a manifest."""
-    return manifest["method"]["name"]
-
-
-def _mae_plan(to: str, arrays: Mapping[str, np.ndarray], manifest: Mapping[str, Any]) -> Plan:
-    """A masked autoencoder with the fixed position tables, as both libraries store them."""
-    method, pictures = make_method(manifest["method"]), manifest["preprocessing"]
-    arrays = {**arrays, **position_tables(method)}
-    if to == "mae":
-        mae.check_fits(method, "--to=mae: facebookresearch/mae")
-        said = mae.unsaid(method, pictures)
-        return Plan(to, mae.OFFICIAL_MAE, method, arrays, {}, None, notes=(said,))
-    processor = preprocess.to_hf(pictures, method.image_tower.image_size, siglip=False)
-    configs = {
-        _CONFIGS[to]: mae.model_config(method),
-        _PICTURES: processor | {"image_processor_type": "ViTImageProcessor"},
-    }
-    return Plan(to, mae.HF_MAE, method, arrays, configs, None)
-
-
-def _refuse_unlike(plan: Plan) -> None:
-    """Raises UserError for the switches that the config cannot say, in one line."""
-    found = _unlike(plan, plan.configs)
-    if found:
-        library = {"open_clip": "open_clip", "hf": "transformers"}[plan.to]
-        said = "; ".join(
-            f"method.{key}={value!r} (it would build {other!r})"
-            for key, (value, other) in found.items()
-        )
-        raise UserError(f"--to={plan.to}: {library}'s config cannot say {said}")
+    config, pictures = plan.family.rebuilt(configs)
+    how = {f"image_{key}": pictures[key] for key in ("mean", "std")} if pictures else {}
+    return make_method(config | how)
 
 
 def _unlike(plan: Plan, configs: Configs) -> dict[str, tuple[Any, Any]]:
     """{key: (ours, what the library would build)} of what changes an embedding."""
+    if not configs:
+        return {}
     rebuilt = _rebuilt(plan, configs)
-    ours, theirs = computed(plan.method), computed(rebuilt)
-    found = unlike(ours, theirs)
-    if _as_weights(ours, theirs):
-        del found["image.pos_embed"]
-    for key in ("image_mean", "image_std"):
-        own, other = (tuple(getattr(method, key)) for method in (plan.method, rebuilt))
-        found |= {key: (own, other)} if own != other else {}
-    return found
+    found = unlike(computed(plan.method), computed(rebuilt))
+    ours, theirs = described(plan.method), described(rebuilt)
+    keys = ("image_mean", "image_std") if "image" in plan.method.fields() else ()
+    return found | {key: (ours[key], theirs[key]) for key in keys if ours[key] != theirs[key]}
 
 
-def _as_weights(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> bool:
-    """A fixed table of positions is as well in a library that learns them."""
-    return (ours["image"].get("pos_embed"), theirs["image"].get("pos_embed")) == (
-        "sincos",
-        "learned",
+def _told(plan: Plan, found: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """What of `_unlike` a config has to say."""
+    return {key: pair for key, pair in found.items() if key not in plan.family.untold}
+
+
+def _refuse(plan: Plan, found: Mapping[str, tuple[Any, Any]]) -> None:
+    """Raises UserError for the switches that the config cannot say, in one line."""
+    said = "; ".join(
+        f"method.{key}={value!r} (it would build {other!r})"
+        for key, (value, other) in _told(plan, found).items()
     )
+    if said:
+        family = plan.family
+        raise UserError(f"--to={family.to}: {family.library}'s config cannot say {said}")
 
 
-def _alone(out: str, plan: Plan, manifest: Mapping[str, Any]) -> list[str]:
+def _alone(out: str, plan: Plan) -> list[str]:
     """What a weights file without its config needs; a model without a name needs the config."""
-    if plan.to == "mae":
-        return []
-    own = computed(plan.method)
-    name = method_name(manifest)
-    names = [
-        known for known in ARCHS if computed(make_method({"name": name, **clip_arch(known)})) == own
-    ]
+    own, name = computed(plan.method), described(plan.method)["name"]
+    archs = sizes(plan.family.archs).items()
+    names = [key for key, arch in archs if computed(make_method({"name": name, **arch})) == own]
     if not names or plan.files:
         raise UserError(f"{out}: a file alone cannot say this model's sizes; give a folder")
-    pictures = plan.configs[_CONFIGS[plan.to]]["preprocess_cfg"]
-    return [f"a file alone: open_clip.create_model({names[0]!r}, pretrained=FILE), with {pictures}"]
+    return [f"a file alone: {plan.family.loading(names[0], plan.configs)}"]
 
 
 def _write(out: str, plan: Plan) -> None:
     """Everything under its name, proven from what was written."""
-    name, state = _NAMES[plan.to], to_theirs(plan.family, plan.arrays)
+    name, state = plan.family.weights_name, to_theirs(plan.table, plan.arrays)
 
     def fill(folder: str) -> None:
         write_safetensors(os.path.join(folder, name), state, {"format": "pt"})
@@ -275,17 +191,15 @@ def _write(out: str, plan: Plan) -> None:
 def _prove(folder: str, plan: Plan) -> None:
     """Builds what the library would from the files as they are on the disk: every switch must be
     ours, and every weight, bit for bit."""
-    path, method = os.path.join(folder, _NAMES[plan.to]), plan.method
-    if plan.rebuilds:
-        written = {name: read_json(os.path.join(folder, name)) for name in plan.configs}
-        method, found = _rebuilt(plan, written), _unlike(plan, written)
-        if found:
-            raise RunError(f"{folder}: the written config says {found}")
-    tables = position_tables(method)
-    expected = expected_shapes(method) | {name: table.shape for name, table in tables.items()}
-    back = to_ours(plan.family, read_safetensors(path), expected, path)
+    path = os.path.join(folder, plan.family.weights_name)
+    written = {name: read_json(os.path.join(folder, name)) for name in plan.configs}
+    found = _told(plan, _unlike(plan, written))
+    if found:
+        raise RunError(f"{folder}: the written config says {found}")
+    expected = {name: np.shape(array) for name, array in plan.arrays.items()}
+    back = to_ours(plan.table, read_safetensors(path), expected, path)
     for name, array in plan.arrays.items():
-        if name not in back or not np.array_equal(back[name], array, equal_nan=True):
+        if name not in back or back[name].tobytes() != np.asarray(array).tobytes():
             raise RunError(f"{path}: {name} does not survive the way there and back")
 
 

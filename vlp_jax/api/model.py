@@ -15,6 +15,7 @@ import numpy as np
 
 from vlp_jax.api.config import FRESH
 from vlp_jax.core.errors import UserError
+from vlp_jax.core.fields import Picture, Text
 from vlp_jax.core.inputs import Inputs, Vars
 from vlp_jax.core.pytree import flatten, unflatten
 from vlp_jax.core.types import Extra, HostBatch, Params
@@ -24,6 +25,8 @@ from vlp_jax.interop.golden import compare, golden_inputs
 from vlp_jax.interop.preprocess import SOURCE
 from vlp_jax.losses.contrastive import unit
 from vlp_jax.methods.base import Method, make_method
+from vlp_jax.models.mae_decoder import MAEDecoder
+from vlp_jax.models.vit import ViT
 from vlp_jax.nn.positions import sincos_table
 
 
@@ -188,10 +191,11 @@ def golden_embeddings(method: Method, fns: Mapping[str, Callable]) -> dict[str, 
     """Embeddings of the golden picture and, where there is a text tower, text: {'image':
     float32[E], 'text': float32[E]}.
     """
-    tower = method.text_tower if "text" in fns else None
-    text = (tower.context_length, tower.vocab_size) if tower else (2, 2)
-    batch = golden_inputs(method.image_tower.image_size, *text)
-    return {side: fns[side]({side: batch[side]})[0] for side in fns}
+    fields = method.fields()
+    image, text = fields.get("image", Picture(2)), fields.get("text", Text(2, 2))
+    batch = golden_inputs(image.size, text.length, text.vocab_size)
+    arrays = {side: [name for name in fields[side].spec(side, 1) if name in batch] for side in fns}
+    return {side: fns[side]({name: batch[name] for name in arrays[side]})[0] for side in fns}
 
 
 def expected_shapes(method: Method) -> dict[str, tuple[int, ...]]:
@@ -204,12 +208,12 @@ def expected_shapes(method: Method) -> dict[str, tuple[int, ...]]:
 def position_tables(method: Method) -> dict[str, np.ndarray]:
     """The fixed tables of a method by path, for files that hold them as tensors: float32[C + N,
     D]."""
-    tower, tables = method.image_tower, {}
-    if getattr(tower, "pos_embed", "") == "sincos":
-        tables["image/pos_embed"] = sincos_table(tower.grid, tower.width, int(tower.has_cls))
-    if getattr(method, "decoder", None) is not None:
-        width = method.decoder_net.width
-        tables["decoder/pos_embed"] = sincos_table(tower.grid, width, prefix=1)
+    tables = {}
+    for name, net in ((name, part.net) for name, part in method.parts().items()):
+        if isinstance(net, ViT) and net.pos_embed == "sincos":
+            tables[f"{name}/pos_embed"] = sincos_table(net.grid, net.width, int(net.has_cls))
+        if isinstance(net, MAEDecoder):
+            tables[f"{name}/pos_embed"] = sincos_table(net.grid, net.width, prefix=1)
     return tables
 
 

@@ -5,8 +5,10 @@ The file exists to hold what `convert` decides about its input: which switches t
 what is refused.
 """
 
+import copy
 import os
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -17,67 +19,165 @@ from vlp_jax.api.model import (
     position_tables,
     split_extra,
 )
-from vlp_jax.api.switches import computed, unlike
-from vlp_jax.core.errors import UserError
+from vlp_jax.api.switches import computed, described, networks, unlike
+from vlp_jax.core import dispatch
+from vlp_jax.core.errors import UserError, nearest
+from vlp_jax.core.fields import Picture, Text
 from vlp_jax.data.text import check_vocab, load_tokenizer
 from vlp_jax.interop.detect import Checkpoint, open_checkpoint
+from vlp_jax.interop.family import families
 from vlp_jax.interop.position import resize_state, same_table
-from vlp_jax.interop.preprocess import default_preprocessing, for_model
+from vlp_jax.interop.preprocess import for_model
 from vlp_jax.interop.rules import check, prove_names, their_shapes, to_ours
-from vlp_jax.interop.weights_file import read_json
 from vlp_jax.methods.base import Method, make_method
-from vlp_jax.models.archs.clip import ARCHS, clip_arch
-from vlp_jax.models.archs.mae import NAMES as MAE_NAMES
+from vlp_jax.nn.precision import DTYPES
+
+Arch = dict[str, Any]
+
+
+class Parts(NamedTuple):
+    """Parts of a model on their way between files.
+
+    Attributes:
+      arrays: {path: array}.
+      manifest: of interop/folder.py.
+      notes: for the user.
+      files: {name in the folder: tokenizer file to copy}.
+    """
+
+    arrays: dict[str, np.ndarray]
+    manifest: dict[str, Any]
+    notes: list[str]
+    files: dict[str, str]
+
+
+def sizes(folder: str) -> Mapping[str, Arch]:
+    """The published sizes of models/archs/FOLDER.py by name."""
+    return dispatch.load("models.archs", folder, "--arch").ARCHS
 
 
 def read_released(
-    path: str, arch_name: str, image_size: int = 0, tokenizer: str = "", weights: str = ""
-) -> tuple[dict[str, np.ndarray], dict[str, Any], list[str], dict[str, str]]:
+    path: str,
+    arch_name: str,
+    image_size: int = 0,
+    tokenizer: str = "",
+    weights: str = "",
+    dtype: str = "",
+) -> Parts:
     """Opens, checks, converts and proves a released checkpoint.
 
     Args:
       path: file or folder.
-      arch_name: a name of models/archs/clip.py or, for a masked autoencoder, mae_archs.py; "" takes
-        the sizes that the config beside the weights says.
+      arch_name: a name of the family's file in models/archs; "" takes the sizes that the config
+        beside the weights says.
       image_size: resize a ViT's position embeddings to this; 0 keeps them.
       tokenizer: see data/text; "" takes the one beside the weights, or CLIP's.
       weights: raw or ema, where a file holds both.
-
-    Returns:
-      (flat arrays, manifest for interop/folder.py, notes for the user, {name: tokenizer file to
-      copy}).
+      dtype: float32, bfloat16 or float16 of the networks' weights; "" keeps the file's.
 
     Raises:
       UserError: everything that does not fit, in one message, before a weight is read.
     """
-    if arch_name not in ("", *MAE_NAMES):
-        clip_arch(arch_name)  # a typo is told before a large file is opened
+    known = {name for family in families().values() for name in sizes(family.archs)}
+    if arch_name and arch_name not in known:  # told before a large file is opened
+        raise UserError(f"unknown architecture {arch_name!r}{nearest(arch_name, known)}")
     checkpoint = open_checkpoint(path, weights)
-    if checkpoint.is_mae:
-        from vlp_jax.api.released_mae import read_mae
-
-        if image_size:
-            raise UserError("--image-size: a masked autoencoder's positions are fixed, not resized")
-        return read_mae(checkpoint, arch_name)
-    if not arch_name and not checkpoint.fields():
-        raise UserError(f"--arch: missing{_looks_like(checkpoint) or ', e.g. --arch=ViT-B-32'}")
+    if image_size and checkpoint.family.unresizable:
+        raise UserError(f"--image-size: {checkpoint.family.unresizable}")
     config, notes = method_config(checkpoint, arch_name, image_size)
     arrays = _arrays(checkpoint, config, arch_name, image_size, notes)
     method = make_method(config)
-    spec, files = _tokenizer(checkpoint, tokenizer, method)
-    if not spec["name"]:
-        notes.append("no tokenizer beside the weights; texts will need one (--tokenizer=FILE)")
-    pictures, size = _preprocessing(checkpoint), method.image_tower.image_size
-    pictures = for_model(pictures | ({"image_size": size} if image_size else {}), size, path)
+    arrays = cast(method, arrays, dtype)
+    spec, files = _tokenizer(checkpoint, tokenizer, method, notes)
     manifest = {
-        "arch": arch_name or _arch_of(method) or config["name"],
+        "arch": arch_name or _arch_of(checkpoint, method) or config["name"],
         "method": config,
-        "preprocessing": pictures,
+        "parts": parts_of(method, arrays),
+        "preprocessing": _preprocessing(checkpoint, method, image_size),
         "tokenizer": spec,
-        "source": {"file": os.path.basename(checkpoint.path), "kind": checkpoint.kind},
+        "source": {"file": os.path.basename(checkpoint.path), "kind": checkpoint.family.name},
         "golden": _golden(checkpoint, method, arrays),
     }
-    return arrays, manifest, notes, files
+    return Parts(arrays, manifest, notes, files)
+
+
+def cast(method: Method, arrays: Mapping[str, np.ndarray], dtype: str) -> dict[str, np.ndarray]:
+    """The weights of the networks in another dtype ("" keeps it); lone parameters and batch
+    statistics stay."""
+    inside = tuple(f"{part}/" for part in networks(method)) if dtype else ()
+    kind = DTYPES[dtype or "float32"]
+    return {path: a.astype(kind) if path.startswith(inside) else a for path, a in arrays.items()}
+
+
+def parts_of(method: Method, arrays: Mapping[str, np.ndarray]) -> dict[str, dict[str, Any]]:
+    """{part: {net: its network with every field, or {} for a lone parameter; dtypes; parameters}}
+    of a tree, as a manifest says it."""
+    nets, found = networks(method), {}
+    for part in method.parts():
+        own = [a for path, a in arrays.items() if path == part or path.startswith(f"{part}/")]
+        dtypes = sorted({str(array.dtype) for array in own})
+        count = sum(array.size for array in own)
+        found[part] = {"net": nets.get(part, {}), "dtypes": dtypes, "parameters": count}
+    return found
+
+
+def method_config(
+    checkpoint: Checkpoint, arch_name: str, image_size: int = 0
+) -> tuple[dict[str, Any], list[str]]:
+    """The method's config for this checkpoint: the named architecture with the switches that its
+    files set, or all that they say.
+
+    Returns:
+      (config, notes about switches that differ from the name's).
+
+    Raises:
+      UserError: neither a name nor a config; a size that does not fit.
+    """
+    family, notes = checkpoint.family, list(checkpoint.notes)
+    config = {"name": family.methods[0], **checkpoint.method()}
+    if arch_name:
+        config, more = _named(checkpoint, arch_name, config)
+        notes += more
+    elif len(config) == 1:
+        shown = _looks_like(checkpoint) or f", e.g. --arch={next(iter(sizes(family.archs)))}"
+        why = f" ({notes[0]})" if checkpoint.notes else ""
+        raise UserError(f"--arch: missing{shown}{why}")
+    notes += family.complete(config, checkpoint.state, checkpoint.beside)
+    if image_size:
+        _check_image_size(config.get("image", {}), image_size)
+        config["image"]["image_size"] = image_size
+    if "image" in config:
+        how = family.release | dict(checkpoint.preprocessing)
+        config |= {"image_mean": how["mean"], "image_std": how["std"]}
+    return config, notes
+
+
+def _named(
+    checkpoint: Checkpoint, arch_name: str, said: Mapping[str, Any]
+) -> tuple[dict[str, Any], list[str]]:
+    """(config of a named architecture with the switches of the files, what they changed)."""
+    archs = sizes(checkpoint.family.archs)
+    if arch_name not in archs:
+        what = f"--arch: {arch_name!r} is no size of {checkpoint.table.name}"
+        raise UserError(f"{what}{nearest(arch_name, archs)}")
+    scalars = {key: value for key, value in said.items() if not isinstance(value, Mapping)}
+    config = scalars | copy.deepcopy(dict(archs[arch_name]))
+    before = computed(make_method(config))
+    for part, changes in checkpoint.switches().items():
+        config[part] |= {key: value for key, value in changes.items() if key in before[part]}
+    changed = unlike(computed(make_method(config)), before)
+    notes = [
+        f"{key} is {value!r} as the files say, not {named!r}"
+        for key, (value, named) in changed.items()
+    ]
+    return config, notes
+
+
+def _check_image_size(image: Mapping[str, Any], image_size: int) -> None:
+    if image.get("name") != "vit":
+        raise UserError("--image-size: only a ViT's position embeddings can be resized")
+    if image_size < 1 or image_size % image["patch_size"]:
+        raise UserError(f"--image-size: {image_size} is no multiple of {image['patch_size']}")
 
 
 def _arrays(
@@ -90,28 +190,30 @@ def _arrays(
     """Checks every name and shape, then reads; the result mapped back is the input, bit for bit.
     Positions that are not the fixed table that the config says become weights, in `config` too.
     """
-    method = make_method(config)
-    tables, state = position_tables(method), checkpoint.state
-    expected = expected_shapes(method) | {path: table.shape for path, table in tables.items()}
-    if image_size and tables:
+    method, table = make_method(config), checkpoint.table
+    fixed, state = position_tables(method), checkpoint.state
+    expected = expected_shapes(method) | {path: rows.shape for path, rows in fixed.items()}
+    if image_size and fixed:
         raise UserError("--image-size: fixed sine-cosine positions are not resized")
     if image_size:
-        state = resize_state(state, checkpoint.family, expected, antialias=not checkpoint.is_hf)
+        state = resize_state(state, table, expected, checkpoint.family.antialias)
     what = arch_name or "what its config says"
     try:
-        check(checkpoint.family, state, expected, f"{checkpoint.path} does not hold {what}")
+        check(table, state, expected, f"{checkpoint.path} does not hold {what}")
     except UserError as error:
         first, *rest = str(error).split("\n")
         raise UserError("\n".join([first + _looks_like(checkpoint), *rest])) from None
-    arrays = to_ours(checkpoint.family, state, expected, checkpoint.path)
-    prove_names(checkpoint.family, state, arrays, checkpoint.path)
-    for path, table in tables.items():
-        (name,) = their_shapes(checkpoint.family, {path: table.shape})
-        if same_table(arrays[path], table, state[name].dtype):
+    arrays = to_ours(table, state, expected, checkpoint.path)
+    prove_names(table, state, arrays, checkpoint.path)
+    for path, rows in fixed.items():
+        part, (name,) = path.partition("/")[0], their_shapes(table, {path: rows.shape})
+        if same_table(arrays[path], rows, state[name].dtype):
             del arrays[path]
+        elif "pos_embed" in described(method)[part]:
+            config[part]["pos_embed"] = "learned"
+            notes.append(f"{part}: its positions are not the fixed table; they are kept as weights")
         else:
-            config["image"]["pos_embed"] = "learned"
-            notes.append("positions are not the fixed table that the config says; kept as weights")
+            raise UserError(f"{checkpoint.path}: {path} is not the fixed sine-cosine table")
     return arrays
 
 
@@ -126,76 +228,50 @@ def _golden(
     return {side: [float(value) for value in row] for side, row in rows.items()}
 
 
-def method_config(
-    checkpoint: Checkpoint, arch_name: str, image_size: int = 0
-) -> tuple[dict[str, Any], list[str]]:
-    """The method's config for this checkpoint: the named architecture with the switches that its
-    files set, or all that they say.
-
-    Returns:
-      (config, notes about switches that differ from the name's).
-    """
-    said, notes = checkpoint.fields(), list(checkpoint.notes)
-    arch = clip_arch(arch_name) if arch_name else said
-    name = "siglip" if "logit_bias" in checkpoint.state else "clip"
-    if arch_name:
-        before = computed(make_method({"name": name, **arch}))
-        for tower, changes in checkpoint.arch_changes().items():
-            known = before[tower]
-            arch[tower] |= {key: value for key, value in changes.items() if key in known}
-        after = computed(make_method({"name": name, **arch}))
-        for key, (said_now, named) in unlike(after, before).items():
-            notes.append(f"{key} is {said_now!r} as the files say, not {named!r}")
-    if checkpoint.is_hf and not checkpoint.config:
-        activation = arch["image"].get("activation")
-        notes.append(f"no config.json beside the weights; activation {activation!r} is the name's")
-    if image_size:
-        _check_image_size(arch["image"], image_size)
-        arch["image"]["image_size"] = image_size
-    how = _preprocessing(checkpoint)
-    return {**arch, "name": name, "image_mean": how["mean"], "image_std": how["std"]}, notes
+def _preprocessing(checkpoint: Checkpoint, method: Method, image_size: int) -> dict[str, Any]:
+    """Of pictures; {} for a model of texts alone."""
+    field = method.fields().get("image")
+    if not isinstance(field, Picture):
+        return {}
+    said = checkpoint.family.release | dict(checkpoint.preprocessing)
+    said |= {"image_size": image_size} if image_size else {}
+    return for_model(said, field.size, checkpoint.path)
 
 
-def _check_image_size(image: dict[str, Any], image_size: int) -> None:
-    if image["name"] != "vit":
-        raise UserError("--image-size: only a ViT's position embeddings can be resized")
-    if image_size < 1 or image_size % image["patch_size"]:
-        raise UserError(f"--image-size: {image_size} is no multiple of {image['patch_size']}")
-
-
-def _preprocessing(checkpoint: Checkpoint) -> dict[str, Any]:
-    return default_preprocessing(checkpoint.is_siglip, checkpoint.is_hf) | dict(
-        checkpoint.preprocessing
-    )
-
-
-def _arch_of(method: Method) -> str:
+def _arch_of(checkpoint: Checkpoint, method: Method) -> str:
     """The name of this architecture among the released ones, or ""."""
-    own = computed(method)
-    name = "siglip" if own["image"].get("pool") == "map" else "clip"
+    own, name = computed(method), described(method)["name"]
     found = (
-        known for known in ARCHS if computed(make_method({"name": name, **clip_arch(known)})) == own
+        known
+        for known, arch in sizes(checkpoint.family.archs).items()
+        if computed(make_method({"name": name, **arch})) == own
     )
     return next(found, "")
 
 
 def _tokenizer(
-    checkpoint: Checkpoint, asked: str, method: Method
+    checkpoint: Checkpoint, asked: str, method: Method, notes: list[str]
 ) -> tuple[dict[str, Any], dict[str, str]]:
     """Returns ({name, context_length, options}, {name in the folder: file to copy})."""
-    tower = method.text_tower
+    field = method.fields().get("text")
+    if not isinstance(field, Text):
+        return {"name": "", "context_length": 0, "options": {}}, {}
+    family, beside = checkpoint.family, checkpoint.beside
+    length = family.text_length(beside, field.length)
     file = asked.removeprefix("spm:") if asked not in ("", "clip", "bytes") else ""
     if file and not os.path.isfile(file):
         raise UserError(f"--tokenizer: {file}: no such file")
     if asked:
-        check_vocab(load_tokenizer(asked, tower.context_length), tower.vocab_size)
-    elif _has_clips_vocabulary(checkpoint, tower.vocab_size):
+        check_vocab(load_tokenizer(asked, length), field.vocab_size)
+    elif _has_clips_vocabulary(checkpoint, field.vocab_size):
         asked = "clip"
     else:
-        file = checkpoint.tokenizer_file
-    options = {} if asked == "bytes" else _tokenizer_options(checkpoint, file, tower.vocab_size)
-    spec = {"name": asked, "context_length": tower.context_length, "options": options}
+        file = beside.tokenizer
+    options = family.tokenizer_options(beside, file, field.vocab_size) if asked != "bytes" else {}
+    spec = {"name": asked, "context_length": length, "options": options}
     if not file:
+        if not asked:
+            notes.append("no tokenizer beside the weights; texts will need one (--tokenizer=FILE)")
         return spec, {}
     is_json = file.endswith(".json")
     name = "tokenizer.json" if is_json else "tokenizer.model"
@@ -207,65 +283,59 @@ def _tokenizer(
 
 def _has_clips_vocabulary(checkpoint: Checkpoint, vocab_size: int) -> bool:
     """Whether a text tower that came without --tokenizer reads CLIP's ids."""
-    file = checkpoint.tokenizer_file
-    if not checkpoint.is_hf and checkpoint.config:  # get_tokenizer of open_clip decides so
-        return not checkpoint.text_cfg.get("hf_tokenizer_name") and vocab_size == 49408
+    said = checkpoint.family.has_clips_vocabulary(checkpoint.beside, vocab_size)
+    if said is not None:
+        return said
+    file = checkpoint.beside.tokenizer
     if vocab_size != 49408 or not file.endswith(".json"):
         return vocab_size == 49408 and not file
     return load_tokenizer(file).vocab_size == vocab_size
 
 
-def _tokenizer_options(checkpoint: Checkpoint, file: str, vocab_size: int) -> dict[str, Any]:
-    """How texts are cleaned and padded: as the files say, else as the release does."""
-    if not checkpoint.is_hf and checkpoint.config:
-        clean = (checkpoint.text_cfg.get("tokenizer_kwargs") or {}).get("clean")
-        options = {"clean": clean} if clean else {}
-    elif checkpoint.is_siglip and file and not _says_class(file):
-        options = {"clean": "canonicalize"}  # punctuation dropped
-    else:
-        options = {}
-    if checkpoint.is_siglip and file and vocab_size == 32000:
-        options["pad_id"] = 1  # padded with </s>, T5's id 1
-    return options
-
-
-def _says_class(file: str) -> bool:
-    """Whether the tokenizer_config.json beside a file names another class than SigLIP's."""
-    path = os.path.join(os.path.dirname(file), "tokenizer_config.json")
-    kind = read_json(path).get("tokenizer_class", "") if os.path.isfile(path) else ""
-    return bool(kind) and not kind.startswith(("Siglip", "T5"))
-
-
 def _looks_like(checkpoint: Checkpoint) -> str:
     """Names the architectures whose telling shapes the checkpoint has."""
-    found = [name for name, arch in ARCHS.items() if _fits(checkpoint, arch)]
+    archs = sizes(checkpoint.family.archs)
+    found = [name for name, arch in archs.items() if _fits(checkpoint, arch)]
     shown = [name for name in found if not name.endswith("-quickgelu")] or found
     return f"; its shapes are those of {' or '.join(shown)}" if shown else ""
 
 
-def _fits(checkpoint: Checkpoint, arch: dict[str, Any]) -> bool:
-    image, text = arch["image"], arch["text"]
-    if (image["name"] == "resnet") != ("visual.attnpool.positional_embedding" in checkpoint.state):
+def _fits(checkpoint: Checkpoint, arch: Arch) -> bool:
+    family, state = checkpoint.family, checkpoint.state
+    if not family.takes({"name": family.methods[0], **arch}):
         return False
-    if (image.get("pool") == "map") != checkpoint.is_siglip:
+    telling = {}
+    for part, net in arch.items():
+        if isinstance(net, Mapping):
+            shapes = _telling(net).items()
+            telling |= {f"{part}/{path}": shape for path, shape in shapes}
+    try:
+        shapes = their_shapes(checkpoint.table, telling)
+    except UserError:  # a network that the family has no names for
         return False
-    telling = {"text/token_embed/embedding": (text.get("vocab_size", 49408), text["width"])}
-    if image["name"] == "vit":
-        grid, width = image["image_size"] // image["patch_size"], image["width"]
-        telling["image/pos_embed"] = (grid * grid + (image.get("pool", "cls") == "cls"), width)
-        telling["image/patch_embed/kernel"] = (image["patch_size"], image["patch_size"], 3, width)
-        telling["image/blocks/norm1/scale"] = (image["num_layers"], width)
-    else:
-        telling["image/attnpool/pos_embed"] = (
-            (image["image_size"] // 32) ** 2 + 1,
-            32 * image["width"],
-        )
-        for stage, count in enumerate(image["layers"], start=1):
-            telling[f"image/stage{stage}_block{count - 1}/conv1/bn/scale"] = (
-                image["width"] * 2 ** (stage - 1),
-            )
-    shapes = their_shapes(checkpoint.family, telling)
-    return all(
-        name in checkpoint.state and checkpoint.state[name].shape == shape
-        for name, shape in shapes.items()
-    )
+    return all(name in state and state[name].shape == shape for name, shape in shapes.items())
+
+
+def _telling(net: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+    """Shapes that tell one size of a network from another, by path."""
+    name, width = net.get("name"), net["width"]
+    if name == "vit":
+        patch, grid = net["patch_size"], net["image_size"] // net["patch_size"]
+        return {
+            "pos_embed": (grid * grid + (net.get("pool", "cls") == "cls"), width),
+            "patch_embed/kernel": (patch, patch, 3, width),
+            "blocks/norm1/scale": (net["num_layers"], width),
+        }
+    if name == "resnet":
+        stages = enumerate(net["layers"], start=1)
+        norms = {
+            f"stage{stage}_block{count - 1}/conv1/bn/scale": (width * 2 ** (stage - 1),)
+            for stage, count in stages
+        }
+        return norms | {"attnpool/pos_embed": ((net["image_size"] // 32) ** 2 + 1, 32 * width)}
+    if name == "text":
+        return {"token_embed/embedding": (net.get("vocab_size", 49408), width)}
+    if name == "bert":
+        sizes = {"token_embed/embedding": (net["vocab_size"], width)}
+        return sizes | {"blocks/norm1/scale": (net["num_layers"], width)}
+    return {}

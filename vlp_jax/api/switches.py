@@ -1,56 +1,67 @@
-"""What the towers of a dual encoder compute, as plain values that can be compared.
+"""What a method's networks compute, as plain values that can be compared and said.
 
 The file exists so that an import can say what the files changed, and an export can refuse what
 another library would build otherwise: one list of fields, and a new field is compared from its
 first day.
 """
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from vlp_jax.methods.base import Method
-from vlp_jax.models.towers import TOWERS
+from vlp_jax.methods.base import Leaf, Method
+from vlp_jax.models.towers import name_of
 
 _SILENT = {  # fields that change training or speed, and no embedding
-    "parent", "name", "dropout", "drop_path", "patch_dropout", "weight_init", "dtype", "remat",
-    "unroll", "attention",
+    "parent", "dropout", "drop_path", "patch_dropout", "weight_init", "dtype", "remat", "unroll",
+    "attention",
 }  # fmt: skip
+Values = dict[str, Any]
 
 
-def tower_fields(method: Method) -> dict[str, Any]:
-    """{embed_dim, image, text} with every field of the towers, defaults included."""
-    arch: dict[str, Any] = {"embed_dim": method.embed_dim}
-    names = {kind: name for name, kind in TOWERS.items()}
-    for side, tower in (("image", method.image_tower), ("text", method.text_tower)):
-        fields = tower.__dataclass_fields__.keys() - {"parent", "name"}
-        values = {key: getattr(tower, key) for key in fields}
-        arch[side] = {"name": names[type(tower)], **values}
-    return arch
+def networks(method: Method) -> dict[str, Values]:
+    """{part: {name, every field}} of the parts that are networks, defaults included."""
+    found = {}
+    for part, net in ((name, part.net) for name, part in method.parts().items()):
+        if not isinstance(net, Leaf):
+            fields = net.__dataclass_fields__.keys() - {"parent", "name"}
+            found[part] = {"name": name_of(net), **{key: getattr(net, key) for key in fields}}
+    return found
 
 
-def computed(method: Method) -> dict[str, Any]:
-    """`tower_fields` without what changes no embedding, and with one value for one function."""
-    arch = tower_fields(method)
-    for side, tower in (("image", method.image_tower), ("text", method.text_tower)):
-        fields = {key: value for key, value in arch[side].items() if key not in _SILENT - {"name"}}
-        if "mlp_ratio" in fields:  # int(4.001 * 64) is int(4 * 64)
-            fields["mlp_width"] = int(fields["width"] * fields.pop("mlp_ratio"))
-        if "cls_token" in fields:
-            fields["cls_token"] = tower.has_cls
-        arch[side] = fields
-    return arch
+def described(method: Method) -> Values:
+    """{name, the method's own plain fields, part: see `networks`}."""
+    fields = {field.name: getattr(method, field.name) for field in dataclasses.fields(method)}
+    own = {key: v for key, v in fields.items() if isinstance(v, bool | int | float | str | tuple)}
+    return {"name": type(method).__module__.rpartition(".")[2], **own, **networks(method)}
+
+
+def computed(method: Method) -> Values:
+    """What `described` says of the embeddings, and one value for one function."""
+    said = described(method)
+    shared = {"embed_dim": said["embed_dim"]} if "embed_dim" in said else {}
+    return shared | {part: _computed(fields) for part, fields in networks(method).items()}
+
+
+def _computed(net: Mapping[str, Any]) -> Values:
+    fields = {key: value for key, value in net.items() if key not in _SILENT}
+    if "mlp_ratio" in fields:  # int(4.001 * 64) is int(4 * 64)
+        fields["mlp_width"] = int(fields["width"] * fields.pop("mlp_ratio"))
+    if "cls_token" in fields:
+        fields["cls_token"] = fields["cls_token"] or fields["pool"] == "cls"
+    return fields
 
 
 def unlike(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
     """{key: (our value, their value)} of what differs, e.g. {"text.pool": ("mean", "argmax")}."""
     found = {}
-    for side, fields in ours.items():
-        if not isinstance(fields, Mapping):
-            if fields != theirs[side]:
-                found[side] = (fields, theirs[side])
-        elif fields["name"] != theirs[side]["name"]:
-            found[f"{side}.name"] = (fields["name"], theirs[side]["name"])
+    for side in {**ours, **theirs}:
+        own, other = ours.get(side), theirs.get(side)
+        if not (isinstance(own, Mapping) and isinstance(other, Mapping)):
+            found |= {side: (own, other)} if own != other else {}
+        elif own["name"] != other["name"]:
+            found[f"{side}.name"] = (own["name"], other["name"])
         else:
-            pairs = ((key, value, theirs[side][key]) for key, value in fields.items())
+            pairs = ((key, value, other[key]) for key, value in own.items())
             found |= {f"{side}.{key}": (a, b) for key, a, b in pairs if a != b}
     return found

@@ -86,12 +86,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not first_process():
         return 0
     write_npz(args.out, result)
+    images = len(result.get("image", ()))
     report = {
         "out": args.out,
-        "images": len(result["image"]),
-        "skipped": len(paths) - len(result["image"]),
+        "images": images,
+        "skipped": len(paths) - images,
         "texts": len(texts),
-        "dim": result["image"].shape[1],
+        "dim": next(result[side].shape[1] for side in ("image", "text") if side in result),
         "seconds": round(time.perf_counter() - start, 2),
     }
     print(
@@ -183,15 +184,18 @@ def embed(
     from vlp_jax.core.errors import UserError
 
     fns = model.embedders()
-    if texts and "text" not in fns:
-        what = f"a model of method {model.config['method']['name']!r}"
-        raise UserError(f"--texts: {args.checkpoint} holds {what}, without a text tower")
+    for side, flag, asked in (("text", "--texts", texts), ("image", "--images", paths)):
+        if asked and side not in fns:
+            what = f"a model of method {model.config['method']['name']!r}"
+            lacks = f"without {'an' if side == 'image' else 'a'} {side} tower"
+            raise UserError(f"{flag}: {args.checkpoint} holds {what}, {lacks}")
     progress, result = Progress(len(paths) + len(texts)), {}
     if "text" in fns:  # first: a tokenizer that does not fit is told at once
         result["text"] = embed_texts(model, fns["text"], args.batch_size, texts, progress)
         result["texts"] = np.array(texts, dtype=str)
-    result["image"], kept = embed_images(model, fns["image"], args, paths, progress)
-    result["image_paths"] = np.array(kept, dtype=str)
+    if "image" in fns:
+        result["image"], kept = embed_images(model, fns["image"], args, paths, progress)
+        result["image_paths"] = np.array(kept, dtype=str)
     if "logit_scale" in model.params:
         scale = np.asarray(model.params["logit_scale"], np.float32)
         result["logit_scale"] = np.float32(np.exp(scale))
@@ -229,7 +233,8 @@ def embed_images(
             ]
             if good:
                 kept += [name for name, _ in good]
-                rows.append(_padded(fn, "image", np.stack([picture for _, picture in good]), size))
+                pixels = np.stack([picture for _, picture in good])
+                rows.append(_padded(fn, {"image": pixels}, size))
             progress.add(len(names))
     if paths and not kept:
         raise UserError(f"--images: {args.images}: none of {len(paths)} pictures can be read")
@@ -246,7 +251,10 @@ def embed_texts(
     tokenizer, size = model.tokenizer() if texts else None, max(1, min(batch_size, len(texts)))
     for start in range(0, len(texts), size):
         ids = tokenizer(texts[start : start + size])
-        rows.append(_padded(fn, "text", np.asarray(ids, np.int32), size))
+        batch = {"text": np.asarray(ids, np.int32)}
+        if model.method.fields()["text"].mask:
+            batch["text_mask"] = tokenizer.mask(ids)
+        rows.append(_padded(fn, batch, size))
         progress.add(len(ids))
     return _joined(rows, model.method)
 
@@ -273,12 +281,13 @@ def _ahead(
             yield earlier, [future.result() for future in futures]
 
 
-def _padded(fn: Callable, side: str, rows: Any, size: int) -> Any:
+def _padded(fn: Callable, batch: dict, size: int) -> Any:
     """Runs a batch filled up with its first row, so that one program serves every batch."""
     import numpy as np
 
-    fill = np.repeat(rows[:1], size - len(rows), axis=0)
-    return fn({side: np.concatenate([rows, fill])})[: len(rows)]
+    count = len(next(iter(batch.values())))
+    fill = lambda rows: np.concatenate([rows, np.repeat(rows[:1], size - count, axis=0)])  # noqa: E731
+    return fn({name: fill(rows) for name, rows in batch.items()})[:count]
 
 
 class Progress:

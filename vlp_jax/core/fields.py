@@ -55,6 +55,7 @@ class Text:
     Attributes:
       length: T.
       vocab_size: ids lie below it.
+      mask: adds NAME_mask bool[B, T], True where a token is real and no padding.
       cut: nothing after a text's end can change the loss, so that batches may be cut to their
         longest text (data.buckets).
       of: as of a Picture.
@@ -63,11 +64,16 @@ class Text:
     length: int
     vocab_size: int
     cut: bool = False
+    mask: bool = False
     of: str = ""
 
     def spec(self, name: str, batch_size: int) -> Spec:
-        """NAME."""
-        return {name: jax.ShapeDtypeStruct((batch_size, self.length), jnp.int32)}
+        """NAME, and NAME_mask where there is one."""
+        shape = (batch_size, self.length)
+        arrays = {name: jax.ShapeDtypeStruct(shape, jnp.int32)}
+        if self.mask:
+            arrays[f"{name}_mask"] = jax.ShapeDtypeStruct(shape, jnp.bool_)
+        return arrays
 
 
 @dataclasses.dataclass(frozen=True)

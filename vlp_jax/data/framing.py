@@ -13,10 +13,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
+from vlp_jax.core.crops import CENTERS
 from vlp_jax.core.errors import UserError, nearest
 from vlp_jax.data.rgb import ALPHAS
 
-CENTERS = {"center": 1.0, "center_floor": 1.0, "center_875": 0.875}  # share of the shortest side
 CROPS = ("random", *CENTERS, "squash", "pad")
 _FILTERS = ("bicubic", "bilinear", "lanczos", "nearest", "box", "hamming")
 RESAMPLE = {name: Image.Resampling[name.upper()] for name in _FILTERS}

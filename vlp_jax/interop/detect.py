@@ -1,4 +1,4 @@
-"""Finds out what a checkpoint is, of open_clip, Hugging Face or OpenAI, by its tensors' names.
+"""Finds out what a checkpoint is, of the families there are, by its tensors' names.
 
 The file exists so that `convert IN OUT` needs no flag for the input's format.
 """
@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from vlp_jax.core.errors import UserError
-from vlp_jax.interop import hf, mae, open_clip, open_clip_config, preprocess
-from vlp_jax.interop.rules import Family
+from vlp_jax.interop.family import Beside, Family, recognise
+from vlp_jax.interop.rules import Table
 from vlp_jax.interop.tensors import State
 from vlp_jax.interop.torch_file import is_torchscript, read_archive
 from vlp_jax.interop.weights_file import read_json, read_safetensors, read_sharded
@@ -29,28 +29,11 @@ WEIGHTS = (  # in order of preference: nothing that needs the pickle reader befo
 _SHARD = re.compile(r"-\d{5}-of-\d{5}\.(safetensors|bin)$")
 _INDEX = re.compile(r"\.(safetensors|bin)(\.\w+)?\.index(\.\w+)?\.json$")
 _FILE = re.compile(r"\.(safetensors|pt|pth|bin)$")
-_SWITCHES = (  # fields of the towers that shapes cannot tell
+_SWITCHES = (  # fields of networks that shapes cannot tell
     "activation", "norm_eps", "head_width", "num_heads", "pool", "cls_token", "pos_embed",
     "pre_norm", "causal",
 )  # fmt: skip
 _TOKENIZERS = ("tokenizer.json", "spiece.model", "sentencepiece.model", "tokenizer.model")
-FAMILIES: dict[str, Family] = {
-    "open_clip": open_clip.OPEN_CLIP,
-    "openai": open_clip.OPEN_CLIP,
-    "open_clip_siglip": open_clip.OPEN_CLIP_SIGLIP,
-    "hf_clip": hf.HF_CLIP,
-    "hf_siglip": hf.HF_SIGLIP,
-    "hf_mae": mae.HF_MAE,
-    "mae": mae.OFFICIAL_MAE,
-}
-_SIGNS = (  # the first tensor name that is present decides
-    ("visual.trunk.attn_pool.latent", "open_clip_siglip"),
-    ("visual.conv1.weight", "open_clip"),
-    ("vision_model.head.probe", "hf_siglip"),
-    ("vision_model.embeddings.patch_embedding.weight", "hf_clip"),
-    ("decoder.decoder_pred.weight", "hf_mae"),
-    ("patch_embed.proj.weight", "mae"),
-)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,76 +42,41 @@ class Checkpoint:
 
     Attributes:
       path: the weights file, for messages.
-      kind: a key of FAMILIES.
-      state: {name: Tensor}.
-      config: config.json or open_clip_config.json; {} for a bare file.
+      family: what it is.
+      state: {name: Tensor}, under the names of the family's table.
+      beside: the config and the tokenizer beside it.
       preprocessing: what the files say of pictures (interop/preprocess.py); {} without a file.
-      tokenizer_file: a tokenizer beside the weights, or "".
-      config_file: where `config` was read, or "".
       notes: what the user should know of how the weights were found.
     """
 
     path: str
-    kind: str
+    family: Family
     state: State
-    config: Mapping[str, Any]
-    preprocessing: Mapping[str, Any]
-    tokenizer_file: str = ""
-    config_file: str = ""
+    beside: Beside = dataclasses.field(default_factory=Beside)
+    preprocessing: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
     @property
-    def family(self) -> Family:
-        """The name table of its kind, and of the kind of text projection that it has."""
-        if self.kind in ("open_clip", "open_clip_siglip"):
-            trunk = self.is_siglip
-            matrix = f"{'text.' if trunk else ''}text_projection"
-            linear = f"{matrix}.weight" in self.state or (trunk and matrix not in self.state)
-            return open_clip.family(trunk, linear)
-        return FAMILIES[self.kind]
+    def table(self) -> Table:
+        """The names of its tensors beside ours."""
+        return self.family.table(self.state)
 
-    @property
-    def is_hf(self) -> bool:
-        return self.kind.startswith("hf_")
-
-    @property
-    def is_siglip(self) -> bool:
-        return self.kind.endswith("siglip")
-
-    @property
-    def is_mae(self) -> bool:
-        return self.kind.endswith("mae")
-
-    @property
-    def text_cfg(self) -> Mapping[str, Any]:
-        """open_clip's words about the text tower; {} elsewhere."""
-        return _get(self.config, "model_cfg", "text_cfg") or {}
-
-    def fields(self) -> dict[str, Any]:
-        """What the library builds from the config beside the weights: {name, embed_dim, image,
-        text} for make_method; {} where there is no config or it says no sizes.
+    def method(self) -> dict[str, Any]:
+        """What the library builds from the config beside the weights, as config of a method of
+        ours: {name, part: {...}}; {} where there is no config or it says no sizes.
         """
-        if self.is_hf and self.config:
-            return hf.method_fields(self.config, self.config_file or self.path)
-        model = _get(self.config, "model_cfg") or {}
-        if {"vision_cfg", "text_cfg"} <= set(model):
-            return open_clip_config.read(model, self.config_file or self.path)
-        return {}
+        return self.family.method(self.beside.config, self.beside.file or self.path)
 
-    def arch_changes(self) -> dict[str, dict[str, Any]]:
-        """Switches of the towers that shapes cannot tell: {'image': {...}, 'text': {...}}."""
-        if said := self.fields():
-            return {
-                side: {key: value for key, value in said[side].items() if key in _SWITCHES}
-                for side in ("image", "text")
-            }
-        if self.kind == "openai" or _get(self.config, "model_cfg", "quick_gelu"):
-            quick = {"activation": "quick_gelu"}
-            is_vit = "visual.class_embedding" in self.state
-            return {"image": dict(quick) if is_vit else {}, "text": dict(quick)}
-        if self.kind == "open_clip_siglip":  # open_clip runs the first SigLIP with exact GELU
-            return {"image": {"activation": "gelu"}, "text": {"activation": "gelu"}}
-        return {"image": {}, "text": {}}
+    def switches(self) -> dict[str, dict[str, Any]]:
+        """{part: {field: value}} of what shapes cannot tell."""
+        said = self.method()
+        if not said:
+            return self.family.switches(self.state, self.beside.config)
+        return {
+            part: {key: value for key, value in fields.items() if key in _SWITCHES}
+            for part, fields in said.items()
+            if isinstance(fields, Mapping)
+        }
 
 
 def open_checkpoint(path: str, weights: str = "") -> Checkpoint:
@@ -139,30 +87,11 @@ def open_checkpoint(path: str, weights: str = "") -> Checkpoint:
     """
     file = _find_weights(path)
     state, notes = unwrap(_read(file), weights, file)
-    state = mae.known_names(_native_names(state))
-    kind = next((kind for sign, kind in _SIGNS if sign in state), None)
-    if kind is None:
-        first = ", ".join(list(state)[:3])
-        known = "neither an open_clip nor a Hugging Face CLIP, SigLIP or MAE"
-        raise UserError(f"{file}: {known} (holds {first})")
-    if kind == "open_clip" and file.endswith(".pt") and is_torchscript(file):
-        kind = "openai"
-    folder = os.path.dirname(os.path.abspath(file))
-    config, config_file, more = _config(folder, kind)
-    tokenizer = next(
-        (name for name in _TOKENIZERS if os.path.isfile(os.path.join(folder, name))), ""
-    )
-    beside = tokenizer and (os.path.isdir(path) or config)
-    return Checkpoint(
-        file,
-        kind,
-        state,
-        config,
-        _preprocessing(folder, kind, config, config_file),
-        os.path.join(folder, tokenizer) if beside else "",
-        config_file,
-        (*notes, *more),
-    )
+    family = recognise(state, file.endswith(".pt") and is_torchscript(file), file)
+    beside, more = _beside(file, family, os.path.isdir(path))
+    pictures = family.pictures(beside)
+    state = family.known_names(state)
+    return Checkpoint(file, family, state, beside, pictures, (*notes, *more))
 
 
 def _find_weights(path: str) -> str:
@@ -210,52 +139,17 @@ def _read(path: str) -> State:
     return read_archive(path)
 
 
-def _native_names(state: State) -> State:
-    """open_clip's custom-text models put the native text tower under `text.`; drop it there."""
-    if "visual.conv1.weight" not in state or "text.token_embedding.weight" not in state:
-        return state
-    return {name.removeprefix("text."): tensor for name, tensor in state.items()}
-
-
-def _config(folder: str, kind: str) -> tuple[Mapping[str, Any], str, list[str]]:
-    """The model's config beside the weights, where the release puts it: (config, file, notes)."""
-    hugging_face = kind.startswith("hf_")
-    path = os.path.join(folder, "config.json" if hugging_face else "open_clip_config.json")
-    if not os.path.isfile(path):
-        return {}, "", []
-    config = read_json(path)
-    wanted = {"hf_clip": "clip", "hf_siglip": "siglip", "hf_mae": "vit_mae"}.get(kind)
-    said = config.get("model_type", wanted)
-    if said != wanted and hugging_face:
-        return {}, "", [f"{path}: is of a {said!r}, not of these weights; it is not read"]
-    return config, path, []
-
-
-def _preprocessing(
-    folder: str, kind: str, config: Mapping[str, Any], path: str
-) -> Mapping[str, Any]:
-    """What the files beside the weights say of pictures; {} where they say nothing."""
-    if not config:
-        return {}
-    if not kind.startswith("hf_"):
-        return preprocess.from_open_clip(_get(config, "preprocess_cfg") or {}, path)
-    return _hf_pictures(folder, {"hf_siglip": "Siglip", "hf_mae": "ViT"}.get(kind, "CLIP"))
-
-
-def _hf_pictures(folder: str, processor: str) -> Mapping[str, Any]:
-    """Preprocessing by the file that transformers would take: a processor's own, where it holds
-    that of pictures, else preprocessor_config.json; {} without one."""
-    for name in ("processor_config.json", "preprocessor_config.json"):
-        path = os.path.join(folder, name)
-        said = read_json(path) if os.path.isfile(path) else None
-        if name == "processor_config.json":
-            said = _get(said, "image_processor")
-        if isinstance(said, Mapping):
-            return preprocess.from_hf(said, path, processor)
-    return {}
-
-
-def _get(config: Any, *keys: str) -> Any:
-    for key in keys:
-        config = config.get(key) if isinstance(config, Mapping) else None
-    return config
+def _beside(file: str, family: Family, whole: bool) -> tuple[Beside, list[str]]:
+    """What lies beside a weights file, where the release puts it, and notes; whole: the folder was
+    named, so that a tokenizer there belongs to it."""
+    folder = os.path.dirname(os.path.abspath(file))
+    path, config, notes = os.path.join(folder, family.config_name), {}, []
+    if family.config_name and os.path.isfile(path):
+        config = read_json(path)
+        if other := family.foreign(config):
+            notes = [f"{path}: is of a {other}, not of these weights; it is not read"]
+            config = {}
+    names = _TOKENIZERS if whole or config else ()
+    found = (os.path.join(folder, name) for name in names)
+    tokenizer = next((name for name in found if os.path.isfile(name)), "")
+    return Beside(folder, config, path if config else "", tokenizer), notes

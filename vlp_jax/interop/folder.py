@@ -1,7 +1,8 @@
-"""The folder of a converted checkpoint: weights.safetensors and vlp_jax.json.
+"""The folder of a converted checkpoint: weights.safetensors, or shards of 4 GB, and vlp_jax.json.
 
-Weights go under our path names; vlp_jax.json holds the architecture's name, the method's config,
-preprocessing, tokenizer, source, a digest of the weights and golden embeddings. The file exists so
+Weights go under our path names, in the source's dtype; vlp_jax.json holds the architecture's name,
+the parts with their networks, the config of a method that has these, preprocessing, tokenizer,
+source, a digest of the weights and golden embeddings. The file exists so
 that a checkpoint is complete: nothing about it lives elsewhere.
 """
 
@@ -20,6 +21,7 @@ from vlp_jax.interop.weights_file import read_json, read_safetensors, write_safe
 
 FORMAT = 1
 MANIFEST, WEIGHTS = "vlp_jax.json", "weights.safetensors"
+LIMIT = 4 << 30  # bytes of one file of weights
 _REQUIRED = ("format", "arch", "method", "preprocessing", "tokenizer", "weights_sha256", "golden")
 
 
@@ -48,7 +50,7 @@ def write_folder(
 
     Args:
       out: the folder; an older converted checkpoint there is replaced.
-      arrays: {path: float32[...]}.
+      arrays: {path: float32, bfloat16 or float16[...]}.
       manifest: everything of vlp_jax.json but `format` and `weights_sha256`.
       files: {name in the folder: file to copy} (a tokenizer).
 
@@ -57,15 +59,35 @@ def write_folder(
     """
 
     def fill(folder: str) -> None:
-        weights = os.path.join(folder, WEIGHTS)
-        write_safetensors(weights, dict(arrays))
+        digests = {}
+        for weights, part in shards(arrays).items():
+            write_safetensors(os.path.join(folder, weights), part)
+            digests[weights] = digest(os.path.join(folder, weights))
         for name, source in (files or {}).items():
             shutil.copyfile(source, os.path.join(folder, name))
-        content = {"format": FORMAT, **manifest, "weights_sha256": digest(weights)}
+        said = digests.get(WEIGHTS, digests)
+        content = {"format": FORMAT, **manifest, "weights_sha256": said}
         write_json(os.path.join(folder, MANIFEST), content)
 
     check_writable(out)
     replace_folder(out, fill)
+
+
+def shards(arrays: Mapping[str, np.ndarray]) -> dict[str, dict[str, np.ndarray]]:
+    """{file: its arrays}: one file, or as many as hold LIMIT bytes each and no array in two."""
+    parts: list[dict[str, np.ndarray]] = [{}]
+    size = 0
+    for path, array in arrays.items():
+        size += array.nbytes
+        if parts[-1] and size > LIMIT:
+            parts.append({})
+            size = array.nbytes
+        parts[-1][path] = array
+    if len(parts) == 1:
+        return {WEIGHTS: parts[0]}
+    stem, suffix = os.path.splitext(WEIGHTS)
+    name = f"{stem}-{{:05}}-of-{len(parts):05}{suffix}"
+    return {name.format(i): part for i, part in enumerate(parts, start=1)}
 
 
 def replace_folder(out: str, fill: Any) -> None:
@@ -97,7 +119,7 @@ def read_folder(path: str) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """Reads weights and manifest, checking the digest.
 
     Returns:
-      ({path: float32[...]}, manifest).
+      ({path: array}, manifest).
 
     Raises:
       UserError: no such folder, a manifest that lacks a key, another format version, or weights
@@ -111,12 +133,14 @@ def read_folder(path: str) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         raise UserError(
             f"{os.path.join(path, MANIFEST)}: format {manifest['format']}, we read {FORMAT}"
         )
-    weights = os.path.join(path, WEIGHTS)
-    tensors = read_safetensors(weights)
-    if digest(weights) != manifest["weights_sha256"]:
-        raise UserError(
-            f"{weights}: damaged, its digest is not the one in {MANIFEST}; convert it again"
-        )
+    said, tensors = manifest["weights_sha256"], {}
+    for name, sha in (said if isinstance(said, Mapping) else {WEIGHTS: said}).items():
+        weights = os.path.join(path, os.path.basename(name))
+        tensors |= read_safetensors(weights)
+        if digest(weights) != sha:
+            raise UserError(
+                f"{weights}: damaged, its digest is not the one in {MANIFEST}; convert it again"
+            )
     return {name: tensor.read() for name, tensor in tensors.items()}, manifest
 
 

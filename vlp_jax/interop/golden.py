@@ -14,7 +14,8 @@ TOLERANCE = 1e-4  # per component of a unit vector, float32
 
 
 def golden_inputs(image_size: int, context_length: int, vocab_size: int) -> dict[str, np.ndarray]:
-    """Returns {'image': uint8[1, S, S, 3], 'text': int32[1, T]}, the same on every machine.
+    """Returns {'image': uint8[1, S, S, 3], 'text': int32[1, T], 'text_mask': bool[1, T]}, the same
+    on every machine.
 
     The text counts through the vocabulary for half its length, ends with the largest id (where CLIP
     pools) and is padded with 0.
@@ -25,7 +26,11 @@ def golden_inputs(image_size: int, context_length: int, vocab_size: int) -> dict
     text = np.zeros(context_length, np.int64)
     text[:end] = 1 + 7919 * np.arange(end) % max(1, vocab_size - 2)
     text[end] = vocab_size - 1
-    return {"image": image[None].astype(np.uint8), "text": text[None].astype(np.int32)}
+    return {
+        "image": image[None].astype(np.uint8),
+        "text": text[None].astype(np.int32),
+        "text_mask": np.arange(context_length)[None] <= end,
+    }
 
 
 def compare(expected: Mapping[str, np.ndarray], got: Mapping[str, np.ndarray], where: str) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 from einops import rearrange
 
 from vlp_jax.core.errors import UserError
-from vlp_jax.interop.rules import Family, Shapes, their_shapes
+from vlp_jax.interop.rules import Shapes, Table, their_shapes
 from vlp_jax.interop.tensors import State, Tensor
 
 PATH = "image/pos_embed"
@@ -23,7 +23,7 @@ def same_table(stored: np.ndarray, table: np.ndarray, dtype: str = "F32") -> boo
     """Whether a stored sine-cosine table float[N, D] is this one, to the rounding of the dtype (a
     name of tensors.py) in which it was stored.
     """
-    atol = 1e-5 + _SPACING.get(dtype, 0.0)
+    atol, stored = 1e-5 + _SPACING.get(dtype, 0.0), stored.astype(np.float32)
     return stored.shape == table.shape and np.allclose(stored, table, rtol=0, atol=atol)
 
 
@@ -52,7 +52,7 @@ def resize_pos_embed(
     return np.concatenate([kept, rearrange(grid, "h w d -> (h w) d")]).astype(np.float32)
 
 
-def resize_state(state: State, family: Family, expected: Shapes, antialias: bool) -> State:
+def resize_state(state: State, table: Table, expected: Shapes, antialias: bool) -> State:
     """Replaces a checkpoint's picture position embeddings by resized ones, and nothing else.
 
     Raises:
@@ -60,7 +60,7 @@ def resize_state(state: State, family: Family, expected: Shapes, antialias: bool
     """
     if PATH not in expected:
         raise UserError("--image-size: only a ViT's position embeddings can be resized")
-    ((name, shape),) = their_shapes(family, {PATH: expected[PATH]}).items()
+    ((name, shape),) = their_shapes(table, {PATH: expected[PATH]}).items()
     if name not in state or state[name].shape == shape:
         return state
     tensor, prefix = state[name], int("image/cls_token" in expected)

@@ -16,14 +16,20 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from vlp_jax.core.crops import CENTERS
 from vlp_jax.core.errors import UserError, nearest
 
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 HALF = (0.5, 0.5, 0.5)  # SigLIP
 SOURCE = {"alpha": "drop", "fill": 0, "share": 1.0}  # what no file of a release says
+_CLIP = SOURCE | {"mean": CLIP_MEAN, "std": CLIP_STD, "resample": "bicubic"}
+OPEN_CLIP, HF_CLIP = _CLIP | {"crop": "center"}, _CLIP | {"crop": "center_floor"}
+SIGLIP = SOURCE | {"mean": HALF, "std": HALF, "resample": "bicubic", "crop": "squash"}
+MAE = OPEN_CLIP | {"mean": IMAGENET_MEAN, "std": IMAGENET_STD}
+VIT = SIGLIP | {"resample": "bilinear"}
 
 _CROPS = {"shortest": "center", "squash": "squash", "longest": "pad"}  # resize_mode -> data/framing
-_SHARES = {"center": 1.0, "center_floor": 1.0, "center_875": 0.875}  # as data/framing.py
 _FILTERS = ("nearest", "lanczos", "bilinear", "bicubic", "box", "hamming")  # by Pillow's number
 _ALWAYS = dict(do_resize=True, do_pad=False, do_rescale=True, rescale_factor=1 / 255,
                do_normalize=True, do_center_crop=False, crop_size=224, resample=3)  # fmt: skip
@@ -34,14 +40,6 @@ _PROCESSORS: dict[str, dict[str, Any]] = {  # what a class does where its file i
     "Siglip": {**_ALWAYS, "size": _SQUARE, "image_mean": HALF, "image_std": HALF},
     "ViT": {**_ALWAYS, "size": _SQUARE, "resample": 2, "image_mean": HALF, "image_std": HALF},
 }  # fmt: skip
-
-
-def default_preprocessing(siglip: bool, hugging_face: bool = False) -> dict[str, Any]:
-    """Returns {mean, std, resample, crop, alpha, fill, share} of the release."""
-    if siglip:
-        return SOURCE | {"mean": HALF, "std": HALF, "resample": "bicubic", "crop": "squash"}
-    crop = "center_floor" if hugging_face else "center"
-    return SOURCE | {"mean": CLIP_MEAN, "std": CLIP_STD, "resample": "bicubic", "crop": crop}
 
 
 def for_model(said: Mapping[str, Any], image_size: int, where: str) -> dict[str, Any]:
@@ -147,7 +145,7 @@ def to_open_clip(preprocessing: Mapping[str, Any]) -> dict[str, Any]:
     """
     crop, method = preprocessing["crop"], preprocessing["resample"]
     modes = {ours: theirs for theirs, ours in _CROPS.items()} | {"center_floor": "shortest"}
-    share = _SHARES.get(crop, 1.0) * preprocessing.get("share", 1.0)
+    share = CENTERS.get(crop, 1.0) * preprocessing.get("share", 1.0)
     if crop not in modes or share != 1:
         what = f"{crop!r} of {share:.3g} of the shortest side" if share != 1 else repr(crop)
         raise UserError(f"--to=open_clip: its config cannot say the crop {what}")
@@ -162,21 +160,21 @@ def to_open_clip(preprocessing: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def to_hf(preprocessing: Mapping[str, Any], image_size: int, siglip: bool) -> dict[str, Any]:
-    """The inverse of `from_hf`.
+def to_hf(preprocessing: Mapping[str, Any], image_size: int, processor: str) -> dict[str, Any]:
+    """The inverse of `from_hf`; processor: CLIP, Siglip or ViT.
 
     Raises:
       UserError: a crop that no processor of Hugging Face makes.
     """
     square, crop = {"height": image_size, "width": image_size}, preprocessing["crop"]
-    if crop not in (*_SHARES, "squash"):
+    if crop not in (*CENTERS, "squash"):
         raise UserError(f"--to=hf: its config cannot say the crop {crop!r}")
-    share = _SHARES.get(crop, 1.0) * preprocessing.get("share", 1.0)
+    share = CENTERS.get(crop, 1.0) * preprocessing.get("share", 1.0)
     return {
-        "image_processor_type": "SiglipImageProcessor" if siglip else "CLIPImageProcessor",
+        "image_processor_type": f"{processor}ImageProcessor",
         "do_resize": True,
-        "size": {"shortest_edge": round(image_size / share)} if crop in _SHARES else square,
-        "do_center_crop": crop in _SHARES,
+        "size": {"shortest_edge": round(image_size / share)} if crop in CENTERS else square,
+        "do_center_crop": crop in CENTERS,
         "crop_size": square,
         "resample": _FILTERS.index(preprocessing["resample"]),
         "do_rescale": True,
@@ -188,13 +186,13 @@ def to_hf(preprocessing: Mapping[str, Any], image_size: int, siglip: bool) -> di
     }
 
 
-def unsaid(preprocessing: Mapping[str, Any], to: str) -> list[str]:
-    """Notes on what the other library does otherwise, which its config cannot say."""
+def unsaid(preprocessing: Mapping[str, Any], rounds: str) -> list[str]:
+    """Notes on what another library does otherwise, which its config cannot say; rounds: the crop
+    that it makes of an odd rest."""
     notes, crop = [], preprocessing["crop"]
     if preprocessing.get("alpha", "drop") != "drop":
         notes.append("transparent pictures are laid on white here; there their alpha is dropped")
-    rounds = "center_floor" if to == "hf" else "center"
-    if crop in _SHARES and crop != rounds:
+    if crop in CENTERS and crop != rounds:
         notes.append("a centre crop with an odd rest is cut one pixel beside ours there")
     return notes
 

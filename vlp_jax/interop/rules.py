@@ -17,7 +17,7 @@ import numpy as np
 from einops import rearrange
 
 from vlp_jax.core.errors import RunError, UserError
-from vlp_jax.interop.tensors import State
+from vlp_jax.interop.tensors import HALVES, State
 
 Shapes = Mapping[
     str, tuple[int, ...]
@@ -43,12 +43,12 @@ class Rule:
 
 
 @dataclasses.dataclass(frozen=True)
-class Family:
-    """A checkpoint family.
+class Table:
+    """The names of one kind of checkpoint.
 
     Attributes:
       name: for messages.
-      rules: the table; the first rule that matches a path counts.
+      rules: what pairs them with ours; the first rule that matches a path counts.
       ignored: regexes of names that hold no weights.
       counters: names written as int64 zero beside the path that they match, for loaders that insist
         on them.
@@ -103,11 +103,12 @@ class _Bound:
         return array[len(array) * start // of : len(array) * stop // of]
 
 
-def to_ours(family: Family, state: State, expected: Shapes, what: str) -> dict[str, np.ndarray]:
-    """Converts a checkpoint to our flat tree, float32.
+def to_ours(table: Table, state: State, expected: Shapes, what: str) -> dict[str, np.ndarray]:
+    """Converts a checkpoint to our flat tree; half precision stays in networks, all else (lone
+    numbers and batch statistics, too) becomes float32.
 
     Args:
-      family: the table.
+      table: the names.
       state: their tensors.
       expected: the shapes of our model.
       what: names file and architecture in messages.
@@ -116,25 +117,28 @@ def to_ours(family: Family, state: State, expected: Shapes, what: str) -> dict[s
       UserError: every missing, extra and wrong-shaped tensor, in one message; nothing has been read
         then.
     """
-    bound = _bind(family, expected)
-    check(family, state, expected, what)
-    return {
-        b.path: np.ascontiguousarray(
-            b.to_ours([[_numbers(state, name, b) for name in names] for names in b.names]),
-            dtype=np.float32,
-        ).reshape(b.shape)
-        for b in bound
-    }
+    bound = _bind(table, expected)
+    check(table, state, expected, what)
+    tree = {}
+    for b in bound:
+        arrays = [[_numbers(state, name, b) for name in names] for names in b.names]
+        if len({array.dtype for names in arrays for array in names}) > 1:
+            arrays = [[array.astype(np.float32) for array in names] for names in arrays]
+        found = b.to_ours(arrays)
+        network = b.shape and not b.path.startswith("batch_stats/")
+        kept = found.dtype if network and found.dtype in HALVES else np.float32
+        tree[b.path] = np.ascontiguousarray(found, dtype=kept).reshape(b.shape)
+    return tree
 
 
-def to_theirs(family: Family, tree: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+def to_theirs(table: Table, tree: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Converts our flat tree to their names and layouts.
 
     Raises:
-      UserError: paths that the family has no name for.
+      UserError: paths that the table has no name for.
     """
     parts: dict[str, list[tuple[int, np.ndarray]]] = {}
-    for b in _bind(family, {path: np.shape(array) for path, array in tree.items()}):
+    for b in _bind(table, {path: np.shape(array) for path, array in tree.items()}):
         arrays = b.to_theirs(np.asarray(tree[b.path]))
         for names, layer in zip(b.names, arrays, strict=True):
             for name, array in zip(names, layer, strict=True):
@@ -146,21 +150,21 @@ def to_theirs(family: Family, tree: Mapping[str, np.ndarray]) -> dict[str, np.nd
             np.ascontiguousarray(np.concatenate(pieces)) if len(pieces) > 1 else pieces[0].copy()
         )
     for path in tree:
-        for counter in family.counters:
+        for counter in table.counters:
             if (words := _match(counter.ours, path)) is not None:
                 state[counter.theirs.format(**words)] = np.zeros((), np.int64)
     return state
 
 
-def check(family: Family, state: State, expected: Shapes, what: str) -> None:
+def check(table: Table, state: State, expected: Shapes, what: str) -> None:
     """Compares names and shapes without reading a weight.
 
     Raises:
       UserError: one line per missing, extra or wrong-shaped tensor.
     """
-    wanted = their_shapes(family, expected)
+    wanted = their_shapes(table, expected)
     ignored = [
-        name for name in state if any(re.fullmatch(pattern, name) for pattern in family.ignored)
+        name for name in state if any(re.fullmatch(pattern, name) for pattern in table.ignored)
     ]
     present = set(state) - set(ignored)
     lines = [
@@ -181,11 +185,11 @@ def check(family: Family, state: State, expected: Shapes, what: str) -> None:
         raise UserError("\n".join([f"{what}: {counts}", *lines]))
 
 
-def their_shapes(family: Family, expected: Shapes) -> dict[str, tuple[int, ...]]:
+def their_shapes(table: Table, expected: Shapes) -> dict[str, tuple[int, ...]]:
     """Names and shapes that this family's checkpoint has for a model of `expected` shapes."""
     hollow = {path: np.broadcast_to(np.float32(0), shape) for path, shape in expected.items()}
     shapes: dict[str, tuple[int, ...]] = {}
-    for b in _bind(family, expected):
+    for b in _bind(table, expected):
         for names, layer in zip(b.names, b.to_theirs(hollow[b.path]), strict=True):
             for name, array in zip(names, layer, strict=True):
                 first = shapes[name][0] if name in shapes else 0
@@ -195,17 +199,17 @@ def their_shapes(family: Family, expected: Shapes) -> dict[str, tuple[int, ...]]
     return shapes
 
 
-def _bind(family: Family, expected: Shapes) -> list[_Bound]:
+def _bind(table: Table, expected: Shapes) -> list[_Bound]:
     bound, unknown = [], []
     for path, shape in expected.items():
-        for rule in family.rules:
+        for rule in table.rules:
             if (words := _match(rule.ours, path)) is not None:
                 bound.append(_bound(rule, path, tuple(shape), words))
                 break
         else:
             unknown.append(path)
     if unknown:
-        raise UserError(f"{family.name} has no place for: {', '.join(unknown)}")
+        raise UserError(f"{table.name} has no place for: {', '.join(unknown)}")
     return bound
 
 
@@ -232,21 +236,22 @@ def _squeeze(shape: Sequence[int]) -> tuple[int, ...]:
 
 
 def _numbers(state: State, name: str, bound: _Bound) -> np.ndarray:
-    array = state[name].read().astype(np.float32)
+    array = state[name].read()
     return (
         array.reshape([1] * len(bound.layout.split("->")[0].split())) if not bound.shape else array
     )
 
 
-def prove_names(family: Family, state: State, arrays: Mapping[str, np.ndarray], where: str) -> None:
+def prove_names(table: Table, state: State, arrays: Mapping[str, np.ndarray], where: str) -> None:
     """Maps our tree back and compares with the input, bit for bit.
 
     Raises:
       RunError: a tensor that differs, of the file `where`.
     """
-    for name, array in to_theirs(family, arrays).items():
+    for name, array in to_theirs(table, arrays).items():
         if name not in state or array.dtype == np.int64:
             continue
         original = state[name].read().astype(np.float32)
-        if not np.array_equal(original.reshape(array.shape), array, equal_nan=True):
+        mapped = array.astype(np.float32)
+        if not np.array_equal(original.reshape(array.shape), mapped, equal_nan=True):
             raise RunError(f"{where}: {name} does not survive the way there and back")

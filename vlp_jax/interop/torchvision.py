@@ -5,10 +5,10 @@ Their stem pads its max-pool on both sides, `pool_padding="torch"` of models/res
 exists to hold this table and nothing else.
 """
 
-from vlp_jax.interop.open_clip import counters, residual_stages
-from vlp_jax.interop.rules import Family
+from vlp_jax.interop.resnet import counters, residual_stages
+from vlp_jax.interop.rules import Table
 
-RESNET = Family(
+RESNET = Table(
     "torchvision ResNet",
     residual_stages(""),
     ignored=(r".*num_batches_tracked", r"fc\..*"),

@@ -13,6 +13,7 @@ from vlp_jax.core.errors import UserError
 from vlp_jax.core.schema import Size
 from vlp_jax.core.types import Array
 from vlp_jax.nn.attention import Project, attend
+from vlp_jax.nn.conv import ConvNorm
 from vlp_jax.nn.precision import DTYPES
 
 
@@ -21,39 +22,7 @@ def average_pool(x: Array, side: int) -> Array:
     return nn.avg_pool(x, (side, side), (side, side)) if side > 1 else x
 
 
-class ConvNorm(nn.Module):
-    """A bias-free convolution followed by BatchNorm; the pair is named `NAME` and `BN_NAME` in the
-    parent's scope.
-    """
-
-    features: int
-    kernel: int
-    train: bool
-    stride: int = 1
-    zero_scale: bool = False
-    dtype: jnp.dtype = jnp.float32
-
-    @nn.compact
-    def __call__(self, x: Array) -> Array:
-        pad = self.kernel // 2
-        size, stride = (self.kernel, self.kernel), (self.stride, self.stride)
-        x = nn.Conv(
-            self.features,
-            size,
-            stride,
-            padding=[(pad, pad)] * 2,
-            use_bias=False,
-            dtype=self.dtype,
-            name="conv",
-        )(x)
-        scale = nn.initializers.zeros if self.zero_scale else nn.initializers.ones
-        norm = nn.BatchNorm(
-            momentum=0.9, epsilon=1e-5, dtype=self.dtype, scale_init=scale, name="bn"
-        )
-        return norm(x, use_running_average=not self.train)
-
-
-class Bottleneck(nn.Module):
+class _Bottleneck(nn.Module):
     """1x1, 3x3, average pool, 1x1 with a residual; the shortcut pools before its 1x1
     convolution.
     """
@@ -76,7 +45,7 @@ class Bottleneck(nn.Module):
         return nn.relu(out + x)
 
 
-class QueryPool(nn.Module):
+class _QueryPool(nn.Module):
     """Attention pooling whose only query is the mean token. [B, H, W, C] -> [B, E]"""
 
     num_heads: int
@@ -151,8 +120,8 @@ class ModifiedResNet(nn.Module):
             for index in range(count):
                 stride = 2 if stage and not index else 1
                 name = f"stage{stage + 1}_block{index}"
-                x = Bottleneck(self.width * 2**stage, stride, train, dtype, name=name)(x)
-        pooled = QueryPool(self.width // 2, self.embed_dim, dtype, name="attnpool")(x).astype(
+                x = _Bottleneck(self.width * 2**stage, stride, train, dtype, name=name)(x)
+        pooled = _QueryPool(self.width // 2, self.embed_dim, dtype, name="attnpool")(x).astype(
             jnp.float32
         )
         return pooled, {"tokens": rearrange(x, "b h w c -> b (h w) c"), "pooled": pooled}

@@ -12,7 +12,7 @@ from einops import rearrange
 
 from vlp_jax.core.errors import UserError, nearest
 from vlp_jax.core.types import Array
-from vlp_jax.models.resnet import ConvNorm
+from vlp_jax.nn.conv import ConvNorm, SelectiveKernel
 from vlp_jax.nn.precision import DTYPES
 
 LAYERS = {  # blocks per stage
@@ -47,34 +47,7 @@ def short_pool(x: Array, stride: int) -> Array:
     return nn.avg_pool(x, (2, 2), (stride, stride), ((0, 1), (0, 1)))
 
 
-class SelectiveKernel(nn.Module):
-    """Two 3x3 streams mixed by a softmax per channel of their pooled sum (arXiv:1903.06586 in the
-    form of SimCLRv2).
-    """
-
-    features: int
-    stride: int
-    ratio: float
-    train: bool
-    dtype: jnp.dtype = jnp.float32
-
-    @nn.compact
-    def __call__(self, x: Array) -> Array:
-        def conv(features: int, kernel: int, stride: int, name: str) -> ConvNorm:
-            return ConvNorm(features, kernel, self.train, stride, dtype=self.dtype, name=name)
-
-        x = nn.relu(conv(2 * self.features, 3, self.stride, "streams")(x))
-        x = rearrange(x, "b h w (two c) -> two b h w c", two=2)
-        middle = max(int(self.features * self.ratio), 32)
-        pooled = x.sum(0).mean((1, 2), keepdims=True)  # [B, 1, 1, C]
-        pooled = nn.relu(conv(middle, 1, 1, "squeeze")(pooled))
-        mix = nn.Conv(2 * self.features, (1, 1), use_bias=False, dtype=self.dtype, name="mix")
-        mixing = rearrange(mix(pooled), "b h w (two c) -> two b h w c", two=2)
-        mixing = jax.nn.softmax(mixing.astype(jnp.float32), axis=0).astype(x.dtype)
-        return (x * mixing).sum(0)  # [B, H, W, C]
-
-
-class Block(nn.Module):
+class _Block(nn.Module):
     """A residual block: two 3x3 convolutions, or with expand = 4 a bottleneck 1x1, 3x3, 1x1."""
 
     planes: int
@@ -195,7 +168,7 @@ class ResNet(nn.Module):
         x, out = self._stem(images.astype(dtype), train, dtype), {}
         for name, planes, stride in self.blocks():
             sizes = (planes, stride, self.expand, self.sk_ratio, train, dtype)
-            x = Block(*sizes, name=name)(x)
+            x = _Block(*sizes, name=name)(x)
             out[name.split("_")[0]] = x  # the last block of a stage stays
         # jaxlib 0.12's CPU would pool bfloat16 inside the last stage, and get NaN.
         x = jax.lax.optimization_barrier(x)

@@ -3,6 +3,8 @@
 The file exists as the one text encoder of the dual-encoder methods.
 """
 
+from typing import ClassVar
+
 import flax.linen as nn
 import jax.numpy as jnp
 
@@ -27,6 +29,8 @@ class TextTransformer(nn.Module):
       head_bias: bias of the projection (SigLIP).
       The others: see nn/transformer.py StackConfig.
     """
+
+    masked: ClassVar[bool] = False  # reads its padding, or never sees it
 
     vocab_size: Size = 49408
     context_length: Size = 77

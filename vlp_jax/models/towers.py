@@ -1,7 +1,7 @@
 """Builds an image or text tower from its config mapping, by name.
 
-The file exists so that methods choose networks by config and a typo in a tower's config is one
-clear line.
+A network's name is that of its file, models/NAME.py, which holds one public module. The file exists
+so that methods choose networks by config and a typo in a tower's config is one clear line.
 """
 
 from collections.abc import Mapping
@@ -9,19 +9,34 @@ from typing import Any
 
 import flax.linen as nn
 
-from vlp_jax.core.errors import UserError, nearest
+from vlp_jax.core import dispatch
+from vlp_jax.core.errors import UserError
 from vlp_jax.core.schema import build, plain
-from vlp_jax.models.resnet import ModifiedResNet
-from vlp_jax.models.resnet_v1 import ResNet
-from vlp_jax.models.text import TextTransformer
-from vlp_jax.models.vit import ViT
 
-TOWERS: dict[str, type[nn.Module]] = {
-    "vit": ViT,
-    "resnet": ModifiedResNet,
-    "resnet_v1": ResNet,
-    "text": TextTransformer,
-}
+
+def network(name: str, flag: str) -> type[nn.Module]:
+    """The class of models/NAME.py.
+
+    Raises:
+      UserError: no such file, or none with one public module; the message names `flag`.
+    """
+    module = dispatch.load("models", name, flag)
+    own = [
+        value
+        for key, value in vars(module).items()
+        if isinstance(value, type)
+        and issubclass(value, nn.Module)
+        and value.__module__ == module.__name__
+        and not key.startswith("_")
+    ]
+    if len(own) != 1:
+        raise UserError(f"{flag}: {name!r} is no network (models/{name}.py has {len(own)})")
+    return own[0]
+
+
+def name_of(net: nn.Module) -> str:
+    """The name under which `network` finds the class of `net`."""
+    return type(net).__module__.rpartition(".")[2]
 
 
 def make_tower(config: Mapping[str, Any], where: str, **fields: Any) -> nn.Module:
@@ -38,11 +53,9 @@ def make_tower(config: Mapping[str, Any], where: str, **fields: Any) -> nn.Modul
       UserError: unknown tower or field.
     """
     config = plain(config)
-    name = config.pop("name", None)
-    if name not in TOWERS:
-        raise UserError(f"{where}.name: unknown {name!r}{nearest(str(name), TOWERS)}")
+    kind = network(str(config.pop("name", None)), f"{where}.name")
     if not config.pop("project", True):
         fields["embed_dim"] = 0
-    known = TOWERS[name].__dataclass_fields__
+    known = kind.__dataclass_fields__
     defaults = {key: value for key, value in fields.items() if key in known}
-    return build(TOWERS[name], {**defaults, **config}, where)
+    return build(kind, {**defaults, **config}, where)

@@ -1,7 +1,7 @@
 """Vision Transformer (arXiv:2010.11929) with the switches of CLIP, SigLIP, big_vision and MAE.
 
 The file exists as the one image transformer of the package; the released sizes are in
-clip_archs.py.
+archs/.
 """
 
 import flax.linen as nn
@@ -15,7 +15,7 @@ from vlp_jax.nn.dropout import patch_dropout
 from vlp_jax.nn.frozen import keys_beside
 from vlp_jax.nn.init import token_init
 from vlp_jax.nn.patches import PatchEmbed
-from vlp_jax.nn.pooling import AttentionPool
+from vlp_jax.nn.pooling import AttentionPool, Pooler
 from vlp_jax.nn.positions import sincos_table
 from vlp_jax.nn.precision import DTYPES
 from vlp_jax.nn.transformer import LayerNorm, StackConfig, run_blocks
@@ -39,6 +39,7 @@ class ViT(nn.Module):
       pos_embed: `learned`, or `sincos` (nn/positions.py), which has no parameter.
       pre_norm: LayerNorm before the blocks (CLIP has it, SigLIP and MAE have not).
       conv_bias, head_bias: biases of patch embedding and projection.
+      pooler: gives "pooler" beside the embedding (nn/pooling.py Pooler).
       patch_dropout: fraction of patches dropped in training (FLIP).
       The others: see nn/transformer.py StackConfig.
     """
@@ -56,6 +57,7 @@ class ViT(nn.Module):
     pre_norm: bool = True
     conv_bias: bool = False
     head_bias: bool = False
+    pooler: bool = False
     patch_dropout: Rate = 0.0
     activation: str = "gelu"
     norm_eps: float = 1e-5
@@ -122,7 +124,7 @@ class ViT(nn.Module):
 
         Returns:
           (embedding float32[B, E], {"tokens": [B, N, D] before the last norm, "pooled": float32[B,
-          D]}).
+          D]} and, where there is one, "pooler": float32[B, D]).
 
         Raises:
           UserError: pictures of another size than the position embeddings, or an unknown pool or
@@ -141,6 +143,9 @@ class ViT(nn.Module):
         tokens = run_blocks(self.stack_config(), x, None, rngs.fold(rng, "blocks"))
         pooled = self._pool(tokens).astype(jnp.float32)
         out = {"tokens": tokens, "pooled": pooled}
+        if self.pooler:
+            first = pooled[:, 0] if pooled.ndim == 3 else pooled
+            out["pooler"] = Pooler(name="pooler")(first)
         if not self.embed_dim:
             return pooled, out
         scale = nn.initializers.normal(self.width**-0.5)

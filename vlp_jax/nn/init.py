@@ -1,7 +1,8 @@
 """Weight initialisation of transformer blocks, by name.
 
 `clip` is the text tower of openai/CLIP (`initialize_parameters`), `torch` is what its image tower
-is left at (framework defaults), `xavier` is the ViT of big_vision, `mae` that of MAE. The file
+is left at (framework defaults), `xavier` is the ViT of big_vision, `mae` that of MAE, `bert` is
+normal(0.02) everywhere. The file
 exists because a tower initialised with another tower's rule trains, only worse.
 """
 
@@ -73,7 +74,13 @@ def _mae(width: int, hidden: int, layers: int) -> BlockInit:
     return BlockInit(qkv=fused, out=square, fc1=tall, fc2=tall)
 
 
-_RULES = {"clip": _clip, "torch": _torch, "xavier": _xavier, "mae": _mae}
+def _bert(width: int, hidden: int, layers: int) -> BlockInit:
+    del width, hidden, layers
+    normal = jinit.normal(0.02)
+    return BlockInit(qkv=normal, out=normal, fc1=normal, fc2=normal)
+
+
+_RULES = {"clip": _clip, "torch": _torch, "xavier": _xavier, "mae": _mae, "bert": _bert}
 
 
 def linear_init(name: str, fan_in: int, width: int) -> Init:

@@ -48,7 +48,19 @@ class AttentionPool(nn.Module):
         return x + mlp(LayerNorm(self.norm_eps, self.dtype, name="norm")(x))
 
 
-def pool_text(tokens: Array, ids: Array, pool: str) -> Array:
+class Pooler(nn.Module):
+    """tanh of a linear layer on the first token's vector [B, D], which BERT learned on pairs of
+    sentences (arXiv:1810.04805).
+    """
+
+    @nn.compact
+    def __call__(self, first: Array) -> Array:
+        init = nn.initializers.normal(0.02)
+        dense = nn.Dense(first.shape[-1], kernel_init=init, name="dense")
+        return jnp.tanh(dense(first.astype(jnp.float32)))
+
+
+def pool_text(tokens: Array, ids: Array, pool: str, mask: Array | None = None) -> Array:
     """Picks the vector of a text.
 
     Args:
@@ -56,6 +68,7 @@ def pool_text(tokens: Array, ids: Array, pool: str) -> Array:
       ids: int32[B, T]; 0 is padding.
       pool: `argmax`: position of the largest id, the first end token in CLIP's vocabulary; `last`,
         `first`: the position's name; `mean`: over positions that are not padding.
+      mask: bool[B, T], True where a token is real; without it padding is id 0.
 
     Returns:
       float[B, D]. Worked example: ids [49406, 320, 49407, 0] pool position 2 under `argmax`.
@@ -71,6 +84,6 @@ def pool_text(tokens: Array, ids: Array, pool: str) -> Array:
     if pool == "first":
         return tokens[:, 0]
     if pool == "mean":
-        used = (ids != 0).astype(tokens.dtype)[:, :, None]
+        used = (ids != 0 if mask is None else mask).astype(tokens.dtype)[:, :, None]
         return (tokens * used).sum(1) / jnp.maximum(used.sum(1), 1)
     raise UserError(f"text.pool: unknown {pool!r}{nearest(pool, TEXT_POOLS)}")

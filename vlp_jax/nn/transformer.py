@@ -1,4 +1,4 @@
-"""Pre-norm transformer blocks, stacked on a leading axis and run by one scan that may be unrolled.
+"""Transformer blocks, stacked on a leading axis and run by one scan that may be unrolled.
 
 The stack keeps every weight as [L, ...]: pods compile one block, small runs unroll it
 (`unroll=True`), checkpoints and sharding rules see the same tree either way. The file exists as the
@@ -36,6 +36,7 @@ class StackConfig:
       dtype, remat: names of nn/precision.py.
       unroll: compile every layer separately instead of one loop body.
       causal, attention: see nn/attention.py attend (`attention` is its implementation).
+      post_norm: norms follow the sums, as in BERT; else they stand before the branches.
     """
 
     width: int
@@ -53,6 +54,7 @@ class StackConfig:
     unroll: bool = False
     causal: bool = False
     attention: str = "auto"
+    post_norm: bool = False
 
     def block_init(self) -> BlockInit:
         """The initialisers of one block."""
@@ -124,7 +126,9 @@ class Mlp(nn.Module):
 
 
 class Block(nn.Module):
-    """x += attention(norm1(x)); x += mlp(norm2(x)). Shaped as a scan body: returns (x, None)."""
+    """x += attention(norm1(x)); x += mlp(norm2(x)), or under post_norm x = norm1(x + attention(x));
+    x = norm2(x + mlp(x)). Shaped as a scan body: returns (x, None).
+    """
 
     config: StackConfig
 
@@ -147,12 +151,17 @@ class Block(nn.Module):
         heads = (c.num_heads, c.head_dim or c.width // c.num_heads)
         how = (init.qkv, init.out, dtype, c.causal, c.attention)
         attention = SelfAttention(*heads, *how, name="attn")
-        x = residual(x, attention(LayerNorm(c.norm_eps, dtype, name="norm1")(x), mask), "attn")
+        norm1, norm2 = (LayerNorm(c.norm_eps, dtype, name=name) for name in ("norm1", "norm2"))
+        if c.post_norm:
+            x = norm1(residual(x, attention(x, mask), "attn"))
+        else:
+            x = residual(x, attention(norm1(x), mask), "attn")
         x = barrier(x)
         inits = (init.fc1, init.fc1_bias, init.fc2, init.fc2_bias)
         mlp = Mlp(c.hidden, c.activation, inits, dtype, name="mlp")
-        x = residual(x, mlp(LayerNorm(c.norm_eps, dtype, name="norm2")(x)), "mlp")
-        return x, None
+        if c.post_norm:
+            return norm2(residual(x, mlp(x), "mlp")), None
+        return residual(x, mlp(norm2(x)), "mlp"), None
 
 
 def barrier(x: Array) -> Array:
@@ -179,7 +188,7 @@ def run_blocks(
       rng: key[B], or None for no dropout.
 
     Returns:
-      float[B, T, D] in the compute dtype, not normalised.
+      float[B, T, D] in the compute dtype, not normalised but under post_norm.
     """
     pick(DTYPES, config.dtype, "dtype")
     stacked = nn.scan(

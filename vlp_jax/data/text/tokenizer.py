@@ -74,6 +74,15 @@ class Tokenizer:
             row[: len(ids)] = ids
         return rows
 
+    def mask(self, rows: np.ndarray) -> np.ndarray:
+        """bool[N, T] of rows of ids int32[N, T] as calls give them: True up to a text's end. Worked
+        example with padding 0: [7, 3, 0, 0] gives [1, 1, 0, 0].
+        """
+        real = rows != self.pad_id
+        after = np.where(real.any(1), rows.shape[1] - np.argmax(real[:, ::-1], axis=1), 0)
+        after += self.pad_id == self.eot_id  # the end itself looks like padding
+        return np.arange(rows.shape[1]) < after[:, None]
+
     def _row(self, text: str) -> list[int]:
         room = self.context_length - len(self.prefix) - len(self.suffix)
         return [*self.prefix, *self.encode(text, room)[:room], *self.suffix]

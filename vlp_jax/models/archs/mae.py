@@ -35,6 +35,14 @@ def mae_tower(
     )
 
 
+def _arch(name: str) -> dict[str, Any]:
+    decoder = dict(num_layers=8, width=512, num_heads=16)
+    return {"image": mae_tower(224, *_SIZES[name]), "decoder": decoder}
+
+
+ARCHS: dict[str, dict[str, Any]] = {name: _arch(name) for name in NAMES}
+
+
 def mae_arch(name: str) -> dict[str, Any]:
     """{image, decoder} of a released size; the decoder is the same in all.
 
@@ -43,5 +51,4 @@ def mae_arch(name: str) -> dict[str, Any]:
     """
     if name not in _SIZES:
         raise UserError(f"MAE size: unknown {name!r}{nearest(name, NAMES)}")
-    decoder = dict(num_layers=8, width=512, num_heads=16)
-    return {"image": mae_tower(224, *_SIZES[name]), "decoder": decoder}
+    return _arch(name)

@@ -1,0 +1,157 @@
+"""Checkpoints in and out: a released one to a folder of ours, and ours, or any, to another
+library's files; offline, without PyTorch, and proven.
+
+The file exists as what `python -m vlp_jax convert` and a notebook call.
+"""
+
+import os
+from typing import Any
+
+import numpy as np
+
+from vlp_jax.api import export as writing
+from vlp_jax.api.model import load_converted, load_workdir, tokenizer_name
+from vlp_jax.api.released import Parts, cast, read_released
+from vlp_jax.core.errors import UserError, nearest
+from vlp_jax.core.pytree import flatten
+from vlp_jax.interop import folder
+from vlp_jax.interop.family import families
+from vlp_jax.interop.wrapped import CHOICES
+from vlp_jax.methods.base import make_method
+from vlp_jax.nn.precision import DTYPES
+
+OURS = "vlp_jax"
+
+
+def convert(
+    source: str,
+    out: str,
+    arch: str = "",
+    *,
+    to: str = OURS,
+    image_size: int = 0,
+    tokenizer: str = "",
+    weights: str = "",
+    dtype: str = "",
+) -> dict[str, Any]:
+    """Converts a checkpoint.
+
+    Args:
+      source: a file or folder of a family of interop/families; with `to`, also one of our folders
+        or training runs.
+      out: the folder to write (or a .safetensors file where the library loads it alone).
+      arch: the architecture's name; "": what the config beside the weights says.
+      to: vlp_jax, or another library's form (api/export.py `formats`).
+      image_size: resize a ViT's position embeddings to pictures of so many pixels; 0 keeps them.
+      tokenizer: tokenizer.json, spm:FILE, clip or bytes; "": found beside the source.
+      weights: raw or ema, where the source holds both; "": a run's average, a file's raw weights.
+      dtype: float32, bfloat16 or float16 of the written networks; "": as the source.
+
+    Returns:
+      {input, output, to, arch, source, tensors, parameters, dtypes, notes, proof}.
+
+    Raises:
+      UserError: an unknown name, an input that is refused or does not fit (every mismatch is
+        listed), an output that is in the way. RunError: the disk, a proof that fails.
+    """
+    forms = (OURS, *writing.formats())
+    for flag, value, known in (
+        ("--to: unknown format", to, forms),
+        ("--weights: unknown", weights, ("", *CHOICES)),
+        ("--dtype: unknown", dtype, ("", *DTYPES)),
+    ):
+        if value not in known:
+            raise UserError(f"{flag} {value!r}{nearest(value, [name for name in known if name])}")
+    if to == OURS:
+        folder.check_writable(out)
+    else:
+        writing.check_writable(out, to)
+    if folder.is_folder(source):
+        parts = _cast(_ours(source, arch, to), dtype)
+    elif os.path.isdir(os.path.join(source, "checkpoints")):
+        parts = _cast(_run(source, arch, to, weights), dtype)
+    else:
+        parts = read_released(source, arch, image_size, tokenizer, weights, dtype)
+    proof = _write(out, parts) if to == OURS else _export(out, to, parts)
+    sizes = {path: a.size for path, a in parts.arrays.items() if not path.startswith("batch_stats")}
+    return {
+        "input": source,
+        "output": out,
+        "to": to,
+        "arch": parts.manifest["arch"],
+        "source": parts.manifest["source"],
+        "tensors": len(parts.arrays),
+        "parameters": sum(sizes.values()),
+        "dtypes": sorted({str(array.dtype) for array in parts.arrays.values()}),
+        "notes": parts.notes,
+        "proof": proof,
+    }
+
+
+def export(source: str, out: str, to: str, **how: str) -> dict[str, Any]:
+    """`convert` to another library's form: export("OUT", "BACK", to="open_clip")."""
+    return convert(source, out, to=to, **how)
+
+
+def _cast(parts: Parts, dtype: str) -> Parts:
+    method = make_method(parts.manifest["method"])
+    return parts._replace(arrays=cast(method, parts.arrays, dtype))
+
+
+def _write(out: str, parts: Parts) -> str:
+    """Our folder, opened once more."""
+    folder.write_folder(out, parts.arrays, parts.manifest, parts.files)
+    try:
+        load_converted(out)
+    except Exception:
+        folder.remove(out)
+        raise
+    return "mapped back it is the input bit for bit; the written folder gives the golden embeddings"
+
+
+def _export(out: str, to: str, parts: Parts) -> str:
+    """Another library's files."""
+    spec = dict(parts.manifest.get("tokenizer", {"name": ""}))
+    name = spec["name"].removeprefix("spm:")  # under the name of the file that it is
+    spec["name"] = spec["name"].removesuffix(name) + parts.files.get(name, name)
+    parts.notes.extend(writing.write(out, to, parts.arrays, {**parts.manifest, "tokenizer": spec}))
+    proof = "the written weights, read back, are ours bit for bit"
+    if any(family.config_name for family in families().values() if family.to == to):
+        proof += "; what its library builds of the written config is ours, switch by switch"
+    return proof
+
+
+def _ours(source: str, arch: str, to: str) -> Parts:
+    """A converted folder, for another library."""
+    arrays, manifest = folder.read_folder(source)
+    if arch and arch != manifest["arch"]:
+        raise UserError(f"--arch: {source} holds {manifest['arch']}, not {arch}")
+    if to == OURS:
+        others = writing.formats()
+        shown = f"{', '.join(others[:-1])} or {others[-1]}"
+        raise UserError(f"{source}: is converted already; give --to={shown}")
+    spec = dict(manifest["tokenizer"])
+    spec["name"] = tokenizer_name(source, spec["name"])
+    return Parts(arrays, {**manifest, "tokenizer": spec}, [], {})
+
+
+def _run(source: str, arch: str, to: str, weights: str) -> Parts:
+    """The newest checkpoint of a training workdir, for another library."""
+    if to == OURS:
+        raise UserError(f"{source}: is a training run, which every command opens as it is")
+    model = load_workdir(source, average=weights != "raw")
+    averaged = model.config["ema_decay"] > 0
+    if weights == "ema" and not averaged:
+        raise UserError(f"--weights=ema: {source} keeps no average (ema_decay=0)")
+    notes = []
+    if averaged and not weights:
+        notes = ["the moving average is taken; --weights=raw takes the weights themselves"]
+    arrays = {path: np.asarray(a) for path, a in flatten({**model.params, **model.extra}).items()}
+    manifest = {
+        "arch": arch or f"step {model.config['step']}",
+        "source": "workdir",
+        "method": model.config["method"],
+        "preprocessing": model.preprocessing,
+        "tokenizer": model.tokenizer_spec,
+    }
+    return Parts(arrays, manifest, notes, {})

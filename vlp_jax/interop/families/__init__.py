@@ -1,0 +1,1 @@
+"""One released family per file, found by its name."""

@@ -1,0 +1,104 @@
+"""One network alone: a ViT or a BERT that was released without a second tower or an objective.
+
+The file exists so that such a network converts, loads and embeds like every model, and other
+methods take it by `init_from` or as a frozen part.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from functools import cached_property
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from vlp_jax.core.errors import UserError
+from vlp_jax.core.fields import Field, Text
+from vlp_jax.core.inputs import Aux, Inputs, Vars
+from vlp_jax.core.types import Array
+from vlp_jax.losses.contrastive import unit
+from vlp_jax.methods.base import Function, Part
+from vlp_jax.methods.kits.trunk import Trunk
+from vlp_jax.models.bert import BERT
+from vlp_jax.models.flops import tower_flops
+from vlp_jax.models.vit import ViT
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Encoder(Trunk):
+    """One part, `image` or `text`, and nothing that trains it.
+
+    Attributes:
+      image, text: the one network (models/towers.py); the others: see Trunk.
+    """
+
+    image: Mapping[str, Any] | None = None
+    text: Mapping[str, Any] | None = None
+
+    def __post_init__(self) -> None:
+        """Raises UserError unless there is one of image and text."""
+        if (self.image is None) == (self.text is None):
+            raise UserError("method: encoder is one network, method.image or method.text")
+
+    @property
+    def side(self) -> str:
+        """image or text."""
+        return "text" if self.image is None else "image"
+
+    @cached_property
+    def text_tower(self) -> nn.Module:
+        """The text network."""
+        return self.tower("text")
+
+    def fields(self) -> dict[str, Field]:
+        """image or text."""
+        if self.side == "image":
+            return super().fields()
+        tower = self.text_tower
+        return {"text": Text(tower.context_length, tower.vocab_size, mask=tower.masked)}
+
+    def parts(self) -> dict[str, Part]:
+        """The network."""
+        if self.side == "image":
+            return super().parts()
+        ids = jax.ShapeDtypeStruct((1, self.text_tower.context_length), jnp.int32)
+        return {"text": Part(self.text_tower, (ids,))}
+
+    def encode(self, v: Vars, x: Inputs) -> tuple[Any, Aux]:
+        """Raises UserError: nothing here trains."""
+        raise UserError(
+            "method.name=encoder: a network alone has no loss; name its folder in init_from of a"
+            " method that has one"
+        )
+
+    def run(self, v: Vars, x: Inputs, net: nn.Module | None = None) -> tuple[Array, dict]:
+        """The network, or another form of it, on the field: (embedding float32[B, E], outputs)."""
+        if self.side == "image":
+            return self.apply("image", v, x, self.prepare(x.batch["image"], None), net=net)
+        mask = {"mask": x.batch.get("text_mask")} if self.text_tower.masked else {}
+        return self.apply("text", v, x, x.batch["text"], net=net, **mask)
+
+    def functions(self) -> dict[str, Function]:
+        """features: float32[B, D], what the network pools; embed_image or embed_text: float32[B,
+        E] of unit norm; tokens: float32[B, T, D], the last states; pooler: float32[B, D] where the
+        network has one.
+        """
+        net, whole = self.parts()[self.side].net, None
+        if isinstance(net, ViT):  # its own tokens lack the last norm
+            whole = net.clone(pool="none", cls_token=net.has_cls)
+        last = "tokens" if whole is None else "pooled"
+        found = {
+            "features": lambda v, x: self.run(v, x)[1]["pooled"],
+            f"embed_{self.side}": lambda v, x: unit(self.run(v, x)[0]),
+            "tokens": lambda v, x: self.run(v, x, whole)[1][last],
+        }
+        if isinstance(net, ViT | BERT) and net.pooler:
+            found["pooler"] = lambda v, x: self.run(v, x)[1]["pooler"]
+        return {name: Function(run, self.fields()) for name, run in found.items()}
+
+    def flops(self, text_length: int | None = None) -> float:
+        """Forward FLOPs of one picture or text."""
+        if self.side == "image":
+            return super().flops()
+        return tower_flops(self.text_tower, text_length)

@@ -1,0 +1,70 @@
+"""Convolutions with their BatchNorm, and selective kernels: the layers of the ResNets.
+
+The file exists because two networks share them.
+"""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from einops import rearrange
+
+from vlp_jax.core.types import Array
+
+
+class ConvNorm(nn.Module):
+    """A bias-free convolution followed by BatchNorm; the pair is named `NAME` and `BN_NAME` in the
+    parent's scope.
+    """
+
+    features: int
+    kernel: int
+    train: bool
+    stride: int = 1
+    zero_scale: bool = False
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        pad = self.kernel // 2
+        size, stride = (self.kernel, self.kernel), (self.stride, self.stride)
+        x = nn.Conv(
+            self.features,
+            size,
+            stride,
+            padding=[(pad, pad)] * 2,
+            use_bias=False,
+            dtype=self.dtype,
+            name="conv",
+        )(x)
+        scale = nn.initializers.zeros if self.zero_scale else nn.initializers.ones
+        norm = nn.BatchNorm(
+            momentum=0.9, epsilon=1e-5, dtype=self.dtype, scale_init=scale, name="bn"
+        )
+        return norm(x, use_running_average=not self.train)
+
+
+class SelectiveKernel(nn.Module):
+    """Two 3x3 streams mixed by a softmax per channel of their pooled sum (arXiv:1903.06586 in the
+    form of SimCLRv2).
+    """
+
+    features: int
+    stride: int
+    ratio: float
+    train: bool
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        def conv(features: int, kernel: int, stride: int, name: str) -> ConvNorm:
+            return ConvNorm(features, kernel, self.train, stride, dtype=self.dtype, name=name)
+
+        x = nn.relu(conv(2 * self.features, 3, self.stride, "streams")(x))
+        x = rearrange(x, "b h w (two c) -> two b h w c", two=2)
+        middle = max(int(self.features * self.ratio), 32)
+        pooled = x.sum(0).mean((1, 2), keepdims=True)  # [B, 1, 1, C]
+        pooled = nn.relu(conv(middle, 1, 1, "squeeze")(pooled))
+        mix = nn.Conv(2 * self.features, (1, 1), use_bias=False, dtype=self.dtype, name="mix")
+        mixing = rearrange(mix(pooled), "b h w (two c) -> two b h w c", two=2)
+        mixing = jax.nn.softmax(mixing.astype(jnp.float32), axis=0).astype(x.dtype)
+        return (x * mixing).sum(0)  # [B, H, W, C]
