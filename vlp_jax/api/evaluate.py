@@ -49,24 +49,29 @@ def eval_config(checkpoint: str, spec: str | None, overrides: dict[str, str], on
     return config
 
 
-def evaluate(checkpoint: str, config: Any) -> tuple[dict[str, Any], float]:
-    """Runs the evaluators. Returns ({name: Result}, exp(logit_scale))."""
+def evaluate(checkpoint: str, config: Any, sharding: str = "") -> tuple[dict[str, Any], float]:
+    """Runs the evaluators. Returns ({name: Result}, exp(logit_scale)).
+
+    sharding: a preset for the weights (see load_model); "" puts them whole on every device.
+    """
     import jax
     import numpy as np
 
     from vlp_jax.api.config import FRESH
     from vlp_jax.api.model import load_model
+    from vlp_jax.api.placement import choose_mesh
     from vlp_jax.parallel.mesh import make_mesh, replicated
     from vlp_jax.train.evaluate import Embedder, eval_context, make_evaluators, run_evaluators
 
-    mesh = make_mesh(dict(config.mesh))
-    model = load_model(checkpoint)
+    mesh = choose_mesh(sharding, config.mesh) or make_mesh(dict(config.mesh))
+    model = load_model(checkpoint, sharding, config.mesh)
     tokenizer = model.tokenizer() if "text" in model.method.batch_spec(1) else None
     context = eval_context(tokenizer, model.preprocessing, config.eval_batch_size, mesh)
     trained = trained_on(checkpoint.removeprefix(FRESH))
     evaluators = make_evaluators(config.evals.to_dict(), context, model.method, trained)
-    params, extra = jax.device_put((model.params, model.extra), replicated(mesh))
-    fns = Embedder(model.method, mesh).bind(params, extra)
+    weights = model.params, model.extra
+    weights = weights if sharding else jax.device_put(weights, replicated(mesh))
+    fns = Embedder(model.method, mesh).bind(*weights)
     results = run_evaluators(evaluators, fns, None if checkpoint.startswith(FRESH) else trained)
     return results, float(np.exp(model.params.get("logit_scale", 0.0)))
 

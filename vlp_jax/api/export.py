@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 
 from vlp_jax.api.export_tokenizer import Files, tokenizer_files
-from vlp_jax.api.model import expected_shapes, position_tables
 from vlp_jax.api.switches import computed, tower_fields, unlike
+from vlp_jax.api.weights import expected_shapes, position_tables
 from vlp_jax.core.errors import RunError, UserError
 from vlp_jax.interop import hf, mae, open_clip, open_clip_config, preprocess
 from vlp_jax.interop.folder import replace_folder, write_json

@@ -1,34 +1,46 @@
-"""Opens a converted checkpoint or a training workdir for commands that use a model: embed, eval,
-search, serve.
+"""A model ready to use: `vlp_jax.load(PATH)` opens a converted checkpoint or a training workdir.
 
 A converted folder is proven on every load: the digest of its weights and the golden embeddings that
-it carries. The file exists so that every command opens a model in the same way.
+it carries. The file exists so that commands and notebooks open a model in the same way and ask it
+the same things.
 """
 
 import dataclasses
+import functools
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 
 from vlp_jax.api.config import FRESH
+from vlp_jax.api.embed import (
+    Batching,
+    check_scale,
+    embed_pictures,
+    embed_texts,
+    embedders,
+    joined,
+    shares,
+    sides,
+)
+from vlp_jax.api.pictures import check_list, check_texts, frame, read_numbered
+from vlp_jax.api.placement import Run, choose_mesh, places, put, shapes
+from vlp_jax.api.weights import check_shapes, golden_embeddings, split_extra, tokenizer_name
 from vlp_jax.core.errors import UserError
-from vlp_jax.core.inputs import Inputs, Vars
-from vlp_jax.core.pytree import flatten, unflatten
-from vlp_jax.core.types import Extra, HostBatch, Params
+from vlp_jax.core.inputs import Vars
+from vlp_jax.core.types import Extra, Params
 from vlp_jax.data.framing import Framing
 from vlp_jax.interop.folder import MANIFEST, is_folder, read_folder
-from vlp_jax.interop.golden import compare, golden_inputs
+from vlp_jax.interop.golden import compare
 from vlp_jax.interop.preprocess import SOURCE
-from vlp_jax.losses.contrastive import unit
 from vlp_jax.methods.base import Method, make_method
-from vlp_jax.nn.positions import sincos_table
 
 
-@dataclasses.dataclass(frozen=True)
-class LoadedModel:
+@dataclasses.dataclass(frozen=True, eq=False)
+class Model:
     """A model ready to use.
 
     Attributes:
@@ -38,6 +50,7 @@ class LoadedModel:
       tokenizer_spec: {name, context_length, options}; name is "" when the checkpoint came without a
         tokenizer.
       config: the whole vlp_jax.json, or the resolved config of a workdir.
+      mesh: of the devices that hold the weights; None where it is one.
     """
 
     path: str
@@ -47,6 +60,64 @@ class LoadedModel:
     preprocessing: Mapping[str, Any]
     tokenizer_spec: Mapping[str, Any]
     config: Mapping[str, Any]
+    mesh: Mesh | None = None
+
+    def embed_images(self, pictures: Iterable[Any], how: Batching | None = None) -> np.ndarray:
+        """float32[N, E] of unit norm: pictures in the space that a dual encoder shares with texts;
+        of other models their features, divided by their norm.
+
+        Args:
+          pictures: paths, Pillow pictures or uint8[H, W, 3] arrays, of any size, in any iterable.
+            Files and Pillow pictures are turned as their EXIF says; all are framed as the model's
+            preprocessing frames files.
+
+        Raises:
+          UserError: one that cannot be read, named by its number.
+        """
+        numbered = enumerate(check_list(pictures, "pictures"))
+        read = functools.partial(read_numbered, self.decode)
+        rows, _ = embed_pictures(self.run("image"), numbered, read, how or Batching())
+        return joined(rows, self.width("image"))
+
+    def embed_texts(self, texts: Iterable[str], how: Batching | None = None) -> np.ndarray:
+        """float32[M, E] of unit norm.
+
+        Raises:
+          UserError: a model without a text tower, or without a tokenizer that fits it.
+        """
+        run, texts = self.run("text"), check_texts(texts)
+        rows = embed_texts(run, texts, self.tokenizer(), how or Batching()) if texts else []
+        return joined(rows, self.width("text"))
+
+    def similarity(
+        self, pictures: Iterable[Any], texts: Iterable[str], scale: float | None = None
+    ) -> np.ndarray:
+        """float32[N, M]: what each picture says of the texts, a softmax over scale * cosine.
+
+        Args:
+          pictures, texts: as `embed_images` and `embed_texts` take them.
+          scale: None is the model's own, as it was trained (a bias, which SigLIP has, changes no
+            softmax); 100 is that of the released CLIPs.
+
+        Raises:
+          UserError: a model without a text tower, or without a scale where none is given.
+        """
+        scale = self.scale_of(scale)
+        text = self.embed_texts(texts)  # first: a missing tower is told at once
+        return shares(self.embed_images(pictures), text, scale)
+
+    def scale_of(self, scale: float | None = None) -> float:
+        """The given factor of the cosines, or the model's own, its exponential taken.
+
+        Raises:
+          UserError: it has none, or the given one is no positive number.
+        """
+        if scale is None and "logit_scale" not in self.params:
+            self.run("text")
+            raise UserError(f"{self.path} holds no logit scale; give a scale, 100 is CLIP's")
+        if scale is None:
+            return float(np.exp(np.asarray(self.params["logit_scale"], np.float32)))
+        return check_scale(scale)
 
     @property
     def image_size(self) -> int:
@@ -72,56 +143,92 @@ class LoadedModel:
         check_vocab(tokenizer, self.method.text_tower.vocab_size)
         return tokenizer
 
-    def decode(self, data: bytes) -> np.ndarray:
-        """Encoded picture -> uint8[S, S, 3] by this model's own preprocessing. Raises
-        DamagedSample."""
-        from vlp_jax.data.decode import decode_framed
+    def decode(self, picture: Any) -> np.ndarray:
+        """A path, the bytes of a file, a Pillow picture or uint8[H, W, 3] -> uint8[S, S, 3] by this
+        model's own preprocessing.
 
-        return decode_framed(data, self.image_size, Framing.of(self.preprocessing))[0]
+        Raises:
+          DamagedSample: it cannot be read. UserError: it is none of these.
+        """
+        return frame(picture, self.image_size, Framing.of(self.preprocessing))
 
-    def embedders(self) -> dict[str, Callable[[HostBatch], np.ndarray]]:
+    def embedders(self) -> dict[str, Run]:
         """{'image', 'text'} -> f(batch) -> float32[B, E] of unit norm, compiled once per batch
         shape."""
-        return embedders(self.method, self.params, self.extra)
+        return self._embedders
+
+    @functools.cached_property
+    def _embedders(self) -> dict[str, Run]:
+        return embedders(self.method, self.params, self.extra, self.mesh)
+
+    def run(self, side: str) -> Run:
+        """f(batch) -> float32[B, E] of `image` or `text`.
+
+        Raises:
+          UserError: the model has no such tower.
+        """
+        if side not in self._embedders:
+            what = f"a model of method {self.config['method']['name']!r}"
+            raise UserError(f"{self.path} holds {what}, without a {side} tower")
+        return self._embedders[side]
+
+    def width(self, side: str) -> int:
+        """E of `image` or `text`."""
+        function = sides(self.method)[side]
+        spec = function.reads[side].spec(side, 1)
+        return shapes(function, Vars(self.params, self.extra), spec).shape[1]
 
 
-def load_model(path: str) -> LoadedModel:
+def load_model(path: str, sharding: str = "", mesh: Mapping[str, int] | None = None) -> Model:
     """Opens a converted folder, a training workdir, or `fresh:WORKDIR`, the baseline without
     training.
 
+    Args:
+      path: of the folder.
+      sharding: "" puts the weights on one device; a preset of parallel/sharding.py (`replicated`,
+        `fsdp`, ...) on all, which share the rows of a batch.
+      mesh: {axis: size} for the preset; default all devices.
+
     Raises:
-      UserError: neither, or a converted folder that does not prove itself (the message names the
-        difference).
+      UserError: neither, an unknown preset, or a converted folder that does not prove itself (the
+        message names the difference).
     """
+    path = os.fspath(path)
     fresh, path = path.startswith(FRESH), path.removeprefix(FRESH)
     if is_folder(path) and not fresh:
-        return load_converted(path)
+        return load_converted(path, sharding, mesh)
     if not os.path.isdir(path):
         raise UserError(f"--checkpoint: {path}: no such folder")
     if os.path.exists(os.path.join(path, "config.json")) and os.path.isdir(
         os.path.join(path, "checkpoints")
     ):
-        return load_workdir(path, fresh)
+        return load_workdir(path, fresh, sharding=sharding, mesh=mesh)
     raise UserError(
         f"--checkpoint: {path}: neither a converted checkpoint ({MANIFEST}) nor a training workdir"
     )
 
 
-def load_workdir(path: str, fresh: bool = False, average: bool = True) -> LoadedModel:
+def load_workdir(
+    path: str,
+    fresh: bool = False,
+    average: bool = True,
+    sharding: str = "",
+    mesh: Mapping[str, int] | None = None,
+) -> Model:
     """Opens the newest checkpoint of a training workdir (its moving average where the run keeps
     one, and `average`), or its fresh weights: not those of `init_from`, but random ones."""
     from vlp_jax.core.pytree import merge
-    from vlp_jax.parallel.mesh import make_mesh, replicated
     from vlp_jax.train.checkpoint import Checkpoints
     from vlp_jax.train.workdir import read_config
 
     config = read_config(path)
     method = make_method(config["method"])
-    where = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-    if jax.process_count() > 1:  # all processes read together, and each needs the whole
-        where = replicated(make_mesh({"data": -1}))
+    devices = choose_mesh(sharding, mesh)
+    where = places(devices, sharding)
     if fresh:
-        params, extra = jax.jit(method.fresh)(jax.random.key(config["seed"]))
+        key = jax.random.key(config["seed"])
+        out = where(jax.eval_shape(method.fresh, key))
+        params, extra = jax.jit(method.fresh, out_shardings=out)(key)
         step = 0
     else:
         step, state = Checkpoints(os.path.join(path, "checkpoints")).restore_model(where)
@@ -134,111 +241,20 @@ def load_workdir(path: str, fresh: bool = False, average: bool = True) -> Loaded
     data = config["data"]
     spec = dict(name=data["tokenizer"], context_length=data["context_length"])
     spec["options"] = data.get("tokenizer_options", {})
-    return LoadedModel(path, method, params, extra, preprocessing, spec, {**config, "step": step})
+    config = {**config, "step": step}
+    return Model(path, method, params, extra, preprocessing, spec, config, devices)
 
 
-def load_converted(path: str) -> LoadedModel:
+def load_converted(path: str, sharding: str = "", mesh: Mapping[str, int] | None = None) -> Model:
     """Opens a converted folder and proves it."""
+    devices = choose_mesh(sharding, mesh)
     arrays, manifest = read_folder(path)
     method = make_method(manifest["method"])
-    params, extra = split_extra(arrays)
     check_shapes(method, arrays, path)
-    params, extra = jax.device_put((params, extra))
-    fns = embedders(method, params, extra)
-    compare(manifest["golden"], golden_embeddings(method, fns), path)
+    weights = split_extra(arrays)
+    params, extra = put(weights, places(devices, sharding)(weights))
     spec = {**manifest["tokenizer"], "name": tokenizer_name(path, manifest["tokenizer"]["name"])}
     how = SOURCE | manifest["preprocessing"]
-    return LoadedModel(path, method, params, extra, how, spec, manifest)
-
-
-def tokenizer_name(folder: str, name: str) -> str:
-    """A tokenizer file lies in the folder; a built-in one is a bare name."""
-    file = os.path.join(folder, os.path.basename(name.removeprefix("spm:")))
-    if not name or not os.path.isfile(file):
-        return name
-    return f"spm:{file}" if name.startswith("spm:") else file
-
-
-def embedders(
-    method: Method, params: Params, extra: Extra
-) -> dict[str, Callable[[HostBatch], np.ndarray]]:
-    """See LoadedModel.embedders; a method without embeddings gives 'image', its features divided
-    by their norm. Products run in full float32, so that numbers agree between kinds of device."""
-    fns = method.functions()
-    sides = {side: fns[f"embed_{side}"] for side in ("image", "text") if f"embed_{side}" in fns}
-    if not sides:
-        sides = {"image": lambda v, x: unit(fns["features"](v, x))}
-
-    def compile_(fn: Callable) -> Callable:
-        return jax.jit(lambda params, extra, batch: fn(Vars(params, extra), Inputs.of(batch)))
-
-    compiled = {side: compile_(fn) for side, fn in sides.items()}
-
-    def make(side: str) -> Callable[[HostBatch], np.ndarray]:
-        def run(batch: HostBatch) -> np.ndarray:
-            with jax.default_matmul_precision("highest"):
-                return np.asarray(compiled[side](params, extra, batch))
-
-        return run
-
-    return {side: make(side) for side in compiled}
-
-
-def golden_embeddings(method: Method, fns: Mapping[str, Callable]) -> dict[str, np.ndarray]:
-    """Embeddings of the golden picture and, where there is a text tower, text: {'image':
-    float32[E], 'text': float32[E]}.
-    """
-    tower = method.text_tower if "text" in fns else None
-    text = (tower.context_length, tower.vocab_size) if tower else (2, 2)
-    batch = golden_inputs(method.image_tower.image_size, *text)
-    return {side: fns[side]({side: batch[side]})[0] for side in fns}
-
-
-def expected_shapes(method: Method) -> dict[str, tuple[int, ...]]:
-    """{path: shape} of everything a checkpoint holds: parameters, and batch statistics under
-    `batch_stats/`."""
-    params, extra = jax.eval_shape(method.fresh, jax.random.key(0))
-    return {path: leaf.shape for path, leaf in flatten({**params, **extra}).items()}
-
-
-def position_tables(method: Method) -> dict[str, np.ndarray]:
-    """The fixed tables of a method by path, for files that hold them as tensors: float32[C + N,
-    D]."""
-    tower, tables = method.image_tower, {}
-    if getattr(tower, "pos_embed", "") == "sincos":
-        tables["image/pos_embed"] = sincos_table(tower.grid, tower.width, int(tower.has_cls))
-    if getattr(method, "decoder", None) is not None:
-        width = method.decoder_net.width
-        tables["decoder/pos_embed"] = sincos_table(tower.grid, width, prefix=1)
-    return tables
-
-
-def check_shapes(method: Method, arrays: Mapping[str, np.ndarray], where: str) -> None:
-    """Raises UserError listing every path that the method and the arrays do not share."""
-    expected = expected_shapes(method)
-    lines = [
-        f"  missing      {path} {list(shape)}"
-        for path, shape in expected.items()
-        if path not in arrays
-    ]
-    lines += [
-        f"  not known    {path} {list(arrays[path].shape)}"
-        for path in arrays
-        if path not in expected
-    ]
-    lines += [
-        f"  wrong shape  {path} {list(arrays[path].shape)}, expected {list(shape)}"
-        for path, shape in expected.items()
-        if path in arrays and arrays[path].shape != tuple(shape)
-    ]
-    if lines:
-        raise UserError(
-            "\n".join([f"{where}: {len(lines)} weights do not fit; nothing was loaded", *lines])
-        )
-
-
-def split_extra(arrays: Mapping[str, np.ndarray]) -> tuple[Params, Extra]:
-    """Flat arrays -> (params, extra)."""
-    tree = unflatten(arrays)
-    extra = {"batch_stats": tree.pop("batch_stats")} if "batch_stats" in tree else {}
-    return tree, extra
+    model = Model(path, method, params, extra, how, spec, manifest, devices)
+    compare(manifest["golden"], golden_embeddings(method, model.embedders()), path)
+    return model

@@ -10,14 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from vlp_jax.api.model import (
-    embedders,
-    expected_shapes,
-    golden_embeddings,
-    position_tables,
-    split_extra,
-)
+from vlp_jax.api.embed import embedders
 from vlp_jax.api.switches import computed, unlike
+from vlp_jax.api.weights import expected_shapes, golden_embeddings, position_tables, split_extra
 from vlp_jax.core.errors import UserError
 from vlp_jax.data.text import check_vocab, load_tokenizer
 from vlp_jax.interop.detect import Checkpoint, open_checkpoint

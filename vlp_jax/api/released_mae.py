@@ -9,13 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from vlp_jax.api.model import (
-    embedders,
-    expected_shapes,
-    golden_embeddings,
-    position_tables,
-    split_extra,
-)
+from vlp_jax.api.embed import embedders
+from vlp_jax.api.weights import expected_shapes, golden_embeddings, position_tables, split_extra
 from vlp_jax.augment.pictures import IMAGENET_MEAN, IMAGENET_STD
 from vlp_jax.core.errors import UserError
 from vlp_jax.interop import mae

@@ -192,7 +192,7 @@ def _read_any(args: argparse.Namespace) -> tuple[dict, dict[str, Any], list[str]
     from vlp_jax.interop import folder
 
     if folder.is_folder(args.input):
-        from vlp_jax.api.model import tokenizer_name
+        from vlp_jax.api.weights import tokenizer_name
 
         arrays, manifest = folder.read_folder(args.input)
         if args.arch and args.arch != manifest["arch"]:

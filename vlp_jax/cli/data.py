@@ -6,9 +6,7 @@ Every sub-command takes --json: one JSON object on the last line of stdout.
 
 import argparse
 import os
-import time
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from vlp_jax.cli.output import add_json, print_json
 from vlp_jax.parallel.hosts import process_id
@@ -67,229 +65,16 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     It uses no device, so in a job of several processes the first one does it alone.
     """
-    args = parser().parse_args(argv)
+    flags = vars(parser().parse_args(argv))
     if process_id(os.environ):
         return 0
-    _check_numbers(args)
-    run = {
-        "index": run_index,
-        "check": run_check,
-        "stats": run_stats,
-        "bench": run_bench,
-        "convert": run_convert,
-        "prepare": run_prepare,
-    }
-    code, report = run[args.command](args)
-    if args.json:
-        print_json({"command": f"data {args.command}", **report})
-    return code
+    command, as_json = flags.pop("command"), flags.pop("json")
+    from vlp_jax.api.data import COMMANDS, shortened
+    from vlp_jax.report.data_sets import print_report
 
-
-def _check_numbers(args: argparse.Namespace) -> None:
-    from vlp_jax.core.errors import UserError
-
-    for name, least in {"limit": 1, "threads": 1, "workers": 0, "budget": 0}.items():
-        value = getattr(args, name, None)
-        if value is not None and not value >= least:
-            raise UserError(f"--{name}={value} must be at least {least}")
-
-
-def _notes(args: argparse.Namespace, source: Any) -> list[str]:
-    """What a source says of itself, printed for people; for the report."""
-    notes = list(getattr(source, "notes", ()))
-    for note in [] if args.json else notes:
-        print(note)
-    return notes
-
-
-def show(args: argparse.Namespace, title: str, columns: Sequence[str], rows: Sequence) -> None:
-    """Prints a table for people, unless --json was given."""
-    if args.json:
-        return
-    from rich.console import Console
-    from rich.table import Column, Table
-
-    console = Console(markup=False, highlight=False)
-    table = Table(*(Column(name, overflow="fold") for name in columns))
-    for row in rows:
-        table.add_row(*map(_cell, row))
-    console.print(title)
-    if rows:
-        console.print(table)
-
-
-def _cell(value: Any) -> str:
-    """{'truncated': 2} -> `truncated 2`; nothing for what is empty."""
-    if isinstance(value, Mapping):
-        return "  ".join(f"{name} {_cell(item)}" for name, item in value.items())
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
-def _reasons(damage: Sequence) -> dict[str, int]:
-    from collections import Counter
-
-    return dict(Counter(found.reason for found in damage).most_common())
-
-
-def run_index(args: argparse.Namespace) -> tuple[int, dict[str, Any]]:
-    """Builds missing and stale indices (all with --rebuild)."""
-    from vlp_jax.core.errors import UserError
-    from vlp_jax.data.open import open_source
-    from vlp_jax.data.tar import TarSource
-
-    start = time.perf_counter()
-    source = open_source(args.path)
-    if not isinstance(source, TarSource):
-        raise UserError(f"{args.path!r} is no tar source; only tars have an index")
-    if args.rebuild:
-        source = open_source(args.path, rebuild=True)
-    rows = [
-        {
-            "shard": path,
-            "index": stored,
-            "samples": len(index),
-            "tokens": int(index.tokens.sum()),
-            "bytes": index.size,
-            "digest": index.digest,
-            "damaged": _reasons(index.damage),
-            "left_out": index.left_out,
-        }
-        for path, stored, index in source.stored
-    ]
-    cells = [[r["shard"], r["samples"], r["tokens"], r["bytes"], r["damaged"]] for r in rows]
-    show(args, "index", ("shard", "samples", "caption tokens", "bytes", "damaged"), cells)
-    report = {"path": args.path, "samples": len(source), "damaged": _reasons(source.damage)}
-    seconds = round(time.perf_counter() - start, 3)
-    return 0, {**report, "fingerprint": source.fingerprint, "seconds": seconds, "shards": rows}
-
-
-def run_check(args: argparse.Namespace) -> tuple[int, dict[str, Any]]:
-    """Reads everything; exit code 1 when more is damaged than the budget allows."""
-    from vlp_jax.core.errors import printable
-    from vlp_jax.data.check import check
-    from vlp_jax.data.damage import NOTED, DamageLog
-    from vlp_jax.data.open import open_source
-
-    source = open_source(args.path)
-    notes = _notes(args, source)
-    log = DamageLog(len(source), args.budget)
-    found, noted = [], []
-    for damage in check(source, args.threads, args.limit):
-        if damage.reason in NOTED:
-            noted.append(damage)
-        else:
-            log.add(damage)
-            found.append(damage)
-    passed = log.total <= log.limit
-    title = f"{len(source)} samples, {log.total} damaged: {'passed' if passed else 'FAILED'}"
-    for damage in [] if args.json else found + noted:
-        print(f"{damage.reason}\t{printable(damage.where)}")
-    kept = [(f"{reason} (kept)", count) for reason, count in _reasons(noted).items()]
-    show(args, title, ("reason", "places"), [*log.counts.most_common(), *kept])
-    return int(not passed), {
-        "path": args.path,
-        "samples": len(source),
-        "notes": notes,
-        "damaged": log.total,
-        "allowed": log.limit,
-        "passed": passed,
-        "reasons": dict(log.counts),
-        "damage": [{"where": d.where, "reason": d.reason} for d in found[:1000]],
-        "noted": [{"where": d.where, "reason": d.reason} for d in noted[:1000]],
-    }
-
-
-def run_stats(args: argparse.Namespace) -> tuple[int, dict[str, Any]]:
-    """Counts and quantiles, and ten captions as the tokenizer reads them."""
-    from vlp_jax.data.open import open_source
-    from vlp_jax.data.stats import captions, stats
-    from vlp_jax.data.text import load_tokenizer
-
-    tokenizer, source = load_tokenizer(args.tokenizer), open_source(args.path)
-    notes = _notes(args, source)
-    report, shown = stats(source, args.limit), captions(source, tokenizer)
-
-    def short(text: str) -> str:
-        return text if len(text) <= 200 else text[:199] + "…"
-
-    show(args, args.path, ("what", "value"), list(report.items()))
-    cells = [
-        [
-            short(c["caption"]),
-            f"{c['tokens']}{', cut' if c['cut'] else ''}",
-            short("|".join(c["pieces"])),
-        ]
-        for c in shown
-    ]
-    if cells:
-        title = f"captions as tokenizer {args.tokenizer!r} reads them"
-        show(args, title, ("caption", "tokens", "pieces"), cells)
-    return 0, {"path": args.path, "notes": notes, **report, "captions": shown}
-
-
-def run_bench(args: argparse.Namespace) -> tuple[int, dict[str, Any]]:
-    """Times training batches for `--seconds`, after one batch of warm-up."""
-    from vlp_jax.data.pipeline import TrainPipeline
-    from vlp_jax.data.text import load_tokenizer
-
-    config = {"path": args.path, "workers": args.workers, "threads": args.threads}
-    pipeline = TrainPipeline(
-        config,
-        tokenizer=load_tokenizer(args.tokenizer),
-        batch_size=args.batch_size,
-        image_size=args.image_size,
-        seed=0,
-    )
-    batches = pipeline.batches(0)
-    next(batches)
-    steps, start = 0, time.perf_counter()
-    while time.perf_counter() - start < args.seconds:
-        next(batches)
-        steps += 1
-    seconds = time.perf_counter() - start
-    rate = steps * args.batch_size / seconds
-    cores = min(args.workers or args.threads, os.cpu_count() or 1)
-    report = {
-        "path": args.path,
-        "images": steps * args.batch_size,
-        "seconds": round(seconds, 3),
-        "dropped": dict(pipeline.dropped),
-        "images_per_second_per_core": round(rate / cores, 1),
-        "images_per_second": round(rate, 1),
-    }
-    show(args, "bench", ("what", "value"), list(report.items()))
-    return 0, report
-
-
-def run_convert(args: argparse.Namespace) -> tuple[int, dict[str, Any]]:
-    """Rewrites a source as shards."""
-    from vlp_jax.core.errors import UserError
-    from vlp_jax.data.export import export
-    from vlp_jax.data.open import open_source
-
-    if args.per_shard < 1:
-        raise UserError(f"--per-shard={args.per_shard} must be at least 1")
-    source = open_source(args.path)
-    notes = _notes(args, source)
-    report = export(source, args.out, args.to, args.per_shard)
-    cells = [[path] for path in report["shards"]]
-    title = (
-        f"{report['samples']} samples written, damaged and left out: {report['damaged'] or 'none'}"
-    )
-    show(args, title, ("shard",), cells)
-    return 0, {"path": args.path, "out": args.out, "notes": notes, **report}
-
-
-def run_prepare(args: argparse.Namespace) -> tuple[int, dict[str, Any]]:
-    """Builds the embedded emoji set from its npm packages, or Fashion-MNIST from Debian's."""
-    from vlp_jax.core.errors import UserError
-    from vlp_jax.data import prepare_emoji, prepare_fashion_mnist
-
-    if args.name == "fashion_mnist":
-        if not args.out:
-            raise UserError("data prepare fashion_mnist: --out=DIR says where to write")
-        report = prepare_fashion_mnist.main(args.out, args.source)
+    report = COMMANDS[command](**flags)
+    if as_json:
+        print_json({"command": f"data {command}", **shortened(report)})
     else:
-        report = prepare_emoji.main(args.out or prepare_emoji.FOLDER)
-    show(args, f"prepare {args.name}", ("what", "value"), list(report.items()))
-    return 0, {"name": args.name, **report}
+        print_report(command, report, flags)
+    return int(not report.get("passed", True))

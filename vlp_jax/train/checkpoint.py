@@ -13,7 +13,7 @@ import os
 import shutil
 import threading
 import zlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ log = logging.getLogger(__name__)
 _CHUNK = 1 << 22
 _TORN = ".orbax-checkpoint-tmp"  # in the name of a folder whose save has not been committed
 _ASIDE = ".before"  # after the number of a step that is being saved again
+Placing = jax.sharding.Sharding | Callable[[Any], Any]
 _HINT = "delete this step's folder or let train go on from an older one with --step=OLDER"
 
 
@@ -190,9 +191,13 @@ class Checkpoints:
         return steps[-1] if step is None else step
 
     def restore_model(
-        self, sharding: jax.sharding.Sharding, step: int | None = None
+        self, sharding: Placing, step: int | None = None
     ) -> tuple[int, dict[str, Any]]:
-        """Loads what evaluation needs: params, frozen, ema and extra, every leaf under `sharding`.
+        """Loads what evaluation needs: params, frozen, ema and extra.
+
+        Args:
+          sharding: of every leaf, or f(tree of shapes) -> the tree of their shardings.
+          step: which one; None is the newest complete one.
 
         Returns:
           (step, {params, frozen, ema, extra}).
@@ -211,19 +216,20 @@ class Checkpoints:
         loaded = self.restore(abstract, step, compare=False)
         return step, {name: loaded[name] for name in names}
 
-    def _saved_shapes(
-        self, step: int, names: tuple[str, ...], sharding: jax.sharding.Sharding
-    ) -> dict[str, Any]:
+    def _saved_shapes(self, step: int, names: tuple[str, ...], sharding: Placing) -> dict[str, Any]:
         """The saved tree as ShapeDtypeStructs, the parts beside `names` to be skipped."""
 
-        def wanted(leaf: Any) -> jax.ShapeDtypeStruct:
-            return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+        def wanted(tree: Any) -> Any:
+            one = isinstance(sharding, jax.sharding.Sharding)
+            where = jax.tree.map(lambda _: sharding, tree) if one else sharding(tree)
+            shape = lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s)  # noqa: E731
+            return jax.tree.map(shape, tree, where)
 
         with _context():
             saved = ocp.metadata(self.folder / str(step)).metadata
+        skipped = lambda tree: jax.tree.map(lambda _: ocp.PLACEHOLDER, tree)  # noqa: E731
         return {
-            name: jax.tree.map(wanted if name in names else lambda _: ocp.PLACEHOLDER, tree)
-            for name, tree in saved.items()
+            name: wanted(tree) if name in names else skipped(tree) for name, tree in saved.items()
         }
 
     def _unreadable(self, step: int, error: BaseException) -> RunError:
