@@ -31,7 +31,7 @@ def summary(results: dict, seconds: float) -> dict:
     report: dict = {"seconds": round(seconds, 1)}
     for name in ("cross_style", "heldout_concepts"):
         metrics = results[name].metrics
-        report[name] = {"n": results[name].details["protocol"]["images"]}
+        report[name] = {"n": results[name].protocol["images"]}
         report[name] |= {key: metrics[key] for key in RECALLS}
         report[name] |= {f"chance_{key}": metrics[f"chance_{key}"] for key in RECALLS}
     zeroshot = {}

@@ -5,7 +5,7 @@ what the rebuild renamed is told here once.
 """
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -20,8 +20,9 @@ from vlp_jax.api.start import loaded_weights, replace_weights
 from vlp_jax.api.train import train as run_training
 from vlp_jax.core.pytree import flatten, map_with_path, merge
 from vlp_jax.data.device import to_device
-from vlp_jax.evals.base import text_batches
-from vlp_jax.evals.samples import embed_pictures, open_samples
+from vlp_jax.evals.base import Result, text_batches
+from vlp_jax.evals.kits.figures import Grid, Panels
+from vlp_jax.evals.kits.samples import embed_pictures, open_samples
 from vlp_jax.models import resnet_v1
 from vlp_jax.parallel.mesh import batch_sharding
 from vlp_jax.report.results import to_json
@@ -165,7 +166,16 @@ class Run:
         drawn = {
             f"{name}/{key}": value
             for name, result in results.items()
-            for key, value in result.details.items()
+            for key, value in (*result.details.items(), *_pictures(result))
             if isinstance(value, np.ndarray) and value.dtype.kind in "biuf"
         }
         return to_json(results), drawn
+
+
+def _pictures(result: Result) -> Iterator[tuple[str, np.ndarray]]:
+    """What the first record had of sheets among a result's details."""
+    for key, figure in result.figures.items():
+        if isinstance(figure, Panels):
+            yield key, figure.panels
+        if isinstance(figure, Grid):
+            yield key, figure.rows

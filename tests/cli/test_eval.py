@@ -80,6 +80,7 @@ MISTAKES = {
     ("--config.evals.second.pth=x",): "did you mean 'path'",
     ("--config.evals.second.type=retreival",): "did you mean 'retrieval'",
     ("--config.evals.second.path=/no/set",): "/no/set",
+    ("--config.evals.second.how.steps=3",): "evals.second.how.steps: unknown key",
     ("--config.eval_batch_size=0",): "batch_size=0",
     ("--config.mesh.data=3",): "does not cover 8 devices",
     ("--sharding=fdsp",): "--sharding: unknown preset 'fdsp'; did you mean 'fsdp'",

@@ -16,7 +16,7 @@ from vlp_jax.data.encoding import BadText, decode, decode_json, read_text
 from vlp_jax.data.open import open_source
 from vlp_jax.data.source import captions_of
 from vlp_jax.data.tfds import _plain
-from vlp_jax.evals.samples import class_names
+from vlp_jax.evals.kits.samples import class_names
 
 PICTURE = encode(np.zeros((4, 4, 3), np.uint8))
 TEXT = "a naïve café 🙂"

@@ -41,7 +41,7 @@ def test_damaged_pictures_are_left_out(memory_source, context):
     source = memory_source(GREYS, metas=[{"y": y} for y in LABELS], damaged=(4, 5))
     found = run(context, source, {10, 20, 30, 40})
     assert found.metrics["top1"] == pytest.approx(4 / 5)
-    assert found.details["protocol"] == {"images": 5, "damaged": 2}
+    assert found.protocol == {"images": 5, "damaged": 2}
 
 
 def test_words_are_numbered_by_the_training_set(memory_source, context):

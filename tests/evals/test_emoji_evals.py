@@ -8,7 +8,8 @@ from PIL import Image
 
 from vlp_jax.data.open import open_source
 from vlp_jax.evals.base import make_evaluator
-from vlp_jax.report.gallery import draw_results, evenly
+from vlp_jax.evals.kits.figures import evenly
+from vlp_jax.report.gallery import draw_results
 
 TEST = "builtin:emoji/noto-test"
 VAL = "builtin:emoji/noto-val"
@@ -58,7 +59,7 @@ def test_retrieval_and_its_pictures(oracle, context, tmp_path):
     # texts are cut to 24 characters, so skin tones share a text row; the colours still find most
     assert 0.4 < result.metrics["i2t_r1"] <= 1
     assert result.metrics["i2t_r1"] > 30 * result.metrics["chance_i2t_r1"]
-    assert result.details["protocol"]["images"] == 90
+    assert result.protocol["images"] == 90
     drawn = draw_results({"cross": result}, str(tmp_path), scale=20.0)
     assert len(drawn) == 4
     for path in drawn.values():
@@ -71,7 +72,7 @@ def test_colours_tell_flags_from_people(oracle, context):
     cfg = {"train": VAL, "path": TEST, "label": "category"}
     knn = make_evaluator("knn", cfg, small(context))(oracle)
     assert knn.metrics["top1_k1"] > 3 * knn.metrics["chance_top1"]
-    assert knn.details["protocol"]["images"] == len(open_source(TEST))
+    assert knn.protocol["images"] == len(open_source(TEST))
 
 
 def test_categories_come_from_the_data(oracle, context):

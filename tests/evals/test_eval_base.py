@@ -10,7 +10,7 @@ from vlp_jax.evals.base import (
     embed_texts,
     make_evaluator,
     text_batches,
-    unit,
+    unit_rows,
 )
 
 
@@ -78,7 +78,7 @@ def test_equal_texts_are_embedded_once_and_returned_each(context):
 
 def test_unit_rows_and_a_zero_row():
     np.testing.assert_allclose(
-        unit(np.array([[3.0, 4.0], [0, 0]])), [[0.6, 0.8], [0, 0]], atol=1e-7
+        unit_rows(np.array([[3.0, 4.0], [0, 0]])), [[0.6, 0.8], [0, 0]], atol=1e-7
     )
 
 
@@ -86,6 +86,7 @@ def test_unit_rows_and_a_zero_row():
     ("name", "cfg", "message"),
     [
         ("retreival", {}, "unknown evaluator 'retreival'; did you mean 'retrieval'"),
+        ("samples", {}, "unknown evaluator 'samples'; valid: accuracy, knn"),
         ("retrieval", {"prefx": ""}, "retrieval.prefx: unknown key; did you mean 'prefix'"),
         ("retrieval", {"context": None}, "retrieval.context: unknown key"),
         ("retrieval", {"captions": "5"}, "retrieval.captions is '5', it must be of type int"),

@@ -23,19 +23,21 @@ def test_the_nearest_others_and_their_cosine(memory_source, context):
     greys = [0, 90, 10, 80, 35]
     result = run(memory_source(greys), context, count=2, shown=5)
     found = [[0, 2, 4], [1, 3, 4], [2, 0, 4], [3, 1, 4], [4, 2, 0]]
-    assert result.details["neighbours"].tolist() == found
+    assert result.figures["neighbours"].rows.tolist() == found
     nearest = np.cos(np.deg2rad([10, 10, 10, 10, 25])).mean()
     apart = np.deg2rad(np.abs(np.subtract.outer(greys, greys)))[~np.eye(5, dtype=bool)]
     wanted = {"nearest_cosine": nearest, "chance_nearest_cosine": np.cos(apart).mean()}
     assert result.metrics == pytest.approx(wanted, rel=1e-5)
-    assert result.details["protocol"]["images"] == 5
+    assert result.protocol["images"] == 5
 
 
 def test_copies_are_neighbours_and_a_picture_is_never_its_own(memory_source, context):
-    found = run(memory_source([30] * 6 + [60]), context, count=3, shown=7).details["neighbours"]
+    found = (
+        run(memory_source([30] * 6 + [60]), context, count=3, shown=7).figures["neighbours"].rows
+    )
     assert all(row[0] not in row[1:] for row in found[:6].tolist())
     assert set(found[6, 1:].tolist()) <= set(range(6)) and found.shape == (7, 4)
-    few = run(memory_source([30, 60]), context, count=3, shown=7).details["neighbours"]
+    few = run(memory_source([30, 60]), context, count=3, shown=7).figures["neighbours"].rows
     assert few.tolist() == [[0, 1], [1, 0]]
     with pytest.raises(UserError, match="at least 2 pictures"):
         run(memory_source([1]), context)
@@ -46,7 +48,7 @@ def test_copies_are_neighbours_and_a_picture_is_never_its_own(memory_source, con
 def test_a_damaged_picture_moves_no_other_and_the_sheet_is_drawn(memory_source, context, tmp_path):
     source = memory_source([0, 0, 90, 8, 82], damaged={1})
     result = run(source, context, count=1, shown=2)
-    assert result.details["neighbours"].tolist() == [[0, 2], [2, 0]]
+    assert result.figures["neighbours"].rows.tolist() == [[0, 2], [2, 0]]
     assert result.details["kept"].tolist() == [0, 2, 3, 4]
     ((caption, path),) = draw_results({"mine": result}, str(tmp_path)).items()
     assert caption == "mine: pictures and those nearest to them"

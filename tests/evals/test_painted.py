@@ -6,7 +6,7 @@ from PIL import Image
 
 from vlp_jax.core.errors import UserError
 from vlp_jax.evals.base import make_evaluator
-from vlp_jax.evals.samples import open_samples
+from vlp_jax.evals.kits.samples import open_samples
 from vlp_jax.report.gallery import draw_results
 
 
@@ -32,8 +32,8 @@ def test_numbers_and_sheet(memory_source, context, tmp_path):
     assert (metrics["loss"], metrics["chance_loss"]) == (50, 100)
     assert metrics["masked_mse"] == pytest.approx((10 / 255) ** 2, rel=1e-5)
     assert metrics["masked_psnr"] == pytest.approx(20 * np.log10(25.5), rel=1e-5)
-    assert metrics["masked_share"] == 0.5 and result.details["protocol"] == {"images": 6}
-    panels = result.details["panels"]
+    assert metrics["masked_share"] == 0.5 and result.protocol == {"images": 6}
+    panels = result.figures["panels"].panels
     greys = 20 * open_samples(source, 3).rows
     assert panels.shape == (3, 4, 8, 8, 3)
     np.testing.assert_allclose(panels[:, 3, 0, 0, 0] * 255, greys, atol=1e-4)
@@ -49,6 +49,6 @@ def test_a_limit_thins_and_an_empty_sheet_is_refused(memory_source, context):
     thin = make_evaluator("reconstruction", {"path": source, "limit": 2, "shown": 1}, context())
     result = thin({"loss": losses, "reconstruct": paint})
     assert result.metrics["loss"] == 20 * open_samples(source, 2).rows.mean()
-    assert result.details["protocol"]["images"] == 2
+    assert result.protocol["images"] == 2
     with pytest.raises(UserError, match="shown >= 1"):
         make_evaluator("reconstruction", {"path": source, "shown": 0}, context())

@@ -28,7 +28,7 @@ def test_score_chance_and_sheet(memory_source, context, tmp_path):
     config = {"path": source, "metric": "auc", "titles": ("a", "b"), "shown": 3}
     result = make_evaluator("pretext", config, context())(fns())
     assert result.metrics == pytest.approx({"auc": 0.3, "chance_auc": 0.25})
-    assert result.details["panels"].shape == (3, 2, 8, 8, 3)
+    assert result.figures["panels"].panels.shape == (3, 2, 8, 8, 3)
     (path,) = draw_results({"mine": result}, str(tmp_path)).values()
     pixels = np.asarray(Image.open(path).convert("RGB"))
     assert pixels.shape[0] > pixels.shape[1] * 0.8 and (pixels < 40).any()

@@ -205,7 +205,7 @@ def test_orders_of_the_same_pictures_give_the_same_score(memory_source, context)
         source = memory_source(order.tolist(), metas=[{"c": int(g) // 50} for g in order])
         cfg = {"train": source, "path": source, "label": "c", "limit": 120, "iterations": 50}
         found.append(make_evaluator("probe", cfg, context(64))({"features": features}))
-        assert found[-1].details["protocol"]["val"] == 24
+        assert found[-1].protocol["val"] == 24
     numbers = [{key: r.metrics[key] for key in ("top1", "val_top1", "log10_l2")} for r in found]
     assert numbers[0] == numbers[1] and found[0].tables == found[1].tables
     assert found[0].metrics["majority_top1"] == 0.2 and 0.5 < numbers[0]["val_top1"] < 1
@@ -231,10 +231,10 @@ def test_evaluator_end_to_end(memory_source, context):
     cfg = {"train": source(greys[:150]), "path": source(greys[150:]), "label": "c"}
     result = make_evaluator("probe", cfg, context(batch_size=32))({"features": features})
     assert result.metrics["top1"] > 0.95 > result.metrics["majority_top1"]
-    assert result.details["protocol"] | {"objective": ""} == {
+    assert result.protocol | {"objective": ""} == {
         "train": 120, "val": 30, "path": 106, "objective": "",
     }  # fmt: skip
     cfg = cfg | {"val": source(greys[150:200])}
     result = make_evaluator("probe", cfg, context(batch_size=32))({"features": features})
-    assert result.details["protocol"]["train"] == 150 and result.details["protocol"]["val"] == 50
+    assert result.protocol["train"] == 150 and result.protocol["val"] == 50
     assert len(result.tables["sweep"]) <= 15

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from vlp_jax.evals import ranking
-from vlp_jax.evals.ranking import nearest_neighbours, rank
+from vlp_jax.evals.kits import ranking
+from vlp_jax.evals.kits.ranking import nearest_neighbours, rank
 
 
 def integers(rng, *shape):

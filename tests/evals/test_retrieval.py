@@ -6,7 +6,7 @@ import pytest
 
 from vlp_jax.core.errors import UserError
 from vlp_jax.evals.base import make_evaluator
-from vlp_jax.evals.ranking import Ranked
+from vlp_jax.evals.kits.ranking import Ranked
 from vlp_jax.evals.retrieval import (
     Pairs,
     _extremes,
@@ -164,7 +164,7 @@ def test_nulls_under_a_caption_key_leave_their_pictures(memory_source, context, 
     result = evaluate(source, context(), directions, caption="es")
     assert result.details["kept"].tolist() == [0, 3, 4, 6]
     assert result.details["pairs"].texts == ["grey 1", "7", "grey 9", "grey 4"]
-    assert result.details["protocol"]["damaged"] == 3
+    assert result.protocol["damaged"] == 3
     with pytest.raises(UserError, match="none of the 2 samples has a caption"):
         nothing = memory_source([1, 2], metas=[{"es": None}] * 2)
         evaluate(nothing, context(), directions, caption="es")
@@ -178,7 +178,7 @@ def test_a_damaged_picture_leaves_with_its_captions(memory_source, context, dire
     rest = [g for g in greys if g != 40]
     damaged = evaluate(memory_source(greys, damaged={40}), context(), directions)
     assert damaged.metrics == evaluate(memory_source(rest), context(), directions).metrics
-    assert damaged.details["protocol"]["damaged"] == 1
+    assert damaged.protocol["damaged"] == 1
     assert damaged.details["kept"].tolist() == rest
 
 
@@ -188,12 +188,12 @@ def test_best_and_worst_are_the_extremes(memory_source, context, directions):
     i2t = rank_captions(
         result.details["image"], result.details["text"], result.details["pairs"], False
     )
-    worst, best = result.details["i2t"]["worst"][0], result.details["i2t"]["best"][0]
+    worst, best = result.figures["i2t"].groups["worst"][0], result.figures["i2t"].groups["best"][0]
     assert worst["rank"] == i2t.rank.max() and best["rank"] == i2t.rank.min() == 1
     assert best["hits"][0] and best["found"][0] in best["right"]
-    assert result.details["t2i"]["best"][0]["hits"] == [
-        i in result.details["t2i"]["best"][0]["right"]
-        for i in result.details["t2i"]["best"][0]["found"]
+    assert result.figures["t2i"].groups["best"][0]["hits"] == [
+        i in result.figures["t2i"].groups["best"][0]["right"]
+        for i in result.figures["t2i"].groups["best"][0]["found"]
     ]
 
 
@@ -236,14 +236,14 @@ def test_equal_captions_bring_both_protocols(memory_source, context, directions)
         assert strict.metrics[key] == shared.metrics[f"strict_{key}"]
     assert not any("chance" in key for key in strict.metrics if key.startswith("shared_"))
     for result in (strict, shared):
-        told = result.details["protocol"]["equal captions"]
+        told = result.protocol["equal captions"]
         assert told == "2 of 4 pictures have a caption of another"
     rows = {row["direction"]: row["R@1"] for row in strict.tables["recall"]}
     assert rows["image to text, any equal caption"] == 1
     assert rows["image to text, own pairs at most"] == 0.5
     assert "image to text, own pairs only" in {r["direction"] for r in shared.tables["recall"]}
     alone = evaluate(memory_source([10, 50], [["g 10", "g 10"], ["g 50"]]), context(), directions)
-    assert alone.details["protocol"]["equal captions"] == "" and len(alone.tables["recall"]) == 4
+    assert alone.protocol["equal captions"] == "" and len(alone.tables["recall"]) == 4
     assert not any(key.startswith(("strict", "shared")) for key in alone.metrics)
 
 

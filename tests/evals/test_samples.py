@@ -9,7 +9,13 @@ from PIL import Image
 
 from vlp_jax.core.errors import RunError, UserError
 from vlp_jax.data.framing import Framing
-from vlp_jax.evals.samples import class_ids, class_names, embed_pictures, open_samples, read_values
+from vlp_jax.evals.kits.samples import (
+    class_ids,
+    class_names,
+    embed_pictures,
+    open_samples,
+    read_values,
+)
 
 
 def test_class_names_from_the_data_are_sorted_by_value():

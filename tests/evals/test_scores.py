@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from vlp_jax.evals.scores import (
+from vlp_jax.evals.kits.scores import (
     average_precision,
     majority,
     per_class_recall,

@@ -3,7 +3,7 @@
 import pytest
 
 from vlp_jax.core.errors import UserError
-from vlp_jax.evals.templates import TEMPLATES, fill, load_templates
+from vlp_jax.evals.kits.templates import TEMPLATES, fill, load_templates
 
 COUNTS = {
     "single": 1,

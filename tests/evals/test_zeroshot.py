@@ -115,7 +115,7 @@ def test_the_prompts_are_told(memory_source, context, directions):
         {"template": "t {c}", "prompt": "t g 60"},
         {"template": "my {c}", "prompt": "my g 60"},
     ]
-    assert result.details["protocol"]["names"] == "n"
+    assert result.protocol["names"] == "n"
 
 
 @pytest.mark.parametrize("numbers", [(7, 60), ("7", "60"), (7.0, 60.0), ([7, 60], [60])])
@@ -131,7 +131,7 @@ def test_numbers_are_no_names(memory_source, context, directions, numbers, tmp_p
     both = [{**meta, "class": meta["kind"]} for meta in metas]
     result = zeroshot(memory_source([7, 60], metas=both), context(), directions, label="label")
     assert result.details["names"] == ["g 60", "g 7"] and result.metrics["top1"] == 1
-    assert result.details["protocol"]["names"] == "class"
+    assert result.protocol["names"] == "class"
     if isinstance(numbers[0], int):  # a file of names needs no words
         (tmp_path / "n.json").write_text('{"7": "g 7", "60": "g 60"}')
         fns = {"label": "label", "classes": str(tmp_path / "n.json")}

@@ -22,7 +22,7 @@ RESULTS = {
     "cross": Result(
         {"i2t_r1": np.float32(0.5), "chance_i2t_r1": 0.01, "r_mean": float("nan")},
         {"recall": [{"direction": "a | b", "R@1": 0.5, "n": 12345}]},
-        {"protocol": {"prefix": "", "ties": "pessimistic"}, "image": np.ones((3, 2))},
+        details={"protocol": {"prefix": "", "ties": "pessimistic"}, "image": np.ones((3, 2))},
     )
 }
 
@@ -59,7 +59,7 @@ def test_markdown_escapes_pipes_and_links_pictures_relatively(tmp_path):
 
 
 def test_what_is_empty_is_left_out(tmp_path):
-    bare = {"sheet": Result({}, {"per_class": []}, {}), "one": Result({"psnr": 0.5})}
+    bare = {"sheet": Result({}, {"per_class": []}), "one": Result({"psnr": 0.5})}
     write_markdown(str(tmp_path / "r.md"), "T", bare)
     text = (tmp_path / "r.md").read_text(encoding="utf-8")
     assert text.startswith("# T\n\n## sheet\n\n## one\n\n| metric | value |\n| --- | ---: |\n")
@@ -75,7 +75,7 @@ def test_settings_are_words():
     protocol = {"templates": ("a {}", "b"), "k": [1, 5], "by": {"l2": 2.0, "fit": ""}, "x": None}
     protocol |= {"markup": "[red]", "no": ()}
     console = Console(file=io.StringIO(), width=200)
-    print_results({"zs": Result({"top1": 0.5}, {}, {"protocol": protocol})}, console)
+    print_results({"zs": Result({"top1": 0.5}, details={"protocol": protocol})}, console)
     wanted = "templates: a {}, b; k: 1, 5; by: l2 2.0, fit none; x: none; markup: [red]; no: none"
     assert wanted in console.file.getvalue()
 

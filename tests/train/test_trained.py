@@ -49,7 +49,7 @@ FNS = {
 def protocol(trained, path, **more):
     context = EvalContext(lambda texts: np.zeros((len(texts), 4), np.int32), 8, 16)
     made = make_evaluators({"retrieval": {"path": path, **more}}, context, TwoTowers(), trained)
-    return run_evaluators(made, FNS, trained)["retrieval"].details["protocol"]
+    return run_evaluators(made, FNS, trained)["retrieval"].protocol
 
 
 def test_the_trainings_path_is_measured_on_what_was_held_out(data, tmp_path):

@@ -134,11 +134,14 @@ def override(config: ConfigDict, key: str, text: str) -> None:
       UserError: an unknown key, a section, or a value of another type.
     """
     *parents, last = key.split(".")
-    if len(parents) == 2 and parents[0] == "evals":  # checked later, by the evaluator's own schema
+    how = parents[2:] in ([], ["how"])  # an evaluator's keys and its options
+    if how and len(parents) > 1 and parents[0] == "evals":  # checked later, by their own schema
         with config.unlocked():
-            section = config.evals.get(parents[1]) or ConfigDict()
+            section = config
+            for part in parents:
+                section[part] = section.get(part) or ConfigDict()
+                section = section[part]
             section[last] = section.get(last, _literal(text))
-            config.evals[parents[1]] = section
     node: Any = config
     for part in parents:
         node = node.get(part) if isinstance(node, ConfigDict) else None

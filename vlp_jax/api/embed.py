@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
+import jax
 import numpy as np
 from jax.sharding import Mesh
 
@@ -18,11 +19,12 @@ from vlp_jax.api.placement import Run, fill, runner
 from vlp_jax.core.errors import UserError
 from vlp_jax.core.inputs import Vars
 from vlp_jax.core.types import Extra, Params
-from vlp_jax.losses.contrastive import unit
-from vlp_jax.methods.base import Function, Method
+from vlp_jax.core.vectors import unit
+from vlp_jax.methods.base import Method
 
 T = TypeVar("T")
 SIDES = ("image", "text")
+_unit = jax.jit(unit)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,26 +42,28 @@ class Batching:
     told: Callable[[int], None] = lambda count: None
 
 
-def sides(method: Method) -> dict[str, Function]:
-    """{side: function that gives float32[B, E] of unit norm}: `image` and `text` of a joint space;
-    of a method without one `image` alone, its features divided by their norm.
+def sides(method: Method) -> dict[str, str]:
+    """{side: name of its function}: `image` and `text` of a joint space; of a method without one
+    `image` alone, its features.
     """
-    functions = method.functions()
     named = {side: f"embed_{side}" for side in SIDES}
-    found = {side: functions[name] for side, name in named.items() if name in functions}
-    if found:
-        return found
-    features = functions["features"]
-    divided = lambda v, x, how: unit(features(v, x, how))  # noqa: E731
-    return {"image": dataclasses.replace(features, run=divided)}
+    offered = method.functions()
+    found = {side: name for side, name in named.items() if name in offered}
+    return found or {"image": "features"}
 
 
 def embedders(
     method: Method, params: Params, extra: Extra, mesh: Mesh | None = None
 ) -> dict[str, Run]:
-    """{side: f(batch) -> float32[B, E] of unit norm}, compiled once per shape of a batch."""
-    v = Vars(params, extra)
-    return {side: runner(fn, v, mesh) for side, fn in sides(method).items()}
+    """{side: f(batch) -> float32[B, E] of unit norm}, compiled once per shape of a batch; features
+    are divided by their norm.
+    """
+
+    def make(name: str) -> Run:
+        run = runner(method, name, Vars(params, extra), mesh)
+        return run if name != "features" else lambda batch: np.asarray(_unit(run(batch)))
+
+    return {side: make(name) for side, name in sides(method).items()}
 
 
 def embed_pictures(

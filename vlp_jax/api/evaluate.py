@@ -61,7 +61,8 @@ def evaluate(checkpoint: str, config: Any, sharding: str = "") -> tuple[dict[str
     from vlp_jax.api.model import load_model
     from vlp_jax.api.placement import choose_mesh
     from vlp_jax.parallel.mesh import make_mesh, replicated
-    from vlp_jax.train.evaluate import Embedder, eval_context, make_evaluators, run_evaluators
+    from vlp_jax.train.evaluate import eval_context, make_evaluators, run_evaluators
+    from vlp_jax.train.functions import Embedder
 
     mesh = choose_mesh(sharding, config.mesh) or make_mesh(dict(config.mesh))
     model = load_model(checkpoint, sharding, config.mesh)

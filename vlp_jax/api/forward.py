@@ -21,8 +21,9 @@ from vlp_jax.core.fields import Field, Label, Numbers, Text
 from vlp_jax.core.inputs import Vars
 from vlp_jax.core.pytree import flatten
 from vlp_jax.core.schema import plain
-from vlp_jax.methods.base import Function
+from vlp_jax.methods.base import Function, Method
 from vlp_jax.parallel.startup import first_process, start_jax
+from vlp_jax.train.functions import find
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,27 +61,28 @@ def reads(function: Function) -> dict[str, Wanted]:
     return found
 
 
-def writes(function: Function, v: Vars) -> dict[str, Wanted]:
+def writes(method: Method, name: str, v: Vars) -> dict[str, Wanted]:
     """{array: what it is} of a function's results, by their paths."""
-    wanted = {name: array for name, array in reads(function).items() if not array.optional}
+    arrays = reads(find(method, name))
+    wanted = {array: what for array, what in arrays.items() if not what.optional}
     most = max((array.most for array in wanted.values()), default=0)
     lengths = sorted({most, max(most - 1, 1)}) if most else [0]
 
     def out(length: int) -> dict[str, jax.ShapeDtypeStruct]:
         sizes = {"B": 2, "T": length}
         batch = {
-            name: jax.ShapeDtypeStruct([sizes.get(n, n) for n in array.shape], array.dtype)
-            for name, array in wanted.items()
+            array: jax.ShapeDtypeStruct([sizes.get(n, n) for n in what.shape], what.dtype)
+            for array, what in wanted.items()
         }
-        return named(shapes(function, v, batch))
+        return named(shapes(method, name, v, batch))
 
     first, *more = map(out, lengths)
     found = {}
-    for name, leaf in first.items():
-        others = [other[name].shape for other in more]
+    for path, leaf in first.items():
+        others = [other[path].shape for other in more]
         same = [all(n == other[i] for other in others) for i, n in enumerate(leaf.shape)]
         free = ("B", *(n if same[i] else "T" for i, n in enumerate(leaf.shape) if i))
-        found[name] = Wanted(_kept(leaf.dtype).name, free)
+        found[path] = Wanted(_kept(leaf.dtype).name, free)
     return found
 
 
@@ -90,7 +92,7 @@ def functions(model: Model) -> dict[str, dict[str, Any]]:
     return {
         name: {
             "reads": reads(function),
-            "writes": writes(function, v),
+            "writes": writes(model.method, name, v),
             "options": dataclasses.asdict(function.options()) if function.how else {},
         }
         for name, function in sorted(model.method.functions().items())
@@ -126,7 +128,8 @@ def forward(
     function = offered[name]
     how = function.options(dict(options or {}), "--set")
     batch = checked(function, arrays, name)
-    out = runner(function, Vars(model.params, model.extra), model.mesh)(batch, how)
+    run = runner(model.method, name, Vars(model.params, model.extra), model.mesh)
+    out = run(batch, how)
     return {path: leaf.astype(_kept(leaf.dtype)) for path, leaf in named(out).items()}
 
 

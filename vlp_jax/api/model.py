@@ -37,6 +37,7 @@ from vlp_jax.interop.folder import MANIFEST, is_folder, read_folder
 from vlp_jax.interop.golden import compare
 from vlp_jax.interop.preprocess import SOURCE
 from vlp_jax.methods.base import Method, make_method
+from vlp_jax.train.functions import find
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -174,9 +175,9 @@ class Model:
 
     def width(self, side: str) -> int:
         """E of `image` or `text`."""
-        function = sides(self.method)[side]
-        spec = function.reads[side].spec(side, 1)
-        return shapes(function, Vars(self.params, self.extra), spec).shape[1]
+        name, v = sides(self.method)[side], Vars(self.params, self.extra)
+        spec = find(self.method, name).reads[side].spec(side, 1)
+        return shapes(self.method, name, v, spec).shape[1]
 
 
 def load_model(path: str, sharding: str = "", mesh: Mapping[str, int] | None = None) -> Model:

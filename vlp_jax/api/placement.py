@@ -5,7 +5,6 @@ weights as the preset says and share the rows of every batch. The file exists so
 `eval` and a notebook place a model alike.
 """
 
-import functools
 import math
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -15,10 +14,12 @@ import numpy as np
 from jax.sharding import Mesh, Sharding, SingleDeviceSharding
 
 from vlp_jax.core.errors import UserError, nearest
-from vlp_jax.core.inputs import Inputs, Vars
+from vlp_jax.core.inputs import Vars
 from vlp_jax.core.types import HostBatch
+from vlp_jax.methods.base import Method
 from vlp_jax.parallel.mesh import BATCH_AXES, batch_sharding, make_mesh, replicated
 from vlp_jax.parallel.sharding import PRESETS, param_sharding
+from vlp_jax.train.functions import compiled
 
 Run = Callable[..., Any]  # f(batch, how=None) -> arrays of the host
 
@@ -63,28 +64,26 @@ def put(arrays: Any, where: Any) -> Any:
     )
 
 
-def runner(fn: Callable[[Vars, Inputs, Any], Any], v: Vars, mesh: Mesh | None = None) -> Run:
-    """`fn` as f(batch, how=None) from host arrays to host arrays, compiled once per shape of a
-    batch.
+def runner(method: Method, name: str, v: Vars, mesh: Mesh | None = None) -> Run:
+    """A function of a method as f(batch, how=None) from host arrays to host arrays.
 
     Products run in full float32, so that numbers agree between kinds of device. On a mesh the rows
     are shared by its devices, filled up to a multiple of them.
-    """
-    whole = None if mesh is None else replicated(mesh)
 
-    @functools.partial(jax.jit, out_shardings=whole)
-    def compiled(v: Vars, batch: Mapping[str, jax.Array], how: Any) -> Any:
-        return fn(v, Inputs.of(batch), how)
+    Raises:
+      UserError: the method has no such function.
+    """
+    program = compiled(method, name, None if mesh is None else replicated(mesh))
 
     def run(batch: HostBatch, how: Any = None) -> Any:
         with jax.default_matmul_precision("highest"):
             if mesh is None:
-                return jax.tree.map(np.asarray, compiled(v, batch, how))
+                return jax.tree.map(np.asarray, program(*v, batch, how=how))
             count = len(next(iter(batch.values())))
             most = -(-count // _ways(mesh)) * _ways(mesh)
-            filled = {name: fill(rows, most) for name, rows in batch.items()}
+            filled = {array: fill(rows, most) for array, rows in batch.items()}
             with jax.set_mesh(mesh):
-                out = compiled(v, put(filled, batch_sharding(mesh)), how)
+                out = program(*v, put(filled, batch_sharding(mesh)), how=how)
             return jax.tree.map(lambda rows: np.asarray(rows)[:count], out)
 
     return run
@@ -100,6 +99,6 @@ def _ways(mesh: Mesh) -> int:
     return math.prod(mesh.shape[axis] for axis in BATCH_AXES)
 
 
-def shapes(fn: Callable[[Vars, Inputs, Any], Any], v: Vars, batch: HostBatch) -> Any:
-    """Shapes and dtypes of what `fn` gives, without running it; `batch` may be shapes too."""
-    return jax.eval_shape(lambda v, batch: fn(v, Inputs.of(batch), None), v, batch)
+def shapes(method: Method, name: str, v: Vars, batch: HostBatch) -> Any:
+    """Shapes and dtypes of what a function gives, without running it; `batch` may be shapes too."""
+    return jax.eval_shape(compiled(method, name), *v, batch)

@@ -8,8 +8,11 @@ registry to edit and no import paid for what is not used.
 import importlib
 import pkgutil
 from types import ModuleType
+from typing import TypeVar
 
 from vlp_jax.core.errors import UserError, nearest
+
+T = TypeVar("T")
 
 
 def names(folder: str) -> list[str]:
@@ -17,6 +20,26 @@ def names(folder: str) -> list[str]:
     package = importlib.import_module(f"vlp_jax.{folder}")
     found = pkgutil.iter_modules(package.__path__)
     return sorted(m.name for m in found if m.name != "base" and not m.ispkg)
+
+
+def find(folder: str, name: str, base: type[T], flag: str) -> type[T]:
+    """The one class of vlp_jax/FOLDER/NAME.py that is a `base` and is defined there.
+
+    Raises:
+      UserError: no such module, or another number of classes.
+    """
+    module = load(folder, name, flag)
+    own = [
+        value
+        for value in vars(module).values()
+        if isinstance(value, type)
+        and issubclass(value, base)
+        and value.__module__ == module.__name__
+    ]
+    if len(own) != 1:
+        one = f"must define one {base.__name__}, found {len(own)}"
+        raise UserError(f"{flag}: {folder}/{name}.py {one}")
+    return own[0]
 
 
 def load(folder: str, name: str, flag: str) -> ModuleType:

@@ -41,7 +41,8 @@ class Inputs:
 
     Attributes:
       batch: {array: [b, ...]} of the method's fields.
-      index: int32[b], the rows' numbers in the whole batch.
+      index: int32[b], the rows' numbers: in the whole batch in training, in the data set outside
+        (-1: padding).
       rng: key[b], one per row, so that no draw depends on how a batch is split.
       step: int32[], updates done so far.
       totals: {name: float32[]}, denominators of the whole batch (Method.totals).
@@ -56,10 +57,18 @@ class Inputs:
     train: bool = False
 
     @classmethod
-    def of(cls, batch: Batch, rng: Array | None = None, **how) -> "Inputs":
-        """A whole batch; rng: key[b], without it one of each row's number."""
-        index = jnp.arange(len(jax.tree.leaves(batch)[0]))
-        keys = rngs.example_keys(jax.random.key(0), len(index)) if rng is None else rng
+    def of(
+        cls, batch: Batch, rng: Array | None = None, index: Array | None = None, **how
+    ) -> "Inputs":
+        """A whole batch of a method without totals of its own.
+
+        Args:
+          rng: key[b]; without it one of each row's number.
+          index: int32[b], the rows' numbers; without it 0, 1, ...
+        """
+        if index is None:
+            index = jnp.arange(len(jax.tree.leaves(batch)[0]))
+        keys = rngs.row_keys(jax.random.key(0), index) if rng is None else rng
         return cls(batch, index, keys, totals={ROWS: jnp.float32(len(index))}, **how)
 
     def replace(self, **changes) -> "Inputs":

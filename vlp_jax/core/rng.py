@@ -21,7 +21,12 @@ def step_key(seed: int, step: Array | int) -> Array:
 
 def example_keys(key: Array, batch_size: int) -> Array:
     """Returns one independent key per example of the global batch. key[B]"""
-    return jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(batch_size))
+    return row_keys(key, jnp.arange(batch_size))
+
+
+def row_keys(key: Array, index: Array) -> Array:
+    """Returns the key of each row by its number, int32[B]. key[B]"""
+    return jax.vmap(jax.random.fold_in, (None, 0))(key, index)
 
 
 def fold(keys: Array | None, name: str | int) -> Array | None:

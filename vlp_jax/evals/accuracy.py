@@ -6,40 +6,46 @@ trained linear probe report the same numbers as the zero-shot classifier.
 
 import dataclasses
 from collections.abc import Mapping
-from typing import ClassVar
 
 import numpy as np
 
 from vlp_jax.core.errors import UserError
 from vlp_jax.data.labels import class_list
 from vlp_jax.data.source import Source
-from vlp_jax.evals.base import EvalContext, EvalFn, Result, require_fns
-from vlp_jax.evals.samples import class_ids, embed_pictures, open_samples, read_values
-from vlp_jax.evals.zeroshot import score
+from vlp_jax.evals.base import EvalFn, Learner, Result
+from vlp_jax.evals.kits import figures
+from vlp_jax.evals.kits.samples import (
+    check_labels,
+    class_ids,
+    embed_pictures,
+    open_samples,
+    read_values,
+)
+from vlp_jax.evals.kits.scores import score
 
 
 @dataclasses.dataclass(frozen=True)
-class Accuracy:
+class Accuracy(Learner):
     """Config keys: path: labelled data set. train: the one that was trained on, whose words under
     `label` number the classes ('' = path itself). label: JSON key. limit: so many samples of
     path (0 = all).
     """
 
-    context: EvalContext
-    path: str | Source = ""
-    train: str | Source = ""
     label: str = ""
     limit: int = 0
 
-    requires: ClassVar[tuple[str, ...]] = ("classify",)
+    requires = ("classify",)
 
-    def __call__(self, fns: Mapping[str, EvalFn]) -> Result:
+    def check(self, sources: Mapping[str, Source], where: str) -> None:
+        """Both sets have the label."""
+        check_labels(sources, self.label, where)
+
+    def measure(self, fns: Mapping[str, EvalFn]) -> Result:
         """Returns metrics top1, top5, mean_per_class, chance_top1, chance_top5 and majority_top1.
 
         Raises:
           UserError: a label that the model has no class for.
         """
-        require_fns(self, fns)
         source = open_samples(self.path, self.limit, self.label)
         values = read_values(source, self.label)
         trained = open_samples(self.train or self.path)
@@ -59,4 +65,5 @@ class Accuracy:
         names = [*map(str, own if len(own) == len(known) else known)]
         metrics, table = score(logits, one_hot, label, names)
         protocol = {"images": len(kept), "damaged": len(source) - len(kept)}
-        return Result(metrics, {"per_class": table}, {"protocol": protocol})
+        details = {"protocol": protocol}
+        return Result(metrics, {"per_class": table}, figures.per_class(table), details)

@@ -7,29 +7,23 @@ every method: an evaluator names the functions it `requires`, is handed exactly 
 """
 
 import dataclasses
-import importlib
+import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, ClassVar, Protocol
+from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
+from vlp_jax.core import dispatch
 from vlp_jax.core.errors import RunError, UserError, nearest
-from vlp_jax.core.schema import plain
+from vlp_jax.core.schema import build
+from vlp_jax.core.types import HostBatch
 from vlp_jax.data.framing import Framing
+from vlp_jax.data.source import Source
 
-HostBatch = dict[str, np.ndarray]
-EvalFn = Callable[[HostBatch], tuple[np.ndarray, np.ndarray]]
-
-EVALUATORS = {
-    "accuracy": "vlp_jax.evals.accuracy:Accuracy",
-    "reconstruction": "vlp_jax.evals.reconstruction:Reconstruction",
-    "zeroshot": "vlp_jax.evals.zeroshot:ZeroShot",
-    "retrieval": "vlp_jax.evals.retrieval:Retrieval",
-    "probe": "vlp_jax.evals.probe:Probe",
-    "knn": "vlp_jax.evals.knn:NearestNeighbours",
-    "pretext": "vlp_jax.evals.pretext:PretextTask",
-    "neighbours": "vlp_jax.evals.neighbours:Neighbours",
-}
+Rows = Any  # a tree of arrays whose first axis is the rows
+EvalFn = Callable[..., tuple[Rows, np.ndarray]]  # host-local batch -> (rows, int32[B] index)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,91 +53,145 @@ class Result:
 
     metrics: name -> number, the ones to log; fractions in [0, 1] unless the name says otherwise.
     tables:  name -> rows (dicts with equal keys), for people.
-    details: protocol settings, and arrays and lists from which pictures are drawn.
+    figures: name -> what can be drawn, as data (evals/kits/figures.py).
+    details: `protocol`, the settings, and arrays that the numbers come from.
     """
 
     metrics: dict[str, float]
     tables: dict[str, list[dict[str, Any]]] = dataclasses.field(default_factory=dict)
+    figures: dict[str, Any] = dataclasses.field(default_factory=dict)
     details: dict[str, Any] = dataclasses.field(default_factory=dict)
 
+    @property
+    def protocol(self) -> dict[str, Any]:
+        """The settings that the numbers were measured under."""
+        return self.details.get("protocol", {})
 
-class Evaluator(Protocol):
-    """A frozen dataclass: its fields other than `context` are its config keys."""
 
-    requires: ClassVar[tuple[str, ...]]
+@dataclasses.dataclass(frozen=True)
+class Evaluator:
+    """Base class of all evaluators: a frozen dataclass whose fields are its config keys.
+
+    Attributes:
+      context, options: no config keys: what it knows of the run, and {function: its options}.
+      path: data set that is measured.
+      how: {KEY: VALUE}, options of the functions that it requires.
+    """
+
     context: EvalContext
+    options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    path: str | Source = ""
+    how: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
-    def __call__(self, fns: Mapping[str, EvalFn]) -> Result: ...
+    @property
+    def requires(self) -> tuple[str, ...]:
+        """Names of the method's functions that it calls."""
+        raise NotImplementedError(type(self).__name__)
+
+    def measure(self, fns: Mapping[str, EvalFn]) -> Result:
+        """Calls the functions that it requires, by name, on its data sets.
+
+        Raises:
+          UserError: its data sets lack what it asks for.
+        """
+        raise NotImplementedError(type(self).__name__)
+
+    def sets(self) -> dict[str, str | Source]:
+        """Its data sets by config key, '' where there is none: all but `path` are learned from."""
+        return {"path": self.path}
+
+    def check(self, sources: Mapping[str, Source], where: str) -> None:
+        """Looks at its data sets, opened, before any training.
+
+        Raises:
+          UserError: one that cannot serve; the message starts with `where`, the evaluator's
+            section.
+        """
+        del sources, where
+
+    def __call__(self, fns: Mapping[str, EvalFn]) -> Result:
+        """`measure` with the functions that it requires, under its options.
+
+        Raises:
+          UserError: the method offers less than that.
+        """
+        given = {}
+        for name in self.requires:
+            if name not in fns:
+                kind = type(self).__name__
+                raise UserError(f"evaluator {kind} needs {name!r}; the method offers {sorted(fns)}")
+            how = self.options.get(name)
+            given[name] = fns[name] if how is None else functools.partial(fns[name], how=how)
+        return self.measure(given)
+
+
+@dataclasses.dataclass(frozen=True)
+class Learner(Evaluator):
+    """An evaluator with a data set that it learns from.
+
+    Attributes:
+      train: that data set.
+    """
+
+    train: str | Source = ""
+
+    def sets(self) -> dict[str, str | Source]:
+        """train and path."""
+        return {"train": self.train, "path": self.path}
 
 
 def make_evaluator(name: str, cfg: Mapping[str, Any], context: EvalContext) -> Evaluator:
-    """Builds the evaluator called `name`, importing its module only now.
+    """Builds the evaluator of the file evals/NAME.py, importing it only now.
 
     Raises UserError, with the nearest valid name, for an unknown evaluator or key, or a value of
     another type.
     """
-    if name not in EVALUATORS:
-        raise UserError(f"unknown evaluator {name!r}" + nearest(name, EVALUATORS))
-    module, _, attribute = EVALUATORS[name].partition(":")
-    cls = getattr(importlib.import_module(module), attribute)
-    schema = {field.name: field for field in dataclasses.fields(cls) if field.name != "context"}
-    values = {}
-    for key, value in plain(cfg).items():
-        if key not in schema:
-            raise UserError(f"{name}.{key}: unknown key{nearest(key, schema)}")
-        values[key] = _coerce(f"{name}.{key}", value, schema[key].default)
-    return cls(context=context, **values)
+    valid = dispatch.names("evals")
+    if name not in valid:
+        raise UserError(f"unknown evaluator {name!r}" + nearest(name, valid))
+    found = dispatch.find("evals", name, Evaluator, f"evaluator {name!r}")
+    return build(found, cfg, name, context=context, options={})
 
 
-def _coerce(key: str, value: Any, default: Any) -> Any:
-    """An int becomes a float where the default is one; any other difference of type is refused."""
-    if isinstance(default, str):
-        return value  # paths may be sources, templates may be several: the evaluator looks itself
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    if isinstance(default, float) and is_number:
-        return float(value)
-    if type(value) is not type(default):
-        raise UserError(f"{key} is {value!r}, it must be of type {type(default).__name__}")
-    return value
-
-
-def require_fns(evaluator: Evaluator, fns: Mapping[str, EvalFn]) -> None:
-    """Raises UserError when the method offers less than the evaluator requires."""
-    for name in evaluator.requires:
-        if name not in fns:
-            kind = type(evaluator).__name__
-            raise UserError(f"evaluator {kind} needs {name!r}; the method offers {sorted(fns)}")
-
-
-def embed_some(fn: EvalFn, batches: Iterable[HostBatch], n: int) -> tuple[np.ndarray, np.ndarray]:
+def embed_some(fn: EvalFn, batches: Iterable[HostBatch], n: int) -> tuple[Rows, np.ndarray]:
     """Runs `fn` over padded batches and puts every row where its index says.
 
-    fn: host-local batch -> (rows float32[B, D], index int32[B]); rows of index -1 are left out.
-    Returns float32[n, D] (zeros where no row came) and bool[n], which rows came.
+    fn: host-local batch -> (rows, index int32[B]); rows of index -1 are left out. Returns rows of
+    the same tree and dtypes, [n, ...] (zeros where no row came), and bool[n], which rows came.
     Rows [2, 0, -1] and [1] fill an array of n = 3.
     Raises RunError for a row out of range or not finite, and when no row came.
     """
     out, seen = None, np.zeros(n, bool)
     for batch in batches:
-        rows, index = (np.asarray(a) for a in fn(batch))
+        rows, index = fn(batch)
+        rows, index = jax.tree.map(np.asarray, rows), np.asarray(index)
         if index.max(initial=-1) >= n:
             raise RunError(f"an evaluation batch holds row {index.max()} of {n}")
         keep = index >= 0
         if out is None:
-            out = np.zeros((n, *rows.shape[1:]), np.float32)
-        out[index[keep]], seen[index[keep]] = rows[keep], True
+            out = jax.tree.map(lambda leaf: np.zeros((n, *leaf.shape[1:]), leaf.dtype), rows)
+        for whole, leaf in zip(jax.tree.leaves(out), jax.tree.leaves(rows), strict=True):
+            whole[index[keep]] = leaf[keep]
+        seen[index[keep]] = True
     if out is None or not seen.any():
         raise RunError(f"none of {n} rows could be embedded")
-    finite = np.isfinite(out).reshape(n, -1).all(axis=1)
-    if not finite.all():
-        bad = np.flatnonzero(~finite)
+    bad = np.flatnonzero(~_finite(out, n))
+    if bad.size:
         raise RunError(f"{bad.size} of {n} embeddings are not finite, first {bad[:3].tolist()}")
-    return out, seen  # [n, D], [n]
+    return out, seen
 
 
-def embed_all(fn: EvalFn, batches: Iterable[HostBatch], n: int) -> np.ndarray:
-    """As `embed_some`, but every row must come: float32[n, D]. Raises RunError where one does
-    not."""
+def _finite(rows: Rows, n: int) -> np.ndarray:
+    """bool[n]: whether all numbers of a row are."""
+    found = np.ones(n, bool)
+    for leaf in jax.tree.leaves(rows):
+        if jnp.issubdtype(leaf.dtype, jnp.inexact):
+            found &= np.isfinite(leaf).reshape(n, -1).all(axis=1)
+    return found
+
+
+def embed_all(fn: EvalFn, batches: Iterable[HostBatch], n: int) -> Rows:
+    """As `embed_some`, but every row must come: [n, ...]. Raises RunError where one does not."""
     out, seen = embed_some(fn, batches, n)
     if not seen.all():
         missing = np.flatnonzero(~seen)
@@ -169,13 +217,14 @@ def text_batches(texts: Sequence[str], context: EvalContext) -> Iterator[HostBat
         yield {"text": context.tokenizer(mine + [""] * (local - len(mine))), "index": index}
 
 
-def embed_texts(fn: EvalFn, texts: Sequence[str], context: EvalContext) -> np.ndarray:
-    """Embeddings of texts, equal ones embedded once: float32[N, D]."""
+def embed_texts(fn: EvalFn, texts: Sequence[str], context: EvalContext) -> Rows:
+    """Rows of texts, equal ones embedded once: [N, ...]."""
     unique, inverse = np.unique(np.asarray(texts, dtype=object), return_inverse=True)
-    return embed_all(fn, text_batches(list(unique), context), len(unique))[inverse]
+    rows = embed_all(fn, text_batches(list(unique), context), len(unique))
+    return jax.tree.map(lambda leaf: leaf[inverse], rows)
 
 
-def unit(x: np.ndarray) -> np.ndarray:
+def unit_rows(x: np.ndarray) -> np.ndarray:
     """Rows divided by their L2 norm; a zero row stays zero. float32[..., D] -> float32[..., D]."""
     norm = np.linalg.norm(x, axis=-1, keepdims=True)
     return (x / np.maximum(norm, 1e-12)).astype(np.float32)

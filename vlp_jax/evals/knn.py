@@ -11,9 +11,10 @@ import numpy as np
 
 from vlp_jax.core.errors import UserError
 from vlp_jax.data.source import Source
-from vlp_jax.evals.base import EvalContext, EvalFn, Result, require_fns, unit
-from vlp_jax.evals.ranking import nearest_neighbours
-from vlp_jax.evals.samples import (
+from vlp_jax.evals.base import EvalFn, Learner, Result, unit_rows
+from vlp_jax.evals.kits.ranking import nearest_neighbours
+from vlp_jax.evals.kits.samples import (
+    check_labels,
     check_several,
     class_ids,
     class_names,
@@ -21,11 +22,11 @@ from vlp_jax.evals.samples import (
     open_samples,
     read_values,
 )
-from vlp_jax.evals.scores import majority, per_class_recall
+from vlp_jax.evals.kits.scores import majority, per_class_recall
 
 
 @dataclasses.dataclass(frozen=True)
-class NearestNeighbours:
+class NearestNeighbours(Learner):
     """Config keys: train, path: labelled data sets (bank, queries). label: JSON key. k: neighbour
     counts.
 
@@ -33,9 +34,6 @@ class NearestNeighbours:
     method's function that gives the rows; `pixels` is the baseline of raw pictures.
     """
 
-    context: EvalContext
-    train: str | Source = ""
-    path: str | Source = ""
     label: str = ""
     k: tuple[int, ...] = (1, 20)
     temperature: float = 0.07
@@ -53,9 +51,12 @@ class NearestNeighbours:
                 f"knn needs k >= 1 and temperature > 0, got {self.k}, {self.temperature}"
             )
 
-    def __call__(self, fns: Mapping[str, EvalFn]) -> Result:
+    def check(self, sources: Mapping[str, Source], where: str) -> None:
+        """Both sets have the label."""
+        check_labels(sources, self.label, where)
+
+    def measure(self, fns: Mapping[str, EvalFn]) -> Result:
         """Returns metrics top1_k<K> and mean_per_class_k<K> for every k, and chance_top1."""
-        require_fns(self, fns)
         bank = open_samples(self.train, self.limit, self.label, cover=True)
         queries = open_samples(self.path, self.limit, self.label)
         train_values = read_values(bank, self.label)
@@ -67,7 +68,7 @@ class NearestNeighbours:
         bank_label = class_ids([train_values[i] for i in kept], classes)
         rows, kept = embed_pictures(fns[self.features], queries, self.context)
         label = class_ids([values[i] for i in kept], classes)
-        scores, ids = nearest_neighbours(unit(rows), unit(bank_rows), max(self.k))
+        scores, ids = nearest_neighbours(unit_rows(rows), unit_rows(bank_rows), max(self.k))
         metrics, table = {"chance_top1": 1 / len(classes), "majority_top1": majority(label)}, []
         for k in self.k:
             guess = vote(scores[:, :k], bank_label[ids[:, :k]], len(classes), self.temperature)
@@ -76,7 +77,7 @@ class NearestNeighbours:
             metrics |= {f"top1_k{k}": top1, f"mean_per_class_k{k}": mean}
             table.append({"k": k, "top1": top1, "mean per class": mean})
         protocol = {"temperature": self.temperature, "bank": len(bank_rows), "images": len(rows)}
-        return Result(metrics, {"knn": table}, {"protocol": protocol})
+        return Result(metrics, {"knn": table}, details={"protocol": protocol})
 
 
 def vote(scores: np.ndarray, label: np.ndarray, num_classes: int, temperature: float) -> np.ndarray:

@@ -7,36 +7,32 @@ chance and a sheet in the report.
 
 import dataclasses
 from collections.abc import Mapping
-from typing import ClassVar
 
 import numpy as np
 
 from vlp_jax.core.errors import UserError
-from vlp_jax.data.source import Source
-from vlp_jax.evals.base import EvalContext, EvalFn, Result, require_fns
-from vlp_jax.evals.samples import embed_pictures, open_samples
+from vlp_jax.evals.base import EvalFn, Evaluator, Result
+from vlp_jax.evals.kits.figures import Panels
+from vlp_jax.evals.kits.samples import embed_pictures, open_samples
 
 
 @dataclasses.dataclass(frozen=True)
-class PretextTask:
+class PretextTask(Evaluator):
     """Config keys: path: data set. metric: names of the first scores, with commas. titles: one per
     panel. limit: so many samples for the scores (0 = all). shown: pictures on the sheet.
     """
 
-    context: EvalContext
-    path: str | Source = ""
     metric: str = "accuracy"
     titles: tuple[str, ...] = ()
     limit: int = 0
     shown: int = 8
 
-    requires: ClassVar[tuple[str, ...]] = ("task", "show")
+    requires = ("task", "show")
 
-    def __call__(self, fns: Mapping[str, EvalFn]) -> Result:
+    def measure(self, fns: Mapping[str, EvalFn]) -> Result:
         """Returns metrics METRIC and chance_METRIC of every name, weighted means over pictures;
-        details hold the panels float32[shown, P, S, S, 3] in [0, 1] and their titles.
+        figure `panels`.
         """
-        require_fns(self, fns)
         rows, _ = embed_pictures(fns["task"], open_samples(self.path, self.limit), self.context)
         panels, _ = embed_pictures(fns["show"], open_samples(self.path, self.shown), self.context)
         if self.titles and len(self.titles) != panels.shape[1]:
@@ -48,5 +44,5 @@ class PretextTask:
         metrics = {}
         for name, (score, chance) in zip(names, means.tolist(), strict=False):
             metrics |= {name: score, f"chance_{name}": chance}
-        details = {"panels": panels, "titles": self.titles, "protocol": {"images": len(rows)}}
-        return Result(metrics, {}, details)
+        shown = {"panels": Panels(": answers", panels, self.titles)}
+        return Result(metrics, figures=shown, details={"protocol": {"images": len(rows)}})

@@ -22,8 +22,9 @@ from vlp_jax.core.errors import UserError
 from vlp_jax.data.content import contents
 from vlp_jax.data.source import Source
 from vlp_jax.data.subset import stratified
-from vlp_jax.evals.base import EvalContext, EvalFn, Result, require_fns
-from vlp_jax.evals.samples import (
+from vlp_jax.evals.base import EvalFn, Learner, Result
+from vlp_jax.evals.kits.samples import (
+    check_labels,
     check_several,
     class_ids,
     class_names,
@@ -31,7 +32,7 @@ from vlp_jax.evals.samples import (
     open_samples,
     read_values,
 )
-from vlp_jax.evals.scores import majority, per_class_recall, sampling_error
+from vlp_jax.evals.kits.scores import majority, per_class_recall, sampling_error
 
 START = tuple(range(-6, 7, 2))  # log10 of l2: seven points, two decades apart
 HALVINGS = 4  # 2 decades -> 1/8 decade
@@ -52,7 +53,7 @@ class Fit(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class Probe:
+class Probe(Learner):
     """Config keys: train, val, path: labelled data sets (val '' = val_fraction of every class of
     train, chosen by content).
 
@@ -61,10 +62,7 @@ class Probe:
     pictures. metric: what l2 is chosen by, top1 or mean_per_class where classes differ in size.
     """
 
-    context: EvalContext
-    train: str | Source = ""
     val: str | Source = ""
-    path: str | Source = ""
     label: str = ""
     val_fraction: float = 0.2
     iterations: int = 1000
@@ -83,11 +81,18 @@ class Probe:
         if self.metric not in METRICS:
             raise UserError(f"probe.metric={self.metric!r}: choose {' or '.join(METRICS)}")
 
-    def __call__(self, fns: Mapping[str, EvalFn]) -> Result:
+    def sets(self) -> dict[str, str | Source]:
+        """train, val and path."""
+        return {**super().sets(), "val": self.val}
+
+    def check(self, sources: Mapping[str, Source], where: str) -> None:
+        """All sets have the label."""
+        check_labels(sources, self.label, where)
+
+    def measure(self, fns: Mapping[str, EvalFn]) -> Result:
         """Returns metrics top1, mean_per_class, their sampling errors top1_se, mean_per_class_se,
         val_METRIC, log10_l2 and how the last fit ended.
         """
-        require_fns(self, fns)
         fn = fns[self.features]
         sources = {
             "train": open_samples(self.train, self.limit, self.label, cover=True),
@@ -125,7 +130,7 @@ class Probe:
         protocol = {part: len(v) for part, v in label.items()} | {
             "objective": "sum CE + l2/2 |W|^2"
         }
-        return Result(metrics, {"sweep": table}, {"protocol": protocol})
+        return Result(metrics, {"sweep": table}, details={"protocol": protocol})
 
 
 def split_validation(

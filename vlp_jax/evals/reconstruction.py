@@ -7,41 +7,37 @@ number beside a trivial answer and a sheet in the report.
 
 import dataclasses
 from collections.abc import Mapping
-from typing import ClassVar
 
 import numpy as np
 
 from vlp_jax.core.errors import UserError
-from vlp_jax.data.source import Source
-from vlp_jax.evals.base import EvalContext, EvalFn, HostBatch, Result, require_fns
-from vlp_jax.evals.samples import embed_pictures, open_samples
+from vlp_jax.core.types import HostBatch
+from vlp_jax.evals.base import EvalFn, Evaluator, Result
+from vlp_jax.evals.kits.figures import Panels
+from vlp_jax.evals.kits.samples import embed_pictures, open_samples
 
 TITLES = ("input", "mask (white: hidden)", "output", "target")
 
 
 @dataclasses.dataclass(frozen=True)
-class Reconstruction:
+class Reconstruction(Evaluator):
     """Config keys: path: data set. limit: so many samples for the numbers (0 = all). shown:
     pictures on the sheet.
     """
 
-    context: EvalContext
-    path: str | Source = ""
     limit: int = 1000
     shown: int = 8
 
-    requires: ClassVar[tuple[str, ...]] = ("loss", "reconstruct")
+    requires = ("loss", "reconstruct")
 
     def __post_init__(self) -> None:
         if self.shown < 1:
             raise UserError(f"reconstruction needs shown >= 1, got {self.shown}")
 
-    def __call__(self, fns: Mapping[str, EvalFn]) -> Result:
+    def measure(self, fns: Mapping[str, EvalFn]) -> Result:
         """Returns metrics loss and chance_loss (predicting zero), masked_mse of pixels in [0, 1]
-        over all that is masked, masked_psnr of it in dB, and masked_share; details hold the panels
-        float32[shown, 4, S, S, 3] in [0, 1].
+        over all that is masked, masked_psnr of it in dB, and masked_share; figure `panels`.
         """
-        require_fns(self, fns)
         some = open_samples(self.path, self.limit)
         losses, _ = embed_pictures(fns["loss"], some, self.context)
         rows, _ = embed_pictures(_squares(fns["reconstruct"]), some, self.context)
@@ -57,8 +53,8 @@ class Reconstruction:
             "masked_psnr": float(-10 * np.log10(max(mse, 1e-10))),
             "masked_share": float(masked / pixels),
         }
-        details = {"panels": panels, "titles": TITLES, "protocol": {"images": len(rows)}}
-        return Result(metrics, {}, details)
+        shown = {"panels": Panels(": answers", panels, TITLES)}
+        return Result(metrics, figures=shown, details={"protocol": {"images": len(rows)}})
 
 
 def _squares(reconstruct: EvalFn) -> EvalFn:

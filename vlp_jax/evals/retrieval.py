@@ -8,18 +8,20 @@ purpose, and be printed with every result.
 """
 
 import dataclasses
+import functools
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 
 from vlp_jax.core.errors import UserError, nearest
 from vlp_jax.data.caption import candidates
 from vlp_jax.data.damage import DamagedSample
-from vlp_jax.data.source import Source
-from vlp_jax.evals.base import EvalContext, EvalFn, Result, embed_texts, require_fns, unit
-from vlp_jax.evals.ranking import Ranked, rank
-from vlp_jax.evals.samples import embed_pictures, open_samples, read_metadata
+from vlp_jax.data.source import Source, captioned, check_key
+from vlp_jax.evals.base import EvalFn, Evaluator, Result, embed_texts, unit_rows
+from vlp_jax.evals.kits.figures import Figure, HeatMap, Pictures, Queries, Space, evenly
+from vlp_jax.evals.kits.ranking import Ranked, rank
+from vlp_jax.evals.kits.samples import embed_pictures, open_samples, read_metadata
 
 RECALL_AT = (1, 5, 10)
 
@@ -65,7 +67,7 @@ class Pairs:
 
 
 @dataclasses.dataclass(frozen=True)
-class Retrieval:
+class Retrieval(Evaluator):
     """Recall at 1, 5 and 10 both ways. Config keys:
 
     path: data set. caption: JSON key to read captions from ('' = the sample's captions). captions:
@@ -75,8 +77,6 @@ class Retrieval:
     so many samples (0 = all). shown: best and worst queries kept for the pictures of the report.
     """
 
-    context: EvalContext
-    path: str | Source = ""
     caption: str = ""
     captions: int = 0
     prefix: str = ""
@@ -84,18 +84,25 @@ class Retrieval:
     limit: int = 0
     shown: int = 6
 
-    requires: ClassVar[tuple[str, ...]] = ("embed_image", "embed_text")
+    requires = ("embed_image", "embed_text")
 
     def __post_init__(self) -> None:
         for key in ("captions", "shown"):
             if getattr(self, key) < 0:
                 raise UserError(f"retrieval.{key} is {getattr(self, key)}, it must be >= 0")
 
-    def __call__(self, fns: Mapping[str, EvalFn]) -> Result:
+    def check(self, sources: Mapping[str, Source], where: str) -> None:
+        """The set has the captions that will be asked for."""
+        for source in sources.values():
+            if self.caption:
+                check_key(source, self.caption, f"{where}.caption")
+            elif not captioned(source):
+                raise UserError(f"{where}: no captions in {self.path!r}; {where}.path needs pairs")
+
+    def measure(self, fns: Mapping[str, EvalFn]) -> Result:
         """Returns metrics i2t_r1 ... t2i_r10 (fractions), r_mean, median ranks, chance levels; with
         equal captions also `strict_max_` ones, the most that strict recalls can be.
         """
-        require_fns(self, fns)
         source = open_samples(self.path, self.limit)
         captions = read_captions(source, self.caption, self.captions)
         image, kept = embed_pictures(fns["embed_image"], source, self.context)
@@ -103,8 +110,8 @@ class Retrieval:
         image, kept = image[told], kept[told]
         pairs = Pairs.from_captions([captions[i] for i in kept])
         prompts = [self.prefix + text for text in pairs.texts]
-        text = unit(embed_texts(fns["embed_text"], prompts, self.context))
-        image = unit(image)
+        text = unit_rows(embed_texts(fns["embed_text"], prompts, self.context))
+        image = unit_rows(image)
         share = self.share_duplicates
         i2t, t2i = (way(image, text, pairs, share) for way in (rank_captions, rank_pictures))
         metrics, table = summarise(i2t, t2i, pairs, share)
@@ -127,12 +134,16 @@ class Retrieval:
             "image": image,
             "text": text,
             "pairs": pairs,
-            "source": source,
             "kept": kept,
-            "i2t": _extremes(i2t, self.shown, lambda row: _caption_entry(row, i2t, pairs)),
-            "t2i": _extremes(t2i, self.shown, lambda row: _picture_entry(row, t2i, pairs)),
         }
-        return Result(metrics, {"recall": table}, details)
+        pictures = Pictures(source, kept)
+        shown = maps(image, text, pairs, pictures)
+        ways = (("i2t", "image to text", i2t, _caption_entry),)
+        ways += (("t2i", "text to image", t2i, _picture_entry),)
+        for short, title, ranked, entry in ways:
+            some = _extremes(ranked, self.shown, functools.partial(entry, ranked, pairs))
+            shown[short] = Queries(f", {title}: best and worst", some, pictures)
+        return Result(metrics, {"recall": table}, shown, details)
 
 
 def read_captions(source: Source, key: str = "", first: int = 0) -> list[list[str]]:
@@ -259,6 +270,32 @@ def both_protocols(
     return more | {f"strict_max_{key}": value for key, value in bounds.items()}, rows
 
 
+def maps(
+    image: np.ndarray, text: np.ndarray, pairs: Pairs, pictures: Pictures
+) -> dict[str, Figure]:
+    """Some pictures against the first captions of them, and more of both in the shared space."""
+    first = np.unique(pairs.owner, return_index=True)[1]  # first caption of each picture
+    text_of = pairs.text_of[first]
+    few, some = evenly(pairs.num_images, 10), evenly(pairs.num_images, 250)
+    texts = list(dict.fromkeys(text_of[few].tolist()))
+    return {
+        "similarity": HeatMap(
+            ": pictures against prompts",
+            pictures.at(few),
+            [pairs.texts[u] for u in texts],
+            image[few] @ text[texts].T,
+            [texts.index(u) for u in text_of[few].tolist()],
+        ),
+        "space": Space(
+            ": the shared space",
+            image[some],
+            text[text_of[some]],
+            [pairs.texts[u] for u in text_of[some]],
+            pictures.at(some),
+        ),
+    }
+
+
 def _extremes(ranked: Ranked, count: int, entry: Any) -> dict[str, list[dict[str, Any]]]:
     """The best and worst queries: by rank, and by margin where ranks are equal."""
     order = np.lexsort((-ranked.margin, ranked.rank))
@@ -266,7 +303,7 @@ def _extremes(ranked: Ranked, count: int, entry: Any) -> dict[str, list[dict[str
     return {"best": [entry(row) for row in best], "worst": [entry(row) for row in worst]}
 
 
-def _caption_entry(row: int, ranked: Ranked, pairs: Pairs) -> dict[str, Any]:
+def _caption_entry(ranked: Ranked, pairs: Pairs, row: int) -> dict[str, Any]:
     """A picture and the captions that were found for it."""
     right = sorted(set(pairs.text_of[pairs.owner == row].tolist()))
     return {
@@ -280,7 +317,7 @@ def _caption_entry(row: int, ranked: Ranked, pairs: Pairs) -> dict[str, Any]:
     }
 
 
-def _picture_entry(row: int, ranked: Ranked, pairs: Pairs) -> dict[str, Any]:
+def _picture_entry(ranked: Ranked, pairs: Pairs, row: int) -> dict[str, Any]:
     """A caption and the pictures that were found for it."""
     owners = pairs.owner[pairs.text_of == pairs.text_of[row]].tolist()
     return {

@@ -10,27 +10,30 @@ labelled data set, class by class.
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 
 from vlp_jax.core.errors import UserError
 from vlp_jax.data.damage import DamagedSample
 from vlp_jax.data.source import Source
-from vlp_jax.evals.base import EvalContext, EvalFn, Result, embed_texts, require_fns, unit
-from vlp_jax.evals.ranking import rank
-from vlp_jax.evals.samples import class_ids, class_names, embed_pictures, open_samples, read_values
-from vlp_jax.evals.scores import (
-    average_precision,
-    majority,
-    per_class_recall,
-    voc_average_precision,
+from vlp_jax.evals.base import EvalContext, EvalFn, Evaluator, Result, embed_texts, unit_rows
+from vlp_jax.evals.kits import figures
+from vlp_jax.evals.kits.ranking import rank
+from vlp_jax.evals.kits.samples import (
+    check_labels,
+    class_ids,
+    class_names,
+    embed_pictures,
+    open_samples,
+    read_values,
 )
-from vlp_jax.evals.templates import fill, load_templates
+from vlp_jax.evals.kits.scores import average_precision, score, voc_average_precision
+from vlp_jax.evals.kits.templates import fill, load_templates
 
 
 @dataclasses.dataclass(frozen=True)
-class ZeroShot:
+class ZeroShot(Evaluator):
     """Top-1, top-5 and mean per-class recall; mean average precision where samples have lists of
     labels.
 
@@ -40,28 +43,34 @@ class ZeroShot:
     limit: so many samples (0 = all).
     """
 
-    context: EvalContext
-    path: str | Source = ""
     label: str = ""
     classes: str = ""
     templates: str | Sequence[str] = "single"
     limit: int = 0
 
-    requires: ClassVar[tuple[str, ...]] = ("embed_image", "embed_text")
+    requires = ("embed_image", "embed_text")
 
     def __post_init__(self) -> None:
         load_templates(self.templates)
 
-    def check(self, source: Source) -> str:
+    def check(self, sources: Mapping[str, Source], where: str) -> None:
+        """The set has the label, and words for it."""
+        for source in sources.values():
+            try:
+                self.key(source)
+            except UserError as error:
+                raise UserError(f"{where}: {error}") from error
+        check_labels(sources, self.label, where)
+
+    def key(self, source: Source) -> str:
         """The JSON key whose values are read. Raises UserError where they are only numbers."""
         return self.label if self.classes else spoken_key(source, self.label)
 
-    def __call__(self, fns: Mapping[str, EvalFn]) -> Result:
+    def measure(self, fns: Mapping[str, EvalFn]) -> Result:
         """Returns metrics top1, top5, mean_per_class, chance_top1; for multi-label data map,
         map_voc07."""
-        require_fns(self, fns)
         source = open_samples(self.path)
-        label = self.check(source)
+        label = self.key(source)
         source = open_samples(source, self.limit, label)
         values = read_values(source, label)
         classes = class_names(values, self.classes)
@@ -69,7 +78,7 @@ class ZeroShot:
         names = list(dict.fromkeys(classes.values()))
         weights = classifier(fns["embed_text"], names, templates, self.context)  # [C, D]
         image, kept = embed_pictures(fns["embed_image"], source, self.context)  # [N, D]
-        image, values = unit(image), [values[i] for i in kept]
+        image, values = unit_rows(image), [values[i] for i in kept]
         if any(isinstance(value, list) for value in values):
             metrics, table = score_multilabel(image @ weights.T, values, classes)
         else:
@@ -86,7 +95,8 @@ class ZeroShot:
         }
         details = {"protocol": protocol, "image": image, "classifier": weights, "names": names}
         prompts = [{"template": t, "prompt": fill(t, names[0])} for t in templates]
-        return Result(metrics, {"per_class": table, "prompts": prompts}, details)
+        tables = {"per_class": table, "prompts": prompts}
+        return Result(metrics, tables, figures.per_class(table), details)
 
 
 def spoken_key(source: Source, label: str) -> str:
@@ -143,35 +153,8 @@ def classifier(
 ) -> np.ndarray:
     """The zero-shot weights float32[C, D]: normalise, mean over templates, normalise."""
     prompts = [fill(template, name) for name in names for template in templates]
-    rows = unit(embed_texts(fn, prompts, context))  # [C*T, D]
-    return unit(rows.reshape(len(names), len(templates), -1).mean(axis=1))
-
-
-def score(
-    image: np.ndarray, weights: np.ndarray, label: np.ndarray, names: Sequence[str]
-) -> tuple[dict[str, float], list[dict[str, Any]]]:
-    """Metrics and per-class table of single-label data; a tie with the right class counts against
-    it."""
-    ranked = rank(image, weights, label[:, None], k=2)
-    hit = ranked.rank == 1
-    recall, support = per_class_recall(hit, label, len(names))
-    # the class taken for it: the nearest that is not the right one (they differ only in a tie)
-    taken = np.where(ranked.top[:, 0] == label, ranked.top[:, -1], ranked.top[:, 0])
-    table = []
-    for c in np.flatnonzero(support):
-        wrong = np.bincount(taken[(label == c) & ~hit], minlength=len(names))
-        confused = names[int(wrong.argmax())] if wrong.any() else ""
-        row = {"class": names[c], "images": int(support[c]), "recall": float(recall[c])}
-        table.append(row | {"most often taken for": confused})
-    metrics = {
-        "top1": float(hit.mean()),
-        "top5": float(np.mean(ranked.rank <= 5)),
-        "mean_per_class": float(recall[support > 0].mean()),
-        "chance_top1": 1 / len(names),
-        "chance_top5": min(5, len(names)) / len(names),
-        "majority_top1": majority(label),
-    }
-    return metrics, table
+    rows = unit_rows(embed_texts(fn, prompts, context))  # [C*T, D]
+    return unit_rows(rows.reshape(len(names), len(templates), -1).mean(axis=1))
 
 
 def score_multilabel(

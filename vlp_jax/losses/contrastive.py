@@ -31,13 +31,6 @@ class Teacher(NamedTuple):
     weight: float | Array
 
 
-def unit(x: Array) -> Array:
-    """x / |x| over the last axis in float32; a zero vector stays zero."""
-    x = x.astype(jnp.float32)
-    square = jnp.sum(jnp.square(x), axis=-1, keepdims=True)
-    return x * jax.lax.rsqrt(jnp.maximum(square, 1e-24))  # torch normalises by max(|x|, 1e-12)
-
-
 def _positive(x: Array, y: Array) -> Array:
     """x_i . y_i, or its maximum over queries. [B, E] or [B, Q, E], [B, E] -> float32[B]"""
     x, y = x.astype(jnp.float32), y.astype(jnp.float32)

@@ -78,6 +78,10 @@ class Function:
     reads: Mapping[str, Field]
     how: type | None = None
 
+    def keys(self) -> tuple[str, ...]:
+        """Names of its options."""
+        return tuple(f.name for f in dataclasses.fields(self.how)) if self.how else ()
+
     def options(self, given: Any = None, where: str = "how") -> Any:
         """Its options from {key: value}, at their defaults where that says nothing; None where it
         has none. Options are handed back as they are.
@@ -255,14 +259,4 @@ def make_method(config: Mapping[str, Any]) -> Method:
     """
     config = plain(config)
     name = config.pop("name", "")
-    module = dispatch.load("methods", name, "method.name")
-    own = [
-        value
-        for value in vars(module).values()
-        if isinstance(value, type)
-        and issubclass(value, Method)
-        and value.__module__ == module.__name__
-    ]
-    if len(own) != 1:
-        raise UserError(f"method.name: methods/{name}.py must define one Method, found {len(own)}")
-    return build(own[0], config, "method")
+    return build(dispatch.find("methods", name, Method, "method.name"), config, "method")

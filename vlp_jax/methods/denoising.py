@@ -6,6 +6,7 @@ file exists to hold the corruptions and the losses.
 """
 
 import dataclasses
+from functools import cached_property
 
 import flax.linen as nn
 import jax
@@ -72,7 +73,7 @@ class Denoising(Pretext):
         """From a token to its pixels, by the picture's and the map's sides."""
         return Head(3 * (self.image_tower.image_size // self.side) ** 2)
 
-    @property
+    @cached_property
     def side(self) -> int:
         """Side of the trunk's map."""
         return grid_shape(self.image_shapes).shape[1]

@@ -21,7 +21,8 @@ from vlp_jax.core.fields import Field, Picture
 from vlp_jax.core.inputs import Aux, Inputs, Vars, lay
 from vlp_jax.core.schema import build
 from vlp_jax.core.types import Array
-from vlp_jax.losses.contrastive import nt_xent, unit
+from vlp_jax.core.vectors import unit
+from vlp_jax.losses.contrastive import nt_xent
 from vlp_jax.methods.base import Function, Part
 from vlp_jax.methods.kits.trunk import Trunk
 from vlp_jax.models.projection import ProjectionHead

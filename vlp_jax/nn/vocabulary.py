@@ -10,15 +10,10 @@ import jax
 import jax.numpy as jnp
 
 from vlp_jax.core.types import Array
+from vlp_jax.core.vectors import unit
 
 Words = dict[str, Array]
 SUMS = ("new_sums", "new_mass")  # of a step: all that `observe` changes
-
-
-def unit(x: Array) -> Array:
-    """x / |x| over the last axis in float32; a zero vector stays zero."""
-    x = x.astype(jnp.float32)
-    return x * jax.lax.rsqrt(jnp.maximum(jnp.sum(jnp.square(x), -1, keepdims=True), 1e-24))
 
 
 def start(rng: Array, count: int, width: int) -> Words:

@@ -17,8 +17,7 @@ from vlp_jax.evals.base import Result
 
 
 def to_json(results: Mapping[str, Result]) -> dict[str, Any]:
-    """{name: {'metrics', 'tables', 'protocol'}} of plain values; arrays and other details are left
-    out.
+    """{name: {'metrics', 'tables', 'protocol'}} of plain values; arrays and figures are left out.
 
     Numbers that are not finite become None, so that every JSON reader takes the file.
     """
@@ -27,7 +26,7 @@ def to_json(results: Mapping[str, Result]) -> dict[str, Any]:
             {
                 "metrics": result.metrics,
                 "tables": result.tables,
-                "protocol": result.details.get("protocol", {}),
+                "protocol": result.protocol,
             }
         )
         for name, result in results.items()
@@ -81,7 +80,7 @@ def print_results(
         for title, table in result.tables.items():
             left = f" (first {rows} of {len(table)})" if len(table) > rows else ""
             _print_table(console, f"{name}: {title}{left}", table[:rows])
-        settings = _settings(result.details.get("protocol", {}))
+        settings = _settings(result.protocol)
         if settings:
             console.print(settings + "\n", style="dim", highlight=False, markup=False)
 
@@ -142,8 +141,8 @@ def write_markdown(
             for key, rows in result.tables.items()
             if rows
         ]
-        if result.details.get("protocol"):
-            parts.append(f"Settings: {_settings(result.details['protocol'])}")
+        if result.protocol:
+            parts.append(f"Settings: {_settings(result.protocol)}")
     for caption, picture in (pictures or {}).items():
         link = os.path.relpath(picture, os.path.dirname(os.path.abspath(path)))
         parts.append(f"## {caption}\n\n![{caption}]({link.replace(os.sep, '/')})")

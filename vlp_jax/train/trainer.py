@@ -27,7 +27,8 @@ from vlp_jax.optim.optimizer import OptimConfig, check_paths, lr_factors, make_o
 from vlp_jax.optim.schedules import Schedule, duration, make_schedule
 from vlp_jax.parallel.hosts import gather
 from vlp_jax.parallel.mesh import batch_sharding, check_batch, make_mesh, replicated
-from vlp_jax.train.evaluate import Embedder, eval_context, make_evaluators
+from vlp_jax.train.evaluate import eval_context, make_evaluators
+from vlp_jax.train.functions import Embedder
 from vlp_jax.train.settings import check_pictures, check_settings
 from vlp_jax.train.state import Recipe, State, init_state, restate, state_sharding
 from vlp_jax.train.step import make_step

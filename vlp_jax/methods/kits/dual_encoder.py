@@ -17,7 +17,7 @@ from vlp_jax.augment import pictures
 from vlp_jax.core.fields import Field, Text
 from vlp_jax.core.inputs import Aux, Inputs, Vars
 from vlp_jax.core.types import Array, Extra, Params
-from vlp_jax.losses.contrastive import unit
+from vlp_jax.core.vectors import unit
 from vlp_jax.methods.base import Function, Leaf, Part
 from vlp_jax.methods.kits.trunk import Trunk
 from vlp_jax.models.flops import tower_flops

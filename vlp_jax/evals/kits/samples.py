@@ -9,16 +9,18 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import jax
 import numpy as np
 
 from vlp_jax.core.errors import RunError, UserError, nearest
 from vlp_jax.data.damage import DamagedSample
 from vlp_jax.data.encoding import read_text
 from vlp_jax.data.evaluation import eval_batches
+from vlp_jax.data.labels import check_classes
 from vlp_jax.data.mixture import open_pool
-from vlp_jax.data.source import Source, label_value
+from vlp_jax.data.source import Source, check_key, label_value
 from vlp_jax.data.subset import thinned
-from vlp_jax.evals.base import EvalContext, EvalFn, embed_some
+from vlp_jax.evals.base import EvalContext, EvalFn, Rows, embed_some
 
 MAX_DAMAGED = 0.01  # share of pictures that an evaluation may lose before it is no longer one
 FEW_DAMAGED = 10  # so many are always allowed, as in training, unless they are half of the set
@@ -42,12 +44,10 @@ def open_samples(
     return thinned(source, limit, label, cover) if 0 < limit < len(source) else source
 
 
-def embed_pictures(
-    fn: EvalFn, source: Source, context: EvalContext
-) -> tuple[np.ndarray, np.ndarray]:
+def embed_pictures(fn: EvalFn, source: Source, context: EvalContext) -> tuple[Rows, np.ndarray]:
     """Runs `fn` over every picture of a source that can be read.
 
-    Returns float32[K, D] and int[K], the samples they belong to, in order. Raises RunError when
+    Returns rows [K, ...] and int[K], the samples they belong to, in order. Raises RunError when
     more than 1 % of the pictures, and more than ten or half of them, are damaged.
     """
     batches = eval_batches(
@@ -64,7 +64,7 @@ def embed_pictures(
     if lost.size > max(MAX_DAMAGED * len(source), min(FEW_DAMAGED, len(source) / 2)):
         first = source.where(int(lost[0]))
         raise RunError(f"{lost.size} of {len(source)} pictures cannot be read, first {first}")
-    return rows[seen], np.flatnonzero(seen)
+    return jax.tree.map(lambda leaf: leaf[seen], rows), np.flatnonzero(seen)
 
 
 def read_values(source: Source, key: str) -> list[Any]:
@@ -85,6 +85,33 @@ def read_values(source: Source, key: str) -> list[Any]:
             raise UserError(f"sample {sample['key']!r}: {key!r} is no label but {value}")
         values.append(value)
     return values
+
+
+def check_labels(sources: Mapping[str, Source], label: str, where: str) -> None:
+    """Looks for the labels of an evaluator's data sets, {config key: set}, before any training.
+
+    Raises:
+      UserError: no sample of one has the JSON key `label`, only one class to learn, or class
+        folders that are numbered otherwise; the message starts with `where`.
+    """
+    if not label:
+        return
+    for source in sources.values():
+        check_key(source, label, f"{where}.label")
+    if "train" in sources:
+        check_classes(sources["train"], label, f"{where}.label")
+    folders = {key: tuple(getattr(source, "classes", ())) for key, source in sources.items()}
+    path, train = (folders.get(key, ()) for key in ("path", "train"))
+    if label == "label" and path and train and path != train:
+        raise UserError(
+            f"{where}.label='label' numbers the class folders of each set, and those of "
+            f"path {_some(path)} are not those of train {_some(train)}; "
+            "set it to 'class', their names"
+        )
+
+
+def _some(names: tuple[str, ...]) -> str:
+    return f"({', '.join(names[:4])}{', ...' if len(names) > 4 else ''})"
 
 
 def check_several(classes: Mapping[Any, str], label: str) -> None:

@@ -6,7 +6,12 @@ exists so that the rule for ties is one: equal scores are treated as a group, ne
 position.
 """
 
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
+
+from vlp_jax.evals.kits.ranking import rank
 
 
 def per_class_recall(
@@ -22,6 +27,33 @@ def per_class_recall(
 def majority(label: np.ndarray) -> float:
     """Accuracy of always answering the most frequent class: what a skewed test set gives away."""
     return float(np.bincount(label).max() / len(label))
+
+
+def score(
+    image: np.ndarray, weights: np.ndarray, label: np.ndarray, names: Sequence[str]
+) -> tuple[dict[str, float], list[dict[str, Any]]]:
+    """Metrics and per-class table of single-label data; a tie with the right class counts against
+    it."""
+    ranked = rank(image, weights, label[:, None], k=2)
+    hit = ranked.rank == 1
+    recall, support = per_class_recall(hit, label, len(names))
+    # the class taken for it: the nearest that is not the right one (they differ only in a tie)
+    taken = np.where(ranked.top[:, 0] == label, ranked.top[:, -1], ranked.top[:, 0])
+    table = []
+    for c in np.flatnonzero(support):
+        wrong = np.bincount(taken[(label == c) & ~hit], minlength=len(names))
+        confused = names[int(wrong.argmax())] if wrong.any() else ""
+        row = {"class": names[c], "images": int(support[c]), "recall": float(recall[c])}
+        table.append(row | {"most often taken for": confused})
+    metrics = {
+        "top1": float(hit.mean()),
+        "top5": float(np.mean(ranked.rank <= 5)),
+        "mean_per_class": float(recall[support > 0].mean()),
+        "chance_top1": 1 / len(names),
+        "chance_top5": min(5, len(names)) / len(names),
+        "majority_top1": majority(label),
+    }
+    return metrics, table
 
 
 def sampling_error(hit: np.ndarray, label: np.ndarray) -> tuple[float, float]:

@@ -1,0 +1,1 @@
+"""What evaluators share: samples, ranks, scores, prompt templates, figures."""

@@ -1,0 +1,102 @@
+"""A method's functions as programs: the one place that compiles them.
+
+The file exists so that evaluation, the embedding of own pictures and `forward` give a row the same
+numbers, whatever batch and devices it is computed on.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from vlp_jax.core.errors import UserError, nearest
+from vlp_jax.core.inputs import Inputs, Vars
+from vlp_jax.core.types import Array, Batch, Extra, HostBatch, Params
+from vlp_jax.data.device import to_device
+from vlp_jax.methods.base import Function, Method
+from vlp_jax.parallel.mesh import batch_sharding, replicated
+
+Program = Callable[..., Any]
+
+
+def compiled(method: Method, name: str, out_shardings: Any = None) -> Program:
+    """A function of a method as f(params, extra, batch, index=None, how=None) -> a tree of
+    [B, ...], compiled once for the batch's shapes and the options that are no floats.
+
+    Its arguments: index int32[B] numbers the rows in their data set, and with that their keys, so
+    that no draw depends on the batch that a row comes in (without it: 0, 1, ...; -1 for padding);
+    how: options or {key: value}.
+
+    Raises:
+      UserError: the method has no such function, or it has no such options.
+    """
+    function = find(method, name)
+
+    def run(params: Params, extra: Extra, batch: Batch, index: Array, how: Any) -> Any:
+        x = Inputs.of(batch, index=index)
+        return function(Vars(params, extra), x.replace(totals=method.totals(x)), how)
+
+    program = jax.jit(run, out_shardings=out_shardings)
+
+    def call(params: Params, extra: Extra, batch: Batch, index: Any = None, how: Any = None) -> Any:
+        if index is None:
+            index = np.arange(len(jax.tree.leaves(batch)[0]), dtype=np.int32)
+        how = jax.tree.map(float, function.options(how))
+        return program(params, extra, batch, index, how)
+
+    return call
+
+
+def find(method: Method, name: str) -> Function:
+    """A function of a method by name. Raises UserError, with the nearest one."""
+    offered = method.functions()
+    if name not in offered:
+        hint = nearest(name, offered)
+        raise UserError(f"{type(method).__name__} has no function {name!r}{hint}")
+    return offered[name]
+
+
+def share_options(
+    functions: Mapping[str, Function], how: Mapping[str, Any], where: str
+) -> dict[str, Any]:
+    """{function: its options} from one {key: value}, of which each takes the keys that it knows.
+
+    Raises:
+      UserError: a key that none of them knows, or a value of another type; names `where.key`.
+    """
+    known = {name: function.keys() for name, function in functions.items()}
+    valid = set().union(*known.values())
+    for key in how:
+        if key not in valid:
+            raise UserError(f"{where}.{key}: unknown key{nearest(key, valid)}")
+    own = {name: {k: how[k] for k in how if k in keys} for name, keys in known.items() if keys}
+    return {name: functions[name].options(given, where) for name, given in own.items()}
+
+
+class Embedder:
+    """The method's functions on a mesh, compiled once per function and batch shape."""
+
+    def __init__(self, method: Method, mesh: Mesh):
+        whole = replicated(mesh)
+        self._mesh, self._gather = mesh, jax.jit(lambda index: index, out_shardings=whole)
+        self._fns = {name: compiled(method, name, whole) for name in method.functions()}
+
+    def bind(self, params: Params, extra: Extra) -> dict[str, Program]:
+        """{name: f(batch, how=None)} -> (rows, a tree of [B, ...], and int32[B] index) on every
+        host, of a host-local padded batch that holds `index` int32[b] too, -1 where a row is
+        padding.
+        """
+
+        def bound(fn: Program) -> Program:
+            def call(batch: HostBatch, how: Any = None) -> tuple[Any, np.ndarray]:
+                with jax.set_mesh(self._mesh):
+                    batch = to_device(batch, batch_sharding(self._mesh))
+                    index = batch.pop("index")
+                    rows = fn(params, extra, batch, index, how)
+                    return jax.device_get((rows, self._gather(index)))
+
+            return call
+
+        return {name: bound(fn) for name, fn in self._fns.items()}
