@@ -12,7 +12,7 @@ from vlp_jax.__main__ import main
 from vlp_jax.api import forward as module
 from vlp_jax.core.fields import Numbers, Picture, Text
 from vlp_jax.core.options import options
-from vlp_jax.methods.base import Function
+from vlp_jax.methods.base import Function, Method
 
 RNG = np.random.default_rng(0)
 IMAGE = RNG.integers(0, 256, (3, 16, 16, 3), np.uint8)
@@ -122,7 +122,7 @@ def change(v, x, how):
     return tree if how.kind == "plus" else {"tokens": tokens}
 
 
-def test_trees_options_masks_and_optional_arrays(monkeypatch, model):
+def test_trees_options_masks_and_optional_arrays():
     """As later methods have them: leaves by path, options by type, a whole text real by default."""
 
     class Masked(Text):
@@ -132,7 +132,7 @@ def test_trees_options_masks_and_optional_arrays(monkeypatch, model):
 
     fields = {"image": Picture(16), "text": Masked(16, 500), "bias": Numbers((), optional=True)}
     function = Function(change, fields, Strength)
-    method = type("Toy", (), {"functions": lambda self: {"change": function}})()
+    method = type("Toy", (Method,), {"functions": lambda self: {"change": function}})()
     toy = vlp_jax.Model("toy", method, {}, {}, {}, {}, {})
     arrays = {"image": IMAGE, "text": TEXT[:, :5]}
     told = module.functions(toy)["change"]

@@ -87,31 +87,30 @@ def embed(request: Request) -> dict[str, Any]:
     if not first_process():
         return {}
     write_npz(request.out, arrays)
+    images = len(arrays.get("image", ()))
     return {
         "out": request.out,
-        "images": len(arrays["image"]),
-        "skipped": len(found.names) - len(arrays["image"]),
+        "images": images,
+        "skipped": len(found.names) - images,
         "texts": len(found.texts),
-        "dim": arrays["image"].shape[1],
+        "dim": (arrays["image"] if "image" in arrays else arrays["text"]).shape[1],
         "seconds": round(time.perf_counter() - start, 2),
     }
 
 
 def embed_found(model: Model, request: Request, found: Found) -> dict[str, np.ndarray]:
     """The arrays of the .npz by name. Raises UserError as `embed`."""
-    sides = model.embedders()
-    if found.texts and "text" not in sides:
-        try:
-            model.run("text")
-        except UserError as error:
-            raise UserError(f"--texts: {error}") from error
+    for side, asked in (("text", found.texts), ("image", found.names)):
+        if asked:
+            model.run(side, f"--{side}s: ")
     progress, result = Progress(len(found.names) + len(found.texts)), {}
     how = Batching(request.batch_size, request.threads, progress.add)
-    if "text" in sides:  # first: a tokenizer that does not fit is told at once
+    if "text" in model.embedders():  # first: a tokenizer that does not fit is told at once
         result["text"] = model.embed_texts(found.texts, how)
         result["texts"] = np.array(found.texts, dtype=str)
-    result["image"], kept = embed_names(model, request, found, how)
-    result["image_paths"] = np.array(kept, dtype=str)
+    if "image" in model.embedders():
+        result["image"], kept = embed_names(model, request, found, how)
+        result["image_paths"] = np.array(kept, dtype=str)
     if "logit_scale" in model.params:
         result["logit_scale"] = np.float32(model.scale_of())
     progress.end()
@@ -158,6 +157,7 @@ def similarity(request: Request, scale: float | None = None) -> dict[str, Any]:
     start = time.perf_counter()
     start_jax()
     model = load_model(request.checkpoint, request.sharding)
+    model.run("text", "--texts: ")
     scale = model.scale_of(scale)
     arrays = embed_found(model, request, found)
     if not first_process():

@@ -103,8 +103,8 @@ class Model:
         Raises:
           UserError: a model without a text tower, or without a scale where none is given.
         """
-        scale = self.scale_of(scale)
         text = self.embed_texts(texts)  # first: a missing tower is told at once
+        scale = self.scale_of(scale)
         return shares(self.embed_images(pictures), text, scale)
 
     def scale_of(self, scale: float | None = None) -> float:
@@ -113,12 +113,11 @@ class Model:
         Raises:
           UserError: it has none, or the given one is no positive number.
         """
-        if scale is None and "logit_scale" not in self.params:
-            self.run("text")
+        if scale is not None:
+            return check_scale(scale)
+        if "logit_scale" not in self.params:
             raise UserError(f"{self.path} holds no logit scale; give a scale, 100 is CLIP's")
-        if scale is None:
-            return float(np.exp(np.asarray(self.params["logit_scale"], np.float32)))
-        return check_scale(scale)
+        return float(np.exp(np.asarray(self.params["logit_scale"], np.float32)))
 
     @property
     def image_size(self) -> int:
@@ -162,15 +161,16 @@ class Model:
     def _embedders(self) -> dict[str, Run]:
         return embedders(self.method, self.params, self.extra, self.mesh)
 
-    def run(self, side: str) -> Run:
+    def run(self, side: str, flag: str = "") -> Run:
         """f(batch) -> float32[B, E] of `image` or `text`.
 
         Raises:
-          UserError: the model has no such tower.
+          UserError: the model has no such tower; the message starts with the flag.
         """
         if side not in self._embedders:
-            what = f"a model of method {self.config['method']['name']!r}"
-            raise UserError(f"{self.path} holds {what}, without a {side} tower")
+            what = f"a model of method {self.config['method']['name']!r}, without"
+            article = "an" if side == "image" else "a"
+            raise UserError(f"{flag}{self.path} holds {what} {article} {side} tower")
         return self._embedders[side]
 
     def width(self, side: str) -> int:
