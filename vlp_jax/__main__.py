@@ -21,6 +21,8 @@ COMMANDS = {
     "convert": "open_clip / Hugging Face checkpoints <-> vlp_jax",
     "repro": "repeat a table of a paper: its number, ours, pass or fail",
     "embed": "embed a folder of pictures and a file of texts",
+    "similarity": "own pictures x own prompts: table, heat map, map of the shared space",
+    "forward": "any function of a checkpoint on arrays of an .npz",
     "doctor": "versions, devices, data visibility",
 }
 USAGE = "usage: python -m vlp_jax COMMAND [--help] [--json] [--debug] ...\n\ncommands:\n"
@@ -32,7 +34,7 @@ one process per host, each with (Slurm and TPU pods need none of these):
 
 def usage() -> str:
     """The list of commands."""
-    return USAGE + "\n".join(f"  {name:<9}{text}" for name, text in COMMANDS.items()) + HOSTS
+    return USAGE + "\n".join(f"  {name:<11}{text}" for name, text in COMMANDS.items()) + HOSTS
 
 
 def main(argv: list[str] | None = None) -> int:

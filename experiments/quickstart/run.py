@@ -51,7 +51,7 @@ def main(argv: list[str]) -> int:
     sys.path.insert(0, str(ROOT))
     from vlp_jax.api.config import load_config, split_overrides
     from vlp_jax.api.train import train
-    from vlp_jax.cli.output import print_json
+    from vlp_jax.core.strict_json import dumps
     from vlp_jax.parallel.startup import start_jax
     from vlp_jax.report.gallery import draw_results
     from vlp_jax.report.results import print_results, write_json, write_markdown
@@ -79,7 +79,7 @@ def main(argv: list[str]) -> int:
     write_markdown(str(workdir / "report.md"), "Quickstart", results, pictures, intro)
     print(f"report: {workdir / 'report.md'}, {len(pictures)} pictures beside it")
     if args.json:
-        print_json(report)
+        print(dumps(report), flush=True)
     return 0
 
 

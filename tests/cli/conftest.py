@@ -33,7 +33,7 @@ def tiny_file(tiny_arch, tmp_path_factory):
     """An open_clip file of `tiny` with random weights, made once."""
     from safetensors.numpy import save_file
 
-    from vlp_jax.api.model import expected_shapes
+    from vlp_jax.api.weights import expected_shapes
     from vlp_jax.interop.family import families
     from vlp_jax.interop.rules import to_theirs
     from vlp_jax.methods.base import make_method

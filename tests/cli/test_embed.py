@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from vlp_jax.api.model import load_model
+from vlp_jax.api.pictures import list_pictures, read_texts
 from vlp_jax.cli import embed
 from vlp_jax.core.errors import RunError, UserError
 
@@ -175,7 +176,8 @@ def test_one_picture_and_texts_on_the_command_line(tiny_model, pictures, tmp_pat
     home.symlink_to(pictures)
     monkeypatch.setenv("HOME", str(home))
     args = embed.parser().parse_args(["--checkpoint=x", "--out=~/e.npz", "--images=~/a.jpg"])
-    assert embed.lone_image(args) == ["a.jpg"] and args.images == str(home)
+    assert list_pictures(args.images) == (str(home), ["a.jpg"])
+    assert list_pictures(["~/a.jpg,sub/d.png"])[1] == ["home/a.jpg", "pictures/sub/d.png"]
     assert args.out == str(home / "e.npz")
 
 
@@ -183,15 +185,16 @@ def test_one_picture_and_texts_on_the_command_line(tiny_model, pictures, tmp_pat
 def test_what_looks_like_a_file_is_no_text(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match=f"--texts: {name!r} cannot be read"):
-        embed.read_texts(name)
+        read_texts(name)
 
 
 def test_what_looks_like_none_is_text():
-    assert embed.read_texts("cat") == ["cat"]
-    assert embed.read_texts("a/b cat, e.g. this") == ["a/b cat", "e.g. this"]
+    assert read_texts("cat") == ["cat"]
+    assert read_texts("a/b cat, e.g. this") == ["a/b cat", "e.g. this"]
+    assert read_texts("and/or,a.png") == ["and/or", "a.png"]
     for texts in ("", " , ", "  "):
         with pytest.raises(UserError, match=r"--texts: .*cannot be read"):
-            embed.read_texts(texts)
+            read_texts(texts)
 
 
 def test_a_vocabulary_that_is_too_large_is_refused(tiny_model, texts, tmp_path):

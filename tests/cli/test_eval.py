@@ -43,9 +43,10 @@ def test_the_numbers_of_training_exactly(run, capsys):
     assert summary["eval"]["retrieval"] != summary["eval"]["second"]
 
 
-def test_another_mesh_and_batch_change_nothing(run, capsys):
+def test_another_mesh_sharding_and_batch_change_nothing(run, capsys):
     workdir, summary, _ = run
     other = ["--config.mesh.data=2", "--config.mesh.fsdp=4", "--config.eval_batch_size=16"]
+    other += ["--sharding=fsdp"]
     found = report(capsys, f"--checkpoint={workdir}", *other)["retrieval"]["metrics"]
     assert found == pytest.approx(summary["eval"]["retrieval"], abs=1e-6)
 
@@ -82,6 +83,7 @@ MISTAKES = {
     ("--config.evals.second.how.steps=3",): "evals.second.how.steps: unknown key",
     ("--config.eval_batch_size=0",): "batch_size=0",
     ("--config.mesh.data=3",): "does not cover 8 devices",
+    ("--sharding=fdsp",): "--sharding: unknown preset 'fdsp'; did you mean 'fsdp'",
     ("--config.bacth_size=3",): "did you mean 'batch_size'",
     ("--config=configs/clip/foldr.py",): "configs/clip/folder.py",
 }

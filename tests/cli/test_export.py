@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from vlp_jax.api import export
-from vlp_jax.api.model import expected_shapes
 from vlp_jax.api.released import read_released
 from vlp_jax.api.switches import computed, described, unlike
+from vlp_jax.api.weights import expected_shapes
 from vlp_jax.augment.pictures import CLIP_MEAN, CLIP_STD
 from vlp_jax.cli import convert
 from vlp_jax.core.errors import RunError, UserError

@@ -11,7 +11,7 @@ from small_runs import CONFIG, ROOT, make_pictures
 from tiny import SIZE, tiny_config
 
 from vlp_jax.__main__ import main
-from vlp_jax.api.model import LoadedModel, load_model
+from vlp_jax.api.model import Model, load_model
 from vlp_jax.cli import embed
 from vlp_jax.core.inputs import Inputs, Vars
 
@@ -78,7 +78,7 @@ def fails(capsys, *argv):
 
 def test_texts_are_refused_before_a_picture_is_read(run, pictures, tmp_path, capsys, monkeypatch):
     name, workdir = run
-    monkeypatch.setattr(LoadedModel, "decode", lambda *_: pytest.fail("a picture was read"))
+    monkeypatch.setattr(Model, "decode", lambda *_: pytest.fail("a picture was read"))
     (tmp_path / "t.txt").write_text("a cat\n")
     argv = ["embed", f"--checkpoint={workdir}", f"--texts={tmp_path / 't.txt'}"]
     for more in ([], [f"--images={pictures}"]):

@@ -5,13 +5,13 @@ import json
 import os
 import subprocess
 import sys
-from argparse import Namespace
 
 import pytest
 from generated import sample, tar_bytes
 
-from vlp_jax.cli.data import main, show
+from vlp_jax.cli.data import main
 from vlp_jax.core.errors import UserError
+from vlp_jax.report.console import show
 
 
 def run(capsys, *argv) -> tuple[int, dict, str]:
@@ -56,7 +56,7 @@ def test_a_sound_set_has_no_table_of_damage_and_tables_hold_words(shards, capsys
     assert main(["check", shards]) == 0
     assert capsys.readouterr().out == "30 samples, 0 damaged: passed\n"
     rows = [("dropped", {"checksum": 2, "bad_json": 1}), ("damaged", {}), ("images", 7)]
-    show(Namespace(json=False), "bench", ("what", "value"), rows)
+    show("bench", ("what", "value"), rows)
     out = capsys.readouterr().out
     assert "checksum 2  bad_json 1" in out and "{" not in out and "7" in out
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from generated import encode, tar_bytes
 
-from vlp_jax.cli.embed import read_texts
+from vlp_jax.api.pictures import read_texts
 from vlp_jax.core.errors import UserError
 from vlp_jax.data.array_record import write_array_record
 from vlp_jax.data.caption import CaptionSpec, choose_caption

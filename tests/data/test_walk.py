@@ -9,7 +9,7 @@ import pytest
 from generated import PICTURE, fill
 from PIL import Image
 
-from vlp_jax.cli.embed import list_images
+from vlp_jax.api.pictures import list_pictures
 from vlp_jax.core.errors import UserError, printable
 from vlp_jax.data.decode import FORMATS, decode_image
 from vlp_jax.data.open import open_source
@@ -137,7 +137,7 @@ def test_embed_and_training_see_the_same_pictures(tmp_path):
     fill(tmp_path, *names, ".hidden.png", "@eaDir/x.png", "in/notes.md")
     source = open_source(f"pictures:{tmp_path}")
     seen = [os.path.relpath(source.where(i), tmp_path) for i in range(len(source))]
-    assert sorted(seen) == list_images(str(tmp_path)) == sorted(names)
+    assert sorted(seen) == list_pictures([str(tmp_path)])[1] == sorted(names)
 
 
 def test_names_of_any_bytes_fit_a_line(tmp_path):

@@ -20,7 +20,8 @@ from safetensors.torch import load_file  # noqa: E402
 from transformers.models.vit_mae import modeling_vit_mae as theirs  # noqa: E402
 
 from vlp_jax.api import export  # noqa: E402
-from vlp_jax.api.model import expected_shapes, load_model, split_extra  # noqa: E402
+from vlp_jax.api.model import load_model  # noqa: E402
+from vlp_jax.api.weights import expected_shapes, split_extra  # noqa: E402
 from vlp_jax.cli import convert  # noqa: E402
 from vlp_jax.core.errors import UserError  # noqa: E402
 from vlp_jax.core.inputs import Inputs, Vars  # noqa: E402

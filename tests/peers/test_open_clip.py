@@ -15,9 +15,10 @@ open_clip = pytest.importorskip("open_clip", reason="live parity needs the `peer
 
 import torch  # noqa: E402
 
-from vlp_jax.api.model import embedders, expected_shapes, split_extra  # noqa: E402
+from vlp_jax.api.embed import embedders  # noqa: E402
 from vlp_jax.api.released import method_config  # noqa: E402
 from vlp_jax.api.switches import computed, described, unlike  # noqa: E402
+from vlp_jax.api.weights import expected_shapes, split_extra  # noqa: E402
 from vlp_jax.cli import convert, embed  # noqa: E402
 from vlp_jax.data.decode import decode_image  # noqa: E402
 from vlp_jax.data.text import load_tokenizer  # noqa: E402

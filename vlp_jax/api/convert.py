@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 
 from vlp_jax.api import export as writing
-from vlp_jax.api.model import load_converted, load_workdir, tokenizer_name
+from vlp_jax.api.model import load_converted, load_workdir
 from vlp_jax.api.released import Parts, cast, read_released
+from vlp_jax.api.weights import tokenizer_name
 from vlp_jax.core.errors import UserError, nearest
 from vlp_jax.core.pytree import flatten
 from vlp_jax.interop import folder

@@ -49,26 +49,28 @@ def eval_config(checkpoint: str, spec: str | None, overrides: dict[str, str], on
     return config
 
 
-def evaluate(checkpoint: str, config: Any) -> tuple[dict[str, Any], float]:
-    """Runs the evaluators. Returns ({name: Result}, exp(logit_scale))."""
+def evaluate(checkpoint: str, config: Any, sharding: str = "") -> tuple[dict[str, Any], float]:
+    """Runs the evaluators. Returns ({name: Result}, exp(logit_scale)).
+
+    sharding: a preset for the weights (see load_model); "" is the config's.
+    """
     import numpy as np
 
     from vlp_jax.api.config import FRESH
     from vlp_jax.api.model import load_model
-    from vlp_jax.parallel.mesh import make_mesh
-    from vlp_jax.parallel.sharding import place
+    from vlp_jax.api.placement import choose_mesh
     from vlp_jax.train.evaluate import eval_context, make_evaluators, run_evaluators
     from vlp_jax.train.functions import Embedder
 
-    mesh = make_mesh(dict(config.mesh))
-    model = load_model(checkpoint)
+    preset = sharding or config.sharding
+    mesh = choose_mesh(preset, config.mesh)
+    model = load_model(checkpoint, preset, config.mesh)
     text = model.method.fields().get("text")
     tokenizer, masked = (None, False) if text is None else (model.tokenizer(), text.mask)
     context = eval_context(tokenizer, model.preprocessing, config.eval_batch_size, mesh, masked)
     trained = trained_on(checkpoint.removeprefix(FRESH))
     evaluators = make_evaluators(config.evals.to_dict(), context, model.method, trained)
-    params, extra = (place(tree, mesh, config.sharding) for tree in (model.params, model.extra))
-    fns = Embedder(model.method, mesh).bind(params, extra)
+    fns = Embedder(model.method, mesh).bind(model.params, model.extra)
     results = run_evaluators(evaluators, fns, None if checkpoint.startswith(FRESH) else trained)
     return results, float(np.exp(model.params.get("logit_scale", 0.0)))
 

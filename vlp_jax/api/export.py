@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 
 from vlp_jax.api.export_tokenizer import Files, tokenizer_files
-from vlp_jax.api.model import position_tables
 from vlp_jax.api.released import sizes
 from vlp_jax.api.switches import computed, described, unlike
+from vlp_jax.api.weights import position_tables
 from vlp_jax.core.errors import RunError, UserError
 from vlp_jax.interop.family import Configs, Family, families
 from vlp_jax.interop.folder import replace_folder, write_json

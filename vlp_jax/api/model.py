@@ -1,44 +1,52 @@
-"""Opens a converted checkpoint or a training workdir for commands that use a model: embed, eval,
-search, serve.
+"""A model ready to use: `vlp_jax.load(PATH)` opens a converted checkpoint or a training workdir.
 
 A converted folder is proven on every load: the digest of its weights and the golden embeddings that
-it carries. The file exists so that every command opens a model in the same way.
+it carries. The file exists so that commands and notebooks open a model in the same way and ask it
+the same things.
 """
 
 import dataclasses
+import functools
 import logging
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 
 from vlp_jax.api.config import FRESH
+from vlp_jax.api.embed import (
+    Batching,
+    check_scale,
+    embed_pictures,
+    embed_texts,
+    embedders,
+    joined,
+    shares,
+    sides,
+)
+from vlp_jax.api.pictures import check_list, check_texts, frame, read_numbered
+from vlp_jax.api.placement import Run, choose_mesh, places, put, shapes
+from vlp_jax.api.weights import check_shapes, golden_embeddings, split_extra, tokenizer_name
 from vlp_jax.core.errors import UserError
-from vlp_jax.core.fields import Picture, Text
-from vlp_jax.core.pytree import flatten, unflatten
-from vlp_jax.core.types import Extra, HostBatch, Params
-from vlp_jax.core.vectors import unit
+from vlp_jax.core.inputs import Vars
+from vlp_jax.core.types import Extra, Params
 from vlp_jax.data.framing import Framing
 from vlp_jax.data.order import STREAM
 from vlp_jax.interop.folder import MANIFEST, is_folder, read_folder
-from vlp_jax.interop.golden import compare, golden_inputs
+from vlp_jax.interop.golden import compare
 from vlp_jax.interop.preprocess import SOURCE
 from vlp_jax.methods.base import Method, make_method
-from vlp_jax.models.mae_decoder import MAEDecoder
-from vlp_jax.models.vit import ViT
-from vlp_jax.nn.positions import sincos_table
-from vlp_jax.train.functions import compiled
-
-_unit = jax.jit(unit)
+from vlp_jax.train.functions import find
 
 _log = logging.getLogger(__name__)
 
 
-@dataclasses.dataclass(frozen=True)
-class LoadedModel:
+@dataclasses.dataclass(frozen=True, eq=False)
+class Model:
     """A model ready to use.
 
     Attributes:
@@ -48,6 +56,7 @@ class LoadedModel:
       tokenizer_spec: {name, context_length, options}; name is "" when the checkpoint came without a
         tokenizer.
       config: the whole vlp_jax.json, or the resolved config of a workdir.
+      mesh: of the devices that hold the weights; None where it is one.
     """
 
     path: str
@@ -57,6 +66,63 @@ class LoadedModel:
     preprocessing: Mapping[str, Any]
     tokenizer_spec: Mapping[str, Any]
     config: Mapping[str, Any]
+    mesh: Mesh | None = None
+
+    def embed_images(self, pictures: Iterable[Any], how: Batching | None = None) -> np.ndarray:
+        """float32[N, E] of unit norm: pictures in the space that a dual encoder shares with texts;
+        of other models their features, divided by their norm.
+
+        Args:
+          pictures: paths, Pillow pictures or uint8[H, W, 3] arrays, of any size, in any iterable.
+            Files and Pillow pictures are turned as their EXIF says; all are framed as the model's
+            preprocessing frames files.
+
+        Raises:
+          UserError: one that cannot be read, named by its number.
+        """
+        numbered = enumerate(check_list(pictures, "pictures"))
+        read = functools.partial(read_numbered, self.decode)
+        rows, _ = embed_pictures(self.run("image"), numbered, read, how or Batching())
+        return joined(rows, self.width("image"))
+
+    def embed_texts(self, texts: Iterable[str], how: Batching | None = None) -> np.ndarray:
+        """float32[M, E] of unit norm.
+
+        Raises:
+          UserError: a model without a text tower, or without a tokenizer that fits it.
+        """
+        run, texts = self.run("text"), check_texts(texts)
+        rows = embed_texts(run, texts, self.text_arrays(), how or Batching()) if texts else []
+        return joined(rows, self.width("text"))
+
+    def similarity(
+        self, pictures: Iterable[Any], texts: Iterable[str], scale: float | None = None
+    ) -> np.ndarray:
+        """float32[N, M]: what each picture says of the texts, a softmax over scale * cosine.
+
+        Args:
+          pictures, texts: as `embed_images` and `embed_texts` take them.
+          scale: None is the model's own, as it was trained (a bias, which SigLIP has, changes no
+            softmax); 100 is that of the released CLIPs.
+
+        Raises:
+          UserError: a model without a text tower, or without a scale where none is given.
+        """
+        text = self.embed_texts(texts)  # first: a missing tower is told at once
+        scale = self.scale_of(scale)
+        return shares(self.embed_images(pictures), text, scale)
+
+    def scale_of(self, scale: float | None = None) -> float:
+        """The given factor of the cosines, or the model's own, its exponential taken.
+
+        Raises:
+          UserError: it has none, or the given one is no positive number.
+        """
+        if scale is not None:
+            return check_scale(scale)
+        if "logit_scale" not in self.params:
+            raise UserError(f"{self.path} holds no logit scale; give a scale, 100 is CLIP's")
+        return float(np.exp(np.asarray(self.params["logit_scale"], np.float32)))
 
     @property
     def image_size(self) -> int:
@@ -82,46 +148,94 @@ class LoadedModel:
         check_vocab(tokenizer, self.method.text_tower.vocab_size)
         return tokenizer
 
-    def decode(self, data: bytes) -> np.ndarray:
-        """Encoded picture -> uint8[S, S, 3] by this model's own preprocessing. Raises
-        DamagedSample."""
-        from vlp_jax.data.decode import decode_framed
+    def text_arrays(self) -> Callable[[list[str]], dict[str, np.ndarray]]:
+        """texts -> {text: int32[B, T]}, with text_mask bool[B, T] where the model takes one. Raises
+        UserError as `tokenizer`.
+        """
+        tokenizer, masked = self.tokenizer(), self.method.fields()["text"].mask
 
-        return decode_framed(data, self.image_size, Framing.of(self.preprocessing))[0]
+        def arrays(texts: list[str]) -> dict[str, np.ndarray]:
+            ids = np.asarray(tokenizer(texts), np.int32)
+            return {"text": ids} | ({"text_mask": tokenizer.mask(ids)} if masked else {})
 
-    def embedders(self) -> dict[str, Callable[[HostBatch], np.ndarray]]:
+        return arrays
+
+    def decode(self, picture: Any) -> np.ndarray:
+        """A path, the bytes of a file, a Pillow picture or uint8[H, W, 3] -> uint8[S, S, 3] by this
+        model's own preprocessing.
+
+        Raises:
+          DamagedSample: it cannot be read. UserError: it is none of these.
+        """
+        return frame(picture, self.image_size, Framing.of(self.preprocessing))
+
+    def embedders(self) -> dict[str, Run]:
         """{'image', 'text'} -> f(batch) -> float32[B, E] of unit norm, compiled once per batch
         shape."""
-        return embedders(self.method, self.params, self.extra)
+        return self._embedders
+
+    @functools.cached_property
+    def _embedders(self) -> dict[str, Run]:
+        return embedders(self.method, self.params, self.extra, self.mesh)
+
+    def run(self, side: str, flag: str = "") -> Run:
+        """f(batch) -> float32[B, E] of `image` or `text`.
+
+        Raises:
+          UserError: the model has no such tower; the message starts with the flag.
+        """
+        if side not in self._embedders:
+            what = f"a model of method {self.config['method']['name']!r}, without"
+            article = "an" if side == "image" else "a"
+            raise UserError(f"{flag}{self.path} holds {what} {article} {side} tower")
+        return self._embedders[side]
+
+    def width(self, side: str) -> int:
+        """E of `image` or `text`."""
+        name, v = sides(self.method)[side], Vars(self.params, self.extra)
+        spec = find(self.method, name).reads[side].spec(side, 1)
+        return shapes(self.method, name, v, spec).shape[1]
 
 
-def load_model(path: str) -> LoadedModel:
+def load_model(path: str, sharding: str = "", mesh: Mapping[str, int] | None = None) -> Model:
     """Opens a converted folder, a training workdir, or `fresh:WORKDIR`, the baseline without
     training.
 
+    Args:
+      path: of the folder.
+      sharding: "" puts the weights on one device; a preset of parallel/sharding.py (`replicated`,
+        `fsdp`, ...) on all, which share the rows of a batch.
+      mesh: {axis: size} for the preset; default all devices.
+
     Raises:
-      UserError: neither, or a converted folder that does not prove itself (the message names the
-        difference).
+      UserError: neither, an unknown preset, or a converted folder that does not prove itself (the
+        message names the difference).
     """
+    path = os.fspath(path)
     fresh, path = path.startswith(FRESH), path.removeprefix(FRESH)
     if is_folder(path) and not fresh:
-        return load_converted(path)
+        return load_converted(path, sharding, mesh)
     if not os.path.isdir(path):
         raise UserError(f"--checkpoint: {path}: no such folder")
     if os.path.exists(os.path.join(path, "config.json")) and os.path.isdir(
         os.path.join(path, "checkpoints")
     ):
-        return load_workdir(path, fresh)
+        return load_workdir(path, fresh, sharding=sharding, mesh=mesh)
     raise UserError(
         f"--checkpoint: {path}: neither a converted checkpoint ({MANIFEST}) nor a training workdir"
     )
 
 
-def load_workdir(path: str, fresh: bool = False, average: bool = True) -> LoadedModel:
+def load_workdir(
+    path: str,
+    fresh: bool = False,
+    average: bool = True,
+    sharding: str = "",
+    mesh: Mapping[str, int] | None = None,
+) -> Model:
     """Opens the newest checkpoint of a training workdir (its moving average where the run keeps
     one, and `average`), or its fresh weights: not those of `init_from`, but random ones."""
     from vlp_jax.core.pytree import merge
-    from vlp_jax.parallel.mesh import make_mesh, replicated
     from vlp_jax.train.checkpoint import Checkpoints
     from vlp_jax.train.workdir import read_config, stream_of
 
@@ -130,11 +244,12 @@ def load_workdir(path: str, fresh: bool = False, average: bool = True) -> Loaded
         words = "%s: its run drew random stream %d, this version draws %d: other fresh weights"
         _log.warning(words, path, drawn, STREAM)
     method = make_method(config["method"])
-    where = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-    if jax.process_count() > 1:  # all processes read together, and each needs the whole
-        where = replicated(make_mesh({"data": -1}))
+    devices = choose_mesh(sharding, mesh)
+    where = places(devices, sharding)
     if fresh:
-        params, extra = jax.jit(method.fresh)(jax.random.key(config["seed"]))
+        key = jax.random.key(config["seed"])
+        out = where(jax.eval_shape(method.fresh, key))
+        params, extra = jax.jit(method.fresh, out_shardings=out)(key)
         step = 0
     else:
         step, state = Checkpoints(os.path.join(path, "checkpoints")).restore_model(where)
@@ -149,109 +264,20 @@ def load_workdir(path: str, fresh: bool = False, average: bool = True) -> Loaded
     length = data["context_length"] or (text.length if text else 77)
     spec = dict(name=data["tokenizer"], context_length=length)
     spec["options"] = data.get("tokenizer_options", {})
-    return LoadedModel(path, method, params, extra, preprocessing, spec, {**config, "step": step})
+    config = {**config, "step": step}
+    return Model(path, method, params, extra, preprocessing, spec, config, devices)
 
 
-def load_converted(path: str) -> LoadedModel:
+def load_converted(path: str, sharding: str = "", mesh: Mapping[str, int] | None = None) -> Model:
     """Opens a converted folder and proves it."""
+    devices = choose_mesh(sharding, mesh)
     arrays, manifest = read_folder(path)
     method = make_method(manifest["method"])
-    params, extra = split_extra(arrays)
     check_shapes(method, arrays, path)
-    params, extra = jax.device_put((params, extra))
-    fns = embedders(method, params, extra)
-    compare(manifest["golden"], golden_embeddings(method, fns), path)
+    weights = split_extra(arrays)
+    params, extra = put(weights, places(devices, sharding)(weights))
     spec = {**manifest["tokenizer"], "name": tokenizer_name(path, manifest["tokenizer"]["name"])}
     how = SOURCE | manifest["preprocessing"]
-    return LoadedModel(path, method, params, extra, how, spec, manifest)
-
-
-def tokenizer_name(folder: str, name: str) -> str:
-    """A tokenizer file lies in the folder; a built-in one is a bare name."""
-    file = os.path.join(folder, os.path.basename(name.removeprefix("spm:")))
-    if not name or not os.path.isfile(file):
-        return name
-    return f"spm:{file}" if name.startswith("spm:") else file
-
-
-def embedders(
-    method: Method, params: Params, extra: Extra
-) -> dict[str, Callable[[HostBatch], np.ndarray]]:
-    """See LoadedModel.embedders; a method without embeddings gives 'image', its features divided
-    by their norm. Products run in full float32, so that numbers agree between kinds of device."""
-    offered = method.functions()
-    sides = {side: f"embed_{side}" for side in ("image", "text") if f"embed_{side}" in offered}
-    programs = {side: compiled(method, name) for side, name in sides.items()}
-    if not sides:
-        features = compiled(method, "features")
-        programs["image"] = lambda *args: _unit(features(*args))
-
-    def make(side: str) -> Callable[[HostBatch], np.ndarray]:
-        def run(batch: HostBatch) -> np.ndarray:
-            with jax.default_matmul_precision("highest"):
-                return np.asarray(programs[side](params, extra, batch))
-
-        return run
-
-    return {side: make(side) for side in programs}
-
-
-def golden_embeddings(method: Method, fns: Mapping[str, Callable]) -> dict[str, np.ndarray]:
-    """Embeddings of the golden picture and, where there is a text tower, text: {'image':
-    float32[E], 'text': float32[E]}.
-    """
-    fields = method.fields()
-    image, text = fields.get("image", Picture(2)), fields.get("text", Text(2, 2))
-    batch = golden_inputs(image.size, text.length, text.vocab_size)
-    arrays = {side: [name for name in fields[side].spec(side, 1) if name in batch] for side in fns}
-    return {side: fns[side]({name: batch[name] for name in arrays[side]})[0] for side in fns}
-
-
-def expected_shapes(method: Method) -> dict[str, tuple[int, ...]]:
-    """{path: shape} of everything a checkpoint holds: parameters, and batch statistics under
-    `batch_stats/`."""
-    params, extra = jax.eval_shape(method.fresh, jax.random.key(0))
-    return {path: leaf.shape for path, leaf in flatten({**params, **extra}).items()}
-
-
-def position_tables(method: Method) -> dict[str, np.ndarray]:
-    """The fixed tables of a method by path, for files that hold them as tensors: float32[C + N,
-    D]."""
-    tables = {}
-    for name, net in ((name, part.net) for name, part in method.parts().items()):
-        if isinstance(net, ViT) and net.pos_embed == "sincos":
-            tables[f"{name}/pos_embed"] = sincos_table(net.grid, net.width, int(net.has_cls))
-        if isinstance(net, MAEDecoder):
-            tables[f"{name}/pos_embed"] = sincos_table(net.grid, net.width, prefix=1)
-    return tables
-
-
-def check_shapes(method: Method, arrays: Mapping[str, np.ndarray], where: str) -> None:
-    """Raises UserError listing every path that the method and the arrays do not share."""
-    expected = expected_shapes(method)
-    lines = [
-        f"  missing      {path} {list(shape)}"
-        for path, shape in expected.items()
-        if path not in arrays
-    ]
-    lines += [
-        f"  not known    {path} {list(arrays[path].shape)}"
-        for path in arrays
-        if path not in expected
-    ]
-    lines += [
-        f"  wrong shape  {path} {list(arrays[path].shape)}, expected {list(shape)}"
-        for path, shape in expected.items()
-        if path in arrays and arrays[path].shape != tuple(shape)
-    ]
-    if lines:
-        raise UserError(
-            "\n".join([f"{where}: {len(lines)} weights do not fit; nothing was loaded", *lines])
-        )
-
-
-def split_extra(arrays: Mapping[str, np.ndarray]) -> tuple[Params, Extra]:
-    """Flat arrays -> (params, extra)."""
-    tree = unflatten(arrays)
-    extra = {"batch_stats": tree.pop("batch_stats")} if "batch_stats" in tree else {}
-    return tree, extra
+    model = Model(path, method, params, extra, how, spec, manifest, devices)
+    compare(manifest["golden"], golden_embeddings(method, model.embedders()), path)
+    return model

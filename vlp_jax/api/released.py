@@ -12,14 +12,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from vlp_jax.api.model import (
-    embedders,
-    expected_shapes,
-    golden_embeddings,
-    position_tables,
-    split_extra,
-)
+from vlp_jax.api.embed import embedders
 from vlp_jax.api.switches import computed, described, networks, unlike
+from vlp_jax.api.weights import expected_shapes, golden_embeddings, position_tables, split_extra
 from vlp_jax.core import dispatch
 from vlp_jax.core.errors import UserError, nearest
 from vlp_jax.core.fields import Picture, Text

@@ -3,6 +3,7 @@
 The file exists as the one runner of all studies: an interrupted one goes on where it stopped.
 """
 
+import dataclasses
 import json
 import statistics
 import time
@@ -11,6 +12,72 @@ from pathlib import Path
 from typing import Any
 
 LENGTHS = ("steps", "optim.warmup_steps", "optim.lr")  # 0 or 1 where nothing is to be learnt
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+    """What is to be repeated.
+
+    Attributes:
+      study: its name in experiments/, or a folder that holds a recipe.py.
+      full: the published sizes and lengths.
+      only: comma-separated names of cells; "" is all.
+      seeds: runs of every cell.
+      out: folder; default runs/STUDY, of the full form runs/STUDY_full.
+      data: folder of Fashion-MNIST for the small form, "" for the embedded emoji.
+      changes: {config key: value} of every cell.
+    """
+
+    study: str
+    full: bool = False
+    only: str = ""
+    seeds: int = 1
+    out: str = ""
+    data: str = ""
+    changes: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+    @property
+    def folder(self) -> Path:
+        """Where everything is written."""
+        return Path(self.out or f"runs/{Path(self.study).name}" + "_full" * self.full)
+
+
+def reproduce(request: Request) -> dict[str, Any]:
+    """Runs a study, prints and writes its results, and returns them as plain values.
+
+    Raises:
+      UserError: a mistake in the request or in any cell's config, before anything is trained.
+    """
+    from vlp_jax.api.study import data_set, load_study
+    from vlp_jax.core.errors import UserError
+    from vlp_jax.parallel.startup import first_process, start_jax
+
+    study = load_study(request.study, request.full, data_set(request.data))
+    names = chosen(request.only, list(study.cells))
+    if request.seeds < 1:
+        raise UserError(f"--seeds={request.seeds}: must be at least 1")
+    start_jax()
+    runs = check_configs(study, names, request.seeds, request.changes)
+    found = summary(study, run_cells(study, runs, request.folder), names)
+    used = {"data": request.data or "the embedded emoji", "changes": dict(request.changes)}
+    outcome = {"study": request.study, "full": request.full, **used, **found}
+    if first_process():
+        from vlp_jax.report.study import write_study
+
+        write_study(study.title, outcome, str(request.folder))
+    return outcome
+
+
+def list_studies(full: bool = False) -> list[dict[str, Any]]:
+    """[{study, title, cells, minutes of the small form or None}] of those in experiments/."""
+    from vlp_jax.api.study import DataSet, load_study, studies
+
+    found = []
+    for name in studies():
+        study = load_study(name, full, DataSet())
+        row = {"study": name, "title": study.title, "cells": len(study.cells)}
+        found.append(row | {"minutes": study.minutes or None})
+    return found
 
 
 def chosen(only: str, cells: list[str]) -> list[str]:

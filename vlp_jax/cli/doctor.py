@@ -1,18 +1,10 @@
 """`doctor`: versions, devices, disk speed and whether the data can be seen; the first thing to run
 on a new machine.
 
-The file exists so that "it does not work on the pod" starts from facts.
+The file exists as the command's parser.
 """
 
 import argparse
-import os
-import platform
-import shutil
-import socket
-import sys
-import tempfile
-import time
-from typing import Any
 
 
 def parser() -> argparse.ArgumentParser:
@@ -30,98 +22,16 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(argv: list[str]) -> int:
-    """Runs the command.
-
-    Raises:
-      UserError: --data cannot be read, or --workdir cannot be written.
-    """
+    """Runs the command. Raises UserError as api/doctor.py."""
     args = parser().parse_args(argv)
+    from vlp_jax.api.doctor import doctor
     from vlp_jax.cli.output import print_json
-    from vlp_jax.parallel.startup import first_process, start_jax
+    from vlp_jax.parallel.startup import first_process
+    from vlp_jax.report.console import print_facts
 
-    start_jax()
-    report = {**_software(), **_devices(), **_disk(args.workdir)}
-    if args.data:
-        report |= _data(args.data)
+    report = doctor(args.workdir, args.data or "")
     if first_process():
-        _print(report)
+        print_facts("vlp_jax doctor", report)
     if args.json:
         print_json(report)
     return 0
-
-
-def _software() -> dict[str, Any]:
-    from vlp_jax.train.workdir import versions
-
-    unwanted = [name for name in ("torch", "tensorflow") if name in sys.modules]
-    return {"python": platform.python_version(), **versions(), "imported_at_run_time": unwanted}
-
-
-def _devices() -> dict[str, Any]:
-    import jax
-    import jax.numpy as jnp
-
-    from vlp_jax.parallel.hosts import gather
-
-    device = jax.local_devices()[0]
-    x = jax.random.normal(jax.random.key(0), (2048, 2048), jnp.float32)
-    product = jax.jit(lambda a: a @ a).lower(x).compile()
-    product(x).block_until_ready()
-    start = time.perf_counter()
-    for _ in range(3):
-        x_out = product(x)
-    x_out.block_until_ready()
-    stats = device.memory_stats() or {}
-    return {
-        "backend": jax.default_backend(),
-        "device": device.device_kind,
-        "devices": jax.device_count(),
-        "processes": jax.process_count(),
-        "hosts": " ".join(gather(socket.gethostname())),
-        "cpu_cores": os.cpu_count(),
-        "device_memory_bytes": stats.get("bytes_limit", 0),
-        "matmul_gflops_f32": round(3 * 2 * 2048**3 / (time.perf_counter() - start) / 1e9, 1),
-        "compilation_cache": jax.config.jax_compilation_cache_dir,
-    }
-
-
-def _disk(folder: str) -> dict[str, Any]:
-    from vlp_jax.core.errors import UserError
-
-    block = os.urandom(1 << 24)
-    try:
-        os.makedirs(folder, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder) as file:
-            start = time.perf_counter()
-            for _ in range(4):
-                file.write(block)
-            file.flush()
-            os.fsync(file.fileno())
-            speed = 4 * len(block) / (time.perf_counter() - start) / 1e6
-    except OSError as error:
-        raise UserError(f"--workdir={folder}: cannot be written: {error.strerror}") from error
-    return {
-        "disk_write_mb_per_s": round(speed),
-        "disk_free_gb": round(shutil.disk_usage(folder).free / 1e9, 1),
-    }
-
-
-def _data(path: str) -> dict[str, Any]:
-    from vlp_jax.data.mixture import open_pool
-
-    source = open_pool(path)
-    start = time.perf_counter()
-    for i in range(min(64, len(source))):
-        source[i]
-    rate = min(64, len(source)) / (time.perf_counter() - start)
-    return {"data": path, "data_examples": len(source), "data_reads_per_s": round(rate)}
-
-
-def _print(report: dict[str, Any]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(show_header=False, title="vlp_jax doctor")
-    for key, value in report.items():
-        table.add_row(key, str(value))
-    Console().print(table)

@@ -17,7 +17,7 @@ are, and evaluators on the training data find a workdir's data by themselves."""
 
 def parser() -> argparse.ArgumentParser:
     """The flags of `eval`."""
-    from vlp_jax.cli.output import add_json, folder_or_file
+    from vlp_jax.cli.output import add_json, add_sharding, folder_or_file
 
     p = argparse.ArgumentParser(
         "vlp_jax eval",
@@ -40,6 +40,7 @@ def parser() -> argparse.ArgumentParser:
         metavar="DIR",
         help="write report.json, report.md and pictures here",
     )
+    add_sharding(p)
     p.add_argument("--debug", action="store_true", help="show tracebacks")
     add_json(p)
     return p
@@ -57,14 +58,15 @@ def main(argv: list[str]) -> int:
     rest, overrides = split_overrides(argv)
     args = parser().parse_args(rest)
     config = eval_config(args.checkpoint, args.config, overrides, args.only)
-    from vlp_jax.cli.output import check_writable, print_json
+    from vlp_jax.api.files import check_writable
+    from vlp_jax.cli.output import print_json
     from vlp_jax.parallel.startup import first_process, start_jax
     from vlp_jax.report.results import print_results, to_json
 
     if args.out:
         check_writable("--out", args.out)
     start_jax()
-    results, scale = evaluate(args.checkpoint, config)
+    results, scale = evaluate(args.checkpoint, config, args.sharding)
     if first_process():
         print_results(results)
     if args.out and first_process():

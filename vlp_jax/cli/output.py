@@ -18,6 +18,25 @@ def add_json(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_sharding(parser: argparse.ArgumentParser) -> None:
+    """Adds --sharding."""
+    parser.add_argument(
+        "--sharding",
+        default="",
+        metavar="PRESET",
+        help="weights and rows over all devices: replicated, fsdp or fsdp_tensor; default: weights"
+        " whole",
+    )
+
+
+def told(text: str) -> None:
+    """Prints a text; the first process of a job does."""
+    from vlp_jax.parallel.startup import first_process
+
+    if first_process():
+        print(text)
+
+
 def print_json(value: Mapping[str, Any]) -> None:
     """Prints one JSON object on one line, flushed last; the first process of a job does. Numbers
     that are not finite are null.
@@ -55,23 +74,6 @@ def take_host_flags(argv: list[str]) -> list[str]:
 def folder_or_file(text: str) -> str:
     """The type of flags that name one: a shell leaves the ~ of `--flag=~/x` as it is."""
     return os.path.expanduser(text)
-
-
-def check_writable(flag: str, folder: str) -> None:
-    """Refuses a folder that could not be made or written, before any work for it; makes nothing.
-
-    Raises:
-      UserError: names the flag and what stands in the way.
-    """
-    from vlp_jax.core.errors import UserError
-
-    there = os.path.abspath(folder)
-    while not os.path.lexists(there):
-        there = os.path.dirname(there)
-    if not os.path.isdir(there):
-        raise UserError(f"{flag}={folder}: {there} is a file, not a folder")
-    if not os.access(there, os.W_OK | os.X_OK):
-        raise UserError(f"{flag}={folder}: {there} cannot be written")
 
 
 def take_switches(argv: list[str], parser: argparse.ArgumentParser) -> list[str]:

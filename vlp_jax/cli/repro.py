@@ -2,12 +2,12 @@
 whether each trend holds.
 
 Every cell is an ordinary run in its own workdir, so that an interrupted study goes on where it
-stopped. The file exists to turn flags into the runs of api/repro.py and print their table.
+stopped. The file exists to turn flags into one call of api/repro.py.
 """
 
 import argparse
 import os
-from pathlib import Path
+from typing import Any
 
 EPILOG = """examples:
   python -m vlp_jax repro mae_mask_ratio --out=runs/mae_mask_ratio
@@ -46,59 +46,29 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(argv: list[str]) -> int:
-    """Runs the command.
-
-    Raises:
-      UserError: a mistake in the flags or in any cell's config, before anything is trained.
-    """
+    """Runs the command. Raises UserError as api/repro.py."""
     from vlp_jax.api.config import split_overrides
-    from vlp_jax.api.repro import check_configs, chosen, run_cells, summary
-    from vlp_jax.api.study import data_set, load_study
+    from vlp_jax.api.repro import Request, list_studies, reproduce
+    from vlp_jax.cli.output import print_json
 
     rest, overrides = split_overrides(argv)
     args = parser().parse_args(rest)
-    if not args.study:
-        return list_studies(args)
-    study = load_study(args.study, args.full, data_set(args.data))
-    names = chosen(args.only, list(study.cells))
-    if args.seeds < 1:
-        from vlp_jax.core.errors import UserError
-
-        raise UserError(f"--seeds={args.seeds}: must be at least 1")
-    folder = f"runs/{Path(args.study).name}" + "_full" * args.full
-    out = Path(args.out or folder)
-    from vlp_jax.cli.output import print_json
-    from vlp_jax.parallel.startup import first_process, start_jax
-
-    start_jax()
-    runs = check_configs(study, names, args.seeds, overrides)
-    outcome = summary(study, run_cells(study, runs, out), names)
-    outcome = {"data": args.data or "the embedded emoji", "changes": overrides, **outcome}
-    outcome = {"study": args.study, "full": args.full, **outcome}
-    if first_process():
-        from vlp_jax.report.study import write_study
-
-        write_study(study.title, outcome, str(out))
+    if args.study:
+        asked = (args.study, args.full, args.only, args.seeds, args.out or "", args.data)
+        outcome = reproduce(Request(*asked, overrides))
+    else:
+        outcome = {"full": args.full, "studies": list_studies(args.full)}
+        print_studies(outcome["studies"])
     if args.json:
         print_json(outcome)
-    return int(False in outcome["trends"].values())
+    return int(False in outcome.get("trends", {}).values())
 
 
-def list_studies(args: argparse.Namespace) -> int:
-    """Prints a line for each study: name, minutes of the small form (with --full the number of its
-    runs), title. Returns 0.
+def print_studies(rows: list[dict[str, Any]]) -> None:
+    """A line for each study: name, minutes of the small form (with --full the number of its runs),
+    title.
     """
-    from vlp_jax.api.study import DataSet, load_study, studies
-    from vlp_jax.cli.output import print_json
-
-    found = []
-    for name in studies():
-        study = load_study(name, args.full, DataSet())
-        row = {"study": name, "title": study.title, "cells": len(study.cells)}
-        found.append(row | {"minutes": study.minutes or None})
-    for row in found:
+    width = max(len(row["study"]) for row in rows)
+    for row in rows:
         cost = f"{row['minutes']} min" if row["minutes"] else f"{row['cells']} runs"
-        print(f"{row['study']:<{max(map(len, studies()))}}  {cost:>7}  {row['title']}")
-    if args.json:
-        print_json({"full": args.full, "studies": found})
-    return 0
+        print(f"{row['study']:<{width}}  {cost:>7}  {row['title']}")

@@ -162,6 +162,26 @@ def decode_framed(
     return np.asarray(framed), full[0] / full[1]
 
 
+def frame_picture(picture: Image.Image, size: int, framing: Framing) -> np.ndarray:
+    """An open Pillow picture, which stays as it is, framed as `decode_framed` frames its file:
+    uint8[size, size, 3]. Raises DamagedSample.
+    """
+    try:
+        _check_size(*picture.size)
+        mend_transparency(picture)
+        image = picture.copy()  # reads a lazy one
+        image = upright(to_rgb(image, framing.alpha), picture_orientation(image))
+    except DamagedSample:
+        raise
+    except Exception as error:  # as _open_pillow
+        raise DamagedSample("unreadable_picture") from error
+    framed = framing.whole(image, image.size, size)
+    if framed is None:
+        box = _inside(framing.plan(image.size, size, None), image.size)
+        framed = image.resize((size, size), RESAMPLE[framing.resample], box=box)
+    return np.asarray(framed)
+
+
 def _inside(box: Box, size: tuple[int, int]) -> Box:
     """`box` cut to the picture, against rounding in the last bit."""
     return Box(

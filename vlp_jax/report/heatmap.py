@@ -22,7 +22,6 @@ def softmax(logits: np.ndarray) -> np.ndarray:
     return powers / powers.sum(axis=-1, keepdims=True)
 
 
-@literal_text
 def similarity_table(
     pictures: Sequence[np.ndarray],
     prompts: Sequence[str],
@@ -37,6 +36,23 @@ def similarity_table(
     picture, framed. Returns the path of the PNG.
     """
     share = softmax(scale * np.asarray(cosine, np.float64))  # [P, Q]
+    note = f"Softmax of {scale:.4g} x cosine over the prompts of a row; bold: the choice"
+    note += "; framed: the right prompt" if len(right) else ""
+    return share_table(pictures, prompts, share, out, note, right)
+
+
+@literal_text
+def share_table(
+    pictures: Sequence[np.ndarray],
+    prompts: Sequence[str],
+    share: np.ndarray,
+    out: str,
+    note: str,
+    right: Sequence[int] = (),
+) -> str:
+    """Draws pictures x prompts; colour and percentage are the shares float[P, Q], the largest of a
+    row in bold, `note` below. right: as of `similarity_table`. Returns the path of the PNG.
+    """
     labels = [wrapped(prompt, 26, 2) for prompt in prompts]
     longest = max(len(line) for label in labels for line in label.split("\n"))
     slant = 0.06 * longest + 0.15  # inches that a label of 8.5 pt at 45 degrees rises, and leans
@@ -55,8 +71,6 @@ def similarity_table(
         show_picture(header, picture)
     title = "Which prompt does each picture choose?"
     figure.text(0.15 / width, 1 - 0.3 / height, title, fontsize=12, weight="bold")
-    note = f"Softmax of {scale:.4g} x cosine over the prompts of a row; bold: the choice"
-    note += "; framed: the right prompt" if len(right) else ""
     figure.text(0.15 / width, 0.3 / height, note, fontsize=8.5)
     return save(figure, out)
 

@@ -148,31 +148,78 @@ def shared_space(
     point. Of more than FEW pairs `named`, spread over the plane, have both. Returns the path of the
     PNG.
     """
-    plane, share = principal_plane(np.concatenate([image, text]))
-    left, right = plane[: len(image)], plane[len(image) :]
-    figure = new_figure(9.5, 7.2)
-    axes = figure.subplots()
+    axes, left, right = _scatter(image, text)
     lines = np.stack([left, right], axis=1)  # [N, 2, 2]
     axes.plot(*lines.transpose(2, 1, 0), color="#BBBBBB", linewidth=0.6, zorder=1)
-    axes.scatter(*left.T, s=26, color=BLUE, label="picture", zorder=2, linewidths=0)
-    axes.scatter(*right.T, s=30, color=ORANGE, marker="^", label="text", zorder=3, linewidths=0)
     cosine = np.sum(image * text, axis=1).mean()
-    gap = np.linalg.norm(image.mean(axis=0) - text.mean(axis=0))
     axes.set_title(
         f"{len(image)} pictures and their texts in the shared space (PCA)\n"
-        f"mean cosine of a pair {cosine:.2f}, distance between the two modalities' means {gap:.2f}",
+        f"mean cosine of a pair {cosine:.2f}, {_gap(image, text)}",
         loc="left",
         fontsize=11,
     )
+    axes.figure.tight_layout()
+    if len(labels):
+        _Marks(axes).add(left, right, labels, named, thumbnail)
+    return save(axes.figure, out)
+
+
+@literal_text
+def joint_space(
+    image: np.ndarray,
+    text: np.ndarray,
+    out: str,
+    labels: Mapping[int, str],
+    thumbnails: Mapping[int, np.ndarray],
+) -> str:
+    """PCA of pictures and texts that are no pairs. Returns the path of the PNG.
+
+    image: float32[N, D], text: float32[M, D], unit norm, at least two rows together. labels: of
+    some texts by row; thumbnails: of some pictures, uint8[S, S, 3] by row. At most FEW of each are
+    shown, the outermost.
+    """
+    axes, left, right = _scatter(image, text)
+    axes.set_title(
+        f"{len(image)} pictures and {len(text)} texts in the shared space (PCA)\n"
+        f"{_gap(image, text)}",
+        loc="left",
+        fontsize=11,
+    )
+    axes.figure.tight_layout()
+    first = [i for i in _outermost(left)[0] if i in thumbnails][:FEW]
+    named = [j for j in _outermost(right)[0] if j in labels][:FEW]
+    shown = {i: thumbnails[i] for i in first}
+    _Marks(axes).add_apart(left, right, {j: labels[j] for j in named}, shown)
+    return save(axes.figure, out)
+
+
+def _scatter(image: np.ndarray, text: np.ndarray) -> tuple[Any, np.ndarray, np.ndarray]:
+    """(axes with the points of both, the pictures' float[N, 2], the texts' float[M, 2])."""
+    plane, share = principal_plane(np.concatenate([image, text]))
+    left, right = plane[: len(image)], plane[len(image) :]
+    axes = new_figure(9.5, 7.2).subplots()
+    axes.scatter(*left.T, s=26, color=BLUE, label="picture", zorder=2, linewidths=0)
+    axes.scatter(*right.T, s=30, color=ORANGE, marker="^", label="text", zorder=3, linewidths=0)
     axes.set_xlabel(f"axis 1, {share[0]:.0%} of the variance")
     axes.set_ylabel(f"axis 2, {share[1]:.0%} of the variance")
     axes.legend(frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
     plain_axes(axes)
     axes.margins(x=0.16, y=0.08)
-    figure.tight_layout()
-    if len(labels):
-        _Marks(axes).add(left, right, labels, named, thumbnail)
-    return save(figure, out)
+    return axes, left, right
+
+
+def _gap(image: np.ndarray, text: np.ndarray) -> str:
+    gap = np.linalg.norm(image.mean(axis=0) - text.mean(axis=0))
+    return f"distance between the two modalities' means {gap:.2f}"
+
+
+def _outermost(points: np.ndarray) -> tuple[list[int], np.ndarray]:
+    """(rows by their distance from the middle, the farthest first; 0 where a label goes to the
+    right, 1 to the left).
+    """
+    middle = points.mean(axis=0)
+    order = np.argsort(-np.linalg.norm(points - middle, axis=1), kind="stable").tolist()
+    return order, (points[:, 0] <= middle[0]).astype(int)
 
 
 class _Marks:
@@ -193,19 +240,10 @@ class _Marks:
         """Marks pairs, the outermost text first: all of few, else `count` of those that overlap
         nothing.
         """
-        middle = texts.mean(axis=0)
-        order = np.argsort(-np.linalg.norm(texts - middle, axis=1), kind="stable").tolist()
-        outward = (texts[:, 0] <= middle[0]).astype(int)  # 0: a label to the right
+        order, outward = _outermost(texts)
         if len(texts) <= FEW:
-            self._reserve(texts)
-            for i in order if thumbnail else ():
-                picture = thumbnail(i)
-                self._best([self._picture(pictures[i], picture, shift) for shift in SHIFTS])
-            for i in order:
-                places = sorted(
-                    PLACES, key=lambda place, i=i: PLACES.index(place) % 2 != outward[i]
-                )
-                self._best([self._words(texts[i], labels[i], place) for place in places])
+            shown = {i: thumbnail(i) for i in order} if thumbnail else {}
+            self.add_apart(pictures, texts, dict(enumerate(labels)), shown)
             return
         for i in order:
             pair = [self._words(texts[i], labels[i], PLACES[outward[i]])]
@@ -213,6 +251,26 @@ class _Marks:
             count -= self._free(pair)
             if not count:
                 break
+
+    def add_apart(
+        self,
+        pictures: np.ndarray,
+        texts: np.ndarray,
+        labels: Mapping[int, str],
+        thumbnails: Mapping[int, np.ndarray],
+    ) -> None:
+        """Marks every thumbnail, in their order, and every label, the outermost first, where it
+        covers least; both by row.
+        """
+        self._reserve(texts)
+        for i, picture in thumbnails.items():
+            self._best([self._picture(pictures[i], picture, shift) for shift in SHIFTS])
+        order, outward = _outermost(texts)
+        for i in order:
+            if i in labels:
+                first = lambda place, i=i: PLACES.index(place) % 2 != outward[i]  # noqa: E731
+                places = sorted(PLACES, key=first)
+                self._best([self._words(texts[i], labels[i], place) for place in places])
 
     def _reserve(self, points: np.ndarray) -> None:
         """Labels and thumbnails keep off these points."""

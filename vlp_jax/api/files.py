@@ -1,0 +1,84 @@
+"""Files that commands read and write: .npz archives, and folders that must be writable before any
+work.
+
+The file exists so that a result is written whole or not at all, and what stands in its way is said
+first.
+"""
+
+import os
+import tempfile
+import zipfile
+import zlib
+from collections.abc import Mapping
+
+import numpy as np
+
+from vlp_jax.core.errors import RunError, UserError
+
+
+def check_writable(flag: str, folder: str) -> None:
+    """Refuses a folder that could not be made or written, before any work for it; makes nothing.
+
+    Raises:
+      UserError: names the flag and what stands in the way.
+    """
+    there = os.path.abspath(folder)
+    while not os.path.lexists(there):
+        there = os.path.dirname(there)
+    if not os.path.isdir(there):
+        raise UserError(f"{flag}={folder}: {there} is a file, not a folder")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise UserError(f"{flag}={folder}: {there} cannot be written")
+
+
+def check_npz(path: str) -> None:
+    """Refuses a place where no .npz could be written.
+
+    Raises:
+      UserError: names --out.
+    """
+    if not path.endswith(".npz"):
+        raise UserError(f"--out: {path}: must end with .npz")
+    folder = os.path.dirname(os.path.abspath(path))
+    if not os.path.isdir(folder):
+        raise UserError(f"--out: {os.path.dirname(path)}: no such folder")
+    check_writable("--out", folder)
+
+
+def read_npz(path: str) -> dict[str, np.ndarray]:
+    """The arrays of an .npz; nothing pickled is opened.
+
+    Raises:
+      UserError: no such file, no .npz, an array of objects; names --inputs.
+    """
+    try:
+        with open(path, "rb") as file:
+            if not zipfile.is_zipfile(file):
+                raise UserError(f"--inputs: {path}: is no .npz archive")
+        with np.load(path, allow_pickle=False) as found:
+            return {name: found[name] for name in found.files}
+    except OSError as error:
+        raise UserError(f"--inputs: {path}: {error.strerror or 'is damaged'}") from error
+    except (ValueError, EOFError, zlib.error, zipfile.BadZipFile) as error:
+        why = "holds objects, not numbers" if "allow_pickle" in str(error) else "is damaged"
+        raise UserError(f"--inputs: {path}: {why}") from error
+
+
+def write_npz(path: str, arrays: Mapping[str, np.ndarray]) -> None:
+    """Writes an uncompressed .npz whole or not at all. Raises RunError when the disk refuses."""
+    temporary = ""
+    try:
+        with tempfile.NamedTemporaryFile(
+            dir=os.path.dirname(os.path.abspath(path)), delete=False
+        ) as file:
+            temporary = file.name
+            np.savez(file, **arrays)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except OSError as error:
+        raise RunError(f"{path}: cannot be written ({error.strerror or error})") from error
+    finally:
+        if temporary and os.path.exists(temporary):
+            os.remove(temporary)

@@ -1,0 +1,280 @@
+"""Any function of a model on arrays as they are: no decoding, no cropping, no tokens added.
+
+The file exists so that a model's numbers can be laid beside a reference's: both are handed the same
+arrays.
+"""
+
+import ast
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from vlp_jax.api.files import check_npz, read_npz, write_npz
+from vlp_jax.api.model import Model, load_model
+from vlp_jax.api.placement import runner, shapes
+from vlp_jax.core.errors import UserError, nearest
+from vlp_jax.core.fields import Field, Label, Numbers, Text
+from vlp_jax.core.inputs import Vars
+from vlp_jax.core.pytree import flatten
+from vlp_jax.core.schema import plain
+from vlp_jax.methods.base import Function, Method
+from vlp_jax.parallel.startup import first_process, start_jax
+from vlp_jax.train.functions import find
+
+
+@dataclasses.dataclass(frozen=True)
+class Wanted:
+    """An array that a function reads or writes.
+
+    Attributes:
+      dtype: its name; shape: numbers, B (rows) and T (tokens).
+      most: the longest T; 0 where it has none.
+      optional: may be left out.
+      below: whole numbers lie in [0, below); 0: any.
+    """
+
+    dtype: str
+    shape: tuple[int | str, ...]
+    most: int = 0
+    optional: bool = False
+    below: int = 0
+
+    def __str__(self) -> str:
+        tokens = f", T at most {self.most}" if self.most else ""
+        return f"{self.dtype}[{', '.join(map(str, self.shape))}]{tokens}"
+
+
+def reads(function: Function) -> dict[str, Wanted]:
+    """{array: what it must be} of a function."""
+    found = {}
+    for name, field in function.reads.items():
+        most = field.length if isinstance(field, Text) else 0
+        for array, spec in field.spec(name, 1).items():
+            tail = ("T", *spec.shape[2:]) if most else spec.shape[1:]
+            optional = _optional(field) or array == f"{name}_mask"
+            below = 0 if array != name else _below(field)
+            found[array] = Wanted(spec.dtype.name, ("B", *tail), most, optional, below)
+    return found
+
+
+def writes(method: Method, name: str, v: Vars) -> dict[str, Wanted]:
+    """{array: what it is} of a function's results, by their paths."""
+    arrays = reads(find(method, name))
+    wanted = {array: what for array, what in arrays.items() if not what.optional}
+    most = max((array.most for array in wanted.values()), default=0)
+    lengths = sorted({most, max(most - 1, 1)}) if most else [0]
+
+    def out(length: int) -> dict[str, jax.ShapeDtypeStruct]:
+        sizes = {"B": 2, "T": length}
+        batch = {
+            array: jax.ShapeDtypeStruct([sizes.get(n, n) for n in what.shape], what.dtype)
+            for array, what in wanted.items()
+        }
+        return named(shapes(method, name, v, batch))
+
+    first, *more = map(out, lengths)
+    found = {}
+    for path, leaf in first.items():
+        others = [other[path].shape for other in more]
+        same = [all(n == other[i] for other in others) for i, n in enumerate(leaf.shape)]
+        free = ("B", *(n if same[i] else "T" for i, n in enumerate(leaf.shape) if i))
+        found[path] = Wanted(_kept(leaf.dtype).name, free)
+    return found
+
+
+def functions(model: Model) -> dict[str, dict[str, Any]]:
+    """{function: {reads, writes, options}}: arrays by name as Wanted, options at their defaults."""
+    v = Vars(model.params, model.extra)
+    return {
+        name: {
+            "reads": reads(function),
+            "writes": writes(model.method, name, v),
+            "options": dataclasses.asdict(function.options()) if function.how else {},
+        }
+        for name, function in sorted(model.method.functions().items())
+    }
+
+
+def forward(
+    model: Model,
+    name: str,
+    arrays: Mapping[str, np.ndarray],
+    options: Mapping[str, Any] | None = None,
+) -> dict[str, np.ndarray]:
+    """Runs a function of a model on whole batches, its products in full float32.
+
+    Args:
+      model: of load_model.
+      name: of the function.
+      arrays: what it reads. Pictures are uint8[B, S, S, 3] of the model's size and are only
+        normalised by its own mean and deviation; ids int32[B, T] are used exactly as given;
+        NAME_mask is bool or 0 and 1, 1 is real, absent: all are.
+      options: {key: value}.
+
+    Returns:
+      its results under their paths joined by `/`, a lone array as `out`; bfloat16 as float32.
+
+    Raises:
+      UserError: an unknown function or option, and arrays that are missing, unknown, or of another
+        shape, dtype or range.
+    """
+    offered = model.method.functions()
+    if name not in offered:
+        raise UserError(f"--fn={name}: no such function{nearest(name, offered)}")
+    function = offered[name]
+    how = function.options(dict(options or {}), "--set")
+    batch = checked(function, arrays, name)
+    run = runner(model.method, name, Vars(model.params, model.extra), model.mesh)
+    out = run(batch, how)
+    return {path: leaf.astype(_kept(leaf.dtype)) for path, leaf in named(out).items()}
+
+
+def checked(
+    function: Function, arrays: Mapping[str, np.ndarray], name: str
+) -> dict[str, np.ndarray]:
+    """The batch that the arrays make. Raises UserError as `forward`."""
+    wanted = reads(function)
+    texts = [n for n, field in function.reads.items() if isinstance(field, Text)]
+    needless = {f"{text}_mask" for text in texts} - wanted.keys()
+    for array in arrays:
+        if array not in wanted and array not in needless:
+            raise UserError(
+                f"--inputs: {array}: {name} reads no such array{nearest(array, wanted)}"
+            )
+    for array, what in wanted.items():
+        if not what.optional and array not in arrays:
+            raise UserError(f"--inputs: lacks {array}, {what}, which {name} reads")
+    sizes: dict[str, int] = {}
+    batch = {}
+    for array, what in wanted.items():
+        if array in arrays:
+            batch[array] = _checked(array, arrays[array], what, sizes)
+    for text in texts:
+        mask = f"{text}_mask"
+        real = np.ones(batch[text].shape[:2], bool)
+        if mask in needless & arrays.keys():
+            given = _checked(mask, arrays[mask], Wanted("bool", ("B", f"T of {text}")), dict(sizes))
+            if given.shape != real.shape or not given.all():
+                raise UserError(f"--inputs: {mask}: hides tokens, but {name} takes no mask")
+        elif mask in wanted:
+            batch.setdefault(mask, real)
+            if batch[mask].shape != real.shape:
+                raise UserError(f"--inputs: {mask}: {_shown(batch[mask])}, {text} has {real.shape}")
+    return batch
+
+
+def _checked(name: str, array: np.ndarray, wanted: Wanted, sizes: dict[str, int]) -> np.ndarray:
+    """The array in the wanted dtype; `sizes` collects B.
+
+    Raises:
+      UserError: another dtype, shape or number of rows, or a number out of range.
+    """
+    start, refused = f"--inputs: {name}: {_shown(array)}", f"must be {wanted}"
+    fits = array.ndim == len(wanted.shape) and all(
+        n == m or isinstance(m, str) for n, m in zip(array.shape, wanted.shape, strict=True)
+    )
+    if not fits or not array.size or (wanted.most and array.shape[1] > wanted.most):
+        raise UserError(f"{start}, {refused}")
+    if sizes.setdefault("B", len(array)) != len(array):
+        raise UserError(f"{start}, other arrays have {sizes['B']} rows")
+    whole = np.issubdtype(array.dtype, np.integer)
+    if wanted.dtype == "bool" and whole and np.isin(array, (0, 1)).all():
+        return array.astype(bool)
+    if not (array.dtype.name == wanted.dtype or (wanted.dtype == "int32" and whole)):
+        raise UserError(f"{start}, {refused}")
+    limits = np.iinfo(np.int32)
+    least, most = (0, wanted.below - 1) if wanted.below else (limits.min, limits.max)
+    if whole and wanted.dtype == "int32" and not (least <= array.min() and array.max() <= most):
+        raise UserError(f"--inputs: {name}: {array.min()} to {array.max()}, not {least} to {most}")
+    return array.astype(wanted.dtype)
+
+
+def named(tree: Any) -> dict[str, Any]:
+    """{path: leaf} of a function's result, {`out`: it} of a lone array."""
+    return {path or "out": leaf for path, leaf in flatten(tree).items()}
+
+
+def parse_options(function: Function, words: Sequence[str]) -> dict[str, Any]:
+    """`KEY=VALUE` words as {key: value}, by the types of the function's options.
+
+    Raises:
+      UserError: a word without `=`.
+    """
+    fields = dataclasses.fields(function.how) if function.how else ()
+    texts = {field.name for field in fields if field.type in (str, "str")}
+    found = {}
+    for word in words:
+        key, equals, value = word.partition("=")
+        if not equals:
+            raise UserError(f"--set={word}: must be KEY=VALUE")
+        found[key] = value if key in texts else _value(value)
+    return found
+
+
+def run_file(
+    checkpoint: str, name: str, inputs: str, out: str, words: Sequence[str], sharding: str = ""
+) -> dict[str, Any]:
+    """`forward` of arrays in an .npz into another; returns {function, out, arrays: {path: its
+    kind}}.
+
+    Raises:
+      UserError: as `forward`, and files that cannot be read or written, before anything is loaded.
+    """
+    check_npz(out)
+    arrays = read_npz(inputs)
+    start_jax()
+    model = load_model(checkpoint, sharding)
+    function = model.method.functions().get(name)
+    options = parse_options(function, words) if function else {}
+    found = forward(model, name, arrays, options)
+    if first_process():
+        write_npz(out, found)
+    return {"function": name, "out": out, "arrays": {k: _shown(a) for k, a in found.items()}}
+
+
+def list_functions(checkpoint: str, sharding: str = "") -> dict[str, Any]:
+    """`functions` of a checkpoint as plain values: {checkpoint, functions}."""
+    start_jax()
+    found = functions(load_model(checkpoint, sharding))
+
+    def said(arrays: Mapping[str, Wanted]) -> dict[str, Any]:
+        return {name: {**plain(vars(what)), "text": str(what)} for name, what in arrays.items()}
+
+    return {
+        "checkpoint": checkpoint,
+        "functions": {
+            name: {**parts, "reads": said(parts["reads"]), "writes": said(parts["writes"])}
+            for name, parts in found.items()
+        },
+    }
+
+
+def _optional(field: Field) -> bool:
+    return isinstance(field, Numbers) and field.optional
+
+
+def _below(field: Field) -> int:
+    if isinstance(field, Text):
+        return field.vocab_size
+    return field.classes if isinstance(field, Label) else 0
+
+
+def _kept(dtype: Any) -> np.dtype:
+    """What an .npz can hold of a dtype."""
+    return np.dtype(np.float32) if dtype == jnp.bfloat16 else np.dtype(dtype)
+
+
+def _shown(array: np.ndarray) -> str:
+    return f"{array.dtype}[{', '.join(map(str, array.shape))}]"
+
+
+def _value(text: str) -> Any:
+    """'3' -> 3, 'true' -> True; what is no literal -> itself."""
+    try:
+        return ast.literal_eval(text.capitalize() if text in ("true", "false") else text)
+    except (ValueError, SyntaxError):
+        return text

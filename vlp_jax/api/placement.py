@@ -1,0 +1,102 @@
+"""Where the weights of a loaded model lie, and how its functions run there.
+
+Without a preset of parallel/sharding.py that is the first device; with one, all devices hold the
+weights as the preset says and share the rows of every batch. The file exists so that `embed`,
+`eval` and a notebook place a model alike.
+"""
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, Sharding, SingleDeviceSharding
+
+from vlp_jax.core.errors import UserError, nearest
+from vlp_jax.core.inputs import Vars
+from vlp_jax.core.types import HostBatch
+from vlp_jax.methods.base import Method
+from vlp_jax.parallel.mesh import BATCH_AXES, batch_sharding, make_mesh, replicated
+from vlp_jax.parallel.sharding import PRESETS, param_sharding
+from vlp_jax.parallel.sharding import put as put_leaf
+from vlp_jax.train.functions import compiled
+
+Run = Callable[..., Any]  # f(batch, how=None) -> arrays of the host
+
+
+def choose_mesh(sharding: str, shape: Mapping[str, int] | None = None) -> Mesh | None:
+    """The mesh for a preset: of `shape`, where it splits weights if the preset does; else all
+    devices. None: one device is enough.
+
+    Raises:
+      UserError: an unknown preset, or a shape that does not fit the devices.
+    """
+    if sharding and sharding not in PRESETS:
+        raise UserError(f"--sharding: unknown preset {sharding!r}{nearest(sharding, PRESETS)}")
+    if not sharding and jax.process_count() == 1:
+        return None
+    splits = sharding not in ("", "replicated")
+    shape = dict(shape or {"data": -1})
+    if splits and all(shape.get(axis, 1) == 1 for axis in ("fsdp", "tensor")):
+        shape = {"fsdp": -1}
+    return make_mesh(shape)
+
+
+def places(mesh: Mesh | None, sharding: str) -> Callable[[Any], Any]:
+    """f(tree of shapes) -> the tree of their shardings."""
+    if mesh is not None:
+        return lambda shapes: param_sharding(shapes, mesh, sharding or "replicated")
+    where = SingleDeviceSharding(jax.local_devices()[0])
+    return lambda shapes: jax.tree.map(lambda _: where, shapes)
+
+
+def put(arrays: Any, where: Any) -> Any:
+    """Arrays of the host under a sharding, or a tree of them; a device is handed its part alone.
+
+    In a job every process has the whole.
+    """
+    if isinstance(where, Sharding):
+        where = jax.tree.map(lambda _: where, arrays)
+    shape = lambda x, its: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=its)  # noqa: E731
+    return jax.tree.map(put_leaf, arrays, jax.tree.map(shape, arrays, where))
+
+
+def runner(method: Method, name: str, v: Vars, mesh: Mesh | None = None) -> Run:
+    """A function of a method as f(batch, how=None) from host arrays to host arrays.
+
+    Products run in full float32, so that numbers agree between kinds of device. On a mesh the rows
+    are shared by its devices, filled up to a multiple of them.
+
+    Raises:
+      UserError: the method has no such function.
+    """
+    program = compiled(method, name, None if mesh is None else replicated(mesh))
+
+    def run(batch: HostBatch, how: Any = None) -> Any:
+        with jax.default_matmul_precision("highest"):
+            if mesh is None:
+                return jax.tree.map(np.asarray, program(*v, batch, how=how))
+            count = len(next(iter(batch.values())))
+            most = -(-count // _ways(mesh)) * _ways(mesh)
+            filled = {array: fill(rows, most) for array, rows in batch.items()}
+            with jax.set_mesh(mesh):
+                out = program(*v, put(filled, batch_sharding(mesh)), how=how)
+            return jax.tree.map(lambda rows: np.asarray(rows)[:count], out)
+
+    return run
+
+
+def fill(rows: np.ndarray, count: int) -> np.ndarray:
+    """[b, ...] -> [count, ...]: as many copies of the first row at the end as are missing."""
+    return np.concatenate([rows, np.repeat(rows[:1], count - len(rows), axis=0)])
+
+
+def _ways(mesh: Mesh) -> int:
+    """How many devices share the rows of a batch."""
+    return math.prod(mesh.shape[axis] for axis in BATCH_AXES)
+
+
+def shapes(method: Method, name: str, v: Vars, batch: HostBatch) -> Any:
+    """Shapes and dtypes of what a function gives, without running it; `batch` may be shapes too."""
+    return jax.eval_shape(compiled(method, name), *v, batch)
