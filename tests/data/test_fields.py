@@ -78,6 +78,7 @@ def test_any_number_of_fields_of_any_name(path):
     assert {k: (v.shape, v.dtype) for k, v in found[0].items()} == {
         k: (s.shape, s.dtype) for k, s in spec.items()
     }
+    assert "noise" not in found[0]
     number = stream(path).order.index(np.arange(6))
     assert rows["count"].tolist() == number.tolist() == rows["latent"][:, 1, 1].tolist()
     assert rows["kind"].tolist() == (number % 3).tolist()
