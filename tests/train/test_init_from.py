@@ -2,6 +2,7 @@
 
 import shutil
 
+import jax
 import numpy as np
 import pytest
 from small_runs import digests
@@ -9,10 +10,10 @@ from small_runs import digests
 from vlp_jax.__main__ import main
 from vlp_jax.api.config import load_config
 from vlp_jax.api.init_from import Source, Weights, sources
-from vlp_jax.api.model import load_model
 from vlp_jax.core.errors import UserError
-from vlp_jax.core.pytree import flatten
+from vlp_jax.core.pytree import flatten, merge
 from vlp_jax.train.checkpoint import Checkpoints
+from vlp_jax.train.trainer import Trainer
 
 IMAGE = "init_from.image"
 LOCKED = {"freeze": "('image/.*',)"}
@@ -20,15 +21,19 @@ LOCKED = {"freeze": "('image/.*',)"}
 
 @pytest.fixture(scope="module")
 def other(config_file, tmp_path_factory):
-    """The workdir of a run of another seed."""
-    folder = tmp_path_factory.mktemp("other") / "w"
-    words = ["train", f"--config={config_file}", f"--workdir={folder}"]
-    assert main([*words, "--config.steps=1", "--config.seed=7"]) == 0
+    """The workdir of a run of another seed, at its start."""
+    folder = tmp_path_factory.mktemp("other")
+    checkpoints = Checkpoints(folder / "checkpoints")
+    checkpoints.save(1, Trainer(load_config(str(config_file), {"seed": "7"})).first().state)
+    checkpoints.wait()
     return folder
 
 
-def their(other):
-    return flatten(load_model(str(other)).params)
+def their(workdir):
+    """Its weights, {path: array}."""
+    where = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    _, model = Checkpoints(workdir / "checkpoints").restore_model(where)
+    return flatten(merge(model["ema"], model["frozen"]))
 
 
 def refused(make_trainer, **overrides):
