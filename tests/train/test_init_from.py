@@ -12,6 +12,7 @@ from vlp_jax.api.config import load_config
 from vlp_jax.api.init_from import Source, Weights, sources
 from vlp_jax.core.errors import UserError
 from vlp_jax.core.pytree import flatten, merge
+from vlp_jax.interop.folder import write_folder
 from vlp_jax.train.checkpoint import Checkpoints
 from vlp_jax.train.trainer import Trainer
 
@@ -82,6 +83,23 @@ def test_a_tower_comes_and_the_rest_is_fresh(make_trainer, other, capsys):
         wanted = its[path] if path.startswith("image/") else flatten(fresh["params"])[path]
         np.testing.assert_array_equal(leaf, wanted, err_msg=path)
     assert digests(begun["ema"]) == digests(begun["params"])
+
+
+def test_a_converted_folder_is_read_on_the_host(make_trainer, other, tmp_path, capsys):
+    """By a regex over its paths; it says how its pictures were made."""
+    folder, its = str(tmp_path / "c"), their(other)
+    arrays = {path: np.asarray(leaf) for path, leaf in its.items() if path.startswith("image/")}
+    how = {"image_size": 32, "mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}
+    how |= {"crop": "center", "resample": "bicubic"}
+    manifest = dict(arch="", method={}, preprocessing=how, tokenizer={}, golden={})
+    write_folder(folder, arrays, manifest)
+    given = Weights(make_trainer(init_from=f"{folder}:image/(?!head).*"))
+    given.show()
+    assert given.weights.keys() == {path for path in arrays if not path.startswith("image/head/")}
+    for path, leaf in given.weights.items():
+        assert isinstance(leaf, np.ndarray)
+        np.testing.assert_array_equal(leaf, arrays[path])
+    assert "its pictures were made with mean=[0.5, 0.5, 0.5]" in capsys.readouterr().err
 
 
 def test_positions_of_another_grid_are_resized_and_others_refused(make_trainer, other):
