@@ -253,6 +253,14 @@ def test_frozen_weights_are_kept_in_the_dtype_of_their_part(freeze):
     learns = jax.tree.leaves((state["params"], state["extra"]))
     assert {leaf.dtype for leaf in learns} == {jnp.dtype("float32")}
     assert not any("net" in path for path in flatten(state["opt"]))
+
+    def slope(state, frozen, rows):
+        x = Inputs.of({"x": rows}, KEYS, step=1, train=True)
+        return loss_and_gradient(method, state["params"], frozen, state["extra"], x, 2)[2]
+
+    rows = jax.ShapeDtypeStruct((B, 6), jnp.float32)
+    found = jax.eval_shape(slope, state, frozen, rows)
+    assert {leaf.dtype for leaf in jax.tree.leaves(found)} == {jnp.dtype("float32")}
     open_, none = jax.eval_shape(
         lambda: init_state(Through("bfloat16", own=False), make_optimizer({}), Recipe(0, B))
     )

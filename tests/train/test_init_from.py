@@ -2,6 +2,7 @@
 
 import shutil
 
+import jax
 import numpy as np
 import pytest
 from small_runs import digests
@@ -9,10 +10,11 @@ from small_runs import digests
 from vlp_jax.__main__ import main
 from vlp_jax.api.config import load_config
 from vlp_jax.api.init_from import Source, Weights, sources
-from vlp_jax.api.model import load_model
 from vlp_jax.core.errors import UserError
-from vlp_jax.core.pytree import flatten
+from vlp_jax.core.pytree import flatten, merge
+from vlp_jax.interop.folder import write_folder
 from vlp_jax.train.checkpoint import Checkpoints
+from vlp_jax.train.trainer import Trainer
 
 IMAGE = "init_from.image"
 LOCKED = {"freeze": "('image/.*',)"}
@@ -20,15 +22,19 @@ LOCKED = {"freeze": "('image/.*',)"}
 
 @pytest.fixture(scope="module")
 def other(config_file, tmp_path_factory):
-    """The workdir of a run of another seed."""
-    folder = tmp_path_factory.mktemp("other") / "w"
-    words = ["train", f"--config={config_file}", f"--workdir={folder}"]
-    assert main([*words, "--config.steps=1", "--config.seed=7"]) == 0
+    """The workdir of a run of another seed, at its start."""
+    folder = tmp_path_factory.mktemp("other")
+    checkpoints = Checkpoints(folder / "checkpoints")
+    checkpoints.save(1, Trainer(load_config(str(config_file), {"seed": "7"})).first().state)
+    checkpoints.wait()
     return folder
 
 
-def their(other):
-    return flatten(load_model(str(other)).params)
+def their(workdir):
+    """Its weights, {path: array}."""
+    where = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    _, model = Checkpoints(workdir / "checkpoints").restore_model(where)
+    return flatten(merge(model["ema"], model["frozen"]))
 
 
 def refused(make_trainer, **overrides):
@@ -77,6 +83,23 @@ def test_a_tower_comes_and_the_rest_is_fresh(make_trainer, other, capsys):
         wanted = its[path] if path.startswith("image/") else flatten(fresh["params"])[path]
         np.testing.assert_array_equal(leaf, wanted, err_msg=path)
     assert digests(begun["ema"]) == digests(begun["params"])
+
+
+def test_a_converted_folder_is_read_on_the_host(make_trainer, other, tmp_path, capsys):
+    """By a regex over its paths; it says how its pictures were made."""
+    folder, its = str(tmp_path / "c"), their(other)
+    arrays = {path: np.asarray(leaf) for path, leaf in its.items() if path.startswith("image/")}
+    how = {"image_size": 32, "mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}
+    how |= {"crop": "center", "resample": "bicubic"}
+    manifest = dict(arch="", method={}, preprocessing=how, tokenizer={}, golden={})
+    write_folder(folder, arrays, manifest)
+    given = Weights(make_trainer(init_from=f"{folder}:image/(?!head).*"))
+    given.show()
+    assert given.weights.keys() == {path for path in arrays if not path.startswith("image/head/")}
+    for path, leaf in given.weights.items():
+        assert isinstance(leaf, np.ndarray)
+        np.testing.assert_array_equal(leaf, arrays[path])
+    assert "its pictures were made with mean=[0.5, 0.5, 0.5]" in capsys.readouterr().err
 
 
 def test_positions_of_another_grid_are_resized_and_others_refused(make_trainer, other):

@@ -93,5 +93,7 @@ def test_configs_are_compared_by_what_they_compute():
     new = flat_config({"a": {"b": (1, 3)}, "mesh": {"data": 8}, "evals": {"r": {"k": 1}}})
     assert differing_keys(old, new) == ["a.b: [1, 2] -> [1, 3]"]
     assert differing_keys(old, {**old, "seed": 1}) == ["seed: absent -> 1"]
+    later = {"fresh": [], "allow_random_frozen": False, "text": ""}
+    assert differing_keys(old, {**old, **later}) == [], "what a version adds is off"
     keys = ("seed", "steps", "batch_size", "accumulate", "optim", "method", "data.path", "freeze")
     assert not set(keys) & set(OPERATIONAL), "these decide the numbers"

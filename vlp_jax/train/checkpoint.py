@@ -156,10 +156,10 @@ class Checkpoints:
           UserError: weights of other shapes, or of a step that names none. RunError: they are gone,
             damaged, or others.
         """
-        saved = self._saved(self._chosen(step))
-        digest = saved.read().get("frozen")
         if not abstract:
             return {}
+        saved = self._saved(self._chosen(step))
+        digest = saved.read().get("frozen")
         if digest is None:
             raise UserError(f"{saved.folder} is of another model: it has no frozen weights")
         return self._frozen.load(abstract, digest, saved.folder)

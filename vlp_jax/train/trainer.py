@@ -186,10 +186,14 @@ class Trainer:
         state, frozen = made if drawn else (made, self.abstract.frozen)
         if not given:
             return Start(state, frozen)
-        laid = lambda tree: map_with_path(lambda p, x: put(given[p], x) if p in given else x, tree)  # noqa: E731
-        state, frozen = {**state, **{k: laid(state[k]) for k in ("params", "extra")}}, laid(frozen)
+
+        def lay(path: str, leaf: Any) -> jax.Array:
+            return put(given[path], leaf) if path in given else leaf
+
+        frozen = map_with_path(lay, frozen)
+        state |= {name: map_with_path(lay, state[name]) for name in ("params", "extra")}
         state = self.restate(Start(state, frozen))
-        return Start({**state, "extra": laid(state["extra"])}, frozen)
+        return Start({**state, "extra": map_with_path(lay, state["extra"])}, frozen)
 
     def restate(self, start: Start) -> dict[str, Any]:
         """The state after other weights took the place of the first ones (train/state.py)."""

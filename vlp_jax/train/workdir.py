@@ -92,14 +92,16 @@ def _operational(key: str) -> bool:
 
 
 def differing_keys(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    """Keys of flat configs, operational ones left out, whose values differ, as `key: old ->
-    new`.
+    """Keys of flat configs, operational ones left out, whose values differ, as `key: old -> new`; a
+    key that a version lacks is an empty one.
     """
     names = sorted((old.keys() | new.keys()) - {"config_file"})
     return [
         f"{name}: {old.get(name, 'absent')} -> {new.get(name, 'absent')}"
         for name in names
-        if not _operational(name) and old.get(name) != new.get(name)
+        if not _operational(name)
+        and old.get(name) != new.get(name)
+        and (old.get(name) or new.get(name))
     ]
 
 
