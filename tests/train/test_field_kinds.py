@@ -71,11 +71,11 @@ def trainer(tmp_path, method, **data):
 
 
 def losses(found, steps=3):
-    state, values = found.fresh_state(), []
+    (state, frozen), values = found.first(), []
     for step in range(steps):
         batch = to_device(next(found.pipeline.batches(step)), batch_sharding(found.mesh))
         with jax.set_mesh(found.mesh):
-            state, metrics = found.step(state, batch)
+            state, metrics = found.step(state, frozen, batch)
         values.append(float(metrics["loss"]))
     return batch, values
 
