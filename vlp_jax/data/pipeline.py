@@ -23,6 +23,7 @@ from vlp_jax.data.fields.base import Reader, Setup, make_readers, read_row, stac
 from vlp_jax.data.lengths import Buckets, LengthCounter, open_buckets
 from vlp_jax.data.mixture import open_mixture
 from vlp_jax.data.order import example_rng, replacement
+from vlp_jax.data.source import check_key
 from vlp_jax.data.text.named import open_tokenizers
 
 _log = logging.getLogger(__name__)
@@ -155,6 +156,8 @@ class TrainPipeline:
         self.fingerprint = self.source.fingerprint
         self.log = DamageLog(self.num_examples, spec.damage_budget, self.source.damage)
         self.log.check()
+        if data.get("label"):  # a typo is told, whether or not a field reads it
+            check_key(self.source, data["label"], "data.label")
         for reader in readers.values():
             reader.prepare(self.source, spec.path)
         self.clipped: Counter = Counter()
