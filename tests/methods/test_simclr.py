@@ -215,7 +215,7 @@ def test_views_are_cut_from_a_canvas_larger_than_the_tower():
         ({"loss_scale": "men"}, "method.loss_scale: unknown 'men'; did you mean 'mean'"),
         ({"augment_branches": 3}, "method.augment_branches=3: must be 1 or 2"),
         ({"head": {"mode": "lin"}}, "head.mode: unknown 'lin'; did you mean 'linear'"),
-        ({"head": {"num_layers": 0}}, "head.num_layers=0: must be at least 1"),
+        ({"head": {"num_layers": 0}}, "head.num_layers=0 is out of range; it must be at least 1"),
         ({"head": {"mod": "none"}}, "method.head.mod: unknown key; did you mean 'mode'"),
         ({"ft_proj_selector": 4}, "method.ft_proj_selector=4: must be -1 .last. or 0 to 3"),
     ],
