@@ -24,15 +24,15 @@ OWN = {"mae": {"image": {"dropout": 0.1, "num_layers": 1}}}  # its mask is its p
 
 @pytest.fixture(scope="module", params=METHODS)
 def made(request):
-    """(method, params, extra, batch) of every method, with everything random on."""
+    """(method, params, extra, batch, key -> first weights) of every method, all randomness on."""
     method = tiny_method(request.param, **(RANDOM | OWN.get(request.param, {})))
     batch = jax.tree.map(jnp.asarray, tiny_batch(B))
-    params, extra = jax.jit(method.fresh)(jax.random.key(0))
-    return method, params, extra, batch
+    fresh = jax.jit(method.fresh)
+    return method, *fresh(jax.random.key(0)), batch, fresh
 
 
 def test_shapes_are_known_without_running(made):
-    method, params, extra, batch = made
+    method, params, extra, batch, _ = made
     spec = method.batch_spec(B)
     assert {k: (v.shape, v.dtype) for k, v in spec.items()} == {
         k: (batch[k].shape, batch[k].dtype) for k in spec
@@ -45,9 +45,8 @@ def test_shapes_are_known_without_running(made):
 
 
 def test_init_depends_on_the_seed_alone(made):
-    method, params, _, _ = made
-    init = jax.jit(method.init)
-    again, moved = (flatten(init(jax.random.key(seed))[0]) for seed in (0, 1))
+    method, params, _, _, fresh = made
+    again, moved = (flatten(fresh(jax.random.key(seed)).params) for seed in (0, 1))
     for path, leaf in flatten(params).items():
         np.testing.assert_array_equal(again[path], leaf, err_msg=path)
     changed = [path for path, leaf in flatten(params).items() if (moved[path] != leaf).any()]
@@ -56,7 +55,7 @@ def test_init_depends_on_the_seed_alone(made):
 
 
 def test_loss_is_objective_of_encode_and_has_a_gradient_everywhere(made):
-    method, params, extra, batch = made
+    method, params, extra, batch, _ = made
     x = Inputs.of(batch, example_keys(step_key(0, 1), B), step=1, train=True)
 
     @jax.jit
@@ -83,11 +82,11 @@ def test_loss_is_objective_of_encode_and_has_a_gradient_everywhere(made):
 
 def test_representations_of_a_micro_batch_are_those_of_the_batch(made):
     """Keys go by example, so splitting a batch is invisible with all randomness on."""
-    method, params, extra, batch = made
+    method, params, extra, batch, _ = made
     v = Vars(params, extra)
     encode = jax.jit(lambda batch, keys: method.encode(v, Inputs.of(batch, keys, train=True))[0])
     keys = example_keys(step_key(0, 0), B)
-    whole, rows = encode(batch, keys), jnp.array([0, 1, 2, 5])
+    whole, rows = encode(batch, keys), jnp.array([5, 1, 2, 0, 5, 1, 2, 0])  # one program for both
     part = encode(jax.tree.map(lambda x: x[rows], batch), keys[rows])
     for a, b in zip(jax.tree.leaves(whole), jax.tree.leaves(part), strict=True):
         np.testing.assert_allclose(np.asarray(a)[rows], b, atol=1e-5)
@@ -99,7 +98,7 @@ def test_representations_of_a_micro_batch_are_those_of_the_batch(made):
 
 
 def test_functions_are_deterministic_and_unit_norm(made):
-    method, params, extra, batch = made
+    method, params, extra, batch, _ = made
     functions = method.functions()
     assert {"features", "pixels"} <= functions.keys()
     assert "text" not in method.fields() or {"embed_image", "embed_text"} <= functions.keys()
@@ -108,17 +107,18 @@ def test_functions_are_deterministic_and_unit_norm(made):
         run = jax.jit(
             lambda params, extra, batch, fn=function: fn(Vars(params, extra), Inputs.of(batch))
         )
-        rows = np.asarray(run(params, extra, {array: batch[array] for array in read}))
+        told = {array: batch[array] for array in read}
+        rows = np.asarray(run(params, extra, told))
         assert rows.shape[0] == B and rows.dtype == np.float32
-        np.testing.assert_array_equal(rows, run(params, extra, batch))
-        moved = jax.tree.map(lambda x: jnp.roll(x, 1, 0), batch)  # no row sees another
+        np.testing.assert_array_equal(rows, run(params, extra, told))
+        moved = jax.tree.map(lambda x: jnp.roll(x, 1, 0), told)  # no row sees another
         np.testing.assert_allclose(run(params, extra, moved)[1:], rows[:-1], atol=1e-5)
         if name.startswith("embed"):
             np.testing.assert_allclose(np.linalg.norm(rows, axis=1), 1, rtol=1e-5)
 
 
 def test_projection_clamps_and_touches_nothing_else(made):
-    method, params, _, _ = made
+    method, params, _, _, _ = made
     if "logit_scale" not in params:
         assert method.project(params) is params
         return
@@ -131,7 +131,7 @@ def test_projection_clamps_and_touches_nothing_else(made):
 
 
 def test_what_follows_an_update_is_extra_state(made):
-    method, params, extra, _ = made
+    method, params, extra, _, _ = made
     moved = method.follow(Vars(params, extra), jnp.int32(1))
     assert jax.tree.structure(lay(moved, extra)) == jax.tree.structure(extra)
     assert method.flops() > 0

@@ -45,12 +45,10 @@ class ProjectionHead(nn.Module):
             (`batch_stats` must be mutable); None uses the running ones.
 
         Raises:
-          UserError: an unknown mode, a head without layers, or fewer than `stop`.
+          UserError: an unknown mode, or fewer layers than `stop`.
         """
         if self.mode not in MODES:
             raise UserError(f"head.mode: unknown {self.mode!r}{nearest(self.mode, MODES)}")
-        if self.num_layers < 1:
-            raise UserError(f"head.num_layers={self.num_layers}: must be at least 1")
         count = {"none": 0, "linear": 1}.get(self.mode, self.num_layers)
         if not -1 <= self.stop <= count:
             raise UserError(f"method.ft_proj_selector={self.stop}: the head has {count} layers")
