@@ -63,8 +63,9 @@ def reads(function: Function) -> dict[str, Wanted]:
 
 def writes(method: Method, name: str, v: Vars) -> dict[str, Wanted]:
     """{array: what it is} of a function's results, by their paths."""
-    arrays = reads(find(method, name))
-    wanted = {array: what for array, what in arrays.items() if not what.optional}
+    function = find(method, name)
+    fields = {key: field for key, field in function.reads.items() if not _optional(field)}
+    wanted = reads(dataclasses.replace(function, reads=fields))
     most = max((array.most for array in wanted.values()), default=0)
     lengths = sorted({most, max(most - 1, 1)}) if most else [0]
 
