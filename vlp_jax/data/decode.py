@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 import simplejpeg
-from PIL import Image
+from PIL import Image, ImageFile
 
 from vlp_jax.core.errors import UserError
 from vlp_jax.data.damage import DamagedSample
@@ -168,7 +168,8 @@ def frame_picture(picture: Image.Image, size: int, framing: Framing) -> np.ndarr
     """
     try:
         _check_size(*picture.size)
-        mend_transparency(picture)
+        if isinstance(picture, ImageFile.ImageFile):
+            mend_transparency(picture)
         image = picture.copy()  # reads a lazy one
         image = upright(to_rgb(image, framing.alpha), picture_orientation(image))
     except DamagedSample:
