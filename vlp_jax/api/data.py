@@ -191,8 +191,8 @@ COMMANDS = {
 
 def shortened(report: dict[str, Any]) -> dict[str, Any]:
     """The report with at most LISTED damaged places of a kind."""
-    cut = {key: report[key][:LISTED] for key in ("damage", "noted") if key in report}
-    return {**report, **cut}
+    lists = {key: report[key] for key in ("damage", "noted") if isinstance(report.get(key), list)}
+    return {**report, **{key: places[:LISTED] for key, places in lists.items()}}
 
 
 def _check_numbers(**values: float | None) -> None:
