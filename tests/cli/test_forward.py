@@ -132,7 +132,8 @@ def test_trees_options_masks_and_optional_arrays():
 
     fields = {"image": Picture(16), "text": Masked(16, 500), "bias": Numbers((), optional=True)}
     function = Function(change, fields, Strength)
-    method = type("Toy", (Method,), {"functions": lambda self: {"change": function}})()
+    own = {"fields": lambda self: fields, "functions": lambda self: {"change": function}}
+    method = type("Toy", (Method,), own)()
     toy = vlp_jax.Model("toy", method, {}, {}, {}, {}, {})
     arrays = {"image": IMAGE, "text": TEXT[:, :5]}
     told = module.functions(toy)["change"]
