@@ -45,7 +45,7 @@ def test_shapes_are_known_without_running(made):
 
 
 def test_init_depends_on_the_seed_alone(made):
-    method, params, _, _, fresh = made
+    _, params, _, _, fresh = made
     again, moved = (flatten(fresh(jax.random.key(seed)).params) for seed in (0, 1))
     for path, leaf in flatten(params).items():
         np.testing.assert_array_equal(again[path], leaf, err_msg=path)
