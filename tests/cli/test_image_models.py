@@ -105,5 +105,5 @@ def test_runs_are_exported_where_there_is_a_format(run, tmp_path, capsys):
             continue
         line = fails(capsys, "convert", workdir, out, f"--to={to}")
         assert f"--to={to}: method '{name}' cannot be exported so" in line
-        assert "clip to open_clip or hf" in line and "mae to hf or mae" in line
+        assert "clip to hf or open_clip" in line and "mae to hf or mae" in line
         assert not out.exists()

@@ -69,7 +69,7 @@ def write_tar(path: str, examples: Iterable[Example]) -> int:
             if example["text"]:
                 _add(tar, f"{key}.txt", example["text"][0].encode("utf-8", "replace"))
             _add(tar, f"{key}.json", json.dumps(meta, ensure_ascii=True).encode())
-            for name, data in example["members"].items():
+            for name, data in example.get("members", {}).items():
                 _add(tar, f"{key}.{name}", data)
             count += 1
     return count
