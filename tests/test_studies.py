@@ -19,7 +19,7 @@ def shapes(config):
     method, tx = make_method(config.method), make_optimizer(config.optim)
     recipe = Recipe(config.seed, config.batch_size, config.accumulate, tuple(config.freeze))
     state, frozen = jax.eval_shape(lambda: init_state(method, tx, recipe))
-    check_pictures(config, method.fields()["image"])
+    check_pictures(config.image_size, method)
     check_paths(config.optim, merge(state["params"], frozen))
     return state["params"]
 
