@@ -66,10 +66,10 @@ def test_no_example_comes_twice_or_never_after_another_batch_size(make_trainer, 
     two = make_trainer(batch_size=8).pipeline
     other = type(two)(
         {**one.config.data, "buckets": ()},
-        tokenizer=one.tokenizer,
+        one.fields,
         batch_size=8,
-        image_size=one.config.image_size,
         seed=0,
+        tokenizers=one.tokenizers,
         offset=parts[-1].offset,
     )
     seen = [key for step in range(3) for key in one.pipeline.keys(step)]
