@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from vlp_jax.api.model import load_model, position_tables
+from vlp_jax.api.model import load_model
 from vlp_jax.api.released import read_released
 from vlp_jax.api.switches import described
+from vlp_jax.api.weights import position_tables
 from vlp_jax.cli import convert
 from vlp_jax.core.errors import UserError
 from vlp_jax.core.pytree import flatten
