@@ -58,6 +58,9 @@ def test_arrays_are_taken_as_they_are(model, tiny_folder, tmp_path, capsys):
     padded = np.pad(TEXT[:, :7], ((0, 0), (0, 9)))  # causal, pooled at the largest id
     whole = model.embedders()["text"]({"text": padded})
     np.testing.assert_allclose(short["out"], whole, atol=1e-5)
+    more = {"text": padded, "text_mask": padded > 0, "image": IMAGE}  # what is of no effect
+    _, same, _ = run(capsys, tiny_folder, tmp_path, "embed_text", more)
+    np.testing.assert_array_equal(same["out"], whole)
 
 
 @pytest.mark.parametrize(

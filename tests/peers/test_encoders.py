@@ -42,7 +42,7 @@ def convert_both_ways(model, folder):
 
 
 def ours(model, name, batch):
-    run = model.method.functions()[name].run
+    run = model.method.functions()[name]
     return np.asarray(run(Vars(model.params, model.extra), Inputs.of(batch)))
 
 

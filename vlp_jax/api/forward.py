@@ -6,7 +6,7 @@ arrays.
 
 import ast
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -128,21 +128,27 @@ def forward(
         raise UserError(f"--fn={name}: no such function{nearest(name, offered)}")
     function = offered[name]
     how = function.options(dict(options or {}), "--set")
-    batch = checked(function, arrays, name)
+    others = set().union(*(reads(other) for other in offered.values()))
+    batch = checked(function, arrays, name, others)
     run = runner(model.method, name, Vars(model.params, model.extra), model.mesh)
     out = run(batch, how)
     return {path: leaf.astype(_kept(leaf.dtype)) for path, leaf in named(out).items()}
 
 
 def checked(
-    function: Function, arrays: Mapping[str, np.ndarray], name: str
+    function: Function,
+    arrays: Mapping[str, np.ndarray],
+    name: str,
+    others: Collection[str] = (),
 ) -> dict[str, np.ndarray]:
-    """The batch that the arrays make. Raises UserError as `forward`."""
+    """The batch that the arrays make; those that only `others` read are left alone. Raises
+    UserError as `forward`.
+    """
     wanted = reads(function)
     texts = [n for n, field in function.reads.items() if isinstance(field, Text)]
     needless = {f"{text}_mask" for text in texts} - wanted.keys()
     for array in arrays:
-        if array not in wanted and array not in needless:
+        if array not in {*wanted, *needless, *others, *(f"{other}_mask" for other in others)}:
             raise UserError(
                 f"--inputs: {array}: {name} reads no such array{nearest(array, wanted)}"
             )
@@ -159,7 +165,9 @@ def checked(
         real = np.ones(batch[text].shape[:2], bool)
         if mask in needless & arrays.keys():
             given = _checked(mask, arrays[mask], Wanted("bool", ("B", f"T of {text}")), dict(sizes))
-            if given.shape != real.shape or not given.all():
+            if function.reads[text].cut:  # nothing after the end counts, so it may be hidden
+                real = np.arange(real.shape[1]) <= batch[text].argmax(1)[:, None]
+            if given.shape != batch[text].shape or not given[real].all():
                 raise UserError(f"--inputs: {mask}: hides tokens, but {name} takes no mask")
         elif mask in wanted:
             batch.setdefault(mask, real)

@@ -33,6 +33,7 @@ from vlp_jax.api.placement import Run, choose_mesh, places, put, shapes
 from vlp_jax.api.weights import check_shapes, golden_embeddings, split_extra, tokenizer_name
 from vlp_jax.core.errors import UserError
 from vlp_jax.core.inputs import Vars
+from vlp_jax.core.pytree import size
 from vlp_jax.core.types import Extra, Params
 from vlp_jax.data.framing import Framing
 from vlp_jax.data.order import STREAM
@@ -45,7 +46,7 @@ from vlp_jax.train.functions import find
 _log = logging.getLogger(__name__)
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Model:
     """A model ready to use.
 
@@ -67,6 +68,10 @@ class Model:
     tokenizer_spec: Mapping[str, Any]
     config: Mapping[str, Any]
     mesh: Mesh | None = None
+
+    def __repr__(self) -> str:
+        count = f"{size(self.params):,} parameters"
+        return f"Model({self.path!r}, {type(self.method).__name__}, {count})"
 
     def embed_images(self, pictures: Iterable[Any], how: Batching | None = None) -> np.ndarray:
         """float32[N, E] of unit norm: pictures in the space that a dual encoder shares with texts;

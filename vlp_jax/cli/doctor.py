@@ -9,9 +9,9 @@ import argparse
 
 def parser() -> argparse.ArgumentParser:
     """The flags of `doctor`."""
-    from vlp_jax.cli.output import add_json
+    from vlp_jax.cli.output import add_json, purpose
 
-    p = argparse.ArgumentParser("vlp_jax doctor", description=__doc__)
+    p = argparse.ArgumentParser("python -m vlp_jax doctor", description=purpose(__doc__))
     p.add_argument("--data", metavar="PATH", help="a data set that must be readable from here")
     p.add_argument(
         "--workdir", default=".", metavar="DIR", help="where runs will be written (default: here)"
@@ -31,7 +31,7 @@ def main(argv: list[str]) -> int:
 
     report = doctor(args.workdir, args.data or "")
     if first_process():
-        print_facts("vlp_jax doctor", report)
+        print_facts("python -m vlp_jax doctor", report)
     if args.json:
         print_json(report)
     return 0

@@ -13,13 +13,15 @@ import argparse
 import os
 from collections.abc import Sequence
 
-from vlp_jax.cli.output import add_json, add_sharding, folder_or_file, print_json
+from vlp_jax.cli.output import add_json, add_sharding, folder_or_file, print_json, purpose
 
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     cli = argparse.ArgumentParser(
-        prog="python -m vlp_jax embed", description="Embeds pictures and texts."
+        prog="python -m vlp_jax embed",
+        description=purpose(__doc__),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add_inputs(cli)
     cli.add_argument(

@@ -17,11 +17,11 @@ are, and evaluators on the training data find a workdir's data by themselves."""
 
 def parser() -> argparse.ArgumentParser:
     """The flags of `eval`."""
-    from vlp_jax.cli.output import add_json, add_sharding, folder_or_file
+    from vlp_jax.cli.output import add_json, add_sharding, folder_or_file, purpose
 
     p = argparse.ArgumentParser(
-        "vlp_jax eval",
-        description=__doc__,
+        "python -m vlp_jax eval",
+        description=purpose(__doc__),
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

@@ -3,22 +3,24 @@ of a checkpoint on arrays.
 
 IN.npz holds arrays under the names of the fields that the function reads (pictures uint8[B, S, S,
 3] of the model's size, ids int32[B, T] used exactly as given, masks bool or 0 and 1, absent: all
-real); OUT.npz gets its leaves under their paths joined by `/`, a lone array as `out`. Without --fn
-it lists the functions. The file exists so that numbers are compared with a reference's from the
-command line.
+real); what only another function reads is left alone. OUT.npz gets its leaves under their paths
+joined by `/`, a lone array as `out`. Without --fn it lists the functions. The file exists so that
+numbers are compared with a reference's from the command line.
 """
 
 import argparse
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from vlp_jax.cli.output import add_json, add_sharding, folder_or_file, print_json, told
+from vlp_jax.cli.output import add_json, add_sharding, folder_or_file, print_json, purpose, told
 
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     cli = argparse.ArgumentParser(
-        prog="python -m vlp_jax forward", description="Runs a function of a model on arrays."
+        prog="python -m vlp_jax forward",
+        description=purpose(__doc__),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     cli.add_argument(
         "--checkpoint",

@@ -11,6 +11,11 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 
+def purpose(doc: str) -> str:
+    """A command's module docstring as its help: without why the file exists."""
+    return doc.partition(" The file exists")[0].partition("\nThe file exists")[0].strip()
+
+
 def add_json(parser: argparse.ArgumentParser) -> None:
     """Adds --json."""
     parser.add_argument(

@@ -15,11 +15,11 @@ any config key: --config.KEY=VALUE, e.g. --config.batch_size=65536 --config.meth
 
 def parser() -> argparse.ArgumentParser:
     """The flags of `plan`."""
-    from vlp_jax.cli.output import add_json
+    from vlp_jax.cli.output import add_json, purpose
 
     p = argparse.ArgumentParser(
-        "vlp_jax plan",
-        description=__doc__,
+        "python -m vlp_jax plan",
+        description=purpose(__doc__),
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

@@ -17,11 +17,11 @@ EXAMPLE = "example: python -m vlp_jax replay --workdir=runs/mine --step=1200 --j
 
 def parser() -> argparse.ArgumentParser:
     """The flags of `replay`."""
-    from vlp_jax.cli.output import add_json, folder_or_file
+    from vlp_jax.cli.output import add_json, folder_or_file, purpose
 
     p = argparse.ArgumentParser(
-        "vlp_jax replay",
-        description=__doc__,
+        "python -m vlp_jax replay",
+        description=purpose(__doc__),
         epilog=EXAMPLE + "\nexit codes: 0 every bit the same, 1 different or nothing compared",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

@@ -18,11 +18,11 @@ exit codes: 0 every trend whose cells ran holds, 1 one does not (the table is wr
 
 def parser() -> argparse.ArgumentParser:
     """The flags of `repro`."""
-    from vlp_jax.cli.output import add_json
+    from vlp_jax.cli.output import add_json, purpose
 
     p = argparse.ArgumentParser(
-        "vlp_jax repro",
-        description=__doc__,
+        "python -m vlp_jax repro",
+        description=purpose(__doc__),
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

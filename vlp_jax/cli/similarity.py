@@ -11,13 +11,15 @@ import argparse
 from collections.abc import Sequence
 
 from vlp_jax.cli.embed import add_inputs
-from vlp_jax.cli.output import add_json, folder_or_file, print_json
+from vlp_jax.cli.output import add_json, folder_or_file, print_json, purpose
 
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     cli = argparse.ArgumentParser(
-        prog="python -m vlp_jax similarity", description="Compares pictures with texts."
+        prog="python -m vlp_jax similarity",
+        description=purpose(__doc__),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add_inputs(cli, required=True)
     cli.add_argument(

@@ -17,11 +17,11 @@ one of several processes: --coordinator=HOST:PORT --num-processes=N --process-id
 
 def parser() -> argparse.ArgumentParser:
     """The flags of `train`."""
-    from vlp_jax.cli.output import add_json, folder_or_file
+    from vlp_jax.cli.output import add_json, folder_or_file, purpose
 
     p = argparse.ArgumentParser(
-        "vlp_jax train",
-        description=__doc__,
+        "python -m vlp_jax train",
+        description=purpose(__doc__),
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
