@@ -1,8 +1,10 @@
 """Fields of any name: their readers, draws, tokenizers and places in a data set."""
 
+import dataclasses
 import io
 import itertools
 import json
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -15,9 +17,10 @@ from vlp_jax.data.evaluation import eval_batches
 from vlp_jax.data.export import export
 from vlp_jax.data.fields.base import Setup, make_readers
 from vlp_jax.data.open import open_source
+from vlp_jax.data.order import example_rng
 from vlp_jax.data.pipeline import TrainPipeline
 from vlp_jax.data.text import load_tokenizer
-from vlp_jax.data.text.named import open_tokenizers
+from vlp_jax.data.text.named import open_tokenizers, spec_of
 
 N = 6
 FIELDS = {
@@ -242,3 +245,69 @@ def test_a_tokenizer_that_does_not_fit_is_told_by_its_key(change, message):
     with pytest.raises(UserError) as caught:
         open_tokenizers(fields, {**data, **change})
     assert message in str(caught.value)
+
+
+def text_reader(train=False, cut=True, mask=False, **where):
+    fields = {"text": Text(12, 259, cut=cut, mask=mask)}
+    setup = Setup({"tokenizer": "bytes", "fields": {"text": where}}, {}, train)
+    setup = dataclasses.replace(setup, tokenizers=open_tokenizers(fields, setup.data))
+    return make_readers(fields, setup)["text"]
+
+
+def test_evaluation_takes_the_first_caption_whole():
+    example = {"key": "k", "text": ["one two three", "four"], "meta": {}}
+
+    def draws(seed):
+        return lambda draw: example_rng(seed, 0, 0, draw)
+
+    for train, wanted in ((False, {"one two three"}), (True, {"", "four"})):
+        reader = text_reader(train, word_dropout=0.999)
+        found = {reader.read(example, draws(seed), Counter()) for seed in range(20)}
+        assert (found == wanted) is not train and (len(found) > 1) is train
+
+
+def test_only_texts_that_may_be_cut_keep_to_a_limit():
+    free, cut = text_reader(cut=False), text_reader()
+    assert free.fits("seven letters", 4) and not cut.fits("seven letters", 4)
+    rows = ["abc", "abcdefghijklmnop"]
+    assert free.arrays(rows, 5)["text"].shape == (2, 12)
+    assert cut.arrays(rows, 5)["text"].shape == (2, 5)
+    masked = text_reader(mask=True).arrays(rows, 6)
+    real = (masked["text"][0] != cut.tokenizer.pad_id).sum()
+    assert masked["text_mask"].sum(1).tolist() == [real, 6]
+    tokenizer = text_reader().tokenizer
+    tokenizer.pad_id = 300  # above the end: argmax over ids would pool it
+    setup = Setup({"tokenizer": "bytes"}, {"text": tokenizer}, False)
+    assert not make_readers({"text": Text(12, 259, cut=True)}, setup)["text"].cut
+
+
+def test_what_uses_a_run_later_has_its_tokenizer():
+    data = {**DATA, "context_length": 0, "fields": {"text": {"tokenizer": "short"}}}
+    spec = {"name": "bytes", "context_length": 12, "options": {"clean": "lower"}}
+    assert spec_of("text", FIELDS["text"], data) == spec
+    plain = {"tokenizer": "clip", "tokenizer_options": {"clean": ""}, "context_length": 9}
+    wanted = {"name": "clip", "context_length": 9, "options": {"clean": ""}}
+    assert spec_of("text", Text(9, 49408), plain) == wanted
+
+
+@pytest.mark.parametrize("shape", [(2**70,), ("a",), (True,)])
+def test_a_damaged_header_is_damage(shape):
+    file = io.BytesIO()
+    np.lib.format.write_array_header_1_0(
+        file, {"descr": "<f4", "fortran_order": False, "shape": shape}
+    )
+    example = {"key": "k", "meta": {}, "members": {"npy": file.getvalue() + bytes(8)}}
+    data = {"fields": {"latent": {"member": "npy"}}}
+    (reader,) = make_readers({"latent": Numbers((2,))}, Setup(data)).values()
+    with pytest.raises(DamagedSample, match="bad_numbers"):
+        reader.read(example, None, None)
+    with pytest.raises(DamagedSample, match="no_member"):
+        reader.read({**example, "members": {}}, None, None)
+
+
+def test_numbers_are_found_under_their_key_and_may_be_infinite():
+    (reader,) = make_readers({"v": Numbers((2,))}, Setup({"fields": {"v": {"key": "w"}}})).values()
+    rows = reader.read({"meta": {"v": [1, 2], "w": [3.5, float("inf")]}}, None, None)
+    assert rows.tolist() == [3.5, float("inf")]
+    with pytest.raises(DamagedSample, match="bad_dtype"):
+        reader.read({"meta": {"w": [0.0, 1e300]}}, None, None)

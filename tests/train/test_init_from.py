@@ -25,7 +25,9 @@ def other(config_file, tmp_path_factory):
     """The workdir of a run of another seed, at its start."""
     folder = tmp_path_factory.mktemp("other")
     checkpoints = Checkpoints(folder / "checkpoints")
-    checkpoints.save(1, Trainer(load_config(str(config_file), {"seed": "7"})).first().state)
+    state = Trainer(load_config(str(config_file), {"seed": "7"})).first().state
+    state["ema"] = jax.tree.map(lambda leaf: leaf + 1, state["ema"])  # the average is what counts
+    checkpoints.save(1, state)
     checkpoints.wait()
     return folder
 
@@ -53,6 +55,8 @@ def test_prefixes_are_added_by_flags(config_file):
         Source("image=A:vision", "A", "image", "vision"),
         Source("text=B", "B", "text", "text"),
     }
+    nested = {"image/blocks": "B", "image": "A", "text": "C"}
+    assert [source.ours for source in sources(nested)][-1] == "image/blocks", "the longest wins"
     assert sources("A") == [Source("A", "A")]
     assert sources("A:x/.*") == [Source("A:x/.*", "A", pattern="x/.*")]
     with pytest.raises(UserError, match="init_from=A gives everything; name prefixes alone"):

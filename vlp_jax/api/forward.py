@@ -16,7 +16,7 @@ import numpy as np
 from vlp_jax.api.files import check_npz, read_npz, write_npz
 from vlp_jax.api.model import Model, load_model
 from vlp_jax.api.placement import runner, shapes
-from vlp_jax.core.errors import UserError, nearest
+from vlp_jax.core.errors import RunError, UserError, nearest
 from vlp_jax.core.fields import Field, Label, Numbers, Text
 from vlp_jax.core.inputs import Vars
 from vlp_jax.core.pytree import flatten
@@ -204,7 +204,10 @@ def _checked(name: str, array: np.ndarray, wanted: Wanted, sizes: dict[str, int]
 
 def named(tree: Any) -> dict[str, Any]:
     """{path: leaf} of a function's result, {`out`: it} of a lone array."""
-    return {path or "out": leaf for path, leaf in flatten(tree).items()}
+    found = flatten(tree)
+    if len(found) < len(jax.tree.leaves(tree)):
+        raise RunError("two results of the function have one path")
+    return {path or "out": leaf for path, leaf in found.items()}
 
 
 def parse_options(function: Function, words: Sequence[str]) -> dict[str, Any]:

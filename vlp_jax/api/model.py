@@ -241,6 +241,7 @@ def load_workdir(
     """Opens the newest checkpoint of a training workdir (its moving average where the run keeps
     one, and `average`), or its fresh weights: not those of `init_from`, but random ones."""
     from vlp_jax.core.pytree import merge
+    from vlp_jax.data.text.named import spec_of
     from vlp_jax.train.checkpoint import Checkpoints
     from vlp_jax.train.workdir import read_config, stream_of
 
@@ -266,9 +267,7 @@ def load_workdir(
     preprocessing = {**pictures, "crop": pictures["eval_crop"], "image_size": config["image_size"]}
     preprocessing |= {"mean": method.image_mean, "std": method.image_std}
     text = method.fields().get("text")
-    length = data["context_length"] or (text.length if text else 77)
-    spec = dict(name=data["tokenizer"], context_length=length)
-    spec["options"] = data.get("tokenizer_options", {})
+    spec = {"name": ""} if text is None else spec_of("text", text, data)
     config = {**config, "step": step}
     return Model(path, method, params, extra, preprocessing, spec, config, devices)
 

@@ -17,7 +17,7 @@ from PIL import Image
 from vlp_jax.core.errors import UserError
 from vlp_jax.data.damage import DamagedSample
 from vlp_jax.data.decode import decode_framed, frame_picture
-from vlp_jax.data.encoding import read_text
+from vlp_jax.data.encoding import BadText, check_text, read_text
 from vlp_jax.data.folder import read_bounded
 from vlp_jax.data.framing import Framing
 from vlp_jax.data.walk import told, walk
@@ -145,7 +145,10 @@ def read_texts(texts: str) -> list[str]:
     """
     named = re.fullmatch(r"[^\s,]*(/[^\s,]*|\.[a-zA-Z]{2,5})", texts)
     if texts.strip(" ,") and not named and not os.path.exists(texts):
-        return [text.strip() for text in texts.split(",") if text.strip()]
+        try:
+            return [check_text(text.strip()) for text in texts.split(",") if text.strip()]
+        except BadText as error:
+            raise UserError(f"--texts: {error}") from error
     try:
         lines = read_text(texts).split("\n")
     except UserError as error:

@@ -31,7 +31,8 @@ class EvalContext:
     """What an evaluator must know about the run: its tokenizer, its picture size, its hosts.
 
     `batch_size` counts rows over all hosts; a host-local batch has `batch_size // process_count`
-    rows. `framing` is that of the model's own preprocessing; `masked`: its texts come with a mask.
+    rows. `framing` is that of the model's own preprocessing; `masked`: its texts come with a mask;
+    `member`: a further file of the sample is its picture.
     """
 
     tokenizer: Callable[[Sequence[str]], np.ndarray] | None
@@ -41,6 +42,7 @@ class EvalContext:
     process_count: int = 1
     framing: Framing = dataclasses.field(default_factory=Framing)
     masked: bool = False
+    member: str = ""
 
     def __post_init__(self) -> None:
         if self.batch_size < 1 or self.batch_size % self.process_count:

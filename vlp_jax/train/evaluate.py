@@ -99,7 +99,8 @@ def eval_context(
     ways = math.prod(mesh.shape[axis] for axis in BATCH_AXES)
     rows = -(-batch_size // ways) * ways
     hosts = dict(process_index=jax.process_index(), process_count=jax.process_count())
-    pictures = dict(image_size=pictures["image_size"], framing=Framing.of(pictures))
+    names = {"image_size": pictures["image_size"], "member": pictures.get("member", "")}
+    pictures = {**names, "framing": Framing.of(pictures)}
     return EvalContext(tokenizer, batch_size=rows, masked=masked, **pictures, **hosts)
 
 

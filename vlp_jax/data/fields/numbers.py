@@ -59,7 +59,9 @@ class Reader(Base):
         """See Reader; damage: no_numbers, no_member, bad_numbers, bad_shape, bad_dtype."""
         try:
             found = self._values(example)
-        except (ValueError, MemoryError) as error:  # ragged lists, files that are no such arrays
+        except DamagedSample:
+            raise
+        except Exception as error:  # ragged lists, and all that numpy raises for a damaged header
             raise DamagedSample("bad_numbers") from error
         wanted = jnp.dtype(self.field.dtype)
         if found.shape != tuple(self.field.shape):

@@ -48,6 +48,18 @@ def open_tokenizers(fields: Mapping[str, Field], data: Mapping[str, Any]) -> dic
     return found
 
 
+def spec_of(name: str, field: Text, data: Mapping[str, Any]) -> dict[str, Any]:
+    """{name, context_length, options} of a field's tokenizer, for what uses a run's model later.
+
+    Raises:
+      UserError: a tokenizer that the config does not name.
+    """
+    said = _said(name, field, plain(data))
+    return dict(
+        name=said.name, context_length=said.length or field.length, options=dict(said.options)
+    )
+
+
 def _said(name: str, field: Text, data: Mapping[str, Any]) -> _Said:
     own = (data.get("fields") or {}).get(name) or {}
     wanted = own.get("tokenizer") or field.tokenizer

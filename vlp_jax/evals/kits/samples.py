@@ -53,7 +53,8 @@ def embed_pictures(fn: EvalFn, source: Source, context: EvalContext) -> tuple[Ro
     more than 1 % of the pictures, and more than ten or half of them, are damaged.
     """
     framing = {**vars(context.framing), "eval_crop": context.framing.crop}
-    setup = Setup({"image": framing}, train=False)
+    where = {"image": {"member": context.member}} if context.member else {}
+    setup = Setup({"image": framing, "fields": where}, train=False)
     batches = eval_batches(
         source,
         make_readers({"image": Picture(context.image_size)}, setup),
