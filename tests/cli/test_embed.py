@@ -212,7 +212,7 @@ def test_a_full_disk_is_a_failure_and_leaves_nothing(tiny_model, texts, tmp_path
         raise OSError(28, "No space left on device")
 
     before = sorted(os.listdir(tmp_path))
-    monkeypatch.setattr(np, "savez", full)
+    monkeypatch.setattr(np.lib.format, "write_array", full)
     with pytest.raises(RunError, match="cannot be written"):
         run(tiny_model, tmp_path / "e.npz", texts=texts)
     assert sorted(os.listdir(tmp_path)) == before

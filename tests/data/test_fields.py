@@ -282,7 +282,8 @@ def test_only_texts_that_may_be_cut_keep_to_a_limit():
 
 
 def test_what_uses_a_run_later_has_its_tokenizer():
-    data = {**DATA, "context_length": 0, "fields": {"text": {"tokenizer": "short"}}}
+    named = {"tokenizer": "clip", "context_length": 0, "fields": {"text": {"tokenizer": "short"}}}
+    data = {**DATA, **named}
     spec = {"name": "bytes", "context_length": 12, "options": {"clean": "lower"}}
     assert spec_of("text", FIELDS["text"], data) == spec
     plain = {"tokenizer": "clip", "tokenizer_options": {"clean": ""}, "context_length": 9}
