@@ -115,7 +115,7 @@ class Mapped:
 
 def test_an_array_of_the_host_is_read_shard_by_shard():
     leaf, mesh = Mapped(np.arange(64.0, dtype=np.float32).reshape(16, 4)), make_mesh({"fsdp": 8})
-    found = place({"w": leaf}, mesh, "fsdp")["w"]
+    found = place({"w": leaf}, param_sharding({"w": leaf}, mesh, "fsdp"))["w"]
     assert found.sharding.spec == P("fsdp", None) and max(leaf.read) == 8
     np.testing.assert_array_equal(found, leaf.values)
     like = jax.ShapeDtypeStruct((16, 4), jnp.bfloat16, sharding=found.sharding)

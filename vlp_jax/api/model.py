@@ -29,7 +29,7 @@ from vlp_jax.api.embed import (
     sides,
 )
 from vlp_jax.api.pictures import check_list, check_texts, frame, read_numbered
-from vlp_jax.api.placement import Run, choose_mesh, places, put, shapes
+from vlp_jax.api.placement import Run, choose_mesh, places, shapes
 from vlp_jax.api.weights import check_shapes, golden_embeddings, split_extra, tokenizer_name
 from vlp_jax.core.errors import UserError
 from vlp_jax.core.inputs import Vars
@@ -41,6 +41,7 @@ from vlp_jax.interop.folder import MANIFEST, is_folder, read_folder
 from vlp_jax.interop.golden import compare
 from vlp_jax.interop.preprocess import SOURCE
 from vlp_jax.methods.base import Method, make_method
+from vlp_jax.parallel.sharding import place
 from vlp_jax.train.functions import find
 
 _log = logging.getLogger(__name__)
@@ -150,7 +151,7 @@ class Model:
         tokenizer = load_tokenizer(
             spec["name"], context_length=int(spec["context_length"]), **options
         )
-        check_vocab(tokenizer, self.method.text_tower.vocab_size)
+        check_vocab(tokenizer, self.method.fields()["text"].vocab_size)
         return tokenizer
 
     def text_arrays(self) -> Callable[[list[str]], dict[str, np.ndarray]]:
@@ -265,8 +266,10 @@ def load_workdir(
     data = config["data"]
     pictures = {**data["image"], **(data.get("fields") or {}).get("image", {})}
     preprocessing = {**pictures, "crop": pictures["eval_crop"], "image_size": config["image_size"]}
-    preprocessing |= {"mean": method.image_mean, "std": method.image_std}
-    text = method.fields().get("text")
+    fields = method.fields()
+    if "image" in fields:
+        preprocessing |= {"mean": method.image_mean, "std": method.image_std}
+    text = fields.get("text")
     spec = {"name": ""} if text is None else spec_of("text", text, data)
     config = {**config, "step": step}
     return Model(path, method, params, extra, preprocessing, spec, config, devices)
@@ -279,7 +282,7 @@ def load_converted(path: str, sharding: str = "", mesh: Mapping[str, int] | None
     method = make_method(manifest["method"])
     check_shapes(method, arrays, path)
     weights = split_extra(arrays)
-    params, extra = put(weights, places(devices, sharding)(weights))
+    params, extra = place(weights, places(devices, sharding)(weights))
     spec = {**manifest["tokenizer"], "name": tokenizer_name(path, manifest["tokenizer"]["name"])}
     how = SOURCE | manifest["preprocessing"]
     model = Model(path, method, params, extra, how, spec, manifest, devices)

@@ -11,15 +11,14 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import Mesh, Sharding, SingleDeviceSharding
+from jax.sharding import Mesh, SingleDeviceSharding
 
 from vlp_jax.core.errors import UserError, nearest
 from vlp_jax.core.inputs import Vars
 from vlp_jax.core.types import HostBatch
 from vlp_jax.methods.base import Method
 from vlp_jax.parallel.mesh import BATCH_AXES, batch_sharding, make_mesh, replicated
-from vlp_jax.parallel.sharding import PRESETS, param_sharding
-from vlp_jax.parallel.sharding import put as put_leaf
+from vlp_jax.parallel.sharding import PRESETS, param_sharding, place
 from vlp_jax.train.functions import compiled
 
 Run = Callable[..., Any]  # f(batch, how=None) -> arrays of the host
@@ -51,17 +50,6 @@ def places(mesh: Mesh | None, sharding: str) -> Callable[[Any], Any]:
     return lambda shapes: jax.tree.map(lambda _: where, shapes)
 
 
-def put(arrays: Any, where: Any) -> Any:
-    """Arrays of the host under a sharding, or a tree of them; a device is handed its part alone.
-
-    In a job every process has the whole.
-    """
-    if isinstance(where, Sharding):
-        where = jax.tree.map(lambda _: where, arrays)
-    shape = lambda x, its: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=its)  # noqa: E731
-    return jax.tree.map(put_leaf, arrays, jax.tree.map(shape, arrays, where))
-
-
 def runner(method: Method, name: str, v: Vars, mesh: Mesh | None = None) -> Run:
     """A function of a method as f(batch, how=None) from host arrays to host arrays.
 
@@ -81,7 +69,7 @@ def runner(method: Method, name: str, v: Vars, mesh: Mesh | None = None) -> Run:
             most = -(-count // _ways(mesh)) * _ways(mesh)
             filled = {array: fill(rows, most) for array, rows in batch.items()}
             with jax.set_mesh(mesh):
-                out = program(*v, put(filled, batch_sharding(mesh)), how=how)
+                out = program(*v, place(filled, batch_sharding(mesh)), how=how)
             return jax.tree.map(lambda rows: np.asarray(rows)[:count], out)
 
     return run

@@ -13,7 +13,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding
 
 from vlp_jax.core.errors import UserError, nearest
 from vlp_jax.core.pytree import map_with_path
@@ -101,14 +101,11 @@ def put(leaf: Any, like: jax.ShapeDtypeStruct) -> jax.Array:
     return jax.make_array_from_callback(tuple(leaf.shape), like.sharding, read)
 
 
-def place(tree: Any, mesh: Mesh, preset: str) -> Any:
-    """A tree of arrays under the preset's rules, each leaf put straight to its shards.
-
-    Raises:
-      UserError: an unknown preset.
+def place(tree: Any, where: Any) -> Any:
+    """A tree of arrays under a sharding, or a tree of them, each leaf put straight to its shards.
+    In a job every process has the whole.
     """
-    where = param_sharding(tree, mesh, preset)
-    shapes = jax.tree.map(
-        lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), tree, where
-    )
-    return jax.tree.map(put, tree, shapes)
+    if isinstance(where, Sharding):
+        where = jax.tree.map(lambda _: where, tree)
+    shape = lambda x, its: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=its)  # noqa: E731
+    return jax.tree.map(put, tree, jax.tree.map(shape, tree, where))
