@@ -140,7 +140,7 @@ def test_host_randomness_changes_with_the_epoch_and_seed(tmp_path):
         members += [(f"{i}.png", encode(photo(40, 40, i))), (f"{i}.txt", b"number 1")]
     (tmp_path / "x.tar").write_bytes(tar_bytes(members))
     fields = {"image": Picture(8)}
-    config = dict(shuffle="none", image={"scale": (0.2, 0.5)})
+    config = dict(shuffle="none", label=None, image={"scale": (0.2, 0.5)})
     p = pipeline(tmp_path / "x.tar", 4, fields=fields, **config)
     first, second = take(p.batches(0), 2)
     assert not np.array_equal(first["image"], second["image"])
@@ -299,7 +299,7 @@ def test_training_lays_transparency_on_white_unless_told(tmp_path):
     (tmp_path / "a.txt").write_text("number 1")
 
     def first(**image):
-        spec = dict(batch_size=1, image={"crop": "pad", **image})
+        spec = dict(batch_size=1, label=None, image={"crop": "pad", **image})
         (batch,) = take(pipeline(tmp_path, fields={"image": Picture(8)}, **spec).batches(0), 1)
         return batch["image"][0, 0, 0].tolist(), batch["image"][0, 4, 4].tolist()
 
