@@ -2,8 +2,8 @@
 PYTHON ?= python3
 VENV := .venv
 PEERS := .venv-peers
-# One more than there are cores: some tests wait for processes of their own.
-WORKERS := $(shell expr $$(getconf _NPROCESSORS_ONLN) + 1)
+# Two more than there are cores: some tests wait for processes of their own, or for the disk.
+WORKERS := $(shell expr $$(getconf _NPROCESSORS_ONLN) + 2)
 
 .PHONY: quickstart test test-peers lint clean
 

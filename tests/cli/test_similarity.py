@@ -141,6 +141,20 @@ def test_the_files_of_the_command(model, tiny_folder, pictures, tmp_path, capsys
         assert min(Image.open(tmp_path / "r" / name).size) > 300
 
 
+def test_blank_lines_are_no_texts_and_long_ones_are_told(
+    tiny_folder, pictures, tmp_path, capsys, caplog
+):
+    (tmp_path / "texts.txt").write_text("a cat\n\n  \n" + "word " * 2000 + "\n")
+    words = [f"--images={pictures}", f"--texts={tmp_path / 'texts.txt'}"]
+    main(["similarity", f"--checkpoint={tiny_folder}", f"--out={tmp_path / 'r'}", *words])
+    told = capsys.readouterr()
+    assert "texts.txt: 2 texts; left out: 2 blank lines" in told.err
+    assert "5 pictures x 2 texts" in told.out
+    with open(tmp_path / "r" / "table.csv", newline="") as file:
+        assert next(csv.reader(file)) == ["image", "a cat", "word " * 2000]
+    assert "1 text cut at 16 tokens" in caplog.text
+
+
 def test_one_picture_one_text_and_another_scale(tiny_folder, pictures, tmp_path, capsys):
     words = ["--images", pictures / "c.png", pictures / "sub" / "d.png", "--texts=a/cat, a dog.,"]
     assert similarity(capsys, tiny_folder, tmp_path / "r", *words, "--scale=100")[0] == 0
@@ -165,6 +179,7 @@ def test_one_picture_one_text_and_another_scale(tiny_folder, pictures, tmp_path,
         ({"texts": " , "}, "--texts: ' , ' cannot be read"),
         ({"scale": "-3"}, "--scale=-3: must be a positive number"),
         ({"out": "PICTURES/c.png"}, "c.png is a file, not a folder"),
+        ({"out": "/proc/none"}, "--out=/proc/none: /proc cannot be written (No such file"),
         ({"sharding": "fdsp"}, "--sharding: unknown preset 'fdsp'; did you mean 'fsdp'"),
         ({"checkpoint": "nowhere"}, "--checkpoint: nowhere: no such folder"),
     ],

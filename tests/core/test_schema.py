@@ -5,7 +5,7 @@ import dataclasses
 import math
 import re
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import pytest
 
@@ -66,6 +66,54 @@ def test_what_lies_within_is_built(change):
 def test_what_does_not_is_refused_by_its_key(change, message):
     with pytest.raises(UserError, match="^" + re.escape(message)):
         build(Outer, {"width": 2, **change}, "here")
+
+
+@dataclasses.dataclass(frozen=True)
+class Kinds:
+    kind: Literal["l1", "l2"] = "l1"
+    pair: tuple[float, int] = (0.0, 0)
+    sizes: tuple[Size, ...] = ()
+    names: tuple[tuple[str, float], ...] = ()
+    maybe: Rate | None = None
+    either: int | str = 0
+
+
+@pytest.mark.parametrize(
+    "change, wanted",
+    [
+        ({"kind": "l2"}, "l2"),
+        ({"pair": [1, 2]}, (1.0, 2)),
+        ({"sizes": [3, 4, 5]}, (3, 4, 5)),
+        ({"names": [["a", 1], ["b", 0.5]]}, (("a", 1.0), ("b", 0.5))),
+        ({"maybe": None}, None),
+        ({"maybe": 0}, 0.0),
+        ({"either": "a"}, "a"),
+        ({"either": 7}, 7),
+    ],
+)
+def test_members_choices_and_alternatives(change, wanted):
+    ((key, _),) = change.items()
+    found = getattr(build(Kinds, change, "here"), key)
+    assert found == wanted and repr(found) == repr(wanted)
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"kind": "l3"}, "here.kind is 'l3'; valid: l1, l2"),
+        ({"pair": [1.5]}, "here.pair is (1.5,), it must be of type tuple[float, int]"),
+        ({"pair": [1.5, 2.5]}, "here.pair is (1.5, 2.5), it must be of type tuple[float, int]"),
+        ({"pair": [1.5, True]}, "here.pair is (1.5, True), it must be"),
+        ({"names": [["a"]]}, "here.names is (('a',),), it must be"),
+        ({"maybe": "x"}, "here.maybe is 'x', it must be of type float"),
+        ({"maybe": 1.0}, "here.maybe=1.0 is out of range"),
+        ({"either": 1.5}, "here.either is 1.5, it must be of type int or str"),
+        ({"either": None}, "here.either is None, it must be of type int or str"),
+    ],
+)
+def test_members_choices_and_alternatives_are_held(change, message):
+    with pytest.raises(UserError, match="^" + re.escape(message)):
+        build(Kinds, change, "here")
 
 
 @pytest.mark.parametrize(

@@ -165,13 +165,14 @@ def test_numbers_that_do_not_fit_are_damage(reason, tmp_path):
 
 
 def test_whole_numbers_are_kept_whole(tmp_path):
-    line = {"image": "a.png", "big": 2**40, "half": [0.5], "yes": True}
+    line = {"image": "a.png", "big": 2**40, "half": [0.5], "yes": True, "mixed": [1, True]}
     (tmp_path / "t.jsonl").write_text(json.dumps(line))
     source = open_source(str(tmp_path / "t.jsonl"))
     for name, shape, dtype in (
         ("big", (), "int32"),
         ("half", (1,), "int32"),
         ("yes", (), "float32"),
+        ("mixed", (2,), "int32"),
     ):
         (reader,) = make_readers({name: Numbers(shape, dtype)}, Setup({})).values()
         with pytest.raises(DamagedSample, match="bad_dtype"):

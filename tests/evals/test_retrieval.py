@@ -76,7 +76,7 @@ def evaluate(source, context, fns, **cfg):
     return make_evaluator("retrieval", {"path": source, **cfg}, context)(fns)
 
 
-def test_metrics_of_a_small_set(memory_source, context, directions):
+def test_metrics_of_a_small_set(memory_source, context, directions, caplog):
     # pictures 0-2 find their text; picture 3 has the text of grey 50 and is found last of four
     source = memory_source([10, 50, 90, 130], [["g 10"], ["g 50"], ["g 90"], ["x 50"]])
     result = evaluate(source, context(), directions)
@@ -89,6 +89,7 @@ def test_metrics_of_a_small_set(memory_source, context, directions):
         assert result.metrics[f"{way}_median_rank"] == np.median(ranks)
     six = [result.metrics[f"{way}_r{k}"] for way in ("i2t", "t2i") for k in (1, 5, 10)]
     assert result.metrics["r_mean"] == pytest.approx(np.mean(six))
+    assert "4 pictures only" in caplog.text
     assert result.metrics["chance_i2t_r1"] == 0.25 and result.metrics["chance_t2i_r5"] == 1
 
 

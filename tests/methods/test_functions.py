@@ -46,6 +46,24 @@ def test_one_program_serves_every_float_and_no_other_choice():
     assert traces == [3, 1]
 
 
+@options
+class Filled:
+    fill: float | None = None
+
+
+def test_an_optional_float_is_traced_and_its_absence_a_choice():
+    traces = []
+
+    def run(v, x, how):
+        traces.append(how.fill is None)
+        return x.batch["a"] if how.fill is None else jnp.full(3, how.fill)
+
+    run = jax.jit(Function(run, {}, Filled))
+    for fill, wanted in ((None, [0, 1, 2]), (4.0, [4] * 3), (5.0, [5] * 3)):
+        np.testing.assert_allclose(run(V, X, Filled(fill)), wanted)
+    assert traces == [True, False]
+
+
 def test_options_come_from_their_defaults_and_from_keys():
     function = sampled()
     np.testing.assert_allclose(function(V, X)["scaled"], [3, 5, 7])

@@ -56,7 +56,7 @@ def test_prefixes_are_added_by_flags(config_file):
         Source("text=B", "B", "text", "text"),
     }
     nested = {"image/blocks": "B", "image": "A", "text": "C"}
-    assert [source.ours for source in sources(nested)][-1] == "image/blocks", "the longest wins"
+    assert [source.ours for source in sources(nested)][0] == "image/blocks", "the longest wins"
     assert sources("A") == [Source("A", "A")]
     assert sources("A:x/.*") == [Source("A:x/.*", "A", pattern="x/.*")]
     with pytest.raises(UserError, match="init_from=A gives everything; name prefixes alone"):
@@ -117,6 +117,33 @@ def test_positions_of_another_grid_are_resized_and_others_refused(make_trainer, 
     np.testing.assert_allclose(new[1:].mean(), old[1:].mean(), atol=1e-2)
     shorter = {"data.context_length": 8, "method.text.context_length": 8, "init_from.text": other}
     assert "text/pos_embed is [12, 64], needs [8, 64]" in refused(make_trainer, **shorter)
+
+
+def test_a_longer_prefix_wins_and_what_it_gives_is_asked_of_nobody_else(
+    make_trainer, other, tmp_path, capsys
+):
+    """The picture tower of the broad source has other positions, which nobody needs."""
+    small = {"image_size": 16, "method.image.image_size": 16}
+    source = make_trainer(**small).first().state
+    broad = str(tmp_path / "broad")
+    arrays = {path: np.asarray(leaf) for path, leaf in flatten(source["params"]).items()}
+    how = {"image_size": 16, "mean": (0.5,) * 3, "std": (0.5,) * 3, "crop": "center"}
+    how |= {"resample": "bicubic"}
+    manifest = dict(arch="", method={}, preprocessing=how, tokenizer={}, golden={})
+    arrays["image/cls_token"] = arrays["image/cls_token"][:3]
+    write_folder(broad, arrays, manifest)
+    text = {path for path in arrays if path.startswith("text/")}
+    given = Weights(make_trainer(**{"init_from.text": broad, "init_from.text/pos_embed": other}))
+    assert given.weights.keys() == text
+    first, second = given.told.values()
+    assert first.loaded == ["text/pos_embed"] and second.unused == ["text/pos_embed"]
+    assert {*second.loaded, *second.unused} == text and not {*second.loaded} & {*second.unused}
+    np.testing.assert_array_equal(given.weights["text/pos_embed"], their(other)["text/pos_embed"])
+    both = {"init_from.image": broad, "init_from.image/cls_token": f"{other}:image/cls_token"}
+    given = Weights(make_trainer(**both))
+    np.testing.assert_array_equal(given.weights["image/cls_token"], their(other)["image/cls_token"])
+    given.show()
+    assert "its pictures" in capsys.readouterr().err
 
 
 def test_what_is_missing_must_be_named(make_trainer, other):

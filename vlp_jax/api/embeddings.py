@@ -17,7 +17,7 @@ from vlp_jax.api.embed import Batching, check_scale, embed_pictures, joined, sha
 from vlp_jax.api.files import check_npz, check_writable, write_npz
 from vlp_jax.api.model import Model, load_model
 from vlp_jax.api.pictures import SKIP, list_pictures, read_texts
-from vlp_jax.core.errors import UserError
+from vlp_jax.core.errors import UserError, count_of
 from vlp_jax.data.damage import DamagedSample
 from vlp_jax.data.folder import read_bounded
 from vlp_jax.parallel.startup import first_process, start_jax
@@ -149,6 +149,11 @@ def similarity(request: Request, scale: float | None = None) -> dict[str, Any]:
     from vlp_jax.report.similarity import Compared, write_similarity
 
     found = request.find()
+    said = [text for text in found.texts if text.strip()]
+    if len(said) < len(found.texts):
+        blank = count_of(len(found.texts) - len(said), "blank line")
+        print(f"{request.texts}: {count_of(len(said), 'text')}; left out: {blank}", file=sys.stderr)
+    found = dataclasses.replace(found, texts=said)
     if not found.names or not found.texts:
         raise UserError("nothing to compare: give --images=DIR and --texts=FILE")
     if scale is not None:

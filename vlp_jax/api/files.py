@@ -26,8 +26,11 @@ def check_writable(flag: str, folder: str) -> None:
         there = os.path.dirname(there)
     if not os.path.isdir(there):
         raise UserError(f"{flag}={folder}: {there} is a file, not a folder")
-    if not os.access(there, os.W_OK | os.X_OK):
-        raise UserError(f"{flag}={folder}: {there} cannot be written")
+    try:
+        tempfile.TemporaryFile(dir=there).close()
+    except OSError as error:
+        why = error.strerror or error
+        raise UserError(f"{flag}={folder}: {there} cannot be written ({why})") from error
 
 
 def check_npz(path: str) -> None:
@@ -73,22 +76,18 @@ def read_npz(path: str) -> dict[str, np.ndarray]:
 
 def write_npz(path: str, arrays: Mapping[str, np.ndarray]) -> None:
     """Writes an uncompressed .npz whole or not at all. Raises RunError when the disk refuses."""
-    temporary = ""
+    temporary = f"{path}.part"
     try:
-        with tempfile.NamedTemporaryFile(
-            dir=os.path.dirname(os.path.abspath(path)), delete=False
-        ) as file:
-            temporary = file.name
+        with open(temporary, "wb") as file:
             with zipfile.ZipFile(file, "w") as archive:  # np.savez takes no array called `file`
                 for name, array in arrays.items():
                     with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
                         np.lib.format.write_array(member, np.asarray(array), allow_pickle=False)
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
         os.replace(temporary, path)
     except OSError as error:
         raise RunError(f"{path}: cannot be written ({error.strerror or error})") from error
     finally:
-        if temporary and os.path.exists(temporary):
+        if os.path.exists(temporary):
             os.remove(temporary)

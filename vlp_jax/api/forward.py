@@ -254,7 +254,12 @@ def list_functions(checkpoint: str, sharding: str = "") -> dict[str, Any]:
     found = functions(load_model(checkpoint, sharding))
 
     def said(arrays: Mapping[str, Wanted]) -> dict[str, Any]:
-        return {name: {**plain(vars(what)), "text": str(what)} for name, what in arrays.items()}
+        limits = ("most", "below")  # 0: there is none
+        return {
+            name: {k: v for k, v in plain(vars(what)).items() if v or k not in limits}
+            | {"text": str(what)}
+            for name, what in arrays.items()
+        }
 
     return {
         "checkpoint": checkpoint,

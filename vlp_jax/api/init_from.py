@@ -97,12 +97,12 @@ def some(paths: list[str]) -> str:
 
 
 def sources(init_from: Any) -> list[Source]:
-    """The entries of `config.init_from`, the longest prefix last, which wins."""
+    """The entries of `config.init_from`, the longest prefix first, which wins."""
     if isinstance(init_from, str):
         folder, rest = split(init_from)
         return [Source(init_from, folder, pattern=rest)]
     found = []
-    for ours in sorted(init_from, key=len):
+    for ours in sorted(init_from, key=len, reverse=True):
         folder, rest = split(init_from[ours])
         found.append(Source(f"{ours}={init_from[ours]}", folder, ours, rest or ours))
     return found
@@ -160,18 +160,19 @@ class Weights:
         self.weights: dict[str, Any] = {}
         self.told: dict[str, Told] = {}
         self._pictures: dict[str, Mapping[str, Any]] = {}
-        self._lines: list[str] = []
+        self._wrong: dict[str, str] = {}
         self._folders = functools.cache(lambda folder: read_weights(folder, trainer))
         found = sources(trainer.config.init_from)
         for source in found:
             self._take(source)
         needed = [path for path in self.ours if under(path, STATS) or path.split("/")[0] in params]
         self.fresh = [path for path in needed if path not in self.weights]
-        for path in self.fresh:
-            if not matches(path, self.renewed) and any(source.asks(path) for source in found):
-                self._lines.append(f"missing {path}")
-        if self._lines:
-            texts, lines = (", ".join(source.text for source in found), "; ".join(self._lines))
+        asked = [path for path in self.fresh if any(source.asks(path) for source in found)]
+        lines = list(self._wrong.values())
+        spared = [path for path in asked if path in self._wrong or matches(path, self.renewed)]
+        lines += [f"missing {path}" for path in asked if path not in spared]
+        if lines:
+            texts, lines = ", ".join(source.text for source in found), "; ".join(lines)
             raise UserError(
                 f"init_from={texts}: does not fit: {lines} (`fresh` names what is to start anew)"
             )
@@ -184,13 +185,14 @@ class Weights:
             raise UserError(f"init_from.{source.ours}: the method has no such weights{hint}")
         theirs, preprocessing = self._folders(source.folder)
         told = self.told[source.text] = Told()
+        given = {*self.weights, *self._wrong}  # by a longer prefix
         named = {source.name(path): path for path in theirs if source.name(path)}
         if not named:
             tops = {path.removeprefix(stem_of(path)).split("/")[0] for path in theirs}
             what = f"no path matches{nearest(source.theirs or source.pattern, tops)}"
             raise UserError(f"init_from={source.text}: {what}")
         for path, its in named.items():
-            if path not in self.ours or matches(path, self.renewed):
+            if path not in self.ours or path in given or matches(path, self.renewed):
                 told.unused.append(its)
                 continue
             leaf, wanted = theirs[its], tuple(self.ours[path].shape)
@@ -199,12 +201,12 @@ class Weights:
             else:
                 resized = self._resize(path, leaf)
                 if resized is None:
-                    self._lines.append(f"{path} is {list(leaf.shape)}, needs {list(wanted)}")
+                    self._wrong[path] = f"{path} is {list(leaf.shape)}, needs {list(wanted)}"
                     continue
                 told.resized.append(its)
                 leaf = resized
             self.weights[path] = leaf
-        if preprocessing and any(under(path, "image") for path in named):
+        if preprocessing and any(under(path, "image") for path in named.keys() - given):
             self._pictures[source.text] = preprocessing
 
     def _resize(self, path: str, leaf: Any) -> np.ndarray | None:

@@ -31,7 +31,7 @@ from vlp_jax.api.embed import (
 from vlp_jax.api.pictures import check_list, check_texts, frame, read_numbered
 from vlp_jax.api.placement import Run, choose_mesh, places, shapes
 from vlp_jax.api.weights import check_shapes, golden_embeddings, split_extra, tokenizer_name
-from vlp_jax.core.errors import UserError
+from vlp_jax.core.errors import UserError, count_of
 from vlp_jax.core.inputs import Vars
 from vlp_jax.core.pytree import size
 from vlp_jax.core.types import Extra, Params
@@ -155,13 +155,16 @@ class Model:
         return tokenizer
 
     def text_arrays(self) -> Callable[[list[str]], dict[str, np.ndarray]]:
-        """texts -> {text: int32[B, T]}, with text_mask bool[B, T] where the model takes one. Raises
-        UserError as `tokenizer`.
+        """texts -> {text: int32[B, T]}, with text_mask bool[B, T] where the model takes one; texts
+        that do not fit are cut, and told. Raises UserError as `tokenizer`.
         """
         tokenizer, masked = self.tokenizer(), self.method.fields()["text"].mask
 
         def arrays(texts: list[str]) -> dict[str, np.ndarray]:
             ids = np.asarray(tokenizer(texts), np.int32)
+            if cut := tokenizer.overlong(texts, ids):
+                most = tokenizer.context_length
+                _log.warning("%s cut at %d tokens, the model's most", count_of(cut, "text"), most)
             return {"text": ids} | ({"text_mask": tokenizer.mask(ids)} if masked else {})
 
         return arrays

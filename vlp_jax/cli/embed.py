@@ -75,11 +75,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     flags = vars(parser().parse_args(argv))
     as_json = flags.pop("json")
     from vlp_jax.api.embeddings import Request, embed
+    from vlp_jax.core.errors import count_of
 
     report = embed(Request(**flags))
     if report:
-        counts = "{images} pictures and {texts} texts, {dim} numbers each".format_map(report)
-        print(f"{counts} -> {report['out']}")
+        pictures, texts = count_of(report["images"], "picture"), count_of(report["texts"], "text")
+        print(f"{pictures} and {texts}, {report['dim']} numbers each -> {report['out']}")
     if as_json:
         print_json(report)
     return 0

@@ -39,11 +39,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     flags = vars(parser().parse_args(argv))
     as_json, scale = flags.pop("json"), flags.pop("scale")
     from vlp_jax.api.embeddings import Request, similarity
+    from vlp_jax.core.errors import count_of
 
     report = similarity(Request(**flags), scale)
     if report:
-        size = "{images} pictures x {texts} texts, scale {scale:.4g}".format_map(report)
-        print(f"{size} -> {report['out']}")
+        pictures, texts = count_of(report["images"], "picture"), count_of(report["texts"], "text")
+        print(f"{pictures} x {texts}, scale {report['scale']:.4g} -> {report['out']}")
     if as_json:
         print_json(report)
     return 0

@@ -38,6 +38,11 @@ def nearest(name: str, valid: Iterable[str], limit: int = 8) -> str:
     return f"; valid: {shown}" if options else ""
 
 
+def count_of(number: int, word: str) -> str:
+    """1 picture, 2 pictures."""
+    return f"{number:,} {word}{'s' * (number != 1)}"
+
+
 def printable(text: str) -> str:
     """A name on one line of any terminal and file: control characters, line ends and bytes that are
     no UTF-8 as escapes.

@@ -9,13 +9,14 @@ from typing import TypeVar
 
 import jax
 
-from vlp_jax.core.schema import bare
+from vlp_jax.core.schema import alternatives
 
 T = TypeVar("T")
 
 
 def options(cls: type[T]) -> type[T]:
-    """Class decorator: `cls` as a frozen dataclass and a pytree whose leaves are its float fields.
+    """Class decorator: `cls` as a frozen dataclass and a pytree whose leaves are its float fields;
+    one that is None is a choice of its own.
 
     Every field needs a default. Checks in `__post_init__` are for fields that are no floats: inside
     a compiled program those are traced.
@@ -25,6 +26,6 @@ def options(cls: type[T]) -> type[T]:
     """
     made = dataclasses.dataclass(frozen=True)(cls)
     fields = dataclasses.fields(made)
-    traced = [field.name for field in fields if bare(field.type) is float]
+    traced = [field.name for field in fields if float in alternatives(field.type)]
     static = [field.name for field in fields if field.name not in traced]
     return jax.tree_util.register_dataclass(made, traced, static)

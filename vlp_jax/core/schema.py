@@ -9,7 +9,8 @@ Augment]`.
 import dataclasses
 import math
 from collections.abc import Mapping
-from typing import Annotated, Any, TypeVar, get_args, get_origin
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
 import numpy as np
 
@@ -67,7 +68,7 @@ def check(cls: type, config: Mapping[str, Any], where: str) -> None:
         if key not in valid:
             raise UserError(f"{where}.{key}: unknown key{nearest(key, valid.keys() - {'name'})}")
         typed(f"{where}.{key}", value, valid[key])
-        for said in get_args(valid[key])[1:]:
+        for said in _marks(valid[key]):
             if isinstance(said, Range) and isinstance(value, int | float):
                 said.check(f"{where}.{key}", value)
             elif dataclasses.is_dataclass(said) and isinstance(value, Mapping):
@@ -95,24 +96,69 @@ def build(cls: type[T], config: Mapping[str, Any], where: str, **given: Any) -> 
         raise UserError(f"{where}: {error}") from error
 
 
-def bare(kind: Any) -> Any:
-    """The class of a field's type: float of Annotated[float, ...], tuple of tuple[int, ...]."""
-    kind = get_args(kind)[0] if get_origin(kind) is Annotated else kind
-    return get_origin(kind) or kind
+def alternatives(kind: Any) -> tuple[Any, ...]:
+    """The types that a field's type allows: (float, NoneType) of Rate | None."""
+    if get_origin(kind) is Annotated:
+        return alternatives(get_args(kind)[0])
+    if get_origin(kind) in (Union, UnionType):
+        return tuple(one for each in get_args(kind) for one in alternatives(each))
+    return (kind,)
+
+
+def _marks(kind: Any) -> tuple[Any, ...]:
+    """What a field's type says beside it: (Range(1),) of Size."""
+    if get_origin(kind) is Annotated:
+        return get_args(kind)[1:]
+    if get_origin(kind) in (Union, UnionType):
+        return tuple(mark for each in get_args(kind) for mark in _marks(each))
+    return ()
 
 
 def typed(key: str, value: Any, kind: Any) -> Any:
-    """The value as a field of type `kind` holds it; only PLAIN types are checked.
+    """The value as a field of type `kind` holds it; only PLAIN types and Literals are checked.
 
     Raises:
       UserError: a value of another type.
     """
-    kind = bare(kind)
     value = value.item() if isinstance(value, np.generic) else value
+    kinds = alternatives(kind)
+    for one in kinds:
+        made = _fitted(value, one)
+        if made is not NotImplemented:
+            return made
+    names = [_name(one) for one in kinds if one is not NoneType]
+    if get_origin(kinds[0]) is Literal:
+        raise UserError(f"{key} is {value!r}{nearest(str(value), get_args(kinds[0]))}")
+    raise UserError(f"{key} is {value!r}, it must be of type {' or '.join(names)}")
+
+
+def _fitted(value: Any, kind: Any) -> Any:
+    """The value as one of type `kind`, NotImplemented where it is none."""
+    cls = get_origin(kind) or kind
     whole = isinstance(value, int) and not isinstance(value, bool)
-    if kind is float and whole:
+    if cls is Literal:
+        fits = value in get_args(kind)
+    elif cls is float and whole:
         return float(value)
-    fits = whole if kind is int else kind not in PLAIN or isinstance(value, kind)
-    if not fits:
-        raise UserError(f"{key} is {value!r}, it must be of type {kind.__name__}")
-    return value
+    elif cls is tuple and isinstance(value, tuple) and get_args(kind):
+        return _fitted_tuple(value, get_args(kind))
+    else:
+        plain_type = cls in PLAIN or cls is NoneType
+        fits = whole if cls is int else not plain_type or isinstance(value, cls)
+    return value if fits else NotImplemented
+
+
+def _fitted_tuple(value: tuple[Any, ...], kinds: tuple[Any, ...]) -> Any:
+    """`_fitted` of a tuple whose members have these types."""
+    kinds = (kinds[0],) * len(value) if kinds[1:] == (...,) else kinds
+    if len(kinds) != len(value):
+        return NotImplemented
+    made = []
+    for item, kind in zip(value, kinds, strict=True):
+        found = [_fitted(item, one) for one in alternatives(kind)]
+        made += [one for one in found if one is not NotImplemented][:1]
+    return tuple(made) if len(made) == len(value) else NotImplemented
+
+
+def _name(kind: Any) -> str:
+    return kind.__name__ if isinstance(kind, type) and not get_args(kind) else str(kind)

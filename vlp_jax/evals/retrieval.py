@@ -9,6 +9,7 @@ purpose, and be printed with every result.
 
 import dataclasses
 import functools
+import logging
 from collections.abc import Mapping
 from typing import Any
 
@@ -24,6 +25,7 @@ from vlp_jax.evals.kits.ranking import Ranked, rank
 from vlp_jax.evals.kits.samples import embed_pictures, open_samples, read_metadata
 
 RECALL_AT = (1, 5, 10)
+_log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,6 +110,9 @@ class Retrieval(Evaluator):
         image, kept = embed_pictures(fns["embed_image"], source, self.context)
         told = np.asarray([bool(captions[i]) for i in kept], bool)
         image, kept = image[told], kept[told]
+        if len(kept) <= max(RECALL_AT):
+            few = "%s: %d pictures only: any order finds most of them among the first %s"
+            _log.warning(few, self.path, len(kept), RECALL_AT[1:])
         pairs = Pairs.from_captions([captions[i] for i in kept])
         prompts = [self.prefix + text for text in pairs.texts]
         text = unit_rows(embed_texts(fns["embed_text"], prompts, self.context))

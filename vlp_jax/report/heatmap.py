@@ -10,7 +10,15 @@ from typing import Any
 import numpy as np
 from matplotlib.patches import Rectangle
 
-from vlp_jax.report.canvas import RED, literal_text, new_figure, save, show_picture, wrapped
+from vlp_jax.report.canvas import (
+    RED,
+    literal_text,
+    new_figure,
+    printable,
+    save,
+    show_picture,
+    wrapped,
+)
 
 CELL = 0.72  # inches
 LEFT, BOTTOM = 0.95, 0.7
@@ -49,21 +57,28 @@ def share_table(
     out: str,
     note: str,
     right: Sequence[int] = (),
+    names: Sequence[str] = (),
 ) -> str:
     """Draws pictures x prompts; colour and percentage are the shares float[P, Q], the largest of a
-    row in bold, `note` below. right: as of `similarity_table`. Returns the path of the PNG.
+    row in bold, `note` below. right: as of `similarity_table`; names: of the pictures, beside their
+    rows. Returns the path of the PNG.
     """
     labels = [wrapped(prompt, 26, 2) for prompt in prompts]
     longest = max(len(line) for label in labels for line in label.split("\n"))
     slant = 0.06 * longest + 0.15  # inches that a label of 8.5 pt at 45 degrees rises, and leans
     rows, columns = share.shape
-    width = max(LEFT + CELL * columns + slant, 5.2)
+    said = [printable(name, 40) for name in names]
+    beside = 0.075 * max(map(len, said), default=0)  # inches that the longest name takes
+    width = max(LEFT + CELL * columns + max(slant, beside + 0.2), 5.2, 0.3 + 0.065 * len(note))
     height = BOTTOM + CELL * rows + slant + 0.75
     figure = new_figure(width, height)
     place = (LEFT / width, BOTTOM / height, CELL * columns / width, CELL * rows / height)
     axes = figure.add_axes(place)
     _draw_cells(axes, share, right)
     axes.set_xticks(np.arange(columns), labels, rotation=45, ha="left", rotation_mode="anchor")
+    if said:
+        axes.set_yticks(np.arange(rows), said)
+        axes.tick_params(axis="y", labelright=True, labelleft=False)
     side = CELL - 0.08
     for i, picture in enumerate(pictures):
         y = BOTTOM + CELL * (rows - 1 - i) + 0.04

@@ -175,8 +175,8 @@ def joint_space(
     """PCA of pictures and texts that are no pairs. Returns the path of the PNG.
 
     image: float32[N, D], text: float32[M, D], unit norm, at least two rows together. labels: of
-    some texts by row; thumbnails: of some pictures, uint8[S, S, 3] by row. At most FEW of each are
-    shown, the outermost.
+    some texts by row; thumbnails: of some pictures, uint8[S, S, 3] by row. At most half of
+    FEW of each are shown, the outermost.
     """
     axes, left, right = _scatter(image, text)
     axes.set_title(
@@ -186,8 +186,8 @@ def joint_space(
         fontsize=11,
     )
     axes.figure.tight_layout()
-    first = [i for i in _outermost(left)[0] if i in thumbnails][:FEW]
-    named = [j for j in _outermost(right)[0] if j in labels][:FEW]
+    first = [i for i in _outermost(left)[0] if i in thumbnails][: FEW // 2]
+    named = [j for j in _outermost(right)[0] if j in labels][: FEW // 2]
     shown = {i: thumbnails[i] for i in first}
     _Marks(axes).add_apart(left, right, {j: labels[j] for j in named}, shown)
     return save(axes.figure, out)

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from vlp_jax.core.errors import printable
+from vlp_jax.core.errors import count_of, printable
 from vlp_jax.report.heatmap import share_table
 from vlp_jax.report.plots import joint_space
 from vlp_jax.report.results import write_json, write_text
@@ -53,11 +53,12 @@ def write_similarity(found: Compared, folder: str, thumbnail: Callable[[int], np
     thumbnails = {int(i): thumbnail(int(i)) for i in rows}
     texts = {int(j): found.texts[j] for j in columns}
     few = found.share[np.ix_(rows, columns)]
-    note = f"Softmax of {found.scale:.4g} x cosine over {_count(found.share.shape[1], 'prompt')}"
+    note = f"Softmax of {found.scale:.4g} x cosine over {count_of(found.share.shape[1], 'prompt')}"
     left = [f"{len(rows)} of {len(images):,} pictures"] * (len(rows) < len(images))
     left += [f"{len(columns)} of {len(found.texts):,} prompts"] * (len(columns) < len(found.texts))
     note += f" (shown: {', '.join(left)})" if left else "; bold: the choice"
-    share_table(list(thumbnails.values()), list(texts.values()), few, table, note)
+    named = [images[i] for i in thumbnails]
+    share_table(list(thumbnails.values()), list(texts.values()), few, table, note, names=named)
     joint_space(found.image, found.text, space, texts, thumbnails)
     numbers = {"images": images, "texts": list(found.texts), "similarity": found.share}
     write_json(report, {**numbers, "scale": found.scale})
@@ -83,7 +84,3 @@ def shown(share: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     rows = np.arange(min(count, ROWS)) * count // min(count, ROWS)
     most = np.argsort(-share[rows].max(axis=0), kind="stable")[:COLUMNS]
     return rows, np.sort(most)
-
-
-def _count(number: int, word: str) -> str:
-    return f"{number:,} {word}{'s' * (number != 1)}"

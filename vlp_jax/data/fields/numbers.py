@@ -51,7 +51,9 @@ class Reader(Base):
         if not self.where.member:
             if example["meta"].get(self.key) is None:
                 raise DamagedSample("no_numbers")
-            return np.asarray(example["meta"][self.key])
+            found = example["meta"][self.key]
+            kinds = {isinstance(one, bool) for one in np.asarray(found, object).ravel()}
+            return np.asarray(found) if len(kinds) < 2 else np.asarray(found, object)
         file = io.BytesIO(member(example, self.where.member))
         return np.lib.format.read_array(file, allow_pickle=False)
 

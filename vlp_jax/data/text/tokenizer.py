@@ -74,6 +74,12 @@ class Tokenizer:
             row[: len(ids)] = ids
         return rows
 
+    def overlong(self, texts: Sequence[str], rows: np.ndarray) -> int:
+        """How many of the texts do not fit into their rows int32[N, T], which calls give."""
+        room = self.context_length - len(self.prefix) - len(self.suffix)
+        full = [text for text, real in zip(texts, self.mask(rows)[:, -1], strict=True) if real]
+        return sum(len(self.encode(text, room + 1)) > room for text in full)
+
     def mask(self, rows: np.ndarray) -> np.ndarray:
         """bool[N, T] of rows of ids int32[N, T] as calls give them: True up to a text's end. Worked
         example with padding 0: [7, 3, 0, 0] gives [1, 1, 0, 0].
