@@ -4,6 +4,7 @@ The file exists so that no shard name ever reaches a shell, a brace range cannot
 bound, and every read is a `pread` at an offset, safe from many threads at once.
 """
 
+import contextlib
 import glob
 import itertools
 import os
@@ -170,6 +171,8 @@ class ShardFile:
             self._handle = None
 
     def __del__(self):
-        if getattr(self, "_handle", None) is not None and not self._remote:
+        if getattr(self, "_handle", None) is None or self._remote:
+            return
+        with contextlib.suppress(TypeError):  # at the interpreter's end `os` may be gone already
             os.close(self._handle)
             self._handle = None
