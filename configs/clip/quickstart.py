@@ -28,7 +28,7 @@ def get_config(path: str = "") -> ConfigDict:
     c.method.unroll = True
     c.method.augment.crop_scale = (0.6, 1.0)  # no colour jitter: both styles share their colours
     c.data.path = path or "builtin:emoji/noto-train"
-    c.data.image.crop = "squash"
+    c.data.image.crop = c.data.image.eval_crop = "squash"
     c.steps = 900
     c.batch_size = 128
     c.optim.lr = 1e-3

@@ -54,7 +54,7 @@ def test_check_names_shard_key_and_reason(tmp_path, capsys):
 
 def test_a_sound_set_has_no_table_of_damage_and_tables_hold_words(shards, capsys):
     assert main(["check", shards]) == 0
-    assert capsys.readouterr().out == "30 samples, 0 damaged: passed\n"
+    assert capsys.readouterr().out == "30 samples, 0 damaged of 7 allowed: passed\n"
     rows = [("dropped", {"checksum": 2, "bad_json": 1}), ("damaged", {}), ("images", 7)]
     show("bench", ("what", "value"), rows)
     out = capsys.readouterr().out

@@ -89,7 +89,7 @@ def test_metrics_of_a_small_set(memory_source, context, directions, caplog):
         assert result.metrics[f"{way}_median_rank"] == np.median(ranks)
     six = [result.metrics[f"{way}_r{k}"] for way in ("i2t", "t2i") for k in (1, 5, 10)]
     assert result.metrics["r_mean"] == pytest.approx(np.mean(six))
-    assert "4 pictures only" in caplog.text
+    assert "among 4 pictures only" in caplog.text
     assert result.metrics["chance_i2t_r1"] == 0.25 and result.metrics["chance_t2i_r5"] == 1
 
 

@@ -56,7 +56,7 @@ def test_prefixes_are_added_by_flags(config_file):
         Source("text=B", "B", "text", "text"),
     }
     nested = {"image/blocks": "B", "image": "A", "text": "C"}
-    assert [source.ours for source in sources(nested)][0] == "image/blocks", "the longest wins"
+    assert next(iter(sources(nested))).ours == "image/blocks", "the longest wins"
     assert sources("A") == [Source("A", "A")]
     assert sources("A:x/.*") == [Source("A:x/.*", "A", pattern="x/.*")]
     with pytest.raises(UserError, match="init_from=A gives everything; name prefixes alone"):

@@ -143,7 +143,9 @@ def override(config: ConfigDict, key: str, text: str) -> None:
     for part in parents:
         node = node.get(part) if isinstance(node, ConfigDict) else None
     if not isinstance(node, ConfigDict) or last not in node:
-        raise UserError(f"--config.{key}: unknown key{nearest(key, _leaves(config))}")
+        known = _leaves(config)
+        deeper = [name for name in known if name.endswith(f".{key}")]
+        raise UserError(f"--config.{key}: unknown key{nearest(key, deeper or known)}")
     old = node[last]
     if isinstance(old, ConfigDict):
         raise UserError(

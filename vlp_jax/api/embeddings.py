@@ -145,7 +145,6 @@ def similarity(request: Request, scale: float | None = None) -> dict[str, Any]:
     scale: None is the model's own. Raises UserError as `embed`, and for a model without a text
     tower.
     """
-    from vlp_jax.data.decode import decode_image
     from vlp_jax.report.similarity import Compared, write_similarity
 
     found = request.find()
@@ -171,9 +170,8 @@ def similarity(request: Request, scale: float | None = None) -> dict[str, Any]:
     names = [str(name) for name in arrays["image_paths"]]
     compared = Compared(names, found.texts, image, text, shares(image, text, scale), scale)
 
-    def thumbnail(number: int) -> np.ndarray:
-        data = read_bounded(os.path.join(found.root, names[number]), "")
-        return decode_image(data, 96, "pad")
+    def thumbnail(number: int) -> np.ndarray:  # what the model sees, not the whole file
+        return model.decode(os.path.join(found.root, names[number]))
 
     write_similarity(compared, request.out, thumbnail)
     return {

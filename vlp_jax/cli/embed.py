@@ -46,8 +46,8 @@ def add_inputs(cli: argparse.ArgumentParser, required: bool = False) -> None:
         nargs="+",
         default=(),
         required=required,
-        metavar="DIR",
-        help="folder of pictures, searched recursively, or pictures, also with commas between",
+        metavar="PATH",
+        help="a folder of pictures, searched recursively, or pictures, also with commas between",
     )
     cli.add_argument(
         "--texts",

@@ -67,7 +67,9 @@ class DamageLog:
         budget."""
         if self.total > self.limit:
             reasons = ", ".join(f"{reason} {count}" for reason, count in self.counts.most_common())
+            share = 1.01 * self.total / self.num_examples
             raise RunError(
                 f"damaged data above data.damage_budget={self.budget:g}: {self.total} of "
-                f"{self.num_examples} ({reasons}); last: {self.last.where}: {self.last.reason}"
+                f"{self.num_examples} ({reasons}); last: {self.last.where}: {self.last.reason}; "
+                f"--config.data.damage_budget={share:.2g} would let them go"
             )

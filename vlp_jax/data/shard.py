@@ -173,6 +173,8 @@ class ShardFile:
     def __del__(self):
         if getattr(self, "_handle", None) is None or self._remote:
             return
-        with contextlib.suppress(TypeError):  # at the interpreter's end `os` may be gone already
+        with contextlib.suppress(
+            TypeError, AttributeError
+        ):  # at the interpreter's end `os` may be gone already
             os.close(self._handle)
             self._handle = None

@@ -111,8 +111,8 @@ class Retrieval(Evaluator):
         told = np.asarray([bool(captions[i]) for i in kept], bool)
         image, kept = image[told], kept[told]
         if len(kept) <= max(RECALL_AT):
-            few = "%s: %d pictures only: any order finds most of them among the first %s"
-            _log.warning(few, self.path, len(kept), RECALL_AT[1:])
+            few = "retrieval among %d pictures only: recalls at %d and %d are high in any order"
+            _log.warning(few, len(kept), *RECALL_AT[1:])
         pairs = Pairs.from_captions([captions[i] for i in kept])
         prompts = [self.prefix + text for text in pairs.texts]
         text = unit_rows(embed_texts(fns["embed_text"], prompts, self.context))

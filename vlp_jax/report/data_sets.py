@@ -44,7 +44,8 @@ def _check(report: Report) -> None:
     kept = Counter(noted["reason"] for noted in report["noted"]).most_common()
     rows = [*Counter(report["reasons"]).most_common(), *((f"{r} (kept)", n) for r, n in kept)]
     verdict = "passed" if report["passed"] else "FAILED"
-    title = f"{report['samples']} samples, {report['damaged']} damaged: {verdict}"
+    allowed = f"{report['damaged']} damaged of {report['allowed']:.4g} allowed"
+    title = f"{report['samples']} samples, {allowed}: {verdict}"
     show(title, ("reason", "places"), rows)
 
 

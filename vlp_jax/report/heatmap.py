@@ -96,7 +96,7 @@ def _draw_cells(axes: Any, share: np.ndarray, right: Sequence[int]) -> None:
     axes.set_yticks([])
     axes.set_xticks(np.arange(columns + 1) - 0.5, minor=True)
     axes.set_yticks(np.arange(rows + 1) - 0.5, minor=True)
-    axes.grid(which="minor", color="white", linewidth=1.5)
+    axes.grid(which="minor", color="white", linewidth=1.5, clip_on=False)
     axes.tick_params(which="both", length=0, labelsize=8.5)
     axes.tick_params(top=True, labeltop=True, bottom=False, labelbottom=False)
     axes.spines[:].set_visible(False)

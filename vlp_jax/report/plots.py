@@ -13,7 +13,7 @@ import numpy as np
 from matplotlib.offsetbox import AnnotationBbox, OffsetImage
 from matplotlib.transforms import Bbox
 
-from vlp_jax.core.errors import UserError
+from vlp_jax.core.errors import UserError, count_of
 from vlp_jax.report.canvas import (
     BLUE,
     GREEN,
@@ -179,15 +179,15 @@ def joint_space(
     FEW of each are shown, the outermost.
     """
     axes, left, right = _scatter(image, text)
-    axes.set_title(
-        f"{len(image)} pictures and {len(text)} texts in the shared space (PCA)\n"
-        f"{_gap(image, text)}",
-        loc="left",
-        fontsize=11,
-    )
-    axes.figure.tight_layout()
     first = [i for i in _outermost(left)[0] if i in thumbnails][: FEW // 2]
     named = [j for j in _outermost(right)[0] if j in labels][: FEW // 2]
+    sizes = f"{count_of(len(image), 'picture')} and {count_of(len(text), 'text')}"
+    some = len(first) < len(image) or len(named) < len(text)
+    note = f"; the outermost {len(first)} and {len(named)} have names" if some else ""
+    axes.set_title(
+        f"{sizes} in the shared space (PCA){note}\n{_gap(image, text)}", loc="left", fontsize=11
+    )
+    axes.figure.tight_layout()
     shown = {i: thumbnails[i] for i in first}
     _Marks(axes).add_apart(left, right, {j: labels[j] for j in named}, shown)
     return save(axes.figure, out)
