@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from vlp_jax.augment.mixing import ERASE_AREA, Mixing, erase, mix
+from vlp_jax.core.errors import UserError
 from vlp_jax.core.rng import example_keys
 
 B, C = 64, 7
@@ -31,6 +32,15 @@ def test_targets_sum_to_one_and_follow_the_pixels(how):
     np.testing.assert_allclose(mixed.mean((1, 2, 3)), expected, rtol=1e-4, atol=1e-4)
     assert share.min() < 0.3 and share.max() > 0.9
     assert 0.35 < share.mean() < 0.65 or how.cutmix  # a box loses what the border cuts off
+
+
+def test_an_odd_micro_batch_has_other_pairs_and_is_refused():
+    images, targets = batch(3)
+    keys = example_keys(jax.random.key(0), 3)
+    for how in (Mixing(mixup=0.8), Mixing(cutmix=1.0)):
+        with pytest.raises(UserError, match="batch_size / accumulate must be even, not 3"):
+            RUN(images, targets, how, keys)
+    assert RUN(images, targets, Mixing(), keys)[0] is not None
 
 
 def test_cutmix_keeps_whole_pixels_and_its_area_is_the_share():

@@ -166,6 +166,7 @@ def test_numbers_that_do_not_fit_are_damage(reason, tmp_path):
 
 def test_whole_numbers_are_kept_whole(tmp_path):
     line = {"image": "a.png", "big": 2**40, "half": [0.5], "yes": True, "mixed": [1, True]}
+    line |= {"odd": 2**24 + 1, "even": 2**24}
     (tmp_path / "t.jsonl").write_text(json.dumps(line))
     source = open_source(str(tmp_path / "t.jsonl"))
     for name, shape, dtype in (
@@ -173,12 +174,29 @@ def test_whole_numbers_are_kept_whole(tmp_path):
         ("half", (1,), "int32"),
         ("yes", (), "float32"),
         ("mixed", (2,), "int32"),
+        ("odd", (), "float32"),
+        ("odd", (), "bfloat16"),
     ):
         (reader,) = make_readers({name: Numbers(shape, dtype)}, Setup({})).values()
         with pytest.raises(DamagedSample, match="bad_dtype"):
             reader.read(source.metadata(0), None, None)
-    (reader,) = make_readers({"yes": Numbers((), "bool")}, Setup({})).values()
-    assert reader.read(source.metadata(0), None, None) == np.bool_(True)
+    for name, dtype, wanted in (("yes", "bool", True), ("even", "float32", 2**24)):
+        (reader,) = make_readers({name: Numbers((), dtype)}, Setup({})).values()
+        assert reader.read(source.metadata(0), None, None) == wanted
+
+
+def test_nan_is_no_number(tmp_path):
+    np.save(tmp_path / "n.npy", np.array([0.5, np.nan]))
+    np.save(tmp_path / "i.npy", np.array([0.5, np.inf]))
+    (tmp_path / "t.jsonl").write_text(json.dumps({"image": "a.png", "n": "n.npy", "i": "i.npy"}))
+    example = open_source(str(tmp_path / "t.jsonl")).metadata(0)
+    read = {}
+    for name in "ni":
+        setup = Setup({"fields": {name: {"member": name}}})
+        (read[name],) = make_readers({name: Numbers((2,))}, setup).values()
+    assert read["i"].read(example, None, None).tolist() == [0.5, np.inf]
+    with pytest.raises(DamagedSample, match="bad_numbers"):
+        read["n"].read(example, None, None)
 
 
 MISTAKES = {
@@ -196,6 +214,12 @@ MISTAKES = {
     },
     "data.label: this method learns from labels": {"kind": {}},
     "data.fields.image.eval_crop='middle' is unknown": {"image": {"eval_crop": "middle"}},
+    "data.fields.image.eval_crop='random': evaluation draws nothing; valid: center": {
+        "image": {"eval_crop": "random"}
+    },
+    "data.fields.control.share=2 is out of range; it must be from 0.01 to 1": {
+        "control": {"share": 2}
+    },
     "data.fields.control.fill=256 is out of range; it must be from 0": {"control": {"fill": 256}},
     "data.fields.image.scale=(0.9, 0.1) must be (low, high)": {"image": {"scale": (0.9, 0.1)}},
     "data.fields.text.word_dropout=2 is out of range": {"text": {"word_dropout": 2}},

@@ -63,6 +63,17 @@ def test_a_dotted_name_beside_its_beginning_needs_a_text_of_its_own(tmp_path, te
     assert [(d.reason, d.where[-4:]) for d in alone.damage] == [("no_image", " 'a'")]
 
 
+def test_all_of_a_repeated_sample_is_left_out(tmp_path):
+    """Two numberings joined: nothing of the second `0` may join the first."""
+    first = [("0.jpg", P), ("0.txt", b"one"), ("1.jpg", P), ("1.txt", b"two")]
+    again = [("0.jpg", b"x"), ("0.txt", b"x"), ("0.en.txt", b"x"), ("0.npy", b"x"), ("0.cls", b"9")]
+    source = read(tmp_path / "d.tar", [*first, *again, ("2.jpg", P), ("2.cls", b"4")])
+    assert [(d.reason, d.where[-3:]) for d in source.damage] == [("duplicate_key", "'0'")]
+    assert keys_and_texts(source)[:2] == [("0", "one"), ("1", "two")]
+    assert dict(source[0]["members"]) == {} and source[0]["meta"] == source[1]["meta"]
+    assert source[2]["meta"]["cls"] == 4
+
+
 def test_dotted_names_are_checked_like_others(tmp_path):
     pairs = (("jpg", P), ("txt", b"number two"))
     members = [(f"a.{i}.{s}", d) for i in range(30) for s, d in pairs]

@@ -32,6 +32,26 @@ def test_there_and_back(out, tmp_path):
     assert list(arrays) == ["b"] and manifest["arch"] == "y" and os.listdir(tmp_path) == ["out"]
 
 
+def test_what_a_check_refuses_leaves_the_older_folder(out, tmp_path):
+    seen = []
+
+    def check(folder):
+        seen.append(sorted(os.listdir(folder)))
+        raise UserError("no")
+
+    with pytest.raises(UserError, match="no"):
+        folder.write_folder(str(out), {"b": np.ones(1, np.float32)}, MANIFEST, check=check)
+    assert seen == [["vlp_jax.json", "weights.safetensors"]] and os.listdir(tmp_path) == ["out"]
+    assert folder.read_folder(str(out))[0].keys() == ARRAYS.keys()
+
+
+def test_a_link_is_followed(out, tmp_path):
+    (tmp_path / "link").symlink_to(out)
+    folder.write_folder(str(tmp_path / "link"), {"b": np.ones(1, np.float32)}, MANIFEST)
+    assert list(folder.read_folder(str(out))[0]) == ["b"]
+    assert sorted(os.listdir(tmp_path)) == ["link", "out"] and (tmp_path / "link").is_symlink()
+
+
 def test_large_weights_are_written_in_shards(tmp_path, monkeypatch):
     monkeypatch.setattr(folder, "LIMIT", 20)
     path, arrays = tmp_path / "out", ARRAYS | {"b": np.ones(9, np.float16), "c": np.float32(1)}

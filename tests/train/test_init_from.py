@@ -6,6 +6,7 @@ import jax
 import numpy as np
 import pytest
 from small_runs import digests
+from tiny import tiny_config
 
 from vlp_jax.__main__ import main
 from vlp_jax.api.config import load_config
@@ -144,6 +145,21 @@ def test_a_longer_prefix_wins_and_what_it_gives_is_asked_of_nobody_else(
     np.testing.assert_array_equal(given.weights["image/cls_token"], their(other)["image/cls_token"])
     given.show()
     assert "its pictures" in capsys.readouterr().err
+
+
+def test_another_network_of_the_same_shapes_is_told(make_trainer, other, tmp_path, capsys):
+    arrays = {path: np.asarray(leaf) for path, leaf in their(other).items()}
+    how = {"image_size": 32, "crop": "center", "resample": "bicubic", "mean": (0.5,) * 3}
+    how |= {"std": (0.5,) * 3}
+    for activation in ("gelu", "quick_gelu"):
+        tower = {"num_layers": 1, "activation": activation}
+        method = tiny_config(image={**tower, "dropout": 0.3}, text=tower)
+        manifest = dict(arch="", method=method, preprocessing=how, tokenizer={}, golden={})
+        write_folder(str(tmp_path / activation), arrays, manifest)
+        Weights(make_trainer(**{IMAGE: f"{tmp_path / activation}:image"})).show()
+        notes = [x for x in capsys.readouterr().err.splitlines() if "another network" in x]
+        assert len(notes) == (activation == "quick_gelu")
+    assert notes[0].endswith("another network: image.activation='gelu', there 'quick_gelu'")
 
 
 def test_what_is_missing_must_be_named(make_trainer, other):

@@ -13,7 +13,7 @@ from vlp_jax.api import export as writing
 from vlp_jax.api.model import load_converted, load_workdir
 from vlp_jax.api.released import Parts, cast, read_released
 from vlp_jax.api.weights import tokenizer_name
-from vlp_jax.core.errors import UserError, nearest
+from vlp_jax.core.errors import RunError, UserError, nearest
 from vlp_jax.core.pytree import flatten
 from vlp_jax.interop import folder
 from vlp_jax.interop.family import families
@@ -100,13 +100,15 @@ def _cast(parts: Parts, dtype: str) -> Parts:
 
 
 def _write(out: str, parts: Parts) -> str:
-    """Our folder, opened once more."""
-    folder.write_folder(out, parts.arrays, parts.manifest, parts.files)
-    try:
-        load_converted(out)
-    except Exception:
-        folder.remove(out)
-        raise
+    """Our folder, opened once more before it takes its place."""
+
+    def prove(written: str) -> None:
+        try:
+            load_converted(written)
+        except (UserError, RunError) as error:
+            raise type(error)(str(error).replace(written, out)) from error
+
+    folder.write_folder(out, parts.arrays, parts.manifest, parts.files, prove)
     return "mapped back it is the input bit for bit; the written folder gives the golden embeddings"
 
 

@@ -11,22 +11,25 @@ import dataclasses
 import functools
 import os
 from collections.abc import Mapping
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
+from vlp_jax.api.switches import differing
 from vlp_jax.core.errors import UserError, nearest
 from vlp_jax.core.pytree import check_matched, flatten, matches, merge
 from vlp_jax.interop.folder import MANIFEST, is_folder, read_folder
 from vlp_jax.interop.position import resize_pos_embed
 from vlp_jax.interop.preprocess import SOURCE
-from vlp_jax.methods.base import STATS
+from vlp_jax.methods.base import STATS, make_method
 from vlp_jax.parallel.mesh import replicated
 from vlp_jax.parallel.sharding import param_sharding
 from vlp_jax.train.checkpoint import Checkpoints
 from vlp_jax.train.progress import show
 from vlp_jax.train.trainer import Trainer
+from vlp_jax.train.workdir import read_config
 
 NAMED = 3  # paths that a line names
 
@@ -116,16 +119,30 @@ def split(text: str) -> tuple[str, str]:
     return folder, rest
 
 
-def read_weights(folder: str, trainer: Trainer) -> tuple[dict[str, Any], Mapping[str, Any]]:
-    """({path: array} of a converted folder, on the host, or of a workdir's newest checkpoint, under
-    the sharding of the run that reads it; the preprocessing that a converted folder tells).
+class Read(NamedTuple):
+    """A source that was read.
+
+    Attributes:
+      arrays: {path: array} of a converted folder, on the host, or of a workdir's newest checkpoint,
+        under the sharding of the run that reads it.
+      method: the config of what they are weights of; {} where that is not known.
+      pictures: the preprocessing that a converted folder tells.
+    """
+
+    arrays: dict[str, Any]
+    method: Mapping[str, Any]
+    pictures: Mapping[str, Any]
+
+
+def read_weights(folder: str, trainer: Trainer) -> Read:
+    """Reads a converted folder or a workdir.
 
     Raises:
       UserError: neither of them.
     """
     if is_folder(folder):
         arrays, manifest = read_folder(folder)
-        return arrays, SOURCE | manifest["preprocessing"]
+        return Read(arrays, manifest["method"], SOURCE | manifest["preprocessing"])
     if not os.path.isdir(folder):
         raise UserError(f"init_from: {folder}: no such folder")
     checkpoints = os.path.join(folder, "checkpoints")
@@ -137,7 +154,8 @@ def read_weights(folder: str, trainer: Trainer) -> tuple[dict[str, Any], Mapping
     where = functools.partial(param_sharding, mesh=trainer.mesh, preset=trainer.config.sharding)
     _, state = Checkpoints(checkpoints).restore_model(where)
     params = merge(state["ema"] or state["params"], state["frozen"])
-    return flatten({**params, **state["extra"]}), {}
+    method = read_config(folder)["method"] if (Path(folder) / "config.json").is_file() else {}
+    return Read(flatten({**params, **state["extra"]}), method, {})
 
 
 class Weights:
@@ -159,7 +177,7 @@ class Weights:
         check_matched("fresh", self.renewed, {**params, **state["extra"]})
         self.weights: dict[str, Any] = {}
         self.told: dict[str, Told] = {}
-        self._pictures: dict[str, Mapping[str, Any]] = {}
+        self._notes: dict[str, list[str]] = {}
         self._wrong: dict[str, str] = {}
         self._folders = functools.cache(lambda folder: read_weights(folder, trainer))
         found = sources(trainer.config.init_from)
@@ -183,7 +201,7 @@ class Weights:
         if not any(under(path, source.ours) for path in self.ours):
             hint = nearest(source.ours, {path.split("/")[0] for path in self.ours})
             raise UserError(f"init_from.{source.ours}: the method has no such weights{hint}")
-        theirs, preprocessing = self._folders(source.folder)
+        theirs, method, pictures = self._folders(source.folder)
         told = self.told[source.text] = Told()
         given = {*self.weights, *self._wrong}  # by a longer prefix
         named = {source.name(path): path for path in theirs if source.name(path)}
@@ -206,8 +224,11 @@ class Weights:
                 told.resized.append(its)
                 leaf = resized
             self.weights[path] = leaf
-        if preprocessing and any(under(path, "image") for path in named.keys() - given):
-            self._pictures[source.text] = preprocessing
+        named = {path: its for path, its in named.items() if path not in given}
+        self._notes[source.text] = [
+            *other_networks(named, method, self.trainer),
+            *(other_pictures(pictures, self.trainer) if "image" in parts_of(named) else []),
+        ]
 
     def _resize(self, path: str, leaf: Any) -> np.ndarray | None:
         """Learned positions of a grid of patches, resized as open_clip does it; None for others."""
@@ -228,8 +249,9 @@ class Weights:
             show(f"init_from {text}: {told.line()}", last=True)
         if self.fresh:
             show(f"init_from: {len(self.fresh)} fresh{some(self.fresh)}", last=True)
-        for text, preprocessing in self._pictures.items():
-            tell_apart(text, preprocessing, self.trainer)
+        for text, notes in self._notes.items():
+            for note in notes:
+                show(f"note: init_from={text}: {note}", last=True)
 
     def record(self) -> dict[str, Any]:
         """Every path, for the workdir: {"from": {source: {loaded, resized, unused}}, "fresh"}."""
@@ -243,15 +265,37 @@ def on_host(leaf: Any, trainer: Trainer) -> np.ndarray:
     return np.asarray(leaf, np.float32)
 
 
-def tell_apart(source: str, theirs: Mapping[str, Any], trainer: Trainer) -> None:
-    """Says where a run, which follows its recipe, prepares pictures otherwise than the source of
-    its weights."""
+def parts_of(named: Mapping[str, str]) -> dict[str, str]:
+    """{our part: theirs} of {our path: theirs}."""
+    first = lambda path: path.removeprefix(stem_of(path)).split("/")[0]  # noqa: E731
+    return {first(ours): first(theirs) for ours, theirs in named.items()}
+
+
+def other_networks(
+    named: Mapping[str, str], method: Mapping[str, Any], trainer: Trainer
+) -> list[str]:
+    """Where a network computes otherwise than the one that its weights come from, though names and
+    shapes are the same."""
+    if not method:
+        return []
+    found = differing(trainer.method, make_method(method), parts_of(named))
+    return [f"its weights were made for another network: {', '.join(found)}"] if found else []
+
+
+def other_pictures(theirs: Mapping[str, Any], trainer: Trainer) -> list[str]:
+    """Where a run, which follows its recipe, prepares pictures otherwise than the source of its
+    weights."""
+    if not theirs:
+        return []
     method = trainer.method
     ours = {**vars(trainer.context.framing), "mean": method.image_mean, "std": method.image_std}
     keys = ["mean", "std", "crop", "share", "resample", "alpha"]
     keys += ["fill"] if theirs["crop"] == "pad" else []
+    found = []
     for key in keys:
         mine, its = ours[key], theirs[key]
         if mine != its if isinstance(mine, str) else not np.allclose(mine, its, atol=1e-6):
-            what = f"its pictures were made with {key}={its}, this run makes them with {mine}"
-            show(f"note: init_from={source}: {what}", last=True)
+            found.append(
+                f"its pictures were made with {key}={its}, this run makes them with {mine}"
+            )
+    return found

@@ -52,6 +52,23 @@ def _computed(net: Mapping[str, Any]) -> Values:
     return fields
 
 
+def differing(ours: Method, theirs: Method, parts: Mapping[str, str]) -> list[str]:
+    """Switches by which networks of one class compute otherwise, as lines; parts: {our part:
+    theirs}.
+
+    >>> differing(ours, theirs, {"image": "vision"})  # doctest: +SKIP
+    ["image.activation='gelu', there 'quick_gelu'"]
+    """
+    own, other = networks(ours), networks(theirs)
+    pairs = {our: its for our, its in parts.items() if our in own and its in other}
+    left = {our: {"name": own[our]["name"], **_computed(own[our])} for our in pairs}
+    right = {
+        our: {"name": other[its]["name"], **_computed(other[its])} for our, its in pairs.items()
+    }
+    found = unlike(left, right)
+    return [f"{key}={mine!r}, there {its!r}" for key, (mine, its) in sorted(found.items())]
+
+
 def unlike(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
     """{key: (our value, their value)} of what differs, e.g. {"text.pool": ("mean", "argmax")}."""
     found = {}

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from vlp_jax.core import rng as rngs
+from vlp_jax.core.errors import UserError
 from vlp_jax.core.schema import Amount, Chance
 from vlp_jax.core.types import Array
 
@@ -78,9 +79,15 @@ def mix(images: Array, targets: Array, how: Mixing, rng: Array | None) -> tuple[
     Returns:
       both, mixed: with share s of an example's pixels (CutMix: area) its own, its target is
       s * own + (1 - s) * partner's.
+
+    Raises:
+      UserError: B is odd: the partners of a micro-batch would not be those of the whole batch.
     """
     if rng is None or not (how.mixup or how.cutmix):
         return images, targets
+    if len(images) % 2:
+        what = "mixup and cutmix pair pictures, so batch_size / accumulate must be even"
+        raise UserError(f"{what}, not {len(images)}")
     draw = jax.vmap(_share, (0, None, None))
     weight, share = draw(rngs.fold(rng, "mix"), how, images.shape[1:])  # [B, H, W, 1], [B]
     half = images.shape[0] // 2

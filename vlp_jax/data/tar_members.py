@@ -72,6 +72,11 @@ class _Builder:
         if reason:
             self.left_out[reason] += 1
             return
+        if self._duplicate is not None and member.name.startswith(f"{self._duplicate}."):
+            if member.name.rpartition(".")[0] != self._duplicate:
+                self.left_out["of a repeated sample"] += 1
+            return
+        self._duplicate = None
         if suffix_of(member.name.rpartition("/")[2]) not in _ROLE:
             self._others.append(member)
             return
@@ -80,13 +85,9 @@ class _Builder:
         role, where = _ROLE[suffix], f"{self.file.path}: {key!r}"
         row = self.rows.setdefault(key, {"names": set()})
         if suffix in row["names"]:
-            if self._duplicate != key:
-                self.damage.append(Damage("duplicate_key", where))
+            self.damage.append(Damage("duplicate_key", where))
             self._duplicate = key
             return
-        if self._duplicate == key:
-            return
-        self._duplicate = None
         row["names"].add(suffix)
         if member.length > MAX_MEMBER:
             self.damage.append(Damage("too_large", f"{where}.{suffix}"))

@@ -10,7 +10,7 @@ import hashlib
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -45,6 +45,7 @@ def write_folder(
     arrays: Mapping[str, np.ndarray],
     manifest: Mapping[str, Any],
     files: Mapping[str, str] | None = None,
+    check: Callable[[str], None] = lambda folder: None,
 ) -> None:
     """Writes a checkpoint folder whole or not at all.
 
@@ -53,6 +54,7 @@ def write_folder(
       arrays: {path: float32, bfloat16 or float16[...]}.
       manifest: everything of vlp_jax.json but `format` and `weights_sha256`.
       files: {name in the folder: file to copy} (a tokenizer).
+      check: called with the written folder before it takes the place of an older one.
 
     Raises:
       UserError: see `check_writable`. RunError: the disk.
@@ -68,6 +70,8 @@ def write_folder(
         said = digests.get(WEIGHTS, digests)
         content = {"format": FORMAT, **manifest, "weights_sha256": said}
         write_json(os.path.join(folder, MANIFEST), content)
+
+        check(folder)
 
     check_writable(out)
     replace_folder(out, fill)
@@ -91,7 +95,9 @@ def shards(arrays: Mapping[str, np.ndarray]) -> dict[str, dict[str, np.ndarray]]
 
 
 def replace_folder(out: str, fill: Any) -> None:
-    """Calls `fill(temporary folder)`, then renames it to `out`; a failure leaves nothing behind."""
+    """Calls `fill(temporary folder)`, then renames it to `out`, or to what that links to; a failure
+    leaves nothing behind, and what was there as it was."""
+    out = os.path.realpath(out)
     parent = os.path.dirname(os.path.abspath(out))
     temporary = ""
     try:
@@ -142,12 +148,6 @@ def read_folder(path: str) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
                 f"{weights}: damaged, its digest is not the one in {MANIFEST}; convert it again"
             )
     return {name: tensor.read() for name, tensor in tensors.items()}, manifest
-
-
-def remove(path: str) -> None:
-    """Deletes a converted checkpoint (one that failed its proof)."""
-    if is_folder(path):
-        shutil.rmtree(path)
 
 
 def write_json(path: str, content: Mapping[str, Any]) -> None:

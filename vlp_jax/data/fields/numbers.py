@@ -28,8 +28,8 @@ class Where:
 
 
 class Reader(Base):
-    """Rows: dtype[shape]. Whole numbers may become floats, floats another precision; no other value
-    changes.
+    """Rows: dtype[shape]. Floats may become another precision, whole numbers floats that hold them
+    exactly; NaN is damage.
     """
 
     Where = Where
@@ -73,9 +73,12 @@ class Reader(Base):
             raise DamagedSample("bad_dtype")
         with np.errstate(over="ignore"):
             made = found.astype(wanted)
-        too_large = np.isinf(made) != np.isinf(found) if real else made != found
-        if np.any(too_large):
+        whole = found.dtype.kind != "f"
+        lost = made != found if whole or not real else np.isinf(made) != np.isinf(found)
+        if np.any(lost):
             raise DamagedSample("bad_dtype")
+        if not whole and np.isnan(found).any():
+            raise DamagedSample("bad_numbers")
         return made
 
     def arrays(self, rows: list[np.ndarray], limit: int | None = None) -> dict[str, np.ndarray]:

@@ -10,13 +10,13 @@ from typing import Annotated, Any
 
 import numpy as np
 
-from vlp_jax.core.errors import UserError
+from vlp_jax.core.errors import UserError, nearest
 from vlp_jax.core.schema import Range
 from vlp_jax.data.damage import DamagedSample
 from vlp_jax.data.decode import check_colour, decode_framed
 from vlp_jax.data.fields.base import Reader as Base
 from vlp_jax.data.fields.base import Setup, Stream
-from vlp_jax.data.framing import Framing
+from vlp_jax.data.framing import CROPS, Framing
 from vlp_jax.data.source import Example, Source, check_member, member
 
 
@@ -33,7 +33,7 @@ class Where:
     resample: str = "bicubic"
     alpha: str = "white"
     fill: Annotated[int, Range(0, 255)] = 255
-    share: float = 1.0
+    share: Annotated[float, Range(0.01, 1)] = 1.0
 
 
 _FRAMING = ("crop", "eval_crop", "scale", "resample", "alpha", "fill", "share")
@@ -50,6 +50,9 @@ class Reader(Base):
     def __init__(self, name: str, field: Any, setup: Setup):
         super().__init__(name, field, setup)
         self.picture = not self.where.member
+        if self.where.eval_crop == "random":
+            hint = nearest("random", CROPS[1:])
+            raise UserError(f"{self.flag('eval_crop')}='random': evaluation draws nothing{hint}")
         self.framing, other = self._framing("crop"), self._framing("eval_crop")
         if not setup.train:
             self.framing = other
