@@ -10,16 +10,16 @@ from functools import cached_property
 from typing import Any
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 
 from vlp_jax.augment import pictures
-from vlp_jax.core.fields import Field, Text
+from vlp_jax.core.fields import Field
 from vlp_jax.core.inputs import Aux, Inputs, Vars
 from vlp_jax.core.schema import Size
 from vlp_jax.core.types import Array, Extra, Params
 from vlp_jax.core.vectors import unit
 from vlp_jax.methods.base import Function, Leaf, Part
+from vlp_jax.methods.kits.texts import run_text, text_field, text_part
 from vlp_jax.methods.kits.trunk import Trunk
 from vlp_jax.models.flops import tower_flops
 
@@ -54,18 +54,12 @@ class DualEncoder(Trunk):
         return self.tower("text", self.embed_dim)
 
     def fields(self) -> dict[str, Field]:
-        """image and text; texts may be cut under a causal mask with the end token pooled: CLIP, not
-        SigLIP.
-        """
-        tower = self.text_tower
-        cut = tower.causal and tower.pool == "argmax"
-        text = Text(tower.context_length, tower.vocab_size, cut=cut, key="method.text")
-        return {**super().fields(), "text": text}
+        """image and text."""
+        return {**super().fields(), "text": text_field(self.text_tower)}
 
     def parts(self) -> dict[str, Part]:
         """image, text, and logit_scale."""
-        ids = jax.ShapeDtypeStruct((1, self.text_tower.context_length), jnp.int32)
-        own = {"text": Part(self.text_tower, (ids,))}
+        own = {"text": text_part(self.text_tower)}
         return {**super().parts(), **own, "logit_scale": Part(Leaf(self.init_logit_scale))}
 
     def encode(self, v: Vars, x: Inputs) -> tuple[dict[str, Array], Aux]:
@@ -90,10 +84,10 @@ class DualEncoder(Trunk):
         return unit(embedding), out, moved
 
     def encode_text(self, v: Vars, x: Inputs) -> tuple[Array, dict[str, Array]]:
-        """Runs the text tower on `text`, int32[B, T]. Returns (float32[B, E] of unit norm, the
-        tower's outputs).
+        """Runs the text tower on `text`, int32[B, T], with `text_mask`, bool[B, T], where it takes
+        one. Returns (float32[B, E] of unit norm, the tower's outputs).
         """
-        embedding, out = self.apply("text", v, x, x.batch["text"])
+        embedding, out = run_text(self, v, x, self.text_tower)
         return unit(embedding), out
 
     def functions(self) -> dict[str, Function]:
