@@ -10,13 +10,15 @@ import itertools
 import logging
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
 from vlp_jax.core.errors import UserError
 from vlp_jax.data.content import contents
 from vlp_jax.data.damage import Damage
+from vlp_jax.data.filters import Filtered, apply_filters, shown
 from vlp_jax.data.holdout import training_part
 from vlp_jax.data.open import open_source
 from vlp_jax.data.order import mix64, position_to_index
@@ -159,9 +161,16 @@ def _weights(weights: Sequence[float], paths: list[str]) -> Sequence[float]:
     return weights
 
 
-def open_mixture(path: str, weights: Sequence[float], seed: int, mode: str, holdout: float = 0.0):
+def open_mixture(
+    path: str,
+    weights: Sequence[float],
+    seed: int,
+    mode: str,
+    holdout: float = 0.0,
+    filters: Mapping[str, Any] | None = None,
+):
     """Opens `data.path` -> (source, order): one source, or several separated by commas with
-    weights; without what `holdout` keeps back.
+    weights; without what `holdout` keeps back and what data/filters.py takes.
 
     Without weights the sources are one pool and every example comes once per epoch. Raises
     UserError.
@@ -178,11 +187,17 @@ def open_mixture(path: str, weights: Sequence[float], seed: int, mode: str, hold
     if holdout:
         held = len(pool) - len(source)
         tell(f"{path}: {held} of {len(pool)} samples are held out (data.holdout={holdout:g})")
+    found = apply_filters(source, filters or {})
+    if isinstance(found, Filtered):
+        left = f"{len(found):,} of {len(source):,} samples are left by data.filters"
+        tell(f"{path}: {left}; {shown(found.counts) or 'nothing'} went")
+    source = found
     if not weights or len(paths) == 1:
         return source, PlainOrder(len(source), seed, mode)
     sizes = pool.sizes(getattr(source, "rows", None))
     if 0 in sizes:
-        raise UserError(f"data.holdout={holdout}: nothing is left of {paths[sizes.index(0)]!r}")
+        what = "data.filters" if filters else f"data.holdout={holdout}"
+        raise UserError(f"{what}: nothing is left of {paths[sizes.index(0)]!r}")
     return source, WeightedOrder(sizes, weights, seed, mode)
 
 

@@ -9,7 +9,7 @@ import functools
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -40,6 +40,7 @@ class DataSpec:
 
     path: str = ""
     holdout: float = 0.0
+    filters: Mapping[str, Any] = field(default_factory=dict)
     weights: tuple[float, ...] = ()
     buckets: tuple[int, ...] = ()
     workers: int = 0
@@ -144,7 +145,7 @@ class TrainPipeline:
             tokenizers = open_tokenizers(fields, data)
         readers = make_readers(fields, Setup(data, tokenizers))
         self.source, self.order = open_mixture(
-            spec.path, spec.weights, seed, spec.shuffle, spec.holdout
+            spec.path, spec.weights, seed, spec.shuffle, spec.holdout, spec.filters
         )
         self.num_examples = len(self.source)
         if batch_size > self.num_examples:  # batches run across epoch borders, so this still works
