@@ -1,0 +1,113 @@
+"""Requests that arrive while one batch runs become the next: concurrent queries in few shapes.
+
+Compiled programs want one shape, requests come one by one. Whatever waits is taken together, at
+most `most` at once, by one worker thread; callers fill a batch up to a power of two
+(`padded`). The file exists so that 500 clients cost a dozen programs and one queue of known length,
+and so that no two threads run the model at once.
+"""
+
+import asyncio
+import collections
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Generic, TypeVar
+
+import numpy as np
+
+from vlp_jax.serve.requests import Refused
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+class Batcher(Generic[T, R]):
+    """Collects items of concurrent tasks for one function of a list.
+
+    Args:
+      run: list of items -> as many results; an Exception among them is raised to its own caller.
+        Called in the worker's thread.
+      most: items per call. waiting: items that may wait; above that they are refused.
+    """
+
+    def __init__(self, run: Callable[[list[T]], Sequence[R]], most: int = 32, waiting: int = 256):
+        self._run, self._most, self._waiting = run, most, waiting
+        self._queue: collections.deque[tuple[T, asyncio.Future]] = collections.deque()
+        self._worker = ThreadPoolExecutor(1, "batches")
+        self._task: asyncio.Task | None = None
+
+    async def __call__(self, item: T) -> R:
+        """The result of an item.
+
+        Raises:
+          Refused: 429, too many wait.
+        """
+        if len(self._queue) >= self._waiting:
+            raise Refused(429, "busy: too many queries wait; try again")
+        future = asyncio.get_running_loop().create_future()
+        self._queue.append((item, future))
+        if self._task is None or self._task.done():
+            self._task = asyncio.create_task(self._drain())
+        return await future
+
+    async def alone(self, work: Callable[..., Any], *args: Any) -> Any:
+        """A call in the worker's thread, between two batches."""
+        return await asyncio.get_running_loop().run_in_executor(self._worker, work, *args)
+
+    async def _drain(self) -> None:
+        """Runs batches until nothing waits."""
+        loop = asyncio.get_running_loop()
+        while self._queue:
+            some = self._take()
+            if not some:
+                continue
+            items = [item for item, _ in some]
+            try:
+                results = await loop.run_in_executor(self._worker, self._run, items)
+            except Exception as error:  # of the whole batch: every caller hears it
+                results = [error] * len(items)
+            for (_, future), result in zip(some, results, strict=True):
+                _settle(future, result)
+
+    def _take(self) -> list[tuple[T, asyncio.Future]]:
+        """The next items, without those whose callers have gone."""
+        some: list[tuple[T, asyncio.Future]] = []
+        while self._queue and len(some) < self._most:
+            item, future = self._queue.popleft()
+            if not future.done():
+                some.append((item, future))
+        return some
+
+    def close(self) -> None:
+        """Ends the worker after what it does."""
+        self._worker.shutdown(wait=False, cancel_futures=True)
+
+
+def _settle(future: asyncio.Future, result: Any) -> None:
+    if future.done():
+        return
+    if isinstance(result, Exception):
+        future.set_exception(result)
+    else:
+        future.set_result(result)
+
+
+def power_of_two(count: int) -> int:
+    """The smallest power of two that is not below count >= 1.
+
+    >>> [power_of_two(n) for n in (1, 2, 3, 5)]
+    [1, 2, 4, 8]
+    """
+    return 1 << (count - 1).bit_length()
+
+
+def padded(items: Sequence[T]) -> list[T]:
+    """The items and copies of the first, a power of two together; empty stays empty."""
+    if not items:
+        return []
+    return [*items, *[items[0]] * (power_of_two(len(items)) - len(items))]
+
+
+def padded_rows(rows: np.ndarray) -> np.ndarray:
+    """[n, ...] -> [power of two, ...], filled with the first row."""
+    missing = power_of_two(len(rows)) - len(rows)
+    return np.concatenate([rows, np.repeat(rows[:1], missing, axis=0)]) if missing else rows

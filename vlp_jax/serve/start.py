@@ -1,0 +1,56 @@
+"""Opens an index with its model and serves it.
+
+The file exists so that the command, and a notebook that wants a service, refuse the same mistakes
+before anything slow.
+"""
+
+import dataclasses
+import os
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from vlp_jax.core.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+    """What to serve: a folder of an index, where, and how (cli/serve.py)."""
+
+    index: str
+    checkpoint: str = ""
+    host: str = "127.0.0.1"
+    port: int = 8000
+    words: str = ""
+    fetch_urls: bool = False
+
+
+def start(asked: Request, listening: Callable[[Mapping[str, Any]], None]) -> None:
+    """Serves until it is interrupted; listening: told {url, name, rows} once it answers.
+
+    Raises:
+      UserError: no index, an empty one, another model's; a port in use; the extra `search` missing.
+    """
+    try:
+        from vlp_jax.serve import server
+        from vlp_jax.serve.page import WORDS
+        from vlp_jax.serve.service import LOOPBACK, Service
+    except ImportError as error:
+        what = f"serve needs {error.name}: pip install 'vlp_jax[search]'"
+        raise UserError(what) from error
+    from vlp_jax.api.pictures import read_texts
+    from vlp_jax.serve.index import Index
+    from vlp_jax.serve.search import Searcher
+
+    words = list(dict.fromkeys(filter(None, map(str.strip, read_texts(asked.words or str(WORDS))))))
+    with server.bind(asked.host, asked.port) as sock:
+        index = Index.open(asked.index)
+        searcher = Searcher(index, _model(asked, index))
+        name = os.path.basename(os.path.abspath(asked.index))
+        service = Service(searcher, name, words, asked.fetch_urls)
+        hosts = LOOPBACK if asked.host in (*LOOPBACK, "::1") else ("*",)
+        found = {"url": server.url_of(asked.host, sock), "name": name, "rows": index.rows}
+        server.serve(service.app(hosts), sock, lambda: listening(found))
+
+
+def _model(asked: Request, index: Any) -> Any:
+    raise NotImplementedError
