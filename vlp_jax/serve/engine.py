@@ -1,4 +1,4 @@
-"""The asynchronous half of a query: its pictures decoded, its URLs fetched, then a place in a batch.
+"""The asynchronous half of a query: pictures decoded, URLs fetched, then a place in a batch.
 
 Pictures are decoded one at a time by a thread that yields to all others, so that nobody's picture
 slows another's words. The file exists so that the routes know nothing of models and threads.

@@ -123,4 +123,6 @@ def _read(
             raise TimeoutError
         if connection.sock is not None:
             connection.sock.settimeout(left)
+    if response.length:
+        raise http.client.IncompleteRead(b"", response.length)
     return bytes(body)
