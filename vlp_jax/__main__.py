@@ -21,6 +21,8 @@ COMMANDS = {
     "convert": "open_clip / Hugging Face checkpoints <-> vlp_jax",
     "repro": "repeat a table of a paper: its number, ours, pass or fail",
     "embed": "embed a folder of pictures and a file of texts",
+    "index": "embed a data set into a folder to search",
+    "search": "find pictures of an index by text, picture or vector",
     "similarity": "own pictures x own prompts: table, heat map, map of the shared space",
     "forward": "any function of a checkpoint on arrays of an .npz",
     "doctor": "versions, devices, data visibility",
