@@ -22,11 +22,13 @@ import numpy as np
 from vlp_jax.core.errors import UserError
 from vlp_jax.data.shard import ShardFile
 from vlp_jax.data.shard_index import probe
+from vlp_jax.serve.ann import reconstructed
 from vlp_jax.serve.metadata import Metadata
 from vlp_jax.serve.vectors import Vectors, check_ids
 
 MANIFEST, FORMAT = "manifest.json", 1
 FOLDERS = {"image": "img_emb", "text": "text_emb"}
+ANN = {"image": "image.index", "text": "text.index"}
 METADATA, THUMBNAILS = "metadata", "thumbnails"
 
 
@@ -59,11 +61,7 @@ class Index:
         manifest = read_manifest(folder)
         if manifest:
             check_files(folder, manifest["files"])
-        sides = {
-            side: Vectors.open(os.path.join(folder, name))
-            for side, name in FOLDERS.items()
-            if os.path.isdir(os.path.join(folder, name))
-        }
+        sides = {side: _vectors(folder, side) for side in FOLDERS}
         return cls(folder, manifest, {side: found for side, found in sides.items() if found.parts})
 
     def _check(self) -> None:
@@ -112,6 +110,12 @@ class Index:
             raise UserError(f"--index={self.folder}: holds no {modality!r} vectors, only {has}")
         return self.sides[modality]
 
+    def ann_path(self, modality: str) -> str | None:
+        """The faiss index of 'image' or 'text'; None where there is none that belongs to it."""
+        path = os.path.join(self.folder, ANN[modality])
+        known = not self.manifest or ANN[modality] in self.manifest["files"]
+        return path if known and os.path.isfile(path) else None
+
     def metadata(
         self, ids: Iterable[int], columns: Sequence[str] | None = None
     ) -> list[dict[str, Any]]:
@@ -139,6 +143,13 @@ class Index:
 
         folder = os.path.join(self.folder, THUMBNAILS)
         return TarSource(os.path.join(folder, "*.tar")) if os.path.isdir(folder) else None
+
+
+def _vectors(folder: str, side: str) -> Vectors:
+    """Of the files, or of the faiss index that clip-retrieval leaves alone beside the metadata."""
+    found = Vectors.open(os.path.join(folder, FOLDERS[side]))
+    path = os.path.join(folder, ANN[side])
+    return found if found.parts or not os.path.isfile(path) else reconstructed(path)
 
 
 def read_manifest(folder: str) -> dict[str, Any]:

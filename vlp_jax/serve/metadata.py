@@ -19,6 +19,7 @@ from vlp_jax.core.errors import UserError, nearest
 from vlp_jax.serve.vectors import check_ids, numbered
 
 KEPT_BYTES = 1 << 30
+GROUP = 2048  # rows of one group, what a look-up reads
 _CONDITION = re.compile(r"\s*([^=!<>~]+?)\s*(!=|>=|<=|=|>|<|~)\s*(.*?)\s*", re.DOTALL)
 _COMPARE = {
     **{"=": operator.eq, "!=": operator.ne, ">": operator.gt},
