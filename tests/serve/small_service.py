@@ -35,6 +35,14 @@ class ColourModel:
     def __init__(self):
         self.calls = []
 
+    def embedders(self):
+        return {"image": None, "text": None}
+
+    def width(self, side):
+        return WIDTH
+
+    params: dict = {}
+
     def decode(self, picture):
         return decode_image(picture, 8)
 

@@ -43,7 +43,7 @@ def open_page(browser, url):
     test, unless `page.allowed` matches it."""
     contexts, heard = [], []
 
-    def go(address="/", **how):
+    def go(address="/#deduplicate=0", **how):
         context = browser.new_context(**{"viewport": {"width": 1200, "height": 800}, **how})
         contexts.append(context)
         page = context.new_page()
@@ -103,7 +103,7 @@ def test_words_find_pictures_that_load_when_they_are_seen(open_page):
 
 
 def test_a_click_searches_by_a_picture_and_sums_are_made(open_page):
-    page = open_page("/#t=blue")
+    page = open_page("/#t=blue&deduplicate=0")
     blue = captions(page)[1]
     page.locator(".pick").nth(1).click()
     expect(page.locator(".chip")).to_contain_text(blue)
@@ -169,7 +169,7 @@ def test_a_dropped_picture_is_searched_and_shared_as_its_vector(open_page):
 
 
 def test_options(open_page):
-    page = open_page("/#t=white")
+    page = open_page("/#t=white&deduplicate=0")
     captions(page)
     caption, score = page.locator(".caption").first, page.locator(".score").first
     expect(caption).to_be_visible()
@@ -181,17 +181,20 @@ def test_options(open_page):
     assert re.fullmatch(r"0\.9\d\d|1\.000", score.text_content())
     with page.expect_request("**/search") as sent:
         page.click("[data-key=deduplicate]")
-    assert sent.value.post_data_json["deduplicate"] is False
+    assert sent.value.post_data_json["deduplicate"] is True
+    expect(page.locator("#status")).to_contain_text("hidden")
+    assert len(colours(page, 40)) == cards(page).count() < 10
     with page.expect_request("**/search") as sent:
         page.click("[data-modality=text]")
     assert sent.value.post_data_json["modality"] == "text"
     again = open_page("/" + page.url[page.url.index("#") :])
     expect(again.locator("[data-modality=text]")).to_have_attribute("aria-pressed", "true")
-    expect(again.locator("[data-key=deduplicate]")).to_have_attribute("aria-pressed", "false")
+    expect(again.locator("[data-key=deduplicate]")).to_have_attribute("aria-pressed", "true")
+    expect(again.locator("[data-key=scores]")).to_have_attribute("aria-pressed", "true")
 
 
 def test_what_the_model_sees_and_text_that_looks_like_markup(open_page):
-    page = open_page("/#t=red")
+    page = open_page("/#t=red&deduplicate=0")
     name = "<img src=x onerror=alert(1)> & red"
     assert name in captions(page, SHADES)
     card = cards(page).filter(has_text="onerror")

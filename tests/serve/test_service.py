@@ -113,7 +113,7 @@ def test_one_mistake_of_a_batch_is_its_own(colours):
     assert [found[i].hits[0].id // SHADES for i in (0, 2, 3)] == [0, 2, 0]
     model.calls.clear()
     lookup.run([Query((Part("text", f"red {i}"),), 1, 1) for i in range(5)])
-    assert model.calls == [("texts", 8)]  # a power of two, and only once
+    assert model.calls == [("texts", 8)]  # filled up, and only once
     lookup.run([Query((Part("text", "red 3"),), 1, 1)])
     assert len(model.calls) == 1
 

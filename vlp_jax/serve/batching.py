@@ -1,9 +1,9 @@
 """Requests that arrive while one batch runs become the next: concurrent queries in few shapes.
 
 Compiled programs want one shape, requests come one by one. Whatever waits is taken together, at
-most `most` at once, by one worker thread; callers fill a batch up to a power of two
-(`padded`). The file exists so that 500 clients cost a dozen programs and one queue of known length,
-and so that no two threads run the model at once.
+most 32 at once, by one worker thread, and filled up to one of three sizes (`padded`). The file
+exists so that 500 clients cost a dozen programs and one queue of known length, and so that no two
+threads run the model at once.
 """
 
 import asyncio
@@ -16,6 +16,7 @@ import numpy as np
 
 from vlp_jax.serve.requests import Refused
 
+SIZES = (1, 8, 32)  # of batches, which are compiled
 T = TypeVar("T")
 R = TypeVar("R")
 
@@ -26,11 +27,11 @@ class Batcher(Generic[T, R]):
     Args:
       run: list of items -> as many results; an Exception among them is raised to its own caller.
         Called in the worker's thread.
-      most: items per call. waiting: items that may wait; above that they are refused.
+      waiting: items that may wait; above that they are refused.
     """
 
-    def __init__(self, run: Callable[[list[T]], Sequence[R]], most: int = 32, waiting: int = 256):
-        self._run, self._most, self._waiting = run, most, waiting
+    def __init__(self, run: Callable[[list[T]], Sequence[R]], waiting: int = 256):
+        self._run, self._waiting = run, waiting
         self._queue: collections.deque[tuple[T, asyncio.Future]] = collections.deque()
         self._worker = ThreadPoolExecutor(1, "batches")
         self._task: asyncio.Task | None = None
@@ -71,7 +72,7 @@ class Batcher(Generic[T, R]):
     def _take(self) -> list[tuple[T, asyncio.Future]]:
         """The next items, without those whose callers have gone."""
         some: list[tuple[T, asyncio.Future]] = []
-        while self._queue and len(some) < self._most:
+        while self._queue and len(some) < SIZES[-1]:
             item, future = self._queue.popleft()
             if not future.done():
                 some.append((item, future))
@@ -91,23 +92,20 @@ def _settle(future: asyncio.Future, result: Any) -> None:
         future.set_result(result)
 
 
-def power_of_two(count: int) -> int:
-    """The smallest power of two that is not below count >= 1.
+def full(count: int) -> int:
+    """What a batch of count >= 1 is filled up to.
 
-    >>> [power_of_two(n) for n in (1, 2, 3, 5)]
-    [1, 2, 4, 8]
+    >>> [full(n) for n in (1, 2, 9, 33)]
+    [1, 8, 32, 64]
     """
-    return 1 << (count - 1).bit_length()
+    return next((size for size in SIZES if size >= count), -(-count // SIZES[-1]) * SIZES[-1])
 
 
 def padded(items: Sequence[T]) -> list[T]:
-    """The items and copies of the first, a power of two together; empty stays empty."""
-    if not items:
-        return []
-    return [*items, *[items[0]] * (power_of_two(len(items)) - len(items))]
+    """The items and copies of the first, as many as `full` says; empty stays empty."""
+    return [*items, *[items[0]] * (full(len(items)) - len(items))] if items else []
 
 
 def padded_rows(rows: np.ndarray) -> np.ndarray:
-    """[n, ...] -> [power of two, ...], filled with the first row."""
-    missing = power_of_two(len(rows)) - len(rows)
-    return np.concatenate([rows, np.repeat(rows[:1], missing, axis=0)]) if missing else rows
+    """[n, ...] -> [full(n), ...], filled with the first row."""
+    return np.concatenate([rows, np.repeat(rows[:1], full(len(rows)) - len(rows), axis=0)])

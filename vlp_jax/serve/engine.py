@@ -17,7 +17,7 @@ import numpy as np
 
 from vlp_jax.core.errors import UserError
 from vlp_jax.data.damage import DamagedSample
-from vlp_jax.serve.batching import Batcher
+from vlp_jax.serve.batching import SIZES, Batcher
 from vlp_jax.serve.fetch import fetch
 from vlp_jax.serve.lookup import Found, Lookup
 from vlp_jax.serve.metrics import Metrics
@@ -69,6 +69,11 @@ class Engine:
             if isinstance(row, Exception):
                 raise row
         return np.stack(rows)
+
+    async def warm_up(self) -> None:
+        """Compiles every size of a batch, between the queries that come meanwhile."""
+        for size in SIZES:
+            await self._batch.alone(self._lookup.warm_up, size)
 
     def close(self) -> None:
         """Ends the threads after what they do."""

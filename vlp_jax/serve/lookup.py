@@ -1,7 +1,7 @@
 """A batch of queries to rows, in the one thread that runs the model.
 
 Texts and pictures of all queries are embedded by one call each, and queries of one modality are
-searched by one call, all in shapes of powers of two. The file exists so that what is compiled is a
+searched by one call, all in few shapes. The file exists so that what is compiled is a
 dozen programs, whatever clients send, and a mistake in one query is that query's alone.
 """
 
@@ -13,12 +13,13 @@ from typing import Any
 import numpy as np
 
 from vlp_jax.core.errors import UserError
-from vlp_jax.serve.batching import padded, padded_rows, power_of_two
+from vlp_jax.serve.batching import padded, padded_rows
 from vlp_jax.serve.metrics import Metrics
 from vlp_jax.serve.requests import Query, Refused
 from vlp_jax.serve.search import Hit, Options, Searcher
 
 KEPT_TEXTS = 4096
+SIDES = {"text": "texts", "image": "pictures"}
 TIMES = {"texts": "text_clip_inference_time", "pictures": "image_clip_inference_time"}
 
 
@@ -55,15 +56,24 @@ class Lookup:
         for query in queries:
             rows = [next(sources[p.kind]) if p.kind in sources else p.value for p in query.parts]
             found.append(_summed(query, rows))
-        for modality in {query.modality for query in queries if query.k}:
-            some = [
-                i
-                for i, (query, each) in enumerate(zip(queries, found, strict=True))
-                if query.modality == modality and query.k and isinstance(each, Found)
-            ]
-            if some:
-                self._search(queries, found, some)
+        alike: dict[Any, list[int]] = {}
+        for i, query in enumerate(queries):
+            if query.k and isinstance(found[i], Found):
+                alike.setdefault(_rows_of(query), []).append(i)
+        for some in alike.values():
+            answers = self._search([queries[i] for i in some], [found[i] for i in some])
+            for i, answer in zip(some, answers, strict=True):
+                found[i] = answer
         return found
+
+    def warm_up(self, size: int) -> None:
+        """Compiles what a batch of `size` texts, pictures or queries runs."""
+        searcher = self._searcher
+        searcher.search(np.ones((size, searcher.index.width), np.float32), 40)
+        if searcher.model is not None:
+            for side in searcher.model.embedders():
+                one = ["a"] if side == "text" else [np.zeros((8, 8, 3), np.uint8)]
+                searcher.encode(**{SIDES[side]: one * size})
 
     def texts(self, texts: Sequence[str]) -> list[np.ndarray | Exception]:
         """float32[E] per text, those asked before from memory."""
@@ -89,36 +99,36 @@ class Lookup:
                 return [Refused(400, str(error))]
             return [row for item in items for row in self._encoded(side, [item])]
 
-    def _search(
-        self, queries: Sequence[Query], found: list[Found | Exception], some: Sequence[int]
-    ) -> None:
-        """Fills in the hits of some queries, all of one modality."""
-        plain = [i for i in some if not _options(queries[i])]
-        if plain:
-            rows = padded_rows(np.stack([found[i].query for i in plain]))
-            count = power_of_two(max(queries[i].k for i in plain))
-            with self._metrics.time("knn_index_time"):
-                ids, scores = self._searcher.search(rows, count, queries[plain[0]].modality)
-            for i, row, score in zip(plain, ids, scores, strict=False):
-                pairs = zip(row.tolist(), score.tolist(), strict=True)
-                hits = [Hit(*pair) for pair in pairs if pair[0] >= 0][: queries[i].k]
-                found[i] = dataclasses.replace(found[i], hits=hits)
-        for i in set(some) - set(plain):
-            found[i] = self._chosen(queries[i], found[i])
-
-    def _chosen(self, query: Query, found: Found) -> Found | Exception:
-        """One query of which rows are left out."""
-        options = Options(query.modality, query.deduplicate, query.safe, query.where)
+    def _search(self, queries: Sequence[Query], found: Sequence[Found]) -> list[Found | Exception]:
+        """Fills in the hits of queries over the same rows."""
+        rows = padded_rows(np.stack([each.query for each in found]))
+        count = max(query.k for query in queries)
+        modality, where = _rows_of(queries[0])
         try:
             with self._metrics.time("knn_index_time"):
-                hits = self._searcher.find(found.query, query.k, options)
+                ids, scores = self._searcher.search(rows, count, modality, where)
+        except UserError as error:
+            return [Refused(400, str(error))] * len(queries)
+        return [
+            self._chosen(query, each, ids[i, : query.k], scores[i, : query.k])
+            for i, (query, each) in enumerate(zip(queries, found, strict=True))
+        ]
+
+    def _chosen(
+        self, query: Query, found: Found, ids: np.ndarray, scores: np.ndarray
+    ) -> Found | Exception:
+        """One query with what is left of its rows."""
+        options = Options(query.modality, query.deduplicate, query.safe)
+        try:
+            with self._metrics.time("dedup_time"):
+                hits = self._searcher.chosen(ids, scores, options)
         except UserError as error:
             return Refused(400, str(error))
         return dataclasses.replace(found, hits=hits)
 
 
-def _options(query: Query) -> bool:
-    return bool(query.deduplicate or query.safe or query.where)
+def _rows_of(query: Query) -> tuple[str, tuple[str, ...]]:
+    return query.modality, query.where
 
 
 def _summed(query: Query, rows: Sequence[np.ndarray | Exception]) -> Found | Exception:

@@ -21,6 +21,7 @@ from vlp_jax.core.errors import nearest
 MAX_TEXT = 2_000  # characters; a context of 77 tokens ends after about 400
 MAX_RESULTS = 10_000
 MAX_DETAILED = 1_000  # results with metadata and picture
+MAX_COMPARED = 3_000  # results of which each is compared with all others
 MAX_PARTS = 16
 MAX_WIDTH = 16_384
 MAX_COMMAS, MAX_BRACKETS = 40_000, 2_000  # a picture in base64 holds neither
@@ -101,6 +102,8 @@ def knn_query(body: Mapping[str, Any], width: int) -> Query:
     images = whole(body, "num_images", 0, MAX_DETAILED)
     count = whole(body, "num_result_ids", 1, MAX_RESULTS, default=max(1, images))
     part = _knn_part(body, width)
+    if count > MAX_COMPARED and switch(body, "deduplicate"):
+        raise Refused(400, f"deduplicate: takes num_result_ids of at most {MAX_COMPARED:,}")
     return Query(
         parts=(part,),
         k=count,

@@ -126,7 +126,13 @@ class Searcher:
         options = options or Options()
         query = np.asarray(query, np.float32).reshape(1, -1)
         ids, scores = self.search(query, k, options.modality, options.where)
-        ids, scores = ids[0][ids[0] >= 0], scores[0][ids[0] >= 0]
+        return self.chosen(ids[0], scores[0], options)
+
+    def chosen(self, ids: np.ndarray, scores: np.ndarray, options: Options) -> list[Hit]:
+        """What `find` leaves of one query's row of `search`: int64[k], -1 is none, and float32[k].
+        Raises UserError.
+        """
+        ids, scores = ids[ids >= 0], scores[ids >= 0]
         if options.deduplicate and len(ids):
             rows = self.index.vectors(ids, options.modality)
             kept = first_of_each(rows, options.alike)

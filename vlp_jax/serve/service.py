@@ -13,6 +13,7 @@ as the list of routes, each a few lines over the engine.
 import asyncio
 import base64
 import contextlib
+import dataclasses
 import hashlib
 import logging
 import os
@@ -36,6 +37,7 @@ from vlp_jax.serve.lookup import Found
 from vlp_jax.serve.metrics import CONTENT_TYPE_LATEST, Metrics
 from vlp_jax.serve.page import page_response
 from vlp_jax.serve.requests import Part, Query, Refused, printed
+from vlp_jax.serve.safety import FILE as SAFETY
 from vlp_jax.serve.search import Searcher
 from vlp_jax.serve.words import Words
 
@@ -60,6 +62,8 @@ class Service:
         self.words = Words(words, self.engine.embed)
         self.metrics.rows.set(self.index.rows)
         self.version = _digest(self.index)
+        self.model = list(searcher.model.embedders()) if searcher.model else []
+        self.trained = os.path.exists(os.path.join(self.index.folder, SAFETY))
 
     def app(self, hosts: Sequence[str] = LOOPBACK) -> Starlette:
         """The application. hosts: names by which it may be called; ["*"] is any. A page elsewhere
@@ -93,12 +97,17 @@ class Service:
 
     @contextlib.asynccontextmanager
     async def _lifespan(self, app: Starlette) -> AsyncIterator[None]:
+        warming = asyncio.create_task(self.engine.warm_up())
         yield
+        warming.cancel()
         self.engine.close()
 
     async def knn(self, body: Mapping[str, Any]) -> list[dict[str, Any]]:
-        """clip-retrieval's `/knn-service`: a list of {id, similarity, metadata..., image}."""
+        """clip-retrieval's `/knn-service`: a list of {id, similarity, metadata..., image}. Its
+        safety model is a trained one; without safety.npz it is not applied, as on its server.
+        """
         query = requests.knn_query(body, self.index.width)
+        query = dataclasses.replace(query, safe=query.safe and self.trained)
         self._check_name(body["indice_name"])
         with self.metrics.time("full_knn_request_time"):
             found = await self.engine.find(query)
@@ -153,10 +162,10 @@ class Service:
         described = await asyncio.to_thread(self._described, shown, False)
         sample = [{"id": i, "metadata": row} for i, row in zip(shown, described, strict=True)]
         known = {"modalities": self.index.modalities, "columns": self.index.columns}
-        model = self.engine.searcher.model is not None
-        found = {"name": self.name, "rows": rows, "version": self.version, "model": model}
+        found = {"name": self.name, "rows": rows, "version": self.version, "model": self.model}
+        found["safe"] = self.trained or "text" in self.model
         return Response(
-            dumps(found | known | {"sample": sample, "words": len(self.words)}),
+            dumps(found | known | {"sample": sample}),
             media_type="application/json",
         )
 

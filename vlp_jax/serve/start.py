@@ -6,6 +6,7 @@ before anything slow.
 
 import dataclasses
 import os
+import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -38,9 +39,11 @@ def start(asked: Request, listening: Callable[[Mapping[str, Any]], None]) -> Non
         what = f"serve needs {error.name}: pip install 'vlp_jax[search]'"
         raise UserError(what) from error
     from vlp_jax.api.pictures import read_texts
+    from vlp_jax.parallel.startup import start_jax
     from vlp_jax.serve.index import Index
     from vlp_jax.serve.search import Searcher
 
+    start_jax()
     words = list(dict.fromkeys(filter(None, map(str.strip, read_texts(asked.words or str(WORDS))))))
     with server.bind(asked.host, asked.port) as sock:
         index = Index.open(asked.index)
@@ -53,4 +56,14 @@ def start(asked: Request, listening: Callable[[Mapping[str, Any]], None]) -> Non
 
 
 def _model(asked: Request, index: Any) -> Any:
-    raise NotImplementedError
+    """The given checkpoint, else the one that the index remembers; None of a folder that remembers
+    none, in which a picture's neighbours can be looked at all the same.
+    """
+    from vlp_jax.api.model import load_model
+    from vlp_jax.serve.query import remembered
+
+    if not asked.checkpoint and not index.manifest:
+        gone = f"{index.folder}: names no checkpoint; without --checkpoint=DIR no words are read"
+        print(gone, file=sys.stderr)
+        return None
+    return load_model(asked.checkpoint or remembered(index))

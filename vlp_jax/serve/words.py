@@ -23,9 +23,6 @@ class Words:
         self._rows: np.ndarray | None = None
         self._lock = asyncio.Lock()
 
-    def __len__(self) -> int:
-        return len(self._words)
-
     async def nearest(self, query: np.ndarray, count: int) -> list[tuple[str, float]]:
         """(word, cosine), best first. query: float32[E] of unit norm."""
         async with self._lock:
