@@ -35,7 +35,7 @@ def test_order_is_by_number():
 def test_rows_that_are_none(foreign, ids):
     index = Index.open(str(foreign))
     for ask in (index.vectors, index.metadata, lambda ids: index.thumbnail(ids[-1])):
-        with pytest.raises(UserError, match="no row .* in an index of 50 rows"):
+        with pytest.raises(UserError, match=r"no row .* in an index of 50 rows"):
             ask(ids)
 
 
@@ -125,14 +125,16 @@ def test_files_of_another_index_are_refused(foreign, rows):
     assert Index.open(str(foreign)).rows == 50
     part = foreign / "img_emb" / "img_emb_3.npy"
     np.save(part, -np.load(part))
-    with pytest.raises(UserError, match=r"img_emb_3.npy: is not the file .*digest [0-9a-f]{8}, the"):
+    with pytest.raises(
+        UserError, match=r"img_emb_3.npy: is not the file .*digest [0-9a-f]{8}, the"
+    ):
         Index.open(str(foreign))
     part.unlink()
-    with pytest.raises(UserError, match="img_emb_3.npy: is missing"):
+    with pytest.raises(UserError, match=r"img_emb_3.npy: is missing"):
         Index.open(str(foreign))
     (foreign / "manifest.json").write_text(json.dumps({**manifest, "format": 9}))
     with pytest.raises(UserError, match="format 9, we read 1"):
         Index.open(str(foreign))
     (foreign / "manifest.json").write_text("{")
-    with pytest.raises(UserError, match="manifest.json: damaged"):
+    with pytest.raises(UserError, match=r"manifest.json: damaged"):
         Index.open(str(foreign))

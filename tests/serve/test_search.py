@@ -21,7 +21,9 @@ def test_the_nearest_rows(searcher, rows):
     stored = unit(rows.astype(np.float16).astype(np.float64))
     wanted = np.argsort(-(rows[[4, 30]] @ stored.T), axis=1)[:, :5]
     np.testing.assert_array_equal(ids, wanted)
-    np.testing.assert_allclose(scores, np.take_along_axis(rows[[4, 30]] @ stored.T, ids, 1), atol=1e-6)
+    np.testing.assert_allclose(
+        scores, np.take_along_axis(rows[[4, 30]] @ stored.T, ids, 1), atol=1e-6
+    )
     ids, scores = searcher.search(rows[:1], 60)  # k above n
     assert sorted(ids[0]) == [-1] * 10 + list(range(50)) and (scores[0, 50:] == 0).all()
     hits = searcher.find(rows[4], 60)
@@ -158,7 +160,9 @@ def test_without_faiss_it_is_told(monkeypatch):
     import sys
 
     monkeypatch.setitem(sys.modules, "faiss", None)
-    with pytest.raises(UserError, match=r"--ann=hnsw: needs faiss: pip install 'vlp_jax\[search\]'"):
+    with pytest.raises(
+        UserError, match=r"--ann=hnsw: needs faiss: pip install 'vlp_jax\[search\]'"
+    ):
         ann.check_kind("hnsw")
     with pytest.raises(UserError, match="--ann=hnws: unknown; did you mean 'hnsw'"):
         ann.check_kind("hnws")
