@@ -103,10 +103,10 @@ class Ann:
 
 
 def read_ann(path: str) -> Any:
-    """A faiss index of a file, with its own class. Raises UserError."""
+    """A faiss index of a file. Raises UserError."""
     faiss = load_faiss(path)
     try:
-        return faiss.downcast_index(faiss.read_index(path))
+        return faiss.read_index(path)
     except (RuntimeError, OSError) as error:
         raise UserError(f"{path}: is no index of faiss or damaged") from error
 
