@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from vlp_jax.core.errors import UserError
+from vlp_jax.data.encoding import read_text
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,13 +39,12 @@ def start(asked: Request, listening: Callable[[Mapping[str, Any]], None]) -> Non
     except ImportError as error:
         what = f"serve needs {error.name}: pip install 'vlp_jax[search]'"
         raise UserError(what) from error
-    from vlp_jax.api.pictures import read_texts
     from vlp_jax.parallel.startup import start_jax
     from vlp_jax.serve.index import Index
     from vlp_jax.serve.search import Searcher
 
     start_jax()
-    words = list(dict.fromkeys(filter(None, map(str.strip, read_texts(asked.words or str(WORDS))))))
+    words = _words(asked.words or str(WORDS))
     with server.bind(asked.host, asked.port) as sock:
         index = Index.open(asked.index)
         searcher = Searcher(index, _model(asked, index))
@@ -53,6 +53,17 @@ def start(asked: Request, listening: Callable[[Mapping[str, Any]], None]) -> Non
         hosts = LOOPBACK if asked.host in (*LOOPBACK, "::1") else ("*",)
         found = {"url": server.url_of(asked.host, sock), "name": name, "rows": index.rows}
         server.serve(service.app(hosts), sock, lambda: listening(found))
+
+
+def _words(path: str) -> list[str]:
+    """Distinct lines of a file. Raises UserError."""
+    try:
+        found = list(dict.fromkeys(filter(None, map(str.strip, read_text(path).split("\n")))))
+    except UserError as error:
+        raise UserError(f"--words: {error}") from error
+    if not found:
+        raise UserError(f"--words: {path}: holds no words")
+    return found
 
 
 def _model(asked: Request, index: Any) -> Any:
