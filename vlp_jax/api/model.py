@@ -135,11 +135,15 @@ class Model:
         return int(self.preprocessing["image_size"])
 
     def tokenizer(self) -> Callable[..., np.ndarray]:
-        """Loads the tokenizer.
+        """The tokenizer, loaded once.
 
         Raises:
           UserError: the checkpoint carries none, or its ids exceed the model's vocabulary.
         """
+        return self._tokenizer
+
+    @functools.cached_property
+    def _tokenizer(self) -> Callable[..., np.ndarray]:
         from vlp_jax.data.text import check_vocab, load_tokenizer
 
         spec = self.tokenizer_spec
