@@ -4,6 +4,7 @@ The file exists so that tests of the service and of the page know what must be f
 """
 
 import io
+import pathlib
 import re
 import tarfile
 import types
@@ -71,9 +72,9 @@ def encoded(colour, size=(32, 32), kind="PNG"):
     return file.getvalue()
 
 
-def write_index(folder, texts=True, thumbnails=True, captions=None):
+def write_index(folder, texts=True, files=False, captions=None):
     """An index in clip-retrieval's layout: SHADES squares of every colour, row by row; returns
-    their colours."""
+    their colours. files: pictures named in the metadata, instead of thumbnails."""
     rng = np.random.default_rng(0)
     rows = [
         (f"{name} square {i}", np.clip(np.add(rgb, rng.integers(-9, 9, 3)), 0, 255))
@@ -82,7 +83,7 @@ def write_index(folder, texts=True, thumbnails=True, captions=None):
     ]
     vectors = unit([rgb for _, rgb in rows])
     names = ["img_emb", "text_emb"] if texts else ["img_emb"]
-    for name in [*names, "metadata", "thumbnails"]:
+    for name in [*names, "metadata", "thumbnails"][: 2 + len(names) - files]:
         (folder / name).mkdir(parents=True)
     for name in names:
         np.save(folder / name / f"{name}_0.npy", vectors.astype(np.float16))
@@ -93,9 +94,14 @@ def write_index(folder, texts=True, thumbnails=True, captions=None):
         "path": [f"squares/{i:04d}.png" for i in range(len(rows))],
         "shade": [i % SHADES for i in range(len(rows))],
     }
+    if files:
+        (folder / "squares").mkdir()
+        columns["image_path"] = [str(folder / path) for path in columns.pop("path")]
+        for path, (_, rgb) in zip(columns["image_path"], rows, strict=True):
+            pathlib.Path(path).write_bytes(encoded(rgb))
     table = pyarrow.table(columns)
     pyarrow.parquet.write_table(table, folder / "metadata" / "metadata_0.parquet")
-    if thumbnails:
+    if not files:
         with tarfile.open(folder / "thumbnails" / "thumbnails_0.tar", "w") as tar:
             for i, (_, rgb) in enumerate(rows):
                 data = encoded(rgb, kind="JPEG")

@@ -223,6 +223,19 @@ def test_thumbnails_pages_and_wrong_addresses(client, colours):
     assert not [word for word in ("http:", "https:", "//cdn") if f'src="{word}' in text]
 
 
+def test_pictures_that_the_metadata_names(tmp_path):
+    """As clip-retrieval's folders do; one is gone, one is none."""
+    colours = write_index(tmp_path / "squares", files=True)
+    (tmp_path / "squares" / "squares" / "0001.png").unlink()
+    (tmp_path / "squares" / "squares" / "0002.png").write_text("no picture")
+    with TestClient(make_service(tmp_path / "squares").app(), "http://localhost") as client:
+        rows = client.post("/metadata", json={"indice_name": None, "ids": [0, 1, 2]}).json()
+        assert ["image" in row["metadata"] for row in rows] == [True, False, False]
+        seen = Image.open(io.BytesIO(base64.b64decode(rows[0]["metadata"]["image"])))
+        assert np.abs(np.asarray(seen).astype(int) - colours[0]).max() < 4
+        assert [client.get(f"/thumbnail/{row}").status_code for row in range(3)] == [200, 404, 404]
+
+
 def test_metrics_count_what_was_asked(colours):
     with TestClient(make_service(colours[0]).app(), "http://localhost") as client:
         assert client.post("/knn-service", json={**KNN, "text": "red"}).status_code == 200

@@ -20,7 +20,7 @@ MAX_BODY = 16 << 20  # a picture of 12 MB in base64
 SMALL = 64 << 10  # what a request without a picture needs; not counted
 TOTAL = 256 << 20  # of all requests at work
 GRACE, PACE = 1.0, 32 << 10  # seconds, then bytes/s
-LINGER = 1.0  # seconds in which a refused body is still read, so that its client sees the answer
+LINGER, LINGER_BYTES = 1.0, 32 << 20  # in which a refused body is still read
 CHUNK = 64 << 10
 
 
@@ -104,8 +104,9 @@ class Refusal(Response):
         await send({"type": "http.response.body", "body": self.body, "more_body": True})
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(LINGER):
-                while (await receive()).get("more_body"):
-                    pass
+                left = LINGER_BYTES
+                while left > 0 and (message := await receive()).get("more_body"):
+                    left -= len(message.get("body", b""))
         await send({"type": "http.response.body", "body": b""})
 
 

@@ -39,10 +39,11 @@ from vlp_jax.serve.page import page_response
 from vlp_jax.serve.requests import Part, Query, Refused, printed
 from vlp_jax.serve.safety import FILE as SAFETY
 from vlp_jax.serve.search import Searcher
+from vlp_jax.serve.thumbnails import Thumbnails
 from vlp_jax.serve.words import Words
 
 _log = logging.getLogger(__name__)
-LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
+LOOPBACK = ("localhost", "127.0.0.1", "::1", "[::1]")
 SAMPLE = 24  # rows that the page shows before a query
 
 Answer = Callable[[Mapping[str, Any]], Awaitable[Any]]
@@ -60,6 +61,7 @@ class Service:
         self.name, self.metrics, self.budget = name, Metrics(), Budget()
         self.index, self.engine = searcher.index, Engine(searcher, self.metrics, fetching)
         self.words = Words(words, self.engine.embed)
+        self.thumbnails = Thumbnails(self.index)
         self.metrics.rows.set(self.index.rows)
         self.version = _digest(self.index)
         self.model = list(searcher.model.embedders()) if searcher.model else []
@@ -174,7 +176,7 @@ class Service:
         row = request.path_params["row"]
         if not row < self.index.rows:
             raise Refused(404, f"no row {row}; the index has {self.index.rows}")
-        data = await asyncio.to_thread(self.index.thumbnail, row)
+        data = await asyncio.to_thread(self.thumbnails.get, row)
         if data is None:
             raise Refused(404, f"row {row} has no picture here")
         kept = {"cache-control": "private, max-age=604800, immutable"}
@@ -199,7 +201,7 @@ class Service:
         with self.metrics.time("metadata_get_time"):
             rows = [dict(row) for row in self.index.metadata(ids)]
             for i, row in zip(ids, rows, strict=True):
-                data = self.index.thumbnail(i) if pictures else None
+                data = self.thumbnails.get(i) if pictures else None
                 if data is not None:
                     row["image"] = base64.b64encode(data).decode("ascii")
         return rows

@@ -50,7 +50,7 @@ def start(asked: Request, listening: Callable[[Mapping[str, Any]], None]) -> Non
         searcher = Searcher(index, _model(asked, index))
         name = os.path.basename(os.path.abspath(asked.index))
         service = Service(searcher, name, words, asked.fetch_urls)
-        hosts = LOOPBACK if asked.host in (*LOOPBACK, "::1") else ("*",)
+        hosts = LOOPBACK if asked.host in LOOPBACK else ("*",)
         found = {"url": server.url_of(asked.host, sock), "name": name, "rows": index.rows}
         server.serve(service.app(hosts), sock, lambda: listening(found))
 
