@@ -202,9 +202,15 @@ class Model:
 
     def width(self, side: str) -> int:
         """E of `image` or `text`."""
-        name, v = sides(self.method)[side], Vars(self.params, self.extra)
-        spec = find(self.method, name).reads[side].spec(side, 1)
-        return shapes(self.method, name, v, spec).shape[1]
+        if side not in self._widths:  # tracing takes longer than embedding a text
+            name, v = sides(self.method)[side], Vars(self.params, self.extra)
+            spec = find(self.method, name).reads[side].spec(side, 1)
+            self._widths[side] = shapes(self.method, name, v, spec).shape[1]
+        return self._widths[side]
+
+    @functools.cached_property
+    def _widths(self) -> dict[str, int]:
+        return {}
 
 
 def load_model(path: str, sharding: str = "", mesh: Mapping[str, int] | None = None) -> Model:

@@ -17,6 +17,7 @@ import numpy as np
 from vlp_jax.serve.requests import Refused
 
 SIZES = (1, 8, 32)  # of batches, which are compiled
+PATIENCE = 1.0  # seconds that a query may have to wait
 T = TypeVar("T")
 R = TypeVar("R")
 
@@ -27,11 +28,13 @@ class Batcher(Generic[T, R]):
     Args:
       run: list of items -> as many results; an Exception among them is raised to its own caller.
         Called in the worker's thread.
-      waiting: items that may wait; above that they are refused.
+      waiting: items that may wait; above that, or where the wait would be longer than `PATIENCE`
+        by what the last batches took, they are refused.
     """
 
     def __init__(self, run: Callable[[list[T]], Sequence[R]], waiting: int = 256):
         self._run, self._waiting = run, waiting
+        self._seconds = 0.0  # of a batch, a moving mean
         self._queue: collections.deque[tuple[T, asyncio.Future]] = collections.deque()
         self._worker = ThreadPoolExecutor(1, "batches")
         self._task: asyncio.Task | None = None
@@ -42,7 +45,8 @@ class Batcher(Generic[T, R]):
         Raises:
           Refused: 429, too many wait.
         """
-        if len(self._queue) >= self._waiting:
+        before = len(self._queue) / SIZES[-1] * self._seconds
+        if len(self._queue) >= self._waiting or (self._queue and before > PATIENCE):
             raise Refused(429, "busy: too many queries wait; try again")
         future = asyncio.get_running_loop().create_future()
         self._queue.append((item, future))
@@ -61,11 +65,12 @@ class Batcher(Generic[T, R]):
             some = self._take()
             if not some:
                 continue
-            items = [item for item, _ in some]
+            items, start = [item for item, _ in some], loop.time()
             try:
                 results = await loop.run_in_executor(self._worker, self._run, items)
             except Exception as error:  # of the whole batch: every caller hears it
                 results = [error] * len(items)
+            self._seconds += 0.2 * (loop.time() - start - self._seconds)
             for (_, future), result in zip(some, results, strict=True):
                 _settle(future, result)
 
