@@ -24,6 +24,7 @@ ALLOWED = {
     "report": {"core", "data", "evals"},
     "plan": {"core", "parallel", "methods", "train"},
     "train": {"core", "parallel", "data", "optim", "methods", "evals"},
+    "serve": {"core", "parallel", "data", "report", "api"},
 }
 OPEN = {"api", "cli", "__init__.py", "__main__.py"}  # may import everything of the package
 BANNED = {"utils", "util", "helpers", "helper", "common", "misc"}
@@ -69,6 +70,8 @@ def test_arrows_and_names(path):
             assert not name.startswith("vlp_jax.methods.kits"), f"only methods import kits: {name}"
         if name.startswith("vlp_jax.cli"):
             assert home in ("cli", "__main__.py"), f"nobody imports cli: {name}"
+        if name.startswith("vlp_jax.serve"):
+            assert home in ("serve", "cli"), f"only commands import serve: {name}"
         if home == "train" and name.startswith(("vlp_jax.methods.", "vlp_jax.evals.")):
             assert name.split(".")[2] == "base", f"train knows no method or evaluator: {name}"
     assert path.stem not in BANNED

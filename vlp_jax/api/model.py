@@ -136,11 +136,15 @@ class Model:
         return int(self.preprocessing["image_size"])
 
     def tokenizer(self) -> Callable[..., np.ndarray]:
-        """Loads the tokenizer.
+        """The tokenizer, loaded once.
 
         Raises:
           UserError: the checkpoint carries none, or its ids exceed the model's vocabulary.
         """
+        return self._tokenizer
+
+    @functools.cached_property
+    def _tokenizer(self) -> Callable[..., np.ndarray]:
         from vlp_jax.data.text import check_vocab, load_tokenizer
 
         spec = self.tokenizer_spec
@@ -202,9 +206,15 @@ class Model:
 
     def width(self, side: str) -> int:
         """E of `image` or `text`."""
-        name, v = sides(self.method)[side], Vars(self.params, self.extra)
-        spec = find(self.method, name).reads[side].spec(side, 1)
-        return shapes(self.method, name, v, spec).shape[1]
+        if side not in self._widths:  # tracing takes longer than embedding a text
+            name, v = sides(self.method)[side], Vars(self.params, self.extra)
+            spec = find(self.method, name).reads[side].spec(side, 1)
+            self._widths[side] = shapes(self.method, name, v, spec).shape[1]
+        return self._widths[side]
+
+    @functools.cached_property
+    def _widths(self) -> dict[str, int]:
+        return {}
 
 
 def load_model(path: str, sharding: str = "", mesh: Mapping[str, int] | None = None) -> Model:

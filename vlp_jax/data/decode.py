@@ -183,6 +183,20 @@ def frame_picture(picture: Image.Image, size: int, framing: Framing) -> np.ndarr
     return np.asarray(framed)
 
 
+def shrink(data: bytes, side: int) -> tuple[Image.Image, tuple[int, int]]:
+    """An upright picture of at most side x side pixels, its aspect kept and nothing enlarged,
+    transparency on white; and the width and height of the whole. Raises DamagedSample.
+    """
+    if not data:
+        raise DamagedSample("empty_file")
+    opened = _open_jpeg(data, side, lambda full: Box(0, 0, *full)) if is_jpeg(data) else None
+    image = opened[0] if opened else _open_pillow(data, "white")
+    full = opened[1] if opened else image.size
+    ratio = max(1.0, max(full) / side)
+    size = tuple(max(1, round(edge / ratio)) for edge in full)
+    return (image if image.size == size else image.resize(size, RESAMPLE["bicubic"])), full
+
+
 def _inside(box: Box, size: tuple[int, int]) -> Box:
     """`box` cut to the picture, against rounding in the last bit."""
     return Box(

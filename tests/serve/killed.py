@@ -1,0 +1,132 @@
+"""A build that is killed at every operation on the disk in turn, with a model made of numbers.
+
+Run by test_build.py as a process of its own, before JAX has threads: every attempt is a fork that
+kills itself.
+"""
+
+import json
+import os
+import shutil
+import signal
+import sys
+
+import numpy as np
+
+from vlp_jax.api import files  # noqa: F401  (imports what forks share)
+from vlp_jax.serve import build, whole
+
+
+class Numbers:
+    """Embeds a picture as sums of its pixels."""
+
+    def embedders(self):
+        return {"image": self.run("image")}
+
+    def run(self, side, flag=""):
+        weights = np.random.default_rng(0).normal(size=(8, 48)).astype(np.float32)
+        return lambda batch: batch["image"].reshape(-1, 48).astype(np.float32) @ weights.T
+
+    def width(self, side):
+        return 8
+
+    def decode(self, data):
+        from vlp_jax.data.decode import decode_image
+
+        return decode_image(data, 4)
+
+
+def patch():
+    build.load_model = lambda *_: Numbers()
+    build.start_jax = lambda: None
+    build.from_first = lambda text: text
+    build.digests = lambda model: {"weights": "w", "preprocessing": "p"}
+
+
+def run(request, fatal):
+    """Builds in a fork that kills itself before operation number `fatal`; returns (whether it came
+    to its end, rows that it embedded)."""
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child:
+        os.close(writer)
+        with os.fdopen(reader) as said:
+            text = said.read()
+        os.waitpid(child, 0)
+        return json.loads(text) if text else None
+    left = [fatal]
+
+    def counted(operation):
+        def call(*words, **options):
+            left[0] -= 1
+            if left[0] == 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return operation(*words, **options)
+
+        return call
+
+    for name in ("replace", "rename", "fsync", "remove", "makedirs"):
+        setattr(os, name, counted(getattr(os, name)))
+    shutil.rmtree = counted(shutil.rmtree)
+    report = build.build_index(request)
+    os.write(writer, json.dumps(report).encode())
+    os._exit(0)
+
+
+def content(folder):
+    found = {}
+    for root, _, names in os.walk(folder):
+        for name in names:
+            path = os.path.join(root, name)
+            with open(path, "rb") as file:
+                found[os.path.relpath(path, folder)] = file.read()
+    return found
+
+
+def main(data, folder):
+    patch()
+    assert whole.os is os
+    request = lambda out, data=data: build.Request("", data, os.path.join(folder, out), part=8)  # noqa: E731
+    assert run(request("whole"), 0)["embedded"] == 20
+    wanted, fatal, kills = content(os.path.join(folder, "whole")), 0, 0
+    while True:
+        fatal, out = fatal + 1, f"at{fatal}"
+        report = run(request(out), fatal)
+        if report is None:  # killed: nothing opens, or all of it
+            kills += 1
+            there = os.path.exists(os.path.join(folder, out, "manifest.json"))
+            sealed = len(os.listdir(d)) if os.path.isdir(d := done(folder, out)) else 0
+            rows = 20 if there or complete(folder, out) else min(20, 8 * sealed)
+            report = run(request(out), 0)
+            assert report["embedded"] == 20 - rows, (fatal, report, rows)
+            assert content(os.path.join(folder, out)) == wanted, fatal
+            assert os.listdir(folder).count(f".{out}.building") == 0
+        else:
+            break
+    fatal = 0  # an older index is replaced: at every moment there is one, or the new one comes
+    older = os.path.join(folder, "older")
+    while True:
+        fatal += 1
+        shutil.rmtree(os.path.join(folder, "again"), ignore_errors=True)
+        shutil.copytree(older, os.path.join(folder, "again")) if fatal > 1 else run(
+            request("older", os.path.join(data, "a")), 0
+        )
+        if fatal == 1:
+            continue
+        if run(request("again"), fatal - 1) is not None:
+            break
+        kills += 1
+        assert run(request("again"), 0)["rows"] == 20
+        assert content(os.path.join(folder, "again")) == wanted, fatal
+    print(json.dumps({"kills": kills}))
+
+
+def done(folder, out):
+    return os.path.join(folder, f".{out}.building", "done")
+
+
+def complete(folder, out):
+    return os.path.exists(os.path.join(folder, f".{out}.building", "manifest.json"))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

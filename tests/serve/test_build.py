@@ -1,0 +1,34 @@
+"""`index` killed at every operation on the disk (R25), and what it makes of odd data."""
+
+import json
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+from PIL import Image
+
+HERE = pathlib.Path(__file__).parent
+
+
+def make_pictures(folder, count):
+    folder.mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    for number in range(count):
+        pixels = rng.integers(0, 256, (9, 7, 3), np.uint8)
+        Image.fromarray(pixels).save(folder / f"{number:02d}.png")
+
+
+def test_killed_at_every_operation(tmp_path):
+    """The same command goes on where parts are whole, embeds none of them twice, and makes the same
+    bytes; no half index opens."""
+    make_pictures(tmp_path / "data" / "a", 11)
+    make_pictures(tmp_path / "data" / "b", 9)
+    (tmp_path / "out").mkdir()
+    words = [sys.executable, str(HERE / "killed.py")]
+    data = f"pictures:{tmp_path / 'data'}"
+    done = subprocess.run(
+        [*words, data, str(tmp_path / "out")], capture_output=True, text=True, cwd=HERE.parents[1]
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert json.loads(done.stdout.splitlines()[-1])["kills"] > 40

@@ -1,0 +1,168 @@
+"""What a search finds: sums of queries, conditions, near duplicates, safe mode, faiss."""
+
+import numpy as np
+import pytest
+from serve.conftest import unit
+
+from vlp_jax.core.errors import UserError
+from vlp_jax.serve import ann, safety
+from vlp_jax.serve.duplicates import first_of_each
+from vlp_jax.serve.index import Index
+from vlp_jax.serve.search import Options, Searcher, combine
+
+
+@pytest.fixture
+def searcher(foreign):
+    return Searcher(Index.open(str(foreign)))
+
+
+def test_the_nearest_rows(searcher, rows):
+    ids, scores = searcher.search(rows[[4, 30]], 5)
+    stored = unit(rows.astype(np.float16).astype(np.float64))
+    wanted = np.argsort(-(rows[[4, 30]] @ stored.T), axis=1)[:, :5]
+    np.testing.assert_array_equal(ids, wanted)
+    np.testing.assert_allclose(
+        scores, np.take_along_axis(rows[[4, 30]] @ stored.T, ids, 1), atol=1e-6
+    )
+    ids, scores = searcher.search(rows[:1], 60)  # k above n
+    assert sorted(ids[0]) == [-1] * 10 + list(range(50)) and (scores[0, 50:] == 0).all()
+    hits = searcher.find(rows[4], 60)
+    assert len(hits) == 50 and hits[0].id == 4
+    assert searcher.find(rows[4], 1, Options("text"))[0].id != 4  # captions of other rows
+
+
+def test_results_have_key_and_caption(searcher, rows):
+    (found,) = searcher.results(searcher.find(rows[7], 1))
+    assert found.pop("score") == pytest.approx(1, abs=1e-3)
+    assert found == {"id": 7, "key": "/data/07", "caption": "picture 7"}
+
+
+def test_conditions_are_fulfilled_by_all_of_k(searcher, rows):
+    hits = searcher.find(rows[4], 10, Options(where=("style=noto", "width>20")))
+    assert len(hits) == 10 and all(hit.id % 2 and hit.id > 20 for hit in hits)
+    scores = rows[4] @ rows[21::2].T
+    assert hits[0].id == 21 + 2 * int(scores.argmax())
+
+
+def test_a_weighted_sum(rows):
+    found = combine(rows[:3], (1, 0.5, -1))
+    np.testing.assert_allclose(found, unit((rows[0] + 0.5 * rows[1] - rows[2])[None])[0], atol=1e-6)
+    assert not combine(rows[[0, 0]], (1, -1)).any()
+
+
+def on_a_circle(*degrees):
+    angle = np.radians(degrees)
+    return np.stack([np.cos(angle), np.sin(angle)], axis=1).astype(np.float32)
+
+
+def test_near_duplicates_go_in_chains():
+    """15 degrees are a cosine of .966, 30 of .866: the chain is one picture."""
+    assert first_of_each(on_a_circle(0, 15, 30, 90), 0.94).tolist() == [0, 3]
+    assert first_of_each(on_a_circle(0, 30, 15), 0.94).tolist() == [0]  # joined by a later one
+    assert first_of_each(on_a_circle(0, 30, 60), 0.94).tolist() == [0, 1, 2]
+    assert first_of_each(on_a_circle(0, 0), 1.0 + 1e-6).tolist() == [0, 1]
+    assert first_of_each(on_a_circle(), 0.94).tolist() == []
+    chain = on_a_circle(*range(0, 180, 10))
+    order = np.random.default_rng(0).permutation(len(chain))
+    assert first_of_each(chain[order], 0.94).tolist() == [0]
+
+
+def test_duplicates_are_removed_after_the_search(foreign, rows):
+    part = foreign / "img_emb" / "img_emb_0.npy"
+    some = np.load(part)
+    some[3] = some[0] + np.float16(0.01)
+    np.save(part, some)
+    searcher = Searcher(Index.open(str(foreign)))
+    assert [hit.id for hit in searcher.find(rows[0], 2)] == [0, 3]
+    assert [hit.id for hit in searcher.find(rows[0], 2, Options(deduplicate=True))] == [0]
+
+
+@pytest.mark.parametrize(
+    "query, k, options, message",
+    [
+        (np.zeros(8), 3, Options(), "has vectors of 16 numbers"),
+        (np.full(16, np.nan), 3, Options(), "not finite"),
+        (np.ones(16), 0, Options(), "k=0: must be at least 1"),
+        (np.ones(16), 3, Options("sound"), "holds no 'sound' vectors, only image, text"),
+        (np.ones(16), 3, Options(where=("x=1",)), "no column 'x'"),
+        (np.ones(16), 3, Options(safe=True), "safe mode needs .*safety.npz or a model"),
+    ],
+)
+def test_what_cannot_be_asked(searcher, query, k, options, message):
+    with pytest.raises(UserError, match=message):
+        searcher.find(query, k, options)
+
+
+def test_no_model_no_words(searcher):
+    with pytest.raises(UserError, match="give --checkpoint=DIR"):
+        searcher.encode(texts=["a cat"])
+
+
+def test_a_trained_classifier_leaves_out(foreign, rows):
+    unsafe = rows[:, 0] > 0.1
+    safety.fit(rows, unsafe, str(foreign / "safety.npz"), decay=1e-5)
+    searcher = Searcher(Index.open(str(foreign)))
+    hits = {hit.id for hit in searcher.find(rows[0], 50, Options(safe=True))}
+    assert hits == set(np.flatnonzero(~unsafe))
+    assert "trained" in searcher.safety.told
+    np.savez(foreign / "safety.npz", weight=np.zeros(3, np.float32), bias=0.0)
+    with pytest.raises(UserError, match=r"weight \[3\], the vectors are \[16\]"):
+        Searcher(Index.open(str(foreign))).safety  # noqa: B018
+
+
+def test_sentences_judge_by_their_sum():
+    """p = sum exp(s u) / (sum exp(s u) + sum exp(s v)) of both lists."""
+    unsafe, safe, row = on_a_circle(0, 10), on_a_circle(90), on_a_circle(50)
+    found = safety.Safety(unsafe, safe, 3.0, 0.0, "").probability(row)
+    against, for_it = np.exp(3 * row @ unsafe.T).sum(), np.exp(3 * row @ safe.T).sum()
+    assert found[0] == pytest.approx(against / (against + for_it), rel=1e-5)
+
+
+@pytest.mark.parametrize("kind", ann.KINDS)
+def test_faiss_finds_nearly_the_same(tmp_path, kind):
+    pytest.importorskip("faiss", reason="faiss-cpu (extra `search`) is not installed")
+    from vlp_jax.serve.nearest import Nearest
+    from vlp_jax.serve.vectors import Vectors
+
+    rows = unit(np.random.default_rng(0).normal(size=(2000, 16))).astype(np.float32)
+    vectors, path = Vectors([rows]), str(tmp_path / "image.index")
+    ann.build_ann(kind, vectors, path)
+    ids, scores = ann.Ann(path, vectors).search(rows[:20], 10)
+    wanted, exact = Nearest(vectors).search(rows[:20], 10)
+    share = np.mean([len(set(a) & set(b)) / 10 for a, b in zip(ids, wanted, strict=True)])
+    assert share >= 0.9 and (ids[:, 0] == np.arange(20)).all()
+    np.testing.assert_allclose(scores[:, 0], exact[:, 0], atol=1e-6)
+    if kind == "flat":
+        np.testing.assert_array_equal(ids, wanted)
+    other = Vectors([rows[:100]])
+    with pytest.raises(UserError, match="2000 rows of 16 numbers, the vectors are 100"):
+        ann.Ann(path, other)
+
+
+def test_clip_retrieval_leaves_a_faiss_index_alone(foreign, rows):
+    """Its index folder holds image.index and metadata, no vectors."""
+    import shutil
+
+    faiss = pytest.importorskip("faiss", reason="faiss-cpu (extra `search`) is not installed")
+    index = faiss.IndexHNSWFlat(16, 8, faiss.METRIC_INNER_PRODUCT)
+    index.add(rows)
+    faiss.write_index(index, str(foreign / "image.index"))
+    shutil.rmtree(foreign / "img_emb"), shutil.rmtree(foreign / "text_emb")
+    searcher = Searcher(Index.open(str(foreign)))
+    np.testing.assert_allclose(searcher.index.vectors([9]), rows[[9]], atol=1e-6)
+    assert searcher.find(rows[9], 3)[0].id == 9
+    (foreign / "image.index").write_bytes(b"no index")
+    with pytest.raises(UserError, match="is no index of faiss"):
+        Index.open(str(foreign))
+
+
+def test_without_faiss_it_is_told(monkeypatch):
+    import sys
+
+    monkeypatch.setitem(sys.modules, "faiss", None)
+    with pytest.raises(
+        UserError, match=r"--ann=hnsw: needs faiss: pip install 'vlp_jax\[search\]'"
+    ):
+        ann.check_kind("hnsw")
+    with pytest.raises(UserError, match="--ann=hnws: unknown; did you mean 'hnsw'"):
+        ann.check_kind("hnws")

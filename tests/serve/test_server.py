@@ -1,0 +1,134 @@
+"""The service on a real port under hostile clients: all are told within a second, others are
+served, memory stays bounded."""
+
+import concurrent.futures
+import contextlib
+import http.client
+import json
+import socket
+import time
+
+import pytest
+from small_service import make_service, running, write_index
+
+pytest.importorskip("uvicorn", reason="the service is of the extra `search`")
+from vlp_jax.core.errors import UserError
+from vlp_jax.serve import bodies, server
+
+BODY = {"modality": "image", "num_images": 1, "indice_name": None, "text": "red"}
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("server") / "squares"
+    write_index(folder)
+    found = running(make_service(folder))
+    found.port = int(found.url.rpartition(":")[2])
+    yield found
+    found.stop()
+
+
+@contextlib.contextmanager
+def raw(served, head, *more):
+    """An open connection that has sent some bytes."""
+    with socket.create_connection(("127.0.0.1", served.port), timeout=10) as sock:
+        lines = [head, "Host: localhost", *more]
+        sock.sendall("\r\n".join(lines).encode() + b"\r\n\r\n")
+        yield sock
+
+
+def status(sock):
+    """The status of an answer; 0 where the connection was closed without."""
+    line = sock.recv(4096).split(b"\r\n")[0].split()
+    return int(line[1]) if line else 0
+
+
+def query(served, body=BODY):
+    """(status, seconds) of a good request."""
+    start = time.perf_counter()
+    connection = http.client.HTTPConnection("127.0.0.1", served.port, timeout=20)
+    connection.request("POST", "/knn-service", json.dumps(body))
+    answer = connection.getresponse()
+    answer.read()
+    connection.close()
+    return answer.status, time.perf_counter() - start
+
+
+def test_a_gigabyte_is_refused_before_it_is_sent(served):
+    start = time.perf_counter()
+    with raw(served, "POST /knn-service HTTP/1.1", "Content-Length: 1000000000") as sock:
+        assert status(sock) == 413
+    for wrong in ("-1", "1e3", "9" * 30):
+        with raw(served, "POST /search HTTP/1.1", f"Content-Length: {wrong}") as sock:
+            assert 400 <= status(sock) < 500
+    assert time.perf_counter() - start < 1
+
+
+def test_a_gigabyte_that_does_not_say_so_is_cut(served):
+    start, chunk = time.perf_counter(), b"10000\r\n" + bytes(65536) + b"\r\n"
+    with raw(served, "POST /search HTTP/1.1", "Transfer-Encoding: chunked") as sock:
+        sock.settimeout(5)
+        with contextlib.suppress(OSError):
+            for _ in range(16_000):
+                sock.sendall(chunk)
+                if time.perf_counter() - start > 4:
+                    break
+        assert status(sock) == 413
+    assert query(served)[0] == 200
+
+
+def test_bodies_that_drip_are_told_and_closed(served, monkeypatch):
+    monkeypatch.setattr(bodies, "GRACE", 0.3)
+    start = time.perf_counter()
+    with raw(served, "POST /search HTTP/1.1", "Content-Length: 1000") as sock:
+        sock.sendall(b"{")
+        assert status(sock) == 408
+    assert time.perf_counter() - start < 1
+
+
+def test_heads_that_drip_are_closed(served, monkeypatch):
+    monkeypatch.setattr(server, "HEADERS", 0.3)
+    start = time.perf_counter()
+    with socket.create_connection(("127.0.0.1", served.port), timeout=5) as sock:
+        sock.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\n")
+        with contextlib.suppress(ConnectionResetError):
+            assert status(sock) == 0
+    with raw(served, "GET /health HTTP/1.1") as sock:  # the second request of a connection too
+        assert status(sock) == 200
+        sock.sendall(b"GET /health HTTP/1.1\r\n")
+        sock.settimeout(3)
+        with contextlib.suppress(ConnectionResetError):
+            while sock.recv(4096):
+                pass
+    assert time.perf_counter() - start < 3
+    assert query(served)[0] == 200
+
+
+def test_many_at_once_are_served_or_told(served):
+    with concurrent.futures.ThreadPoolExecutor(100) as pool:
+        answers = list(pool.map(lambda i: query(served), range(200)))
+    assert {status for status, _ in answers} <= {200, 429}
+    assert sum(status == 200 for status, _ in answers) > 150
+    assert query(served)[0] == 200
+
+
+def test_large_bodies_share_a_budget():
+    from vlp_jax.serve.requests import Refused
+
+    budget = bodies.Budget(1_000_000)
+    with budget.hold() as first, budget.hold() as second:
+        first.take(900_000)
+        second.take(bodies.SMALL)  # small ones pass
+        with pytest.raises(Refused, match="too many large requests"):
+            second.take(300_000)
+    assert budget.used == 0
+
+
+def test_a_port_in_use_and_ports_that_are_none(served):
+    with pytest.raises(UserError, match=f"--port={served.port}: is in use; take another"):
+        server.bind("127.0.0.1", served.port)
+    for port in (-1, 65536):
+        with pytest.raises(UserError, match="must be from 0 to 65535"):
+            server.bind("127.0.0.1", port)
+    with pytest.raises(UserError, match="--host=nowhere: no such address"):
+        server.bind("nowhere", 0)

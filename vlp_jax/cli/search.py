@@ -1,0 +1,65 @@
+"""`search --index=DIR --text="cute cat"`: pictures of an index that fit words, a picture
+(`--image=F`) or a vector (`--vector=F.npy`), best first with their cosines.
+
+Several are added up, each with a weight where one stands before it:
+`--image=x.jpg --text="at night" --text="-1*people"`. The model is the one that made the index.
+--json prints {"results": [{"id", "key", "caption", "score"}]}: id is the row in the order of the
+data, key the picture's path without suffix. The file exists so that a search takes one line.
+"""
+
+import argparse
+from collections.abc import Sequence
+
+from vlp_jax.cli.output import add_json, add_sharding, folder_or_file, print_json, purpose
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    cli = argparse.ArgumentParser(
+        prog="python -m vlp_jax search",
+        description=purpose(__doc__),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    say = cli.add_argument
+    more = dict(action="append", default=[])
+    say("--index", type=folder_or_file, required=True, metavar="DIR",
+        help="a folder that `index` wrote, or one of clip-retrieval")  # fmt: skip
+    say("--text", **more, metavar="[W*]WORDS", help="words to search for; may be repeated")
+    say("--image", **more, type=folder_or_file, metavar="[W*]FILE", help="a picture; as --text")
+    say("--vector", **more, type=folder_or_file, metavar="[W*]FILE.npy", help="float[E]; as --text")
+    say("--k", type=int, default=20, metavar="N", help="rows to look for (default 20)")
+    say("--checkpoint", type=folder_or_file, default="", metavar="DIR",
+        help="default: the checkpoint that the index remembers")  # fmt: skip
+    say("--where", **more, metavar="CONDITION",
+        help="only rows like style=noto, width>=64 or caption~cat; may be repeated")  # fmt: skip
+    say("--modality", choices=("image", "text"), default="image",
+        help="search the pictures' own vectors (default) or those of their captions")  # fmt: skip
+    say("--deduplicate", action="store_true", help="leave out near duplicates of what is found")
+    say("--safe", action="store_true", help="leave out what a classifier on vectors calls unsafe")
+    say("--exact", action="store_true", help="not by the faiss index, where there is one")
+    say("--out", type=folder_or_file, default="", metavar="DIR", help="draw DIR/found.png")
+    add_sharding(cli)
+    add_json(cli)
+    return cli
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command. Raises UserError as serve/query.py search."""
+    flags = vars(parser().parse_args(argv))
+    as_json = flags.pop("json")
+    from vlp_jax.serve.query import Query, search
+    from vlp_jax.serve.search import Options
+
+    chosen = {name: flags.pop(name) for name in ("modality", "deduplicate", "safe")}
+    options = Options(where=tuple(flags.pop("where")), **chosen)
+    report = search(Query(**flags, options=options))
+    if as_json:
+        print_json(report)
+    elif report:
+        from vlp_jax.report.console import show
+
+        rows = [
+            (r["id"], f"{r['score']:.4f}", r["key"], r["caption"] or "") for r in report["results"]
+        ]
+        show(f"{len(rows)} found", ("id", "score", "key", "caption"), rows)
+    return 0

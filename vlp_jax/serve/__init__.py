@@ -1,0 +1,1 @@
+"""Search over embedded pictures: the index folder, exact search, the page."""

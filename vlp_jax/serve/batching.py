@@ -1,0 +1,116 @@
+"""Requests that arrive while one batch runs become the next: concurrent queries in few shapes.
+
+Compiled programs want one shape, requests come one by one. Whatever waits is taken together, at
+most 32 at once, by one worker thread, and filled up to one of three sizes (`padded`). The file
+exists so that 500 clients cost a dozen programs and one queue of known length, and so that no two
+threads run the model at once.
+"""
+
+import asyncio
+import collections
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Generic, TypeVar
+
+import numpy as np
+
+from vlp_jax.serve.requests import Refused
+
+SIZES = (1, 8, 32)  # of batches, which are compiled
+PATIENCE = 1.0  # seconds that a query may have to wait
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+class Batcher(Generic[T, R]):
+    """Collects items of concurrent tasks for one function of a list.
+
+    Args:
+      run: list of items -> as many results; an Exception among them is raised to its own caller.
+        Called in the worker's thread.
+      waiting: items that may wait; above that, or where the wait would be longer than `PATIENCE`
+        by what the last batches took, they are refused.
+    """
+
+    def __init__(self, run: Callable[[list[T]], Sequence[R]], waiting: int = 256):
+        self._run, self._waiting = run, waiting
+        self._seconds = 0.0  # of a batch, a moving mean
+        self._queue: collections.deque[tuple[T, asyncio.Future]] = collections.deque()
+        self._worker = ThreadPoolExecutor(1, "batches")
+        self._task: asyncio.Task | None = None
+
+    async def __call__(self, item: T) -> R:
+        """The result of an item.
+
+        Raises:
+          Refused: 429, too many wait.
+        """
+        before = len(self._queue) / SIZES[-1] * self._seconds
+        if len(self._queue) >= self._waiting or (self._queue and before > PATIENCE):
+            raise Refused(429, "busy: too many queries wait; try again")
+        future = asyncio.get_running_loop().create_future()
+        self._queue.append((item, future))
+        if self._task is None or self._task.done():
+            self._task = asyncio.create_task(self._drain())
+        return await future
+
+    async def alone(self, work: Callable[..., Any], *args: Any) -> Any:
+        """A call in the worker's thread, between two batches."""
+        return await asyncio.get_running_loop().run_in_executor(self._worker, work, *args)
+
+    async def _drain(self) -> None:
+        """Runs batches until nothing waits."""
+        loop = asyncio.get_running_loop()
+        while self._queue:
+            some = self._take()
+            if not some:
+                continue
+            items, start = [item for item, _ in some], loop.time()
+            try:
+                results = await loop.run_in_executor(self._worker, self._run, items)
+            except Exception as error:  # of the whole batch: every caller hears it
+                results = [error] * len(items)
+            self._seconds += 0.2 * (loop.time() - start - self._seconds)
+            for (_, future), result in zip(some, results, strict=True):
+                _settle(future, result)
+
+    def _take(self) -> list[tuple[T, asyncio.Future]]:
+        """The next items, without those whose callers have gone."""
+        some: list[tuple[T, asyncio.Future]] = []
+        while self._queue and len(some) < SIZES[-1]:
+            item, future = self._queue.popleft()
+            if not future.done():
+                some.append((item, future))
+        return some
+
+    def close(self) -> None:
+        """Ends the worker after what it does."""
+        self._worker.shutdown(wait=False, cancel_futures=True)
+
+
+def _settle(future: asyncio.Future, result: Any) -> None:
+    if future.done():
+        return
+    if isinstance(result, Exception):
+        future.set_exception(result)
+    else:
+        future.set_result(result)
+
+
+def full(count: int) -> int:
+    """What a batch of count >= 1 is filled up to.
+
+    >>> [full(n) for n in (1, 2, 9, 33)]
+    [1, 8, 32, 64]
+    """
+    return next((size for size in SIZES if size >= count), -(-count // SIZES[-1]) * SIZES[-1])
+
+
+def padded(items: Sequence[T]) -> list[T]:
+    """The items and copies of the first, as many as `full` says; empty stays empty."""
+    return [*items, *[items[0]] * (full(len(items)) - len(items))] if items else []
+
+
+def padded_rows(rows: np.ndarray) -> np.ndarray:
+    """[n, ...] -> [full(n), ...], filled with the first row."""
+    return np.concatenate([rows, np.repeat(rows[:1], full(len(rows)) - len(rows), axis=0)])

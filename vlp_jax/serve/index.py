@@ -1,0 +1,193 @@
+"""An index folder: vectors, metadata and thumbnails of the same rows, opened without reading them.
+
+    manifest.json                what it was made of: model, preprocessing, data, every file
+    img_emb/img_emb_0000.npy     float16[n, E], unit vectors of pictures, in parts
+    text_emb/text_emb_0000.npy   the same rows' captions; zeros where a picture has none
+    metadata/metadata_0000.parquet   key, caption, path, width, height and the data's own columns
+    thumbnails/thumbnails_0000.tar   NUMBER.jpg of every row
+    image.index, text.index      faiss, on request
+
+The layout is that of clip-retrieval (github.com/rom1504/clip-retrieval), whose folders open as they
+are. The file exists so that the parts of an index cannot drift apart unnoticed.
+"""
+
+import functools
+import json
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from vlp_jax.core.errors import UserError
+from vlp_jax.data.shard import ShardFile
+from vlp_jax.data.shard_index import probe
+from vlp_jax.serve.ann import reconstructed
+from vlp_jax.serve.metadata import Metadata
+from vlp_jax.serve.vectors import Vectors, check_ids
+
+MANIFEST, FORMAT = "manifest.json", 1
+FOLDERS = {"image": "img_emb", "text": "text_emb"}
+ANN = {"image": "image.index", "text": "text.index"}
+METADATA, THUMBNAILS = "metadata", "thumbnails"
+
+
+class Index:
+    """Rows of pictures.
+
+    Attributes:
+      folder: where it lies.
+      manifest: what `index` wrote; {} of clip-retrieval's folders.
+      sides: {'image', and 'text' where captions were embedded too: Vectors}.
+      table: their metadata.
+    """
+
+    def __init__(self, folder: str, manifest: Mapping[str, Any], sides: Mapping[str, Vectors]):
+        self.folder, self.manifest, self.sides = folder, manifest, dict(sides)
+        self.table = Metadata(os.path.join(folder, METADATA))
+        self._check()
+
+    @classmethod
+    def open(cls, folder: str) -> "Index":
+        """Opens a folder that `index` wrote, or one of clip-retrieval.
+
+        Raises:
+          UserError: no such folder, no index or an unfinished one, an empty one, a file that is
+            missing or not the one that the manifest describes, metadata of fewer rows than vectors.
+        """
+        folder = os.fspath(folder)
+        if not os.path.isdir(folder):
+            raise UserError(f"--index={folder}: no such folder")
+        manifest = read_manifest(folder)
+        if manifest:
+            check_files(folder, manifest["files"])
+        sides = {side: _vectors(folder, side) for side in FOLDERS}
+        return cls(folder, manifest, {side: found for side, found in sides.items() if found.parts})
+
+    def _check(self) -> None:
+        if not self.sides:
+            what = f"neither {MANIFEST} nor {FOLDERS['image']}/*.npy"
+            raise UserError(f"--index={self.folder}: holds no index ({what})")
+        if not self.rows:
+            raise UserError(f"--index={self.folder}: is empty; make it again with `index`")
+        for side, vectors in self.sides.items():
+            if (len(self.table), self.width) != (vectors.rows, vectors.width):
+                rows = f"{vectors.rows} {side} vectors of {vectors.width} numbers"
+                many = f"{len(self.table)} rows of metadata, width {self.width}"
+                raise UserError(f"--index={self.folder}: {rows} but {many}; make it again")
+
+    @property
+    def rows(self) -> int:
+        return next(iter(self.sides.values())).rows
+
+    @property
+    def width(self) -> int:
+        """E, numbers of a vector."""
+        return next(iter(self.sides.values())).width
+
+    @property
+    def modalities(self) -> list[str]:
+        """'image', and 'text' where captions can be searched."""
+        return list(self.sides)
+
+    @property
+    def columns(self) -> list[str]:
+        """Names of the metadata."""
+        return self.table.columns
+
+    def vectors(self, ids: Iterable[int], modality: str = "image") -> np.ndarray:
+        """float32[m, E] of rows by number, of unit norm again after their rounding to float16.
+
+        Raises:
+          UserError: an id that is no row, or no such modality.
+        """
+        return self.side(modality).take(np.asarray(list(ids), np.int64))
+
+    def side(self, modality: str) -> Vectors:
+        """The vectors of 'image' or 'text'. Raises UserError where the index has none."""
+        if modality not in self.sides:
+            has = ", ".join(self.modalities)
+            raise UserError(f"--index={self.folder}: holds no {modality!r} vectors, only {has}")
+        return self.sides[modality]
+
+    def ann_path(self, modality: str) -> str | None:
+        """The faiss index of 'image' or 'text'; None where there is none that belongs to it."""
+        path = os.path.join(self.folder, ANN[modality])
+        known = not self.manifest or ANN[modality] in self.manifest["files"]
+        return path if known and os.path.isfile(path) else None
+
+    def metadata(
+        self, ids: Iterable[int], columns: Sequence[str] | None = None
+    ) -> list[dict[str, Any]]:
+        """One {column: value} per id, in their order; columns that are not there are left out.
+
+        Raises:
+          UserError: an id that is no row.
+        """
+        return self.table.take(ids, columns)
+
+    def thumbnail(self, row: int) -> bytes | None:
+        """JPEG of a row's picture, at most 256 pixels a side; None where the index has none.
+
+        Raises:
+          UserError: no such row.
+        """
+        row = int(check_ids(np.array([row]), self.rows)[0])
+        if self._thumbnails is None:
+            return None
+        return self._thumbnails[row].get("image")
+
+    @functools.cached_property
+    def _thumbnails(self) -> Any:
+        from vlp_jax.data.tar import TarSource
+
+        folder = os.path.join(self.folder, THUMBNAILS)
+        return TarSource(os.path.join(folder, "*.tar")) if os.path.isdir(folder) else None
+
+
+def _vectors(folder: str, side: str) -> Vectors:
+    """Of the files, or of the faiss index that clip-retrieval leaves alone beside the metadata."""
+    found = Vectors.open(os.path.join(folder, FOLDERS[side]))
+    path = os.path.join(folder, ANN[side])
+    return found if found.parts or not os.path.isfile(path) else reconstructed(path)
+
+
+def read_manifest(folder: str) -> dict[str, Any]:
+    """What manifest.json says; {} where there is none.
+
+    Raises:
+      UserError: it is damaged or of another format.
+    """
+    path = os.path.join(folder, MANIFEST)
+    if not os.path.exists(path):
+        return {}
+    try:
+        with open(path, encoding="utf-8") as file:
+            found = json.load(file)
+        known = found["format"], found["files"].items()
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{path}: damaged; make the index again") from error
+    if known[0] != FORMAT:
+        raise UserError(f"{path}: format {known[0]}, we read {FORMAT}")
+    return found
+
+
+def file_facts(path: str) -> list[int]:
+    """[bytes, checksum of the end and of pieces all over] of a file."""
+    file = ShardFile(path)
+    try:
+        return [file.size, probe(file)]
+    finally:
+        file.close()
+
+
+def check_files(folder: str, files: Mapping[str, Sequence[int]]) -> None:
+    """Raises UserError naming a file of the manifest that is missing or another one."""
+    for name, facts in files.items():
+        path = os.path.join(folder, name)
+        if not os.path.isfile(path):
+            raise UserError(f"{path}: is missing; make the index again")
+        found = file_facts(path)
+        if found != list(facts):
+            digests = f"digest {found[1]:08x}, the manifest says {int(facts[1]):08x}"
+            raise UserError(f"{path}: is not the file of this index ({digests}); make it again")

@@ -1,0 +1,164 @@
+"""`search`: words, pictures and vectors of a command line to rows of an index.
+
+The file exists so that a sum of queries is asked in one line and looked at in one sheet.
+"""
+
+import dataclasses
+import os
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from vlp_jax.api.files import check_writable
+from vlp_jax.api.model import Model, load_model
+from vlp_jax.core.errors import UserError
+from vlp_jax.data.decode import decode_image
+from vlp_jax.parallel.startup import first_process, start_jax
+from vlp_jax.serve.index import Index
+from vlp_jax.serve.safety import FILE
+from vlp_jax.serve.search import Options, Searcher, combine
+
+_WEIGHTED = re.compile(r"\s*([+-]?(?:\d+\.?\d*|\.\d+))\*(.+)", re.DOTALL)
+MOST_DRAWN = 100  # pictures of a contact sheet
+
+
+@dataclasses.dataclass(frozen=True)
+class Query:
+    """What `search` is asked for; each text, picture and vector may begin with `WEIGHT*`.
+
+    Attributes:
+      index: the folder; checkpoint: '' is the one that the index remembers.
+      text, image, vector: words; files of pictures; .npy files of float[E].
+      k: rows that are looked for, of which `options` leaves some.
+      exact: not by faiss; sharding: of the model, see load_model.
+      out: a folder for the contact sheet; '' draws none.
+    """
+
+    index: str
+    text: Sequence[str] = ()
+    image: Sequence[str] = ()
+    vector: Sequence[str] = ()
+    k: int = 20
+    checkpoint: str = ""
+    exact: bool = False
+    sharding: str = ""
+    out: str = ""
+    options: Options = dataclasses.field(default_factory=Options)
+
+    def check(self) -> None:
+        """Refuses what cannot work, before any work. Raises UserError."""
+        if not (self.text or self.image or self.vector):
+            raise UserError("nothing to search for: give --text=WORDS, --image=FILE or both")
+        if self.k < 1:
+            raise UserError(f"--k={self.k}: must be at least 1")
+        for file in map(split_weight, (*self.image, *self.vector)):
+            if not os.path.isfile(file[1]):
+                raise UserError(f"--image: {file[1]}: no such file")
+        if self.out:
+            check_writable("--out", self.out)
+
+
+def search(query: Query) -> dict[str, Any]:
+    """Returns {results: [{id, key, caption, score}]}, best first, and `out`, the contact sheet
+    where one was asked for; in a job the first process alone.
+
+    Raises:
+      UserError: nothing asked, no such file or index, no picture, no model for a text or picture,
+        a model of which the vectors are not.
+    """
+    query.check()
+    start_jax()
+    index = Index.open(query.index)
+    index.side(query.options.modality)
+    searcher = Searcher(index, _model(query, index), query.exact)
+    hits = searcher.find(vector_of(query, searcher), query.k, query.options)
+    results = searcher.results(hits)
+    if not first_process():
+        return {}
+    if query.k > index.rows:
+        print(f"--k={query.k}: the index has {index.rows} rows; give at most that", file=sys.stderr)
+    if query.options.safe:
+        print(f"safe mode: {searcher.safety.told}", file=sys.stderr)
+    return {"results": results, **({"out": _draw(query, index, results)} if query.out else {})}
+
+
+def split_weight(text: str) -> tuple[float, str]:
+    """`WEIGHT*WORDS` as (weight, words); without one it is 1.
+
+    >>> split_weight("-0.5*people")
+    (-0.5, 'people')
+    """
+    found = _WEIGHTED.fullmatch(text)
+    return (float(found[1]), found[2].strip()) if found else (1.0, text)
+
+
+def vector_of(query: Query, searcher: Searcher) -> np.ndarray:
+    """float32[E] of unit norm: the weighted sum of all that is asked.
+
+    Raises:
+      UserError: a picture or vector that is none, or a sum of which nothing remains.
+    """
+    asked = [split_weight(text) for text in query.text]
+    rows = [searcher.encode(texts=[words for _, words in asked])] if asked else []
+    for weight, path in map(split_weight, query.image):
+        try:
+            rows.append(searcher.encode(pictures=[path]))
+        except UserError as error:
+            raise UserError(f"--image={path}: {error}") from error
+        asked.append((weight, path))
+    for weight, path in map(split_weight, query.vector):
+        rows.append(_read_vector(path, searcher.index.width))
+        asked.append((weight, path))
+    found = combine(np.concatenate(rows), [weight for weight, _ in asked])
+    if not found.any():
+        raise UserError("the weighted sum of what is asked is zero; change a weight")
+    return found
+
+
+def _read_vector(path: str, width: int) -> np.ndarray:
+    try:
+        found = np.load(path, allow_pickle=False)
+        rows = np.asarray(found, np.float32).reshape(1, -1)
+    except (OSError, ValueError, EOFError, TypeError) as error:
+        raise UserError(f"--vector={path}: holds no vector") from error
+    if rows.shape[1] != width or not np.isfinite(rows).all():
+        raise UserError(f"--vector={path}: must be {width} finite numbers, has {rows.shape[1]}")
+    return rows / max(float(np.linalg.norm(rows)), 1e-12)
+
+
+def _model(query: Query, index: Index) -> Model | None:
+    """The model that is needed: the given one, else the one that the index remembers."""
+    judged = query.options.safe and not os.path.exists(os.path.join(index.folder, FILE))
+    if not (query.text or query.image or judged or query.checkpoint):
+        return None
+    return load_model(query.checkpoint or remembered(index), query.sharding)
+
+
+def remembered(index: Index) -> str:
+    """Where the checkpoint of an index lies: by its path, else by its place beside the index.
+
+    Raises:
+      UserError: at neither, or the index does not say.
+    """
+    said: Mapping[str, str] = index.manifest.get("checkpoint", {})
+    beside = os.path.normpath(os.path.join(index.folder, said.get("beside", "")))
+    found = next((p for p in (said.get("path", ""), beside) if said and os.path.isdir(p)), "")
+    if not found:
+        gone = f"its checkpoint {said['path']} is gone" if said else "it names no checkpoint"
+        raise UserError(f"--index={index.folder}: {gone}; give --checkpoint=DIR")
+    return found
+
+
+def _draw(query: Query, index: Index, results: Sequence[Mapping[str, Any]]) -> str:
+    from vlp_jax.report.found import found_sheet
+
+    some = results[:MOST_DRAWN]
+    data = [index.thumbnail(row["id"]) for row in some]
+    pictures = [decode_image(one, 128, "pad") if one else None for one in data]
+    captions = [row["caption"] or row["key"] for row in some]
+    title = " + ".join((*query.text, *query.image, *query.vector))
+    path = os.path.join(query.out, "found.png")
+    return found_sheet(pictures, captions, [row["score"] for row in some], path, title)

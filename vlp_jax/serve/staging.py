@@ -1,0 +1,123 @@
+"""The hidden folder in which an index grows: `.OUT.building` beside OUT.
+
+It holds a plan, what the index is made of, and a record of every whole part. A kill leaves it; the
+same command goes on in it, and another plan empties it first. The last step gives it the name OUT.
+The file exists so that no half index can be opened, and none is mixed of two.
+"""
+
+import contextlib
+import fcntl
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from vlp_jax.core.errors import RunError, UserError
+from vlp_jax.data.walk import tell
+from vlp_jax.serve.index import MANIFEST, check_files, read_manifest
+from vlp_jax.serve.whole import write_json
+
+PLAN, DONE = "plan.json", "done"
+
+
+class Staging:
+    """The parts of an index on their way. Use `staging`, which takes the folder."""
+
+    def __init__(self, out: str, plan: Mapping[str, Any]):
+        self.out, self.plan = os.path.abspath(out), plan
+        parent, name = os.path.split(self.out)
+        self.folder = os.path.join(parent, f".{name}.building")
+        self.complete = False  # but for its name
+        self._old = os.path.join(parent, f".{name}.replaced")
+
+    def begin(self) -> None:
+        """Empties the folder unless it holds parts of the same plan."""
+        self.complete = read_plan(self.folder) == self.plan
+        if self.complete or self.record(PLAN) == self.plan:
+            return
+        names = os.listdir(self.folder)
+        if names:
+            tell(f"{self.folder}: of another checkpoint, data or settings; starts again")
+        for name in names:
+            path = os.path.join(self.folder, name)
+            shutil.rmtree(path) if os.path.isdir(path) else os.remove(path)
+        write_json(self._path(PLAN), self.plan)
+
+    def record(self, name: str) -> Any:
+        """The content of a JSON file; None where it is missing or cut short."""
+        try:
+            with open(self._path(name), encoding="utf-8") as file:
+                return json.load(file)
+        except (OSError, ValueError):
+            return None
+
+    def part(self, name: str) -> dict[str, Any] | None:
+        """The record of a whole part whose files are as they were written, else None. Of an index
+        that is complete it is empty."""
+        if self.complete:
+            return {}
+        found = self.record(f"{DONE}/{name}.json")
+        try:
+            check_files(self.folder, found["files"]) if found else None
+        except UserError:
+            return None
+        return found
+
+    def seal(self, name: str, record: Mapping[str, Any]) -> None:
+        """Says that a part is whole."""
+        write_json(self._path(DONE, f"{name}.json"), record)
+
+    def finish(self, manifest: Callable[[], Mapping[str, Any]]) -> None:
+        """Writes the manifest and gives the folder its name, in the place of an older index."""
+        if not self.complete:
+            write_json(self._path(MANIFEST), manifest())
+        shutil.rmtree(self._path(DONE), ignore_errors=True)
+        with contextlib.suppress(FileNotFoundError):
+            os.remove(self._path(PLAN))
+        shutil.rmtree(self._old, ignore_errors=True)
+        if os.path.isdir(self.out):
+            os.rename(self.out, self._old)
+        os.rename(self.folder, self.out)
+        shutil.rmtree(self._old, ignore_errors=True)
+
+    def _path(self, *names: str) -> str:
+        return os.path.join(self.folder, *names)
+
+
+def read_plan(folder: str) -> Any:
+    """The plan of a complete index; None where there is none or a file of it is another one."""
+    try:
+        manifest = read_manifest(folder)
+        check_files(folder, manifest.get("files", {}))
+    except UserError:
+        return None
+    return manifest.get("plan")
+
+
+@contextlib.contextmanager
+def staging(out: str, plan: Mapping[str, Any]) -> Iterator[Staging]:
+    """The folder for a plan, held while it is used.
+
+    Raises:
+      UserError: another process holds it. RunError: the disk refuses.
+    """
+    found = Staging(out, plan)
+    try:
+        os.makedirs(found.folder, exist_ok=True)
+        handle = os.open(found.folder, os.O_RDONLY)
+        try:
+            with contextlib.suppress(NotImplementedError):
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            found.begin()
+            try:
+                yield found
+            except UserError:  # of such input nothing is kept
+                shutil.rmtree(found.folder, ignore_errors=True)
+                raise
+        except BlockingIOError:
+            raise UserError(f"--out={out}: another process is building it; wait for it") from None
+        finally:
+            os.close(handle)
+    except OSError as error:
+        raise RunError(f"--out={out}: cannot be written ({error.strerror or error})") from error
