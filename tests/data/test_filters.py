@@ -25,8 +25,8 @@ def corpus(folder, samples):
     folder.mkdir(exist_ok=True)
     for number, (picture, captions) in enumerate(samples):
         (folder / f"{number:03}.png").write_bytes(picture)
-        (folder / f"{number:03}.json").write_text(json.dumps({"caption": list(captions)}))
-        (folder / f"{number:03}.txt").write_text("\n".join(captions))
+        (folder / f"{number:03}.json").write_text(json.dumps({"captions": list(captions)}))
+        (folder / f"{number:03}.txt").write_text(captions[0])
     return open_source(f"captions:{folder}")
 
 
