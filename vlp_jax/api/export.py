@@ -177,6 +177,7 @@ def _write(out: str, plan: Plan) -> None:
     def fill(folder: str) -> None:
         write_safetensors(os.path.join(folder, name), state, {"format": "pt"})
         for file, content in plan.configs.items():
+            os.makedirs(os.path.dirname(os.path.join(folder, file)), exist_ok=True)
             write_json(os.path.join(folder, file), content)
         for file, content in plan.files.items():
             _write_file(os.path.join(folder, file), content)

@@ -11,15 +11,18 @@ import logging
 import os
 from collections import Counter
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
 from vlp_jax.core.errors import UserError
+from vlp_jax.data.cache import is_cache, read_manifest
 from vlp_jax.data.content import contents
 from vlp_jax.data.damage import Damage
 from vlp_jax.data.holdout import training_part
 from vlp_jax.data.open import open_source
 from vlp_jax.data.order import mix64, position_to_index
+from vlp_jax.data.per_caption import PerCaption
 from vlp_jax.data.source import Example, Source, digest
 from vlp_jax.data.walk import tell
 
@@ -159,16 +162,26 @@ def _weights(weights: Sequence[float], paths: list[str]) -> Sequence[float]:
     return weights
 
 
-def open_mixture(path: str, weights: Sequence[float], seed: int, mode: str, holdout: float = 0.0):
+def open_mixture(
+    path: str,
+    weights: Sequence[float],
+    seed: int,
+    mode: str,
+    holdout: float = 0.0,
+    captions: int = 0,
+):
     """Opens `data.path` -> (source, order): one source, or several separated by commas with
-    weights; without what `holdout` keeps back.
+    weights; without what `holdout` keeps back; so many `captions` of a picture as samples of their
+    own (0: a picture is one sample).
 
     Without weights the sources are one pool and every example comes once per epoch. Raises
     UserError.
     """
-    paths = _paths(path)
+    paths = paths_of(path)
     if weights:
         _weights(weights, paths)
+    if captions and weights:
+        raise UserError("data.captions_per_picture: not with data.weights; remove one")
     position_to_index(seed, 0, 0, 1, mode)  # an unknown mode is refused here
     pool = open_pool(path)
     try:
@@ -178,6 +191,7 @@ def open_mixture(path: str, weights: Sequence[float], seed: int, mode: str, hold
     if holdout:
         held = len(pool) - len(source)
         tell(f"{path}: {held} of {len(pool)} samples are held out (data.holdout={holdout:g})")
+    source = PerCaption(source, captions) if captions else source
     if not weights or len(paths) == 1:
         return source, PlainOrder(len(source), seed, mode)
     sizes = pool.sizes(getattr(source, "rows", None))
@@ -189,7 +203,7 @@ def open_mixture(path: str, weights: Sequence[float], seed: int, mode: str, hold
 def open_pool(path: str) -> Source:
     """One source, or several separated by commas end to end; what their listings know to be lost is
     logged. Raises UserError."""
-    parts = _paths(path)
+    parts = paths_of(path)
     sources = [open_source(part) for part in parts]
     for part, source in zip(parts, sources, strict=True):
         _tell_damage(part, source.damage)
@@ -209,6 +223,15 @@ def _warn(line: str) -> None:
     _log.warning(line)
 
 
-def _paths(path: str) -> list[str]:
+def paths_of(path: str) -> list[str]:
+    """The data sets that a path names."""
     exists = os.path.exists(os.path.expanduser(path))  # a comma in a folder's own name
     return [path] if exists else split_paths(path) or [path]
+
+
+def manifests(path: str) -> list[dict[str, Any]]:
+    """The manifests of the caches that `data.path` names; [] where it names anything else beside or
+    instead. Raises UserError."""
+    parts = [os.path.expanduser(part) for part in paths_of(path)] if path else []
+    whole = parts and all(os.path.isdir(part) and is_cache(part) for part in parts)
+    return [read_manifest(part) for part in parts] if whole else []

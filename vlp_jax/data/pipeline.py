@@ -47,6 +47,7 @@ class DataSpec:
     prefetch: int = 8
     shuffle: str = "global"
     damage_budget: float = 1e-3
+    captions_per_picture: int = 0
 
     @classmethod
     def from_config(cls, data: Mapping[str, Any]) -> "DataSpec":
@@ -144,7 +145,7 @@ class TrainPipeline:
             tokenizers = open_tokenizers(fields, data)
         readers = make_readers(fields, Setup(data, tokenizers))
         self.source, self.order = open_mixture(
-            spec.path, spec.weights, seed, spec.shuffle, spec.holdout
+            spec.path, spec.weights, seed, spec.shuffle, spec.holdout, spec.captions_per_picture
         )
         self.num_examples = len(self.source)
         if batch_size > self.num_examples:  # batches run across epoch borders, so this still works

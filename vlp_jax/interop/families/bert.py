@@ -36,6 +36,7 @@ _DEFAULTS = {  # of BertConfig
     "is_decoder": False,
 }
 _POOLING = os.path.join("1_Pooling", "config.json")  # of sentence-transformers
+_ALL_MODES = ("cls_token", "mean_tokens", "max_tokens", "mean_sqrt_len_tokens")
 _MODES = {"pooling_mode_cls_token": "first", "pooling_mode_mean_tokens": "mean"}
 
 
@@ -115,19 +116,38 @@ class Bert(HuggingFace):
                 said.append(read_json(path).get(key) or positions)
         return int(min(said))
 
+    def is_bert(self, method: Config) -> bool:
+        """A network of models/bert.py alone."""
+        known = (method.get("text") or {}).get("name") == "bert"
+        return method["name"] in self.methods and known
+
     def takes(self, method: Config) -> bool:
-        """A BERT alone."""
-        return super().takes(method) and (method.get("text") or {}).get("name") == "bert"
+        """A BERT alone, but for one without token types, which is a DistilBERT."""
+        return self.is_bert(method) and bool(method["text"].get("types", 2))
+
+    def tokenizer_options(self, beside: Beside, file: str, vocab_size: int) -> dict[str, Any]:
+        """Texts go to the tokenizer as they are."""
+        return {"clean": "none"}
+
+    def configs(
+        self, method: Config, pictures: Config, tokenizer: Config | None
+    ) -> dict[str, dict[str, Any]]:
+        """config.json, and for a mean what sentence-transformers reads: its three modules."""
+        found = super().configs(method, pictures, tokenizer)
+        if method["text"]["pool"] != "mean":
+            return found
+        width = {"word_embedding_dimension": method["text"]["width"]}
+        modes = {f"pooling_mode_{name}": name == "mean_tokens" for name in _ALL_MODES}
+        kinds = (("", "Transformer"), ("1_Pooling", "Pooling"), ("2_Normalize", "Normalize"))
+        modules = [
+            {"idx": i, "name": str(i), "path": path, "type": f"sentence_transformers.models.{kind}"}
+            for i, (path, kind) in enumerate(kinds)
+        ]
+        return found | {_POOLING: width | modes, "modules.json": {"modules": modules}}
 
     def config_json(self, method: Config, tokenizer: Config | None) -> dict[str, Any]:
-        """BertConfig.
-
-        Raises:
-          UserError: a BERT without token types.
-        """
+        """BertConfig."""
         text = method["text"]
-        if not text["types"]:
-            raise UserError("--to=hf: BertModel cannot be method.text.types=0")
         return write_layers(text, text["num_heads"]) | {
             "vocab_size": text["vocab_size"],
             "max_position_embeddings": text["context_length"],
