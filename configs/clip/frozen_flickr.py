@@ -1,15 +1,18 @@
 """CLIP from frozen encoders on Flickr30k: ResNet-50 and DistilBERT came trained, two heads learn.
 
-python -m vlp_jax convert resnet50.pth R; python -m vlp_jax convert distilbert-base-multilingual-cased T
+python -m vlp_jax convert resnet50.pth R
+python -m vlp_jax convert distilbert-base-multilingual-cased T
 python -m vlp_jax data cache --config=configs/clip/frozen_flickr.py --config.data.path=DIR --out=C
 python -m vlp_jax train --config=configs/clip/frozen_flickr.py --config.data.path=C --workdir=W
 
 each with `--config.init_from.image=R:image --config.init_from.text=T:text
 --config.data.tokenizer=T/tokenizer.json`. DIR is Flickr30k as downloaded; without the cache, train
-on DIR itself: the same numbers, slower. Arguments: nothing; `blog` (multilingual DistilBERT, ResNet-34,
-cosines without a scale); `notebook` (both encoders learn, soft targets). The file exists as the
-recipe of the exercise and of the public ones it comes from (frozen_clip_flickr.md 9).
+on DIR itself: the same numbers, slower. Arguments: nothing; `blog` (ResNet-34, cosines without a
+scale); `notebook` (both encoders learn, soft targets). The file exists as the recipe of the exercise
+and of the public ones that it comes from (frozen_clip_flickr.md 9).
 """
+
+import math
 
 from ml_collections import ConfigDict
 
@@ -27,13 +30,10 @@ def frozen(image: dict, text: dict, **method: object) -> ConfigDict:
     c = common.base()
     c.method = common.clip_method("frozen_clip", {"image": image, "text": text})
     c.method.embed_dim, c.method.text_length = 256, 64
-    for key, value in {
-        "targets": "pairs",
-        "head_dropout": 0.1,
-        "head_bias": True,
-        **method,
-    }.items():
+    usual = {"targets": "pairs", "head_dropout": 0.1, "head_bias": True, "learn_scale": False}
+    for key, value in {**usual, "frozen_encoders": True, **method}.items():
         c.method[key] = value
+    c.method.init_logit_scale = math.log(1 / 0.07)
     c.image_size = image["image_size"]
     c.method.image.image_size = c.get_ref("image_size")
     c.data.context_length = c.method.text_length
@@ -53,10 +53,8 @@ def get_config(variant: str = "") -> ConfigDict:
     """Args: see above."""
     if variant not in VARIANTS:
         raise UserError(f"frozen_flickr.py: unknown {variant!r}{nearest(variant, VARIANTS)}")
-    depth, texts = (
-        (34 if variant == "blog" else 50),
-        UNCASED if variant == "notebook" else MULTILINGUAL,
-    )
+    depth = 34 if variant == "blog" else 50
+    texts = UNCASED if variant == "notebook" else MULTILINGUAL
     c = frozen(dict(IMAGES[f"resnet{depth}"]["image"]), dict(TEXTS[texts]["text"]))
     c.epochs, c.batch_size = 3.0, 128
     c.data.captions_per_picture = 2

@@ -118,6 +118,7 @@ def _plan(to: str, arrays: Mapping[str, np.ndarray], manifest: Mapping[str, Any]
     family, texts = _family(to, said), "text" in method.fields()
     spec = manifest.get("tokenizer", {}) if texts else {}
     files, words, tokenizer = tokenizer_files(spec, to, family.sees_padding)
+    files |= family.files(said)
     own = {"end": tokenizer.eot_id, "said": words} if tokenizer else None
     configs = family.configs(said, pictures, own)
     notes = [_NO_TOKENIZER] if texts and not tokenizer else []

@@ -4,6 +4,7 @@ also as sentence-transformers packs it, whose pooling is read.
 The file exists to hold what is this family's alone.
 """
 
+import json
 import os
 from typing import Any
 
@@ -138,12 +139,18 @@ class Bert(HuggingFace):
             return found
         width = {"word_embedding_dimension": method["text"]["width"]}
         modes = {f"pooling_mode_{name}": name == "mean_tokens" for name in _ALL_MODES}
+        return found | {_POOLING: width | modes}
+
+    def files(self, method: Config) -> dict[str, bytes]:
+        """The list of the modules, where there is a mean."""
+        if method["text"]["pool"] != "mean":
+            return {}
         kinds = (("", "Transformer"), ("1_Pooling", "Pooling"), ("2_Normalize", "Normalize"))
         modules = [
             {"idx": i, "name": str(i), "path": path, "type": f"sentence_transformers.models.{kind}"}
             for i, (path, kind) in enumerate(kinds)
         ]
-        return found | {_POOLING: width | modes, "modules.json": {"modules": modules}}
+        return {"modules.json": json.dumps(modules, indent=2).encode()}
 
     def config_json(self, method: Config, tokenizer: Config | None) -> dict[str, Any]:
         """BertConfig."""
