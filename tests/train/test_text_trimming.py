@@ -20,14 +20,19 @@ def short_batch(size):
     batch["text"] = np.where(np.arange(LENGTH) > ends[:, None], 0, batch["text"])
     batch["text"] = np.where(batch["text"] == 258, 7, batch["text"])
     batch["text"][np.arange(size), ends] = 258
-    return batch
+    return {**batch, "text_mask": np.arange(LENGTH) <= ends[:, None]}
 
 
+BERT = {"name": "bert", "pooler": False, "num_layers": 1}
+
+
+@pytest.mark.parametrize("text", [{}, BERT, BERT | {"pool": "mean"}])
 @pytest.mark.parametrize("rng", [None, example_keys(jax.random.key(2), 6)], ids=["eval", "train"])
-def test_embeddings_and_loss_do_not_see_the_padding(rng):
-    method = tiny_method(text={"dropout": 0.2}, image={"dropout": 0.2})
-    assert method.fields()["text"].cut
-    batch = short_batch(6)
+def test_embeddings_and_loss_do_not_see_the_padding(text, rng):
+    method = tiny_method(text={"dropout": 0.2} | text, image={"dropout": 0.2})
+    field = method.fields()["text"]
+    assert field.cut and field.mask == ("name" in text)
+    batch = {k: a for k, a in short_batch(6).items() if k in method.batch_spec(6)}
     params, extra = method.init(jax.random.key(0))
 
     def loss(params, batch):
@@ -36,7 +41,8 @@ def test_embeddings_and_loss_do_not_see_the_padding(rng):
 
     run = jax.jit(jax.value_and_grad(loss, has_aux=True))
     (full, rows), gradient = run(params, batch)
-    (cut, short), less = run(params, {**batch, "text": batch["text"][:, :CUT]})
+    less = {k: a[:, :CUT] if k.startswith("text") else a for k, a in batch.items()}
+    (cut, short), less = run(params, less)
     np.testing.assert_allclose(short, rows, atol=1e-6)
     assert float(cut) == pytest.approx(float(full), rel=1e-6)
     for one, other in zip(jax.tree.leaves(gradient), jax.tree.leaves(less), strict=True):

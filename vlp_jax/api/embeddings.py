@@ -111,7 +111,7 @@ def embed_found(model: Model, request: Request, found: Found) -> dict[str, np.nd
     if "image" in model.embedders():
         result["image"], kept = embed_names(model, request, found, how)
         result["image_paths"] = np.array(kept, dtype=str)
-    if "logit_scale" in model.params:
+    if model.method.scale(model.params) is not None:
         result["logit_scale"] = np.float32(model.scale_of())
     progress.end()
     return result

@@ -50,15 +50,14 @@ def eval_config(checkpoint: str, spec: str | None, overrides: dict[str, str], on
 
 
 def evaluate(checkpoint: str, config: Any, sharding: str = "") -> tuple[dict[str, Any], float]:
-    """Runs the evaluators. Returns ({name: Result}, exp(logit_scale)).
+    """Runs the evaluators. Returns ({name: Result}, the factor of the cosines).
 
     sharding: a preset for the weights (see load_model); "" is the config's.
     """
-    import numpy as np
-
     from vlp_jax.api.config import FRESH
     from vlp_jax.api.model import load_model
     from vlp_jax.api.placement import choose_mesh
+    from vlp_jax.api.weights import scale_of
     from vlp_jax.train.evaluate import eval_context, make_evaluators, run_evaluators
     from vlp_jax.train.functions import Embedder
 
@@ -72,7 +71,7 @@ def evaluate(checkpoint: str, config: Any, sharding: str = "") -> tuple[dict[str
     evaluators = make_evaluators(config.evals.to_dict(), context, model.method, trained)
     fns = Embedder(model.method, mesh).bind(model.params, model.extra)
     results = run_evaluators(evaluators, fns, None if checkpoint.startswith(FRESH) else trained)
-    return results, float(np.exp(model.params.get("logit_scale", 0.0)))
+    return results, scale_of(model.method, model.params)
 
 
 def trained_on(checkpoint: str) -> Any:
@@ -96,7 +95,7 @@ def write_report(
       results: {name: Result}.
       folder: created.
       title: heading of the page.
-      scale: exp(logit_scale), for the softmax of the heat map.
+      scale: the factor of the cosines, for the softmax of the heat map.
       metrics: a metrics.jsonl to draw the training curve from.
     """
     from vlp_jax.report.gallery import draw_results

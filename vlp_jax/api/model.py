@@ -119,16 +119,17 @@ class Model:
         return shares(self.embed_images(pictures), text, scale)
 
     def scale_of(self, scale: float | None = None) -> float:
-        """The given factor of the cosines, or the model's own, its exponential taken.
+        """The given factor of the cosines, or the model's own.
 
         Raises:
           UserError: it has none, or the given one is no positive number.
         """
         if scale is not None:
             return check_scale(scale)
-        if "logit_scale" not in self.params:
+        own = self.method.scale(self.params)
+        if own is None:
             raise UserError(f"{self.path} holds no logit scale; give a scale, 100 is CLIP's")
-        return float(np.exp(np.asarray(self.params["logit_scale"], np.float32)))
+        return float(own)
 
     @property
     def image_size(self) -> int:

@@ -26,8 +26,8 @@ def check_folder(workdir: str) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """A finished run: its numbers, the final evaluation's results, and exp(logit_scale) where there
-    is one.
+    """A finished run: its numbers, the final evaluation's results, and the factor of the cosines, 1
+    where there is none.
     """
 
     workdir: str
@@ -63,9 +63,9 @@ def train(config: Any, workdir: Path, force: bool = False, step: int | None = No
 
 def _train(config: Any, workdir: Path, force: bool, step: int | None) -> Outcome:
     import jax
-    import numpy as np
 
     from vlp_jax.api.start import begin, tell_changes
+    from vlp_jax.api.weights import scale_of
     from vlp_jax.core.pytree import size
     from vlp_jax.parallel.hosts import agree, from_first
     from vlp_jax.train.checkpoint import Checkpoints
@@ -106,7 +106,7 @@ def _train(config: Any, workdir: Path, force: bool, step: int | None) -> Outcome
     results = loop.run()
     loss = None if loop.loss is None else float(loop.loss)
     weights = {**begun.frozen, **loop.state["params"]}
-    scale = float(np.exp(weights.get("logit_scale", 0.0)))
+    scale = scale_of(trainer.method, weights)
     return Outcome(
         str(workdir), loop.step, round(time.monotonic() - start, 1), loss, count, results, scale
     )

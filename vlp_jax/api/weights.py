@@ -82,6 +82,12 @@ def split_extra(arrays: Mapping[str, np.ndarray]) -> tuple[Params, Extra]:
     return tree, extra
 
 
+def scale_of(method: Method, params: Params) -> float:
+    """The factor of a method's cosines in its softmax; 1 where it has none."""
+    found = method.scale(params)
+    return 1.0 if found is None else float(found)
+
+
 def tokenizer_name(folder: str, name: str) -> str:
     """A tokenizer file lies in the folder; a built-in one is a bare name."""
     file = os.path.join(folder, os.path.basename(name.removeprefix("spm:")))

@@ -160,6 +160,11 @@ class Method:
         """What the method can do afterwards: embed_image, embed_text, features, ..."""
         return {}
 
+    def scale(self, params: Params) -> Array | None:
+        """float32[], the factor of its cosines before a softmax; None where it has none."""
+        del params
+        return None
+
     def flops(self, text_length: int | None = None) -> float:
         """Model FLOPs of one example's forward pass (2 x multiply-adds); 0 where unknown.
 

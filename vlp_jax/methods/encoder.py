@@ -10,15 +10,14 @@ from functools import cached_property
 from typing import Any
 
 import flax.linen as nn
-import jax
-import jax.numpy as jnp
 
 from vlp_jax.core.errors import UserError
-from vlp_jax.core.fields import Field, Text
+from vlp_jax.core.fields import Field
 from vlp_jax.core.inputs import Aux, Inputs, Vars
 from vlp_jax.core.types import Array
 from vlp_jax.core.vectors import unit
 from vlp_jax.methods.base import Function, Part
+from vlp_jax.methods.kits.texts import run_text, text_field, text_part
 from vlp_jax.methods.kits.trunk import Trunk
 from vlp_jax.models.bert import BERT
 from vlp_jax.models.flops import tower_flops
@@ -55,15 +54,13 @@ class Encoder(Trunk):
         """image or text."""
         if self.side == "image":
             return super().fields()
-        tower = self.text_tower
-        return {"text": Text(tower.context_length, tower.vocab_size, mask=tower.masked)}
+        return {"text": text_field(self.text_tower, cut=False)}
 
     def parts(self) -> dict[str, Part]:
         """The network."""
         if self.side == "image":
             return super().parts()
-        ids = jax.ShapeDtypeStruct((1, self.text_tower.context_length), jnp.int32)
-        return {"text": Part(self.text_tower, (ids,))}
+        return {"text": text_part(self.text_tower)}
 
     def encode(self, v: Vars, x: Inputs) -> tuple[Any, Aux]:
         """Raises UserError: nothing here trains."""
@@ -76,8 +73,7 @@ class Encoder(Trunk):
         """The network, or another form of it, on the field: (embedding float32[B, E], outputs)."""
         if self.side == "image":
             return self.apply("image", v, x, self.prepare(x.batch["image"], x.keys), net=net)
-        mask = {"mask": x.batch.get("text_mask")} if self.text_tower.masked else {}
-        return self.apply("text", v, x, x.batch["text"], net=net, **mask)
+        return run_text(self, v, x, net or self.text_tower)
 
     def functions(self) -> dict[str, Function]:
         """features: float32[B, D], what the network pools; embed_image or embed_text: float32[B,

@@ -36,6 +36,7 @@ class BERT(nn.Module):
     """
 
     masked: ClassVar[bool] = True  # takes a mask beside the ids
+    cuttable: ClassVar[bool] = True  # given that mask, nothing after a text's end is seen
 
     vocab_size: Size = 30522
     context_length: Size = 512

@@ -51,6 +51,11 @@ class TextTransformer(nn.Module):
     unroll: bool = False
     attention: str = "auto"
 
+    @property
+    def cuttable(self) -> bool:
+        """Whether nothing after a text's end changes its embedding: CLIP, not SigLIP."""
+        return self.causal and self.pool == "argmax"
+
     def stack_config(self) -> StackConfig:
         """The transformer body's sizes.
 

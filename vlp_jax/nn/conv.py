@@ -1,7 +1,10 @@
-"""Convolutions with their BatchNorm, and selective kernels: the layers of the ResNets.
+"""Convolutions with their BatchNorm, and selective kernels: the layers of the ResNets and the
+EfficientNets.
 
-The file exists because two networks share them.
+The file exists because three networks share them.
 """
+
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -12,8 +15,10 @@ from vlp_jax.core.types import Array
 
 
 class ConvNorm(nn.Module):
-    """A bias-free convolution followed by BatchNorm; the pair is named `NAME` and `BN_NAME` in the
-    parent's scope.
+    """A bias-free convolution followed by BatchNorm, `conv` and `bn` in its scope.
+
+    padding: of each side, or flax's word; None: what keeps the size at stride 1. momentum: share of
+    the running statistics that stays at a step. init: of the kernel, None: flax's own.
     """
 
     features: int
@@ -22,6 +27,11 @@ class ConvNorm(nn.Module):
     stride: int = 1
     zero_scale: bool = False
     dtype: jnp.dtype = jnp.float32
+    groups: int = 1
+    padding: Any = None
+    momentum: float = 0.9
+    eps: float = 1e-5
+    init: Any = None
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
@@ -31,14 +41,20 @@ class ConvNorm(nn.Module):
             self.features,
             size,
             stride,
-            padding=[(pad, pad)] * 2,
+            padding=[(pad, pad)] * 2 if self.padding is None else self.padding,
+            feature_group_count=self.groups,
             use_bias=False,
             dtype=self.dtype,
+            kernel_init=self.init or nn.initializers.lecun_normal(),
             name="conv",
         )(x)
         scale = nn.initializers.zeros if self.zero_scale else nn.initializers.ones
         norm = nn.BatchNorm(
-            momentum=0.9, epsilon=1e-5, dtype=self.dtype, scale_init=scale, name="bn"
+            momentum=self.momentum,
+            epsilon=self.eps,
+            dtype=self.dtype,
+            scale_init=scale,
+            name="bn",
         )
         return norm(x, use_running_average=not self.train)
 
