@@ -8,8 +8,8 @@ python -m vlp_jax train --config=configs/clip/frozen_flickr.py --config.data.pat
 each with `--config.init_from.image=R:image --config.init_from.text=T:text
 --config.data.tokenizer=T/tokenizer.json`. DIR is Flickr30k as downloaded; without the cache, train
 on DIR itself: the same numbers, slower. Arguments: nothing; `blog` (ResNet-34, cosines without a
-scale); `notebook` (both encoders learn, soft targets). The file exists as the recipe of the exercise
-and of the public ones that it comes from (frozen_clip_flickr.md 9).
+scale); `notebook` (both encoders learn, soft targets). The file exists as the recipe of the
+exercise and of the public ones that it comes from (frozen_clip_flickr.md 9).
 """
 
 import math

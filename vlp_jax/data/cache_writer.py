@@ -43,6 +43,7 @@ class CacheWriter:
             _remove(os.path.join(self.out, name))
         if MANIFEST in names:
             self._compare(read_manifest(self.out))
+            _remove(os.path.join(self.out, PLAN))
             return None
         known = self._planned()
         if known is None and any(not name.endswith(_NEW) for name in names):

@@ -14,17 +14,17 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from vlp_jax.augment import pictures
 from vlp_jax.core.errors import UserError, nearest
-from vlp_jax.core.fields import Field, Numbers, Text
+from vlp_jax.core.fields import Field, Numbers
 from vlp_jax.core.inputs import Aux, Inputs, Vars
 from vlp_jax.core.schema import Range, Rate
 from vlp_jax.core.types import Array, Extra, Params
 from vlp_jax.core.vectors import unit
 from vlp_jax.losses.contrastive import multi_positive_contrastive, softmax_contrastive
 from vlp_jax.losses.soft_targets import soft_targets
-from vlp_jax.methods.base import Function, Part
-from vlp_jax.methods.kits.dual_encoder import DualEncoder
+from vlp_jax.methods.base import Function, Leaf, Part
+from vlp_jax.methods.kits.dual_encoder import TwoTowers
+from vlp_jax.methods.kits.texts import run_text
 from vlp_jax.methods.kits.trunk import Trunk, floats
 from vlp_jax.models.residual_head import ResidualHead
 
@@ -33,11 +33,11 @@ FEATURES = ("image_features", "text_features")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class FrozenCLIP(DualEncoder):
+class FrozenCLIP(TwoTowers):
     """Frozen `image` and `text`, which come from `init_from`, and the heads on what they pool.
 
     Attributes:
-      embed_dim: E of the shared space, and the width of both heads; the others: see DualEncoder.
+      embed_dim: E of the shared space, and the width of both heads; the others: see TwoTowers.
       frozen_encoders: False trains them too, as the public notebook does.
       text_length: tokens of a text; 0: as many as the text network has places for.
       head_dropout, head_bias: of models/residual_head.py.
@@ -45,11 +45,10 @@ class FrozenCLIP(DualEncoder):
         `group` is in the batch; `group`: all of one picture are targets alike; `soft`: what is
         alike within both modalities, on vectors without unit norm (losses/soft_targets.py).
       stop_targets: soft targets do not learn.
-      learn_scale: else the temperature stays what init_logit_scale says (0: plain cosines).
+      init_logit_scale: of the factor exp(this) on the cosines, ln(1 / temperature); 0: plain ones.
+      learn_scale: it learns; else it stays.
     """
 
-    image_mean: tuple[float, float, float] = pictures.IMAGENET_MEAN
-    image_std: tuple[float, float, float] = pictures.IMAGENET_STD
     embed_dim: int = 256
     frozen_encoders: bool = True
     text_length: Annotated[int, Range(0)] = 0
@@ -92,29 +91,38 @@ class FrozenCLIP(DualEncoder):
         float32[B, D]; group int32[B], the number of the pair's picture, where data.fields.group
         says where that is.
         """
-        tower = self.text_tower
-        length = self.text_length or tower.context_length
-        how = dict(mask=tower.masked, cut=tower.masked, key="method.text")
-        found = Trunk.fields(self) | {"text": Text(length, tower.vocab_size, **how)}
+        found = super().fields()
+        if self.text_length:
+            found["text"] = dataclasses.replace(found["text"], length=self.text_length, key="")
         if self.frozen_encoders:
-            cached = {name: Numbers((width,), optional=True) for name, width in self.widths.items()}
-            found |= cached
+            widths = self.widths.items()
+            found |= {name: Numbers((width,), optional=True) for name, width in widths}
         return found | {"group": Numbers((), "int32", optional=self.targets != "group")}
 
     def parts(self) -> dict[str, Part]:
-        """image, text, logit_scale, image_head and text_head."""
-        found, frozen = super().parts(), self.frozen_encoders
+        """image, text, image_head, text_head and, where it is learned, logit_scale."""
+        found = super().parts()
         for name in ("image", "text"):
-            found[name] = dataclasses.replace(found[name], frozen=frozen)
+            found[name] = dataclasses.replace(found[name], frozen=self.frozen_encoders)
         head = ResidualHead(self.embed_dim, self.head_dropout, self.head_bias)
         heads = zip(("image_head", "text_head"), self.widths.values(), strict=True)
-        return found | {name: Part(head, (floats(1, width),)) for name, width in heads}
+        found |= {name: Part(head, (floats(1, width),)) for name, width in heads}
+        scale = {"logit_scale": Part(Leaf(self.init_logit_scale))}
+        return found | (scale if self.learn_scale else {})
+
+    def scale(self, params: Params) -> Array:
+        """exp of the log factor, learned or fixed."""
+        return jnp.exp(self._logit_scale(params))
+
+    def _logit_scale(self, params: Params) -> Array:
+        fixed = jnp.float32(self.init_logit_scale)
+        return jnp.float32(params["logit_scale"]) if self.learn_scale else fixed
 
     def project(self, params: Params) -> Params:
-        """Clips the log temperature, or keeps it where it is fixed."""
-        if self.learn_scale or "logit_scale" not in params:
-            return super().project(params)
-        return {**params, "logit_scale": jnp.float32(self.init_logit_scale)}
+        """Clips the log factor to [0, ln 100] after an update."""
+        if "logit_scale" not in params:
+            return params
+        return {**params, "logit_scale": jnp.clip(params["logit_scale"], 0, math.log(100))}
 
     def image_features(self, v: Vars, x: Inputs) -> tuple[Array, Extra]:
         """(float32[B, D] of the image network, or as they lie in the batch; batch statistics that
@@ -129,8 +137,7 @@ class FrozenCLIP(DualEncoder):
         """float32[B, D] of the text network, or as they lie in the batch."""
         if "text_features" in x.batch:
             return x.batch["text_features"]
-        mask = {"mask": x.batch.get("text_mask")} if self.text_tower.masked else {}
-        return self.apply("text", v, x, x.batch["text"], **mask)[0].astype(jnp.float32)
+        return run_text(self, v, x, self.text_tower)[0].astype(jnp.float32)
 
     def encode(self, v: Vars, x: Inputs) -> tuple[dict[str, Array], Aux]:
         """{image, text}: float32[B, E], of unit norm but for soft targets."""
@@ -143,8 +150,7 @@ class FrozenCLIP(DualEncoder):
 
     def objective(self, v: Vars, rows: dict[str, Array], x: Inputs) -> tuple[Array, Aux]:
         """The loss against `targets`, over the whole batch."""
-        scale, pair = v.params["logit_scale"], (rows["image"], rows["text"])
-        scale = scale if self.learn_scale else jax.lax.stop_gradient(scale)
+        scale, pair = self._logit_scale(v.params), (rows["image"], rows["text"])
         group = x.batch.get("group")
         if self.targets == "soft":
             loss, metrics = soft_targets(*pair, scale, self.stop_targets)

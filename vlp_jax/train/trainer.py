@@ -235,8 +235,8 @@ class Trainer:
         lengths = tuple(batch[name].shape[1] for name in cut)
         if lengths not in self._programs:
             spec = self.batch_spec(self.config.batch_size)
-            for name in cut:
-                spec[name] = jax.ShapeDtypeStruct(batch[name].shape, spec[name].dtype)
+            for array in (array for name in cut for array in self.fields[name].spec(name, 1)):
+                spec[array] = jax.ShapeDtypeStruct(batch[array].shape, spec[array].dtype)
             with jax.set_mesh(self.mesh):
                 lowered = self.jit_step.lower(*self.abstract, spec)
                 self._programs[lengths] = lowered.compile()

@@ -14,8 +14,14 @@ from vlp_jax.interop.family import Beside, Config, Family
 from vlp_jax.interop.rules import Table
 from vlp_jax.interop.tensors import State
 from vlp_jax.interop.torchvision import RESNET
-from vlp_jax.models.resnet_v1 import LAYERS
 
+LAYERS = {  # blocks per stage
+    18: (2, 2, 2, 2),
+    34: (3, 4, 6, 3),
+    50: (3, 4, 6, 3),
+    101: (3, 4, 23, 3),
+    152: (3, 8, 36, 3),
+}
 _HEAD = ("fc.weight", "fc.bias")
 
 
