@@ -10,6 +10,7 @@ from typing import NamedTuple
 from ml_collections import ConfigDict, FieldReference
 
 from vlp_jax.augment.pictures import Augment
+from vlp_jax.data.filters import Filters
 from vlp_jax.models.towers import network
 
 
@@ -88,6 +89,7 @@ def data() -> ConfigDict:
         {
             "path": "",
             "holdout": 0.0,  # share of the pictures, by content, that `evals` on path measure with
+            "filters": dataclasses.asdict(Filters()),  # of noisy alt-texts: data/filters.py
             "weights": (),
             "image": {
                 "crop": "random",
@@ -96,6 +98,7 @@ def data() -> ConfigDict:
                 "alpha": "white",  # ground of transparent pictures; drop: as PIL's conversion
                 "fill": 255,  # grey level of the bars that crop="pad" adds
                 "eval_crop": "center",
+                "share": 1.0,  # of a picture's side, what a crop of a fixed size shows
             },
             "tokenizer": "clip",
             "tokenizer_options": {"clean": "", "pad_id": -1},  # "" and -1: the tokenizer's own

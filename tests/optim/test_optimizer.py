@@ -28,6 +28,7 @@ SHAPES = {
     "image/blocks/mlp/fc1/kernel": (3, 4, 6),
     "image/blocks/mlp/fc1/bias": (3, 6),
     "image/blocks/norm1/scale": (3, 4),
+    "image/blocks/attn/qkv/kernel": (3, 4, 2, 3, 2),
     "image/head/kernel": (4, 2),
     "text/token_embed/embedding": (7, 4),
     "logit_scale": (),

@@ -18,6 +18,7 @@ from vlp_jax.api.train import train
 from vlp_jax.core.errors import UserError
 from vlp_jax.core.pytree import flatten
 from vlp_jax.data.cache import CacheSource
+from vlp_jax.data.caption import CaptionSpec
 from vlp_jax.data.open import open_source
 from vlp_jax.data.per_caption import PerCaption
 from vlp_jax.data.subset import Subset
@@ -120,8 +121,11 @@ def test_samples_are_those_of_the_data_set_and_know_their_rows(recipe, made):
     rows = [source.array(5, "text_features", k) for k in range(3)]
     assert not np.array_equal(rows[0], rows[1])
     of_two = PerCaption(Subset(source, np.array([5, 4])), 2)  # captions of 5: three, of 4: two
-    np.testing.assert_array_equal(of_two.metadata(1)["cached"]("text_features", 0), rows[1])
     assert of_two.metadata(1)["text"] == plain.metadata(5)["text"][1:2]
+    (text,), spec = of_two.metadata(1)["text"], CaptionSpec()
+    np.testing.assert_array_equal(
+        of_two.metadata(1)["cached"]("text_features", text, spec), rows[1]
+    )
     assert of_two.metadata(3)["meta"]["picture"] == 1
 
 

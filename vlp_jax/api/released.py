@@ -26,6 +26,7 @@ from vlp_jax.interop.preprocess import for_model
 from vlp_jax.interop.rules import check, prove_names, their_shapes, to_ours
 from vlp_jax.methods.base import Method, make_method
 from vlp_jax.models.resnet_v1 import LAYERS
+from vlp_jax.models.towers import make_tower
 from vlp_jax.nn.precision import DTYPES
 
 Arch = dict[str, Any]
@@ -134,7 +135,7 @@ def method_config(
     if arch_name:
         config, more = _named(checkpoint, arch_name, config)
         notes += more
-    elif len(config) == 1:
+    elif not any(isinstance(part, Mapping) for part in config.values()):
         shown = _looks_like(checkpoint) or f", e.g. --arch={next(iter(sizes(family.archs)))}"
         why = f" ({notes[0]})" if checkpoint.notes else ""
         raise UserError(f"--arch: missing{shown}{why}")
@@ -315,7 +316,14 @@ def _fits(checkpoint: Checkpoint, arch: Arch) -> bool:
 
 def _telling(net: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
     """Shapes that tell one size of a network from another, by path."""
-    name, width = net.get("name"), net.get("width", 0)
+    name, width = net.get("name"), net.get("width")
+    if name == "efficientnet":
+        tower = make_tower(net, "image")
+        norms = {
+            f"block{number}/project/bn/scale": (block.after,)
+            for number, block in enumerate(tower.blocks())
+        }
+        return {"stem/bn/scale": (tower.stem_width,), **norms}
     if name == "vit":
         patch, grid = net["patch_size"], net["image_size"] // net["patch_size"]
         return {

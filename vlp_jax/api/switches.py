@@ -14,7 +14,7 @@ from vlp_jax.models.towers import name_of
 
 _SILENT = {  # fields that change training or speed, and no embedding
     "parent", "dropout", "drop_path", "patch_dropout", "weight_init", "dtype", "remat", "unroll",
-    "attention",
+    "attention", "norm_momentum",
 }  # fmt: skip
 Values = dict[str, Any]
 

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from vlp_jax.core.errors import RunError, UserError
+from vlp_jax.data.caption import MAX_CHARACTERS, CaptionSpec
 from vlp_jax.data.content import contents
 from vlp_jax.data.damage import Damage, DamagedSample
 from vlp_jax.data.source import Example, Source
@@ -69,8 +70,8 @@ def part_name(number: int) -> str:
 
 
 class CacheSource:
-    """The data set that a cache was made of; samples gain `cached`, f(array, caption=None) -> the
-    sample's row, or that of its caption of that number.
+    """The data set that a cache was made of; samples gain `cached`, f(array) -> the sample's row, or
+    f(array, text, spec) -> that of one of its captions.
 
     Args:
       open_source: opens the data set.
@@ -118,10 +119,24 @@ class CacheSource:
         return len(self.whole)
 
     def __getitem__(self, i: int) -> Example:
-        return {**self.whole[i], "cached": functools.partial(self.array, i)}
+        return self._with_arrays(self.whole[i], i)
 
     def metadata(self, i: int) -> Example:
-        return {**self.whole.metadata(i), "cached": functools.partial(self.array, i)}
+        return self._with_arrays(self.whole.metadata(i), i)
+
+    def _with_arrays(self, example: Example, i: int) -> Example:
+        return {**example, "cached": functools.partial(self._find, example, i)}
+
+    def _find(
+        self, example: Example, i: int, name: str, text: str = "", spec: CaptionSpec | None = None
+    ) -> np.ndarray:
+        """The row of a sample, or with a spec that of one of the texts that it may show."""
+        if spec is None:
+            return self.array(i, name)
+        known = [one[:MAX_CHARACTERS] for one in spec.texts(example)]
+        if text not in known:
+            raise DamagedSample("not_cached", f"{self.where(i)}: {text!r}")
+        return self.array(i, name, known.index(text))
 
     def where(self, i: int) -> str:
         return self.whole.where(i)

@@ -137,7 +137,7 @@ def decode_framed(
     Args:
         data: an encoded picture. size: edge of the output in pixels. rng: for random crops.
         margin: JPEGs may be decoded at a scale that leaves `margin * size` pixels; inf decodes
-        whole pictures. The default is 1 for 'random' (above 37 dB to the plain path on natural
+        whole pictures. The default is 1 for random crops (above 37 dB to the plain path on natural
         spectra) and inf for the others: bit for bit as Pillow resizes and crops the whole picture,
         as long as that has at most MAX_RESIZED pixels.
 
@@ -147,7 +147,7 @@ def decode_framed(
     if not data:
         raise DamagedSample("empty_file")
     plan = functools.partial(framing.plan, size=size, rng=rng)
-    margin = margin or (1.0 if framing.crop == "random" else math.inf)
+    margin = margin or (1.0 if framing.draws else math.inf)
     opened = _open_jpeg(data, margin * size, plan) if is_jpeg(data) else None
     if opened is None:
         image = _open_pillow(data, framing.alpha)
@@ -156,7 +156,7 @@ def decode_framed(
     framed = framing.whole(image, full, size)
     if framed is None:
         box = box.scaled(share, share)  # not by the sizes, which libjpeg rounds up
-        gap = margin if framing.crop == "random" and margin < math.inf else None
+        gap = margin if framing.draws and margin < math.inf else None
         method, box = RESAMPLE[framing.resample], _inside(box, image.size)
         framed = image.resize((size, size), method, box=box, reducing_gap=gap)
     return np.asarray(framed), full[0] / full[1]

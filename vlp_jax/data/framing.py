@@ -17,7 +17,7 @@ from vlp_jax.core.crops import CENTERS
 from vlp_jax.core.errors import UserError, nearest
 from vlp_jax.data.rgb import ALPHAS
 
-CROPS = ("random", *CENTERS, "squash", "pad")
+CROPS = ("random", "squash_random", *CENTERS, "squash", "pad")
 _FILTERS = ("bicubic", "bilinear", "lanczos", "nearest", "box", "hamming")
 RESAMPLE = {name: Image.Resampling[name.upper()] for name in _FILTERS}
 MAX_RESIZED = 50_000_000  # pixels of a whole resized picture: 200 MB in Pillow
@@ -40,10 +40,11 @@ class Framing:
     """What preprocessing says beside size, mean and deviation.
 
     crop: 'random' (area share drawn from `scale`), 'center' (as open_clip), 'center_floor' (as
-    Hugging Face), 'center_875' (256 -> 224 of ImageNet classifiers), 'squash' (aspect not kept) or
-    'pad' (bars of the grey level `fill`, 0..255). share: of the shortest side, what a centre crop
-    shows of the width that its name says. resample: a Pillow filter. alpha: transparency is laid on
-    'white', or 'drop'ped as by Pillow's conversion to RGB.
+    Hugging Face), 'center_875' (256 -> 224 of ImageNet classifiers), 'squash' (aspect not kept),
+    'squash_random' (a random place of the squashed picture, ALIGN) or 'pad' (bars of the grey level
+    `fill`, 0..255). share: of the shortest side, what a centre crop shows of the width that its
+    name says; of both sides of a squashed picture, whose centre 'squash' shows. resample: a Pillow
+    filter. alpha: transparency is laid on 'white', or 'drop'ped as by Pillow's conversion to RGB.
 
     Raises UserError for a crop, filter or alpha that is unknown, or no interval as `scale`.
     """
@@ -74,14 +75,22 @@ class Framing:
     def centers(self) -> bool:
         return self.crop in CENTERS
 
+    @property
+    def draws(self) -> bool:
+        """Whether the box is drawn at random."""
+        return self.crop in ("random", "squash_random")
+
     def plan(self, full: tuple[int, int], size: int, rng: np.random.Generator | None) -> Box:
         """The part of an upright picture of width and height `full` that will fill the output."""
         if self.crop == "random":
             return random_box(*full, rng, self.scale)
-        if not self.centers:
+        if self.crop == "pad":
             return Box(0, 0, *full)
         wide, high = self._resized(full, size)
-        left, top = self._margin(wide - size), self._margin(high - size)
+        left, top = (
+            self._margin(free) if rng is None or not self.draws else int(rng.integers(free + 1))
+            for free in (wide - size, high - size)
+        )
         box = Box(left, top, left + size, top + size)
         return box.scaled(full[0] / wide, full[1] / high)
 
@@ -90,8 +99,8 @@ class Framing:
         box must be cut out first: random, too long, or decoded at a scale (`full` tells)."""
         if self.crop == "pad":
             return self._pad(image, full, size)
-        wide, high = self._resized(full, size) if self.centers else (size, size)
-        if self.crop == "random" or image.size != full or wide * high > MAX_RESIZED:
+        wide, high = self._resized(full, size)
+        if self.draws or image.size != full or wide * high > MAX_RESIZED:
             return None
         if image.size != (wide, high):
             image = image.resize((wide, high), RESAMPLE[self.resample])
@@ -100,15 +109,17 @@ class Framing:
         return image if alone else image.crop((left, top, left + size, top + size))
 
     def _resized(self, full: tuple[int, int], size: int) -> tuple[int, int]:
-        """Width and height once the shortest side fits a centre crop, rounded as torchvision
-        does."""
+        """Width and height of the whole picture that the output is cut from: once the shortest side
+        fits a centre crop, rounded as torchvision does, or once it is squashed."""
+        if not self.centers:
+            return (round(size / self.share),) * 2
         short = round(size / (CENTERS[self.crop] * self.share))
         return int(short * full[0] / min(full)), int(short * full[1] / min(full))
 
     def _margin(self, free: int) -> int:
         """Pixels left of a centre crop: open_clip rounds half to even, Hugging Face's processors
-        round down."""
-        return free // 2 if self.crop == "center_floor" else round(free / 2)
+        (and so a squashed picture's) round down."""
+        return round(free / 2) if self.centers and self.crop != "center_floor" else free // 2
 
     def _pad(self, image: Image.Image, full: tuple[int, int], size: int) -> Image.Image:
         """The longest side to `size`, in the middle of bars."""

@@ -10,7 +10,7 @@ import itertools
 import logging
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,10 +19,10 @@ from vlp_jax.core.errors import UserError
 from vlp_jax.data.cache import is_cache, read_manifest
 from vlp_jax.data.content import contents
 from vlp_jax.data.damage import Damage
+from vlp_jax.data.filters import Filtered, apply_filters, shown
 from vlp_jax.data.holdout import training_part
 from vlp_jax.data.open import open_source
 from vlp_jax.data.order import mix64, position_to_index
-from vlp_jax.data.per_caption import PerCaption
 from vlp_jax.data.source import Example, Source, digest
 from vlp_jax.data.walk import tell
 
@@ -168,11 +168,10 @@ def open_mixture(
     seed: int,
     mode: str,
     holdout: float = 0.0,
-    captions: int = 0,
+    filters: Mapping[str, Any] | None = None,
 ):
     """Opens `data.path` -> (source, order): one source, or several separated by commas with
-    weights; without what `holdout` keeps back; so many `captions` of a picture as samples of their
-    own (0: a picture is one sample).
+    weights; without what `holdout` keeps back and what data/filters.py takes.
 
     Without weights the sources are one pool and every example comes once per epoch. Raises
     UserError.
@@ -180,8 +179,6 @@ def open_mixture(
     paths = paths_of(path)
     if weights:
         _weights(weights, paths)
-    if captions and weights:
-        raise UserError("data.captions_per_picture: not with data.weights; remove one")
     position_to_index(seed, 0, 0, 1, mode)  # an unknown mode is refused here
     pool = open_pool(path)
     try:
@@ -191,12 +188,17 @@ def open_mixture(
     if holdout:
         held = len(pool) - len(source)
         tell(f"{path}: {held} of {len(pool)} samples are held out (data.holdout={holdout:g})")
-    source = PerCaption(source, captions) if captions else source
+    found = apply_filters(source, filters or {})
+    if isinstance(found, Filtered):
+        left = f"{len(found):,} of {len(source):,} samples are left by data.filters"
+        tell(f"{path}: {left}; {shown(found.counts) or 'nothing'} went")
+    source = found
     if not weights or len(paths) == 1:
         return source, PlainOrder(len(source), seed, mode)
     sizes = pool.sizes(getattr(source, "rows", None))
     if 0 in sizes:
-        raise UserError(f"data.holdout={holdout}: nothing is left of {paths[sizes.index(0)]!r}")
+        what = "data.filters" if filters else f"data.holdout={holdout}"
+        raise UserError(f"{what}: nothing is left of {paths[sizes.index(0)]!r}")
     return source, WeightedOrder(sizes, weights, seed, mode)
 
 

@@ -4,10 +4,6 @@ The file exists because captions that are drawn at random come once an epoch a p
 that count pairs ("two captions a picture", Flickr30k's 145,000) need them all.
 """
 
-import functools
-from collections.abc import Callable
-from typing import Any
-
 import numpy as np
 
 from vlp_jax.data.content import contents
@@ -54,12 +50,4 @@ class PerCaption:
         texts = example["text"]
         at = k % len(texts) if texts else 0
         meta = {**example["meta"], "picture": picture}
-        found = {**example, "text": texts[at : at + 1], "meta": meta}
-        if "cached" in found:
-            found["cached"] = functools.partial(_of_caption, found["cached"], at)
-        return found
-
-
-def _of_caption(cached: Callable[..., Any], at: int, name: str, text: int | None = None) -> Any:
-    """What a cache holds of a sample, its one text being number `at` of the whole's."""
-    return cached(name) if text is None else cached(name, at)
+        return {**example, "text": texts[at : at + 1], "meta": meta}

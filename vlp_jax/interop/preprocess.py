@@ -29,6 +29,8 @@ SIGLIP = SOURCE | {"mean": HALF, "std": HALF, "resample": "bicubic", "crop": "sq
 MAE = OPEN_CLIP | {"mean": IMAGENET_MEAN, "std": IMAGENET_STD}
 TORCHVISION = MAE | {"resample": "bilinear", "crop": "center_875"}  # its classifiers' first weights
 VIT = SIGLIP | {"resample": "bilinear"}
+ALIGN = VIT | {"share": 289 / 346}
+LITE = MAE | {"crop": "center_875"}  # of ImageNet classifiers; see families/efficientnet_lite.py
 
 _CROPS = {"shortest": "center", "squash": "squash", "longest": "pad"}  # resize_mode -> data/framing
 _FILTERS = ("nearest", "lanczos", "bilinear", "bicubic", "box", "hamming")  # by Pillow's number
@@ -40,6 +42,8 @@ _PROCESSORS: dict[str, dict[str, Any]] = {  # what a class does where its file i
              "image_mean": CLIP_MEAN, "image_std": CLIP_STD},
     "Siglip": {**_ALWAYS, "size": _SQUARE, "image_mean": HALF, "image_std": HALF},
     "ViT": {**_ALWAYS, "size": _SQUARE, "resample": 2, "image_mean": HALF, "image_std": HALF},
+    "EfficientNet": {**_ALWAYS, "size": {"height": 346, "width": 346}, "crop_size": 289,
+                     "image_mean": HALF, "image_std": HALF, "include_top": True},
 }  # fmt: skip
 
 
@@ -81,7 +85,7 @@ def from_hf(config: Mapping[str, Any], where: str, processor: str = "CLIP") -> d
     """Reads preprocessor_config.json as its processor class does.
 
     Args:
-      config: the file. where: its path. processor: CLIP, Siglip or ViT, for a file that names none.
+      config: the file. where: its path. processor: of a file that names none.
 
     Returns:
       {mean, std, resample, crop, alpha, fill, share, image_size}; mean and std are of pixels in
@@ -104,11 +108,18 @@ def from_hf(config: Mapping[str, Any], where: str, processor: str = "CLIP") -> d
 
 
 def _numbers(said: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """mean, std and filter. (x r - m) / s of bytes x is (x / 255 - m / 255r) / (s / 255r)."""
+    """mean, std and filter. (x r - m) / s of bytes x is (x / 255 - m / 255r) / (s / 255r).
+
+    EfficientNet's processor takes 1 from x r first (`rescale_offset`) and divides by s once more
+    (`include_top`)."""
     mean, std, factor = (0.0,) * 3, (1.0,) * 3, 1.0
+    deviation = _three(said["image_std"], f"{where}: image_std", above=0)
     if said["do_normalize"]:
-        mean = _three(said["image_mean"], f"{where}: image_mean")
-        std = _three(said["image_std"], f"{where}: image_std", above=0)
+        mean, std = _three(said["image_mean"], f"{where}: image_mean"), deviation
+    if said.get("rescale_offset"):
+        mean = tuple(value + 1 for value in mean)
+    if said.get("include_top"):
+        std = tuple(value * again for value, again in zip(std, deviation, strict=True))
     if said["do_rescale"]:
         factor = _three(said["rescale_factor"], f"{where}: rescale_factor", above=0)[0]
     method = said["resample"]
@@ -130,8 +141,9 @@ def _geometry(said: Mapping[str, Any], square: bool, where: str) -> dict[str, An
         size, square = _edge(size, f"{where}: size"), True
     size = _whole(size, f"{where}: size", least=1)
     crop = _edge(said["crop_size"], f"{where}: crop_size") if crops else size
-    if square and crop == size:
-        return {"crop": "squash", "image_size": size}
+    if square and crop <= size:
+        share = {} if crop == size else {"share": crop / size}
+        return {"crop": "squash", **share, "image_size": crop}
     if square or not crops or crop > size:
         rule = f"size {said['size']!r} with " + (f"crop_size {crop}" if crops else "no crop")
         raise UserError(f"{where}: {rule} cannot be followed; pictures must be cut to a square")
@@ -162,7 +174,7 @@ def to_open_clip(preprocessing: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def to_hf(preprocessing: Mapping[str, Any], image_size: int, processor: str) -> dict[str, Any]:
-    """The inverse of `from_hf`; processor: CLIP, Siglip or ViT.
+    """The inverse of `from_hf`; processor: CLIP, Siglip, ViT or EfficientNet.
 
     Raises:
       UserError: a crop that no processor of Hugging Face makes.
@@ -171,11 +183,13 @@ def to_hf(preprocessing: Mapping[str, Any], image_size: int, processor: str) -> 
     if crop not in (*CENTERS, "squash"):
         raise UserError(f"--to=hf: its config cannot say the crop {crop!r}")
     share = CENTERS.get(crop, 1.0) * preprocessing.get("share", 1.0)
+    edge = round(image_size / share)
+    whole = {"height": edge, "width": edge}
     return {
         "image_processor_type": f"{processor}ImageProcessor",
         "do_resize": True,
-        "size": {"shortest_edge": round(image_size / share)} if crop in CENTERS else square,
-        "do_center_crop": crop in CENTERS,
+        "size": {"shortest_edge": edge} if crop in CENTERS else whole,
+        "do_center_crop": crop in CENTERS or edge != image_size,
         "crop_size": square,
         "resample": _FILTERS.index(preprocessing["resample"]),
         "do_rescale": True,
@@ -184,6 +198,7 @@ def to_hf(preprocessing: Mapping[str, Any], image_size: int, processor: str) -> 
         "image_mean": list(preprocessing["mean"]),
         "image_std": list(preprocessing["std"]),
         "do_convert_rgb": True,
+        **({"rescale_offset": False, "include_top": False} if "Efficient" in processor else {}),
     }
 
 

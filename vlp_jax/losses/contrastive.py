@@ -71,22 +71,23 @@ def softmax_contrastive(
 
     Returns:
       (float32[] loss, ln B at chance; metrics i2t_accuracy, t2i_accuracy in [0, 1]: the positive
-      above every negative).
+      above every negative, and under smoothing unsmoothed_loss).
     """
     image, ids = _scaled(image, logit_scale), _ids(duplicates, len(text))
     positive = _positive(image, text)
     negative = log_sums(Sides(image, text, ids, ids))
     # lse(negatives and positive) - positive, without cancellation where the positive dominates
     rows, columns = (jax.nn.softplus(n - positive) for n in (negative.row, negative.column))
-    loss = jnp.mean(0.5 * (rows + columns))
+    loss, smoothed = jnp.mean(0.5 * (rows + columns)), {}
     if label_smoothing:
+        smoothed = {"unsmoothed_loss": loss}
         if image.ndim == 2:
             mean = _positive(image.mean(0, keepdims=True), text.mean(0, keepdims=True))[0]
         else:
             mean = jnp.mean(negative.row_sum) / len(text)
         loss += label_smoothing * (positive.mean() - mean)
     accuracy = [_hits(positive, n) for n in (negative.row_max, negative.column_max)]
-    return loss, {"i2t_accuracy": accuracy[0], "t2i_accuracy": accuracy[1]}
+    return loss, {"i2t_accuracy": accuracy[0], "t2i_accuracy": accuracy[1], **smoothed}
 
 
 def multi_positive_contrastive(

@@ -1,4 +1,5 @@
-"""One network alone: a ViT or a BERT that was released without a second tower or an objective.
+"""One network alone: a ViT, an EfficientNet or a BERT that was released without a second tower or
+an objective, and the linear classifier that came with it.
 
 The file exists so that such a network converts, loads and embeds like every model, and other
 methods take it by `init_from` or as a frozen part.
@@ -20,6 +21,7 @@ from vlp_jax.methods.base import Function, Part
 from vlp_jax.methods.kits.texts import run_text, text_field, text_part
 from vlp_jax.methods.kits.trunk import Trunk
 from vlp_jax.models.bert import BERT
+from vlp_jax.models.classifier import Classifier
 from vlp_jax.models.flops import tower_flops
 from vlp_jax.models.vit import ViT
 
@@ -30,10 +32,13 @@ class Encoder(Trunk):
 
     Attributes:
       image, text: the one network (models/towers.py); the others: see Trunk.
+      classes: C of a linear classifier on what a picture's network pools, the part `head` as in
+        methods/classify.py; 0 has none.
     """
 
     image: Mapping[str, Any] | None = None
     text: Mapping[str, Any] | None = None
+    classes: int = 0
 
     def __post_init__(self) -> None:
         """Raises UserError unless there is one of image and text."""
@@ -59,7 +64,8 @@ class Encoder(Trunk):
     def parts(self) -> dict[str, Part]:
         """The network."""
         if self.side == "image":
-            return super().parts()
+            head = Part(Classifier(self.classes), (self.image_shapes["pooled"],))
+            return {**super().parts(), **({"head": head} if self.classes else {})}
         return {"text": text_part(self.text_tower)}
 
     def encode(self, v: Vars, x: Inputs) -> tuple[Any, Aux]:
@@ -78,7 +84,7 @@ class Encoder(Trunk):
     def functions(self) -> dict[str, Function]:
         """features: float32[B, D], what the network pools; embed_image or embed_text: float32[B,
         E] of unit norm; tokens: float32[B, T, D], the last states; pooler: float32[B, D] where the
-        network has one.
+        network has one; classify: logits float32[B, C] where there is a classifier.
         """
         net, whole = self.parts()[self.side].net, None
         if isinstance(net, ViT):  # its own tokens lack the last norm
@@ -91,6 +97,10 @@ class Encoder(Trunk):
         }
         if isinstance(net, ViT | BERT) and net.pooler:
             found["pooler"] = lambda v, x, _: self.run(v, x)[1]["pooler"]
+        if self.classes:
+            found["classify"] = lambda v, x, _: self.apply(
+                "head", v, x, self.run(v, x)[1]["pooled"]
+            )
         return {name: Function(run, self.fields()) for name, run in found.items()}
 
     def flops(self, text_length: int | None = None) -> float:

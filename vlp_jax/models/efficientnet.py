@@ -68,9 +68,9 @@ class EfficientNet(nn.Module):
       width_multiplier, depth_multiplier: scale channels and repeats of `stages`.
       stages: (kernel, stride, expansion, channels, repeats) of each, before scaling.
       stem: channels of the first convolution, before scaling.
-      head_width: C of a 1x1 convolution before the mean, before scaling; 0 has none (ALIGN) and C
+      top_width: C of a 1x1 convolution before the mean, before scaling; 0 has none (ALIGN) and C
         is the last stage's.
-      fixed_ends: neither stem nor head scale, nor the repeats of the first and the last stage
+      fixed_ends: neither stem nor top scale, nor the repeats of the first and the last stage
         (lite).
       se_ratio: channels of squeeze-and-excite over a block's inputs; 0 has none (lite).
       divisor: channels are multiples of it.
@@ -87,7 +87,7 @@ class EfficientNet(nn.Module):
     depth_multiplier: float = 1.0
     stages: tuple[tuple[int, ...], ...] = B0
     stem: Size = 32
-    head_width: int = 1280
+    top_width: int = 1280
     fixed_ends: bool = False
     se_ratio: float = 0.25
     divisor: Size = 8
@@ -116,8 +116,8 @@ class EfficientNet(nn.Module):
     @property
     def width(self) -> int:
         """C, the channels of the mean."""
-        if self.head_width:
-            return self.scaled(self.head_width, self.fixed_ends)
+        if self.top_width:
+            return self.scaled(self.top_width, self.fixed_ends)
         return self.scaled(self.stages[-1][3])
 
     @property
@@ -175,14 +175,8 @@ class EfficientNet(nn.Module):
         Raises:
           UserError: an unknown padding or activation, stages that are none.
         """
-        norm = (self.norm_momentum, self.norm_eps)
-        how = _How(
-            rng is not None,
-            self.activation,
-            *norm,
-            self.se_ratio,
-            pick(DTYPES, self.dtype, "dtype"),
-        )
+        norm, dtype = (self.norm_momentum, self.norm_eps), pick(DTYPES, self.dtype, "dtype")
+        how = _How(rng is not None, self.activation, *norm, self.se_ratio, dtype)
         x = how.conv(self.stem_width, 3, "stem", stride=2, padding=pads(3, 2, self.padding))(
             images.astype(how.dtype)
         )
@@ -190,7 +184,7 @@ class EfficientNet(nn.Module):
         kind = remat(_Block, self.remat, scanned=False)
         for number, sizes in enumerate(self.blocks()):
             x = kind(sizes, how, name=f"block{number}")(x, rngs.fold(rng, f"block{number}"))
-        if self.head_width:
+        if self.top_width:
             x = how.activate(how.conv(self.width, 1, "top")(x))
         # jaxlib 0.12's CPU would pool bfloat16 inside the last stage, and get NaN.
         x = jax.lax.optimization_barrier(x)

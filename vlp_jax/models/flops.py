@@ -7,6 +7,7 @@ because compiler cost analyses count a loop body once; MFU and roofline figures 
 
 import flax.linen as nn
 
+from vlp_jax.models.efficientnet import EfficientNet
 from vlp_jax.models.resnet import ModifiedResNet
 from vlp_jax.models.resnet_v1 import ResNet
 from vlp_jax.nn.transformer import StackConfig
@@ -62,6 +63,21 @@ def _resnet_v1_flops(net: ResNet) -> float:
     return total + 2 * channels * net.embed_dim
 
 
+def _efficientnet_flops(net: EfficientNet) -> float:
+    side = -(-net.image_size // 2)
+    total = 2.0 * side**2 * 27 * net.stem_width
+    for block in net.blocks():
+        inside = block.before * block.expand
+        total += 2 * side**2 * block.before * inside * (block.expand != 1)
+        side = -(-side // block.stride)
+        total += 2 * side**2 * inside * (block.kernel**2 + block.after)
+        if net.se_ratio:
+            total += 4 * inside * max(1, int(block.before * net.se_ratio))
+    last = net.blocks()[-1].after
+    total += 2 * side**2 * last * net.width * bool(net.top_width)
+    return total + 2 * net.width * net.embed_dim * (net.embed_dim != net.width)
+
+
 def tower_flops(tower: nn.Module, length: int | None = None) -> float:
     """Forward FLOPs of one picture or one text through a tower of models/towers.py.
 
@@ -73,6 +89,8 @@ def tower_flops(tower: nn.Module, length: int | None = None) -> float:
         return _resnet_flops(tower)
     if isinstance(tower, ResNet):
         return _resnet_v1_flops(tower)
+    if isinstance(tower, EfficientNet):
+        return _efficientnet_flops(tower)
     config = tower.stack_config()
     head = 2 * tower.width * tower.embed_dim
     if hasattr(tower, "context_length"):

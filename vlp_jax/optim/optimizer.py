@@ -87,6 +87,8 @@ def _adafactor(c: OptimConfig) -> optax.GradientTransformation:
     )
 
 
+FUSED = {"/qkv/": -2, "/key_value/": -2}  # several projections of the references in one leaf: axis
+
 DIRECTIONS: dict[str, Callable[[OptimConfig], optax.GradientTransformation]] = {
     "adamw": lambda c: optax.scale_by_adam(c.b1, c.b2, c.eps, mu_dtype=c.mu_dtype),
     "lion": lambda c: optax.scale_by_lion(c.b1, c.b2, mu_dtype=c.mu_dtype),
@@ -135,20 +137,24 @@ def make_optimizer(config: Mapping[str, Any]) -> optax.GradientTransformationExt
     if c.name in ("lars", "lamb"):
         coefficient = 0.001 if c.name == "lars" else 1.0  # arXiv:1708.03888, arXiv:1904.00962
         ratio = optax.scale_by_trust_ratio(trust_coefficient=coefficient)
-        steps.append(optax.masked(_per_layer(ratio), mask))
+        steps.append(optax.masked(_per_layer(ratio, apart=FUSED), mask))
     if c.name == "lars":
         steps.append((_sum_steps if c.lr_in_momentum else optax.trace)(c.momentum))
     return optax.with_extra_args_support(optax.chain(*steps))
 
 
-def _per_layer(ratio: optax.GradientTransformation) -> optax.GradientTransformation:
-    """Applies a per-tensor rule to each layer of a stacked leaf (path .../blocks/...) on its
-    own.
+def _per_layer(
+    ratio: optax.GradientTransformation, apart: Mapping[str, int] = {}
+) -> optax.GradientTransformation:
+    """Applies a per-tensor rule to each layer of a stacked leaf (path .../blocks/...) on its own,
+    and to each entry along an axis of the leaves whose path holds a name of `apart`.
     """
 
     def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
         def one(path: str, u: jax.Array, p: jax.Array) -> jax.Array:
             rule = lambda u, p: ratio.update(u, state, p)[0]  # noqa: E731
+            for name, axis in apart.items():
+                rule = jax.vmap(rule, axis, axis) if name in path else rule
             return jax.vmap(rule)(u, p) if "blocks/" in path and u.ndim else rule(u, p)
 
         return map_with_path_pair(one, updates, params), state

@@ -14,8 +14,6 @@ import numpy as np
 from vlp_jax.core.errors import UserError
 from vlp_jax.core.fields import Text
 from vlp_jax.data.cache import caches
-from vlp_jax.data.caption import MAX_CHARACTERS
-from vlp_jax.data.damage import DamagedSample
 from vlp_jax.data.fields.base import Reader as Base
 from vlp_jax.data.fields.base import Setup, Stream, make_readers
 from vlp_jax.data.source import Example, Source
@@ -77,14 +75,10 @@ class Reader(Base):
 
     def read(self, example: Example, stream: Stream, clipped: Counter) -> Row:
         """See Reader; damage: not_cached, and that of a text."""
-        names, caption = self.field.spec(self.name, 1), None
+        names, text = self.field.spec(self.name, 1), ()
         if self.texts is not None:
-            text = self.texts.read(example, stream, clipped)
-            known = [one[:MAX_CHARACTERS] for one in self.texts.captions.texts(example)]
-            if text not in known:
-                raise DamagedSample("not_cached")
-            caption = known.index(text)
-        return {array: example["cached"](array, caption) for array in names}
+            text = self.texts.read(example, stream, clipped), self.texts.captions
+        return {array: example["cached"](array, *text) for array in names}
 
     def arrays(self, rows: list[Row], limit: int | None = None) -> dict[str, np.ndarray]:
         """Those of the field."""

@@ -53,7 +53,7 @@ class Reader(Base):
         self.framing, other = self._framing("crop"), self._framing("eval_crop")
         if not setup.train:
             self.framing = other
-        elif field.whole and self.framing.crop != "squash":
+        elif field.whole and (self.framing.crop, self.framing.share) != ("squash", 1.0):
             wanted = f"{field.says(name, field.size)} takes whole pictures, crop='squash'"
             raise UserError(f"{self.flag('crop')}={self.framing.crop!r}: {wanted}")
 
@@ -88,7 +88,7 @@ class Reader(Base):
 
     def read(self, example: Example, stream: Stream, clipped: Counter) -> Any:
         """See Reader. Draw: box."""
-        rng = self.draws(stream)("box") if self.framing.crop == "random" else None
+        rng = self.draws(stream)("box") if self.framing.draws else None
         return decode_framed(self._file(example), self.field.size, self.framing, rng)
 
     def arrays(self, rows: list[Any], limit: int | None = None) -> dict[str, np.ndarray]:

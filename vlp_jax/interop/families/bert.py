@@ -9,33 +9,13 @@ import os
 from typing import Any
 
 from vlp_jax.core.errors import UserError
-from vlp_jax.interop.blocks import linear, norm
+from vlp_jax.interop.bert import BERT_DEFAULTS, bert_rules, read_bert, write_bert
 from vlp_jax.interop.family import Beside, Config
-from vlp_jax.interop.hf import (
-    IGNORED,
-    HuggingFace,
-    bert_layers,
-    left_out,
-    read_layers,
-    write_layers,
-)
-from vlp_jax.interop.rules import Rule
+from vlp_jax.interop.hf import IGNORED, HuggingFace, left_out
 from vlp_jax.interop.tensors import State
 from vlp_jax.interop.weights_file import read_json
 
-_DEFAULTS = {  # of BertConfig
-    "vocab_size": 30522,
-    "hidden_size": 768,
-    "num_hidden_layers": 12,
-    "num_attention_heads": 12,
-    "intermediate_size": 3072,
-    "hidden_act": "gelu",
-    "layer_norm_eps": 1e-12,
-    "max_position_embeddings": 512,
-    "type_vocab_size": 2,
-    "position_embedding_type": "absolute",
-    "is_decoder": False,
-}
+_DEFAULTS = {**BERT_DEFAULTS, "position_embedding_type": "absolute", "is_decoder": False}
 _POOLING = os.path.join("1_Pooling", "config.json")  # of sentence-transformers
 _ALL_MODES = ("cls_token", "mean_tokens", "max_tokens", "mean_sqrt_len_tokens")
 _MODES = {"pooling_mode_cls_token": "first", "pooling_mode_mean_tokens": "mean"}
@@ -54,14 +34,7 @@ class Bert(HuggingFace):
     methods = ("encoder",)
     untold = ("text.pool", "text.pooler")
     title, model_type = "BertModel", "bert"
-    rules = (
-        Rule("text/token_embed/embedding", "embeddings.word_embeddings.weight"),
-        Rule("text/pos_embed", "embeddings.position_embeddings.weight"),
-        Rule("text/type_embed/embedding", "embeddings.token_type_embeddings.weight"),
-        *norm("text/norm_embed", "embeddings.LayerNorm"),
-        *bert_layers("text", "encoder.layer.{i}"),
-        *linear("text/pooler/dense", "pooler.dense"),
-    )
+    rules = bert_rules()
 
     def known_names(self, state: State) -> State:
         """Classes with a head put the network under `bert.`, and files that come from TensorFlow
@@ -85,13 +58,7 @@ class Bert(HuggingFace):
         if c["position_embedding_type"] != "absolute" or c["is_decoder"]:
             what = "position_embedding_type='absolute' and is_decoder=false"
             raise UserError(f"{where}: only {what} are read")
-        sizes = {
-            "vocab_size": c["vocab_size"],
-            "context_length": c["max_position_embeddings"],
-            "num_heads": c["num_attention_heads"],
-            "types": c["type_vocab_size"],
-        }
-        return {"name": "encoder", "text": {"name": "bert", **read_layers(c, where), **sizes}}
+        return {"name": "encoder", "text": read_bert(c, where)}
 
     def complete(self, method: dict[str, Any], state: State, beside: Beside) -> list[str]:
         """The pooler is there or not; heads are left; pooling as beside the weights."""
@@ -154,13 +121,7 @@ class Bert(HuggingFace):
 
     def config_json(self, method: Config, tokenizer: Config | None) -> dict[str, Any]:
         """BertConfig."""
-        text = method["text"]
-        return write_layers(text, text["num_heads"]) | {
-            "vocab_size": text["vocab_size"],
-            "max_position_embeddings": text["context_length"],
-            "type_vocab_size": text["types"],
-            "pad_token_id": 0,
-        }
+        return write_bert(method["text"])
 
 
 FAMILY = Bert()
