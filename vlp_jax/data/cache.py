@@ -70,8 +70,8 @@ def part_name(number: int) -> str:
 
 
 class CacheSource:
-    """The data set that a cache was made of; samples gain `cached`, f(array) -> the sample's row, or
-    f(array, text, spec) -> that of one of its captions.
+    """The data set that a cache was made of; samples gain `cached`, f(array) -> the sample's row,
+    or f(array, text, spec) -> that of one of its captions.
 
     Args:
       open_source: opens the data set.
