@@ -38,7 +38,9 @@ class Reader(Base):
         self.inner = make_readers(field.reads, dataclasses.replace(setup, data=own))
         self.texts = one_text(self.inner)
         self.per_picture = setup.data.get("captions_per_picture") or 0
-        if self.texts is not None:
+        if self.texts is not None:  # damage is replaced as without the cache, by texts that fit
+            self.cut, self.tokenizer = self.texts.cut, self.texts.tokenizer
+            self.captions = self.texts.captions
             for option in ("templates", "word_dropout"):
                 if getattr(self.texts.captions, option):
                     flag = self.texts.flag(option)
