@@ -18,6 +18,7 @@ def get_config(path: str = "") -> ConfigDict:
     c.data.path = path or "builtin:emoji/noto-train"
     c.data.context_length = 64
     c.data.image.alpha, c.data.image.eval_crop = "white", "squash"
+    c.data.image.resample = "bicubic"  # as EfficientNet-lite was trained
     c.data.holdout = 0.0
     c.steps, c.batch_size = 1000, 256
     c.optim.lr, c.optim.weight_decay = 1e-3, 0.1
