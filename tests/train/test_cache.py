@@ -29,7 +29,7 @@ from ml_collections import ConfigDict
 from configs.clip.frozen_flickr import frozen
 
 def get_config(_):
-    image = dict(name="resnet_v1", image_size=32, depth=18, width_multiplier=0.125)
+    image = dict(name="vit", image_size=32, patch_size=8, width=32, num_layers=1, head_width=16)
     text = dict(name="bert", vocab_size=259, context_length=40, width=16, num_layers=1,
                 num_heads=2, types=0, pooler=False)
     c = frozen(image, text)
@@ -117,7 +117,7 @@ def test_samples_are_those_of_the_data_set_and_know_their_rows(recipe, made):
     assert isinstance(source, CacheSource) and source.fingerprint == plain.fingerprint
     assert source.metadata(4)["text"] == plain.metadata(4)["text"]
     assert source[4]["image"] == plain[4]["image"]
-    assert source.array(4, "image_features").shape == (64,)
+    assert source.array(4, "image_features").shape == (32,)
     rows = [source.array(5, "text_features", k) for k in range(3)]
     assert not np.array_equal(rows[0], rows[1])
     of_two = PerCaption(Subset(source, np.array([5, 4])), 2)  # captions of 5: three, of 4: two
@@ -136,7 +136,7 @@ def test_samples_are_those_of_the_data_set_and_know_their_rows(recipe, made):
         ({"data.image.crop": "center"}, "made with image crop='squash', this run says 'center'"),
         ({"data.tokenizer_options.clean": "lower"}, "made with text tokenizer="),
         ({"data.templates": "('a {c}',)"}, "data.templates: a cache knows captions as they are"),
-        ({"method.image.width_multiplier": "0.25"}, r"holds float32\[64\], the method takes"),
+        ({"method.image.width": "48"}, r"holds float32\[32\], the method takes"),
     ],
 )
 def test_another_recipe_is_refused(recipe, made, tmp_path, flags, message):
