@@ -106,6 +106,7 @@ def data() -> ConfigDict:
             "tokenizers": {},  # further ones by name: a file, or {name, clean, pad_id}
             "fields": {},  # where each field of a method is found: data/fields/KIND.py
             "caption": "random",
+            "captions_per_picture": 0,  # so many, each a sample of its own; 0: one, drawn each time
             "templates": (),
             "word_dropout": 0.0,
             "buckets": (16, 32, 48, 64, 77),  # lengths that a causal tower's texts are cut to

@@ -118,6 +118,7 @@ def _plan(to: str, arrays: Mapping[str, np.ndarray], manifest: Mapping[str, Any]
     family, texts = _family(to, said), "text" in method.fields()
     spec = manifest.get("tokenizer", {}) if texts else {}
     files, words, tokenizer = tokenizer_files(spec, to, family.sees_padding)
+    files |= family.files(said)
     own = {"end": tokenizer.eot_id, "said": words} if tokenizer else None
     configs = family.configs(said, pictures, own)
     notes = [_NO_TOKENIZER] if texts and not tokenizer else []
@@ -177,6 +178,7 @@ def _write(out: str, plan: Plan) -> None:
     def fill(folder: str) -> None:
         write_safetensors(os.path.join(folder, name), state, {"format": "pt"})
         for file, content in plan.configs.items():
+            os.makedirs(os.path.dirname(os.path.join(folder, file)), exist_ok=True)
             write_json(os.path.join(folder, file), content)
         for file, content in plan.files.items():
             _write_file(os.path.join(folder, file), content)

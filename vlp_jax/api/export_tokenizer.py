@@ -15,7 +15,6 @@ from typing import Any
 from vlp_jax.core.errors import UserError
 from vlp_jax.data.text import Tokenizer, load_tokenizer
 from vlp_jax.data.text.clip_bpe import byte_ids, byte_symbols, load_merges
-from vlp_jax.interop.weights_file import read_json
 
 Files = dict[str, str | bytes]  # name -> content, or the path of a file to copy
 
@@ -109,14 +108,9 @@ def _edges(tokenizer: Tokenizer) -> set[int]:
     return {*tokenizer.prefix, *tokenizer.suffix, tokenizer.pad_id}
 
 
-def _read(tokenizer: Tokenizer) -> tuple[dict[str, Any], dict[int, str]]:
-    """A tokenizer.json, and how it spells start, end and padding."""
-    from tokenizers import Tokenizer as Library
-
-    path = os.path.expanduser(tokenizer.name)
-    path = os.path.join(path, "tokenizer.json") if os.path.isdir(path) else path
-    library = Library.from_file(path)
-    return read_json(path), {i: library.id_to_token(i) for i in _edges(tokenizer)}
+def _read(tokenizer: Any) -> tuple[dict[str, Any], dict[int, str]]:
+    """A tokenizer.json or vocab.txt, and how it spells start, end and padding."""
+    return tokenizer.content(), {i: tokenizer.spell(i) for i in _edges(tokenizer)}
 
 
 def _config(kind: str, tokenizer: Tokenizer, siglip: bool) -> dict[str, Any]:

@@ -51,7 +51,8 @@ def places(mesh: Mesh | None, sharding: str) -> Callable[[Any], Any]:
 
 
 def runner(method: Method, name: str, v: Vars, mesh: Mesh | None = None) -> Run:
-    """A function of a method as f(batch, how=None) from host arrays to host arrays.
+    """A function of a method as f(batch, how=None, index=None) from host arrays to host arrays;
+    index: see train/functions.py compiled.
 
     Products run in full float32, so that numbers agree between kinds of device. On a mesh the rows
     are shared by its devices, filled up to a multiple of them.
@@ -61,15 +62,16 @@ def runner(method: Method, name: str, v: Vars, mesh: Mesh | None = None) -> Run:
     """
     program = compiled(method, name, None if mesh is None else replicated(mesh))
 
-    def run(batch: HostBatch, how: Any = None) -> Any:
+    def run(batch: HostBatch, how: Any = None, index: np.ndarray | None = None) -> Any:
         with jax.default_matmul_precision("highest"):
             if mesh is None:
-                return jax.tree.map(np.asarray, program(*v, batch, how=how))
+                return jax.tree.map(np.asarray, program(*v, batch, index, how))
             count = len(next(iter(batch.values())))
             most = -(-count // _ways(mesh)) * _ways(mesh)
             filled = {array: fill(rows, most) for array, rows in batch.items()}
+            index = None if index is None else fill(index, most)
             with jax.set_mesh(mesh):
-                out = program(*v, place(filled, batch_sharding(mesh)), how=how)
+                out = program(*v, place(filled, batch_sharding(mesh)), index, how)
             return jax.tree.map(lambda rows: np.asarray(rows)[:count], out)
 
     return run

@@ -25,6 +25,7 @@ from vlp_jax.interop.position import resize_state, same_table
 from vlp_jax.interop.preprocess import for_model
 from vlp_jax.interop.rules import check, prove_names, their_shapes, to_ours
 from vlp_jax.methods.base import Method, make_method
+from vlp_jax.models.resnet_v1 import LAYERS
 from vlp_jax.models.towers import make_tower
 from vlp_jax.nn.precision import DTYPES
 
@@ -269,8 +270,9 @@ def _tokenizer(
         if not asked:
             notes.append("no tokenizer beside the weights; texts will need one (--tokenizer=FILE)")
         return spec, {}
-    is_json = file.endswith(".json")
-    name = "tokenizer.json" if is_json else "tokenizer.model"
+    is_json = file.endswith((".json", ".txt"))
+    name = "vocab.txt" if file.endswith(".txt") else "tokenizer.json"
+    name = name if is_json else "tokenizer.model"
     files, named = {name: file}, os.path.join(os.path.dirname(file), "tokenizer_config.json")
     if is_json and os.path.isfile(named):
         files["tokenizer_config.json"] = named  # names the padding
@@ -336,6 +338,10 @@ def _telling(net: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
             for stage, count in stages
         }
         return norms | {"attnpool/pos_embed": ((net["image_size"] // 32) ** 2 + 1, 32 * width)}
+    if name == "resnet_v1":
+        depth, block = net["depth"], f"stage3_block{LAYERS[net['depth']][2] - 1}/conv1/bn/scale"
+        last = ("conv3", 256) if depth >= 50 else ("conv2", 64)
+        return {block: (256,), f"stage1_block0/{last[0]}/bn/scale": (last[1],)}
     if name == "text":
         return {"token_embed/embedding": (net.get("vocab_size", 49408), width)}
     if name == "bert":

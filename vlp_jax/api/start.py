@@ -12,6 +12,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from vlp_jax.api.cache import check_weights
 from vlp_jax.api.init_from import Weights
 from vlp_jax.core.errors import UserError
 from vlp_jax.train.checkpoint import Checkpoints
@@ -32,8 +33,16 @@ def begin(
       (state and frozen weights, what became of the leaves of `init_from`: see Weights.record).
 
     Raises:
-      UserError: see Checkpoints.restore, Weights and Trainer.check_given.
+      UserError: see Checkpoints.restore, Weights, Trainer.check_given and check_weights.
     """
+    start, told = _begin(trainer, checkpoints, step)
+    check_weights(trainer, start)
+    return start, told
+
+
+def _begin(
+    trainer: Trainer, checkpoints: Checkpoints, step: int | None
+) -> tuple[Start, dict[str, Any]]:
     if step is not None:
         state = checkpoints.restore(trainer.abstract.state, step)
         return Start(state, checkpoints.restore_frozen(trainer.abstract.frozen, step)), {}

@@ -1,4 +1,5 @@
-"""`data index | check | stats | bench | convert | wordpieces | prepare`: looks after data sets.
+"""`data index | check | stats | bench | convert | wordpieces | prepare | cache`: looks after data
+sets.
 
 The file exists so that a set is indexed, proven sound, measured and converted without writing code.
 Every sub-command takes --json: one JSON object on the last line of stdout.
@@ -6,9 +7,13 @@ Every sub-command takes --json: one JSON object on the last line of stdout.
 
 import argparse
 import os
+import sys
 from collections.abc import Sequence
+from typing import Any
 
-from vlp_jax.cli.output import add_json, print_json
+from vlp_jax.api.config import split_overrides
+from vlp_jax.cli.output import add_json, folder_or_file, print_json
+from vlp_jax.core.errors import UserError
 from vlp_jax.parallel.hosts import process_id
 
 PATH_HELP = (
@@ -60,22 +65,60 @@ def parser() -> argparse.ArgumentParser:
         "dataset-fashion-mnist, downloaded by apt-get and only unpacked)"
     )
     sub.add_argument("--source", metavar="DIR", default="", help=text)
+    _add_cache(
+        add("cache", "outputs of a model's functions, to train on instead of pictures", None)
+    )
     return cli
+
+
+def _add_cache(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("--out", type=folder_or_file, required=True, metavar="DIR", help="new folder")
+    text = "a recipe (--config.KEY=VALUE changes keys): the first weights and the data of its run"
+    sub.add_argument("--config", metavar="FILE.py[:ARGS]", default="", help=text)
+    text = "or a converted checkpoint or a workdir, with --path"
+    sub.add_argument("--checkpoint", type=folder_or_file, metavar="DIR", default="", help=text)
+    sub.add_argument("--path", metavar="DATA", default="", help=f"with --checkpoint: {PATH_HELP}")
+    text = "with commas between (default: all whose outputs the method takes in training)"
+    sub.add_argument("--functions", metavar="NAMES", default="", help=text)
+    sub.add_argument("--batch-size", type=int, default=64)
+    sub.add_argument("--part-rows", type=int, default=1024, help="samples of a part (default 1024)")
+    sub.add_argument("--threads", type=int, default=os.cpu_count() or 1)
+
+
+def _cache(flags: dict[str, Any], overrides: dict[str, str]) -> dict[str, Any]:
+    """`data cache`: the one that computes, on all devices of a job."""
+    from vlp_jax.api.cache import Request, cache
+    from vlp_jax.api.config import load_config
+    from vlp_jax.parallel.startup import start_jax
+
+    names = tuple(name for name in flags.pop("functions").split(",") if name)
+    spec = flags.pop("config")
+    config = load_config(spec, overrides) if spec else None
+    request = Request(config=config, functions=names, **flags)
+    start_jax()
+    return cache(request)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs a sub-command; returns its exit code. Raises UserError and RunError.
 
-    It uses no device, so in a job of several processes the first one does it alone.
+    But for `cache` it uses no device, so in a job of several processes the first one does it alone.
     """
-    flags = vars(parser().parse_args(argv))
-    if process_id(os.environ):
-        return 0
+    rest, overrides = split_overrides(list(sys.argv[2:] if argv is None else argv))
+    flags = vars(parser().parse_args(rest))
     command, as_json = flags.pop("command"), flags.pop("json")
+    if overrides and not flags.get("config"):
+        raise UserError(
+            f"--config.{next(iter(overrides))}: only `data cache --config=FILE` has keys"
+        )
+    if process_id(os.environ) and command != "cache":
+        return 0
     from vlp_jax.api.data import COMMANDS, shortened
     from vlp_jax.report.data_sets import print_report
 
-    report = COMMANDS[command](**flags)
+    report = _cache(flags, overrides) if command == "cache" else COMMANDS[command](**flags)
+    if not report:
+        return 0
     if as_json:
         print_json({"command": f"data {command}", **shortened(report)})
     else:

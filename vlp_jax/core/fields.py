@@ -118,9 +118,32 @@ class Numbers(Field):
         return {name: jax.ShapeDtypeStruct((batch_size, *self.shape), jnp.dtype(self.dtype))}
 
 
+@dataclasses.dataclass(frozen=True)
+class Cached(Field):
+    """What a cache (`data cache`) holds of a field, or of a function of the method under its name.
+
+    Attributes:
+      like: the field as it is without the cache; of a function's output Numbers.
+      reads: {name: field} that a function reads and that its outputs stand for.
+    """
+
+    like: Field
+    reads: Mapping[str, Field] = dataclasses.field(default_factory=dict)
+
+    def spec(self, name: str, batch_size: int) -> Spec:
+        """That of `like`."""
+        return self.like.spec(name, batch_size)
+
+
 def present(fields: Mapping[str, Field], asked: Container[str] = ()) -> dict[str, Field]:
     """The fields that a batch has: all but the optional ones that nobody `asked` for."""
     return {n: field for n, field in fields.items() if not field.optional or n in asked}
+
+
+def replaced(fields: Mapping[str, Field], cached: Mapping[str, Cached]) -> dict[str, Field]:
+    """The fields of a batch where a cache gives some: those in place of what they stand for."""
+    gone = {name for field in cached.values() for name in field.reads}
+    return {name: field for name, field in fields.items() if name not in gone} | dict(cached)
 
 
 def batch_spec(fields: Mapping[str, Field], batch_size: int) -> Spec:

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from vlp_jax.core.errors import UserError
+from vlp_jax.data.cache import is_cache, read_manifest
 from vlp_jax.data.content import contents
 from vlp_jax.data.damage import Damage
 from vlp_jax.data.filters import Filtered, apply_filters, shown
@@ -175,7 +176,7 @@ def open_mixture(
     Without weights the sources are one pool and every example comes once per epoch. Raises
     UserError.
     """
-    paths = _paths(path)
+    paths = paths_of(path)
     if weights:
         _weights(weights, paths)
     position_to_index(seed, 0, 0, 1, mode)  # an unknown mode is refused here
@@ -204,7 +205,7 @@ def open_mixture(
 def open_pool(path: str) -> Source:
     """One source, or several separated by commas end to end; what their listings know to be lost is
     logged. Raises UserError."""
-    parts = _paths(path)
+    parts = paths_of(path)
     sources = [open_source(part) for part in parts]
     for part, source in zip(parts, sources, strict=True):
         _tell_damage(part, source.damage)
@@ -224,6 +225,15 @@ def _warn(line: str) -> None:
     _log.warning(line)
 
 
-def _paths(path: str) -> list[str]:
+def paths_of(path: str) -> list[str]:
+    """The data sets that a path names."""
     exists = os.path.exists(os.path.expanduser(path))  # a comma in a folder's own name
     return [path] if exists else split_paths(path) or [path]
+
+
+def manifests(path: str) -> list[dict[str, Any]]:
+    """The manifests of the caches that `data.path` names; [] where it names anything else beside or
+    instead. Raises UserError."""
+    parts = [os.path.expanduser(part) for part in paths_of(path)] if path else []
+    whole = parts and all(os.path.isdir(part) and is_cache(part) for part in parts)
+    return [read_manifest(part) for part in parts] if whole else []

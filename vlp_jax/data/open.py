@@ -7,6 +7,8 @@ import os
 from typing import Any
 
 from vlp_jax.core.errors import UserError, printable
+from vlp_jax.data.cache import CacheSource, is_cache
+from vlp_jax.data.caption_list import list_in
 from vlp_jax.data.source import FOLDER_KINDS, TABLE_SUFFIXES, Source
 from vlp_jax.data.walk import IMAGE_SUFFIXES, suffix_of, tell, unwanted
 
@@ -24,6 +26,13 @@ def _builtin(name: str) -> str:
 
 
 def _open_folder(path: str, options: dict) -> Source:
+    if is_cache(path):
+        return CacheSource(path, open_source)
+    captions = list_in(path)
+    if captions:
+        from vlp_jax.data.table import TableSource
+
+        return TableSource(captions)
     try:
         names = [name for name in os.listdir(path) if not unwanted(name)]
     except OSError as error:

@@ -21,8 +21,9 @@ from vlp_jax.data.damage import Damage, DamagedSample, DamageLog
 from vlp_jax.data.decode import tune_pillow
 from vlp_jax.data.fields.base import Reader, Setup, make_readers, read_row, stack
 from vlp_jax.data.lengths import Buckets, LengthCounter, open_buckets
-from vlp_jax.data.mixture import open_mixture
+from vlp_jax.data.mixture import PlainOrder, open_mixture
 from vlp_jax.data.order import example_rng, replacement
+from vlp_jax.data.per_caption import PerCaption
 from vlp_jax.data.source import check_key
 from vlp_jax.data.text.named import open_tokenizers
 
@@ -48,6 +49,7 @@ class DataSpec:
     prefetch: int = 8
     shuffle: str = "global"
     damage_budget: float = 1e-3
+    captions_per_picture: int = 0
 
     @classmethod
     def from_config(cls, data: Mapping[str, Any]) -> "DataSpec":
@@ -147,6 +149,8 @@ class TrainPipeline:
         self.source, self.order = open_mixture(
             spec.path, spec.weights, seed, spec.shuffle, spec.holdout, spec.filters
         )
+        if spec.captions_per_picture:
+            self._spread(seed)
         self.num_examples = len(self.source)
         if batch_size > self.num_examples:  # batches run across epoch borders, so this still works
             _log.warning(
@@ -169,6 +173,13 @@ class TrainPipeline:
             self.buckets = open_buckets(counters, spec.buckets, self.order, batch_size, offset)
         self._reader = RowReader(self.source, self.order, readers, seed, self.buckets)
         self._reader.chunk(0, 0, 1)  # a mistake in the settings shows here, not in a worker
+
+    def _spread(self, seed: int) -> None:
+        """Makes so many captions of a picture samples of their own."""
+        if self.spec.weights:
+            raise UserError("data.captions_per_picture: not with data.weights; remove one")
+        self.source = PerCaption(self.source, self.spec.captions_per_picture)
+        self.order = PlainOrder(len(self.source), seed, self.spec.shuffle)
 
     def seen(self, step: int) -> int:
         """Examples that come before those of a step: its place in the stream."""

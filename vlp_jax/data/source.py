@@ -24,7 +24,7 @@ _MOST = 2**20  # samples looked at before a key or captions are called absent
 MISSING = frozenset({"", "nan", "NaN", "None", "null", "NULL", "<NA>"})
 FOLDER_KINDS = ("captions", "classes", "pictures")  # prefixes of a folder's path
 _INT32 = range(-(2**31), 2**31)
-TABLE_SUFFIXES = (".csv", ".tsv", ".jsonl")
+TABLE_SUFFIXES = (".csv", ".tsv", ".jsonl", ".token", ".token.txt")
 
 
 @runtime_checkable

@@ -12,6 +12,7 @@ import re
 from collections.abc import Sequence
 
 from vlp_jax.core.errors import UserError, nearest
+from vlp_jax.data.caption_list import is_caption_list, pictures_of, read_caption_list
 from vlp_jax.data.damage import Damage
 from vlp_jax.data.delimited import Delimited, Row
 from vlp_jax.data.encoding import read_text
@@ -72,9 +73,10 @@ class TableSource:
 
     The picture and caption columns are named by `image_key` and `caption_key` or found among the
     usual names; without the latter the pictures have no captions. A JSON caption cell may be a
-    list; every column stays in `meta`, those of a CSV that hold whole numbers ("3", "3.0") as ints.
-    Rows that are none or name no picture are damage, by line. Raises UserError for a file without
-    rows or a picture column, and, naming the line, for one that is no certain text.
+    list, and a list of captions (data/caption_list.py) is one sample a picture; every column stays
+    in `meta`, those of a CSV that hold whole numbers ("3", "3.0") as ints. Rows that are none or
+    name no picture are damage, by line. Raises UserError for a file without rows or a picture
+    column, and, naming the line, for one that is no certain text.
     """
 
     def __init__(self, path: str, image_key: str = "", caption_key: str = ""):
@@ -82,7 +84,11 @@ class TableSource:
             raise UserError(f"no such file: {path!r}")
         self.path, self._folder = path, os.path.dirname(os.path.abspath(path))
         lines, is_json = _lines(path), path.lower().endswith(".jsonl")
-        if is_json:
+        listed = is_caption_list(path, lines[0] if lines else "")
+        if listed:
+            rows, self.damage = read_caption_list(path, lines)
+            self._folder = pictures_of(self._folder, rows[0][1]["image"])
+        elif is_json:
             rows, self.damage = _read_jsonl(path, lines)
         else:
             pictures, others = (image_key, *IMAGE_COLUMNS), (caption_key, *CAPTION_COLUMNS)
@@ -93,7 +99,7 @@ class TableSource:
             raise UserError(f"no rows in {path!r}{first}")
         columns = list(dict.fromkeys(key for _, row in rows for key in row))
         self._find(columns, image_key, caption_key)
-        if not is_json:
+        if not (is_json or listed):
             for column in set(columns) - {self._image, self._caption}:
                 _count(rows, column)
         self._keep(rows)

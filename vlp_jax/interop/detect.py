@@ -33,7 +33,13 @@ _SWITCHES = (  # fields of networks that shapes cannot tell
     "activation", "norm_eps", "head_width", "num_heads", "pool", "cls_token", "pos_embed",
     "pre_norm", "causal",
 )  # fmt: skip
-_TOKENIZERS = ("tokenizer.json", "spiece.model", "sentencepiece.model", "tokenizer.model")
+_TOKENIZERS = (
+    "tokenizer.json",
+    "spiece.model",
+    "sentencepiece.model",
+    "tokenizer.model",
+    "vocab.txt",
+)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -162,6 +162,11 @@ class Family:
         del method, pictures, tokenizer
         return {}
 
+    def files(self, method: Config) -> dict[str, bytes]:
+        """Further files of a method that are no configs."""
+        del method
+        return {}
+
     def rebuilt(self, configs: Configs) -> tuple[dict[str, Any], Mapping[str, Any]] | None:
         """(config of the method that its library builds of `configs`, its preprocessing); None
         where there is no config."""

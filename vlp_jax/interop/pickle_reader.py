@@ -10,7 +10,7 @@ come from strangers.
 import dataclasses
 import pickletools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, BinaryIO
 
 from vlp_jax.core.errors import UserError
 
@@ -81,12 +81,15 @@ _PUSHES = {
 }
 
 
-def read_pickle(data: bytes, where: str, allow_modules: bool = False) -> Any:
+def read_pickle(
+    data: bytes | BinaryIO, where: str, allow_modules: bool = False, storages: dict | None = None
+) -> Any:
     """Interprets a pickle of tensors and plain containers.
 
     Args:
-      data: the pickle.
+      data: the pickle, or a stream in memory that stands at one; it stands behind it afterwards.
       where: the file, for messages.
+      storages: gains {key: Storage} of all that are named.
       allow_modules: admit TorchScript classes (`__torch__.*`) as inert `Module`s.
 
     Returns:
@@ -95,11 +98,11 @@ def read_pickle(data: bytes, where: str, allow_modules: bool = False) -> Any:
     Raises:
       UserError: any other instruction or class (named), or a damaged pickle.
     """
-    if len(data) > MAX_BYTES:
+    if isinstance(data, bytes) and len(data) > MAX_BYTES:
         raise UserError(
             f"{where}: its pickle has {len(data)} bytes, more than any state dict needs"
         )
-    reader = _Reader(where, allow_modules)
+    reader = _Reader(where, allow_modules, {} if storages is None else storages)
     try:
         for opcode, argument, _ in pickletools.genops(data):
             if opcode.name == "STOP":
@@ -115,9 +118,10 @@ def read_pickle(data: bytes, where: str, allow_modules: bool = False) -> Any:
 class _Reader:
     """A stack and a memo; one `_do_*` method per group of instructions."""
 
-    def __init__(self, where: str, allow_modules: bool):
+    def __init__(self, where: str, allow_modules: bool, storages: dict[str, Storage]):
         self.where = where
         self.allow_modules = allow_modules
+        self.storages = storages
         self.stack: list[Any] = []
         self.memo: dict[int, Any] = {}
         self.actions: dict[str, Callable[[Any], None]] = {
@@ -218,15 +222,20 @@ class _Reader:
         self.push(self.admit(f"{module}.{name}"))
 
     def persistent(self, _: Any) -> None:
-        kind, storage, key, _, numel = self.pop()
+        kind, storage, key, _, numel, *view = self.pop()  # a view only before PyTorch 1.6
         if (
-            kind != "storage"
+            view not in ([], [None])
+            or kind != "storage"
             or not isinstance(storage, _Name)
             or type(key) is not str
             or type(numel) is not int
+            or numel < 0
         ):
             raise ValueError("an unknown persistent id")
-        self.push(Storage(key, STORAGES[storage.name.removeprefix("torch.")], numel))
+        found = Storage(key, STORAGES[storage.name.removeprefix("torch.")], numel)
+        if self.storages.setdefault(key, found) != found:
+            raise ValueError("two kinds of one storage")
+        self.push(found)
 
     def reduce(self, _: Any) -> None:
         arguments, function = self.pop(), self.pop()

@@ -27,6 +27,7 @@ _CLIP = SOURCE | {"mean": CLIP_MEAN, "std": CLIP_STD, "resample": "bicubic"}
 OPEN_CLIP, HF_CLIP = _CLIP | {"crop": "center"}, _CLIP | {"crop": "center_floor"}
 SIGLIP = SOURCE | {"mean": HALF, "std": HALF, "resample": "bicubic", "crop": "squash"}
 MAE = OPEN_CLIP | {"mean": IMAGENET_MEAN, "std": IMAGENET_STD}
+TORCHVISION = MAE | {"resample": "bilinear", "crop": "center_875"}  # its classifiers' first weights
 VIT = SIGLIP | {"resample": "bilinear"}
 ALIGN = VIT | {"share": 289 / 346}
 LITE = MAE | {"crop": "center_875"}  # of ImageNet classifiers; see families/efficientnet_lite.py

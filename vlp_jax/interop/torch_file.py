@@ -1,20 +1,19 @@
 """Reads PyTorch checkpoints (`.pt`, `.pth`, `.bin`) and TorchScript archives without PyTorch.
 
 Both are zip archives: a pickle (see pickle_reader.py) beside raw little-endian storages in
-data/KEY. The file exists because half of the released CLIP weights come in this form.
+data/KEY. Before PyTorch 1.6 a checkpoint was pickles in a row, the storages behind them (see
+torch_legacy.py). The file exists because half of the released CLIP weights come in this form.
 """
 
-import math
 import os
 import zipfile
 from collections.abc import Iterator
 from typing import Any
 
-import numpy as np
-
 from vlp_jax.core.errors import UserError
 from vlp_jax.interop.pickle_reader import MAX_BYTES, Module, RawTensor, read_pickle
-from vlp_jax.interop.tensors import DTYPES, Tensor, decode
+from vlp_jax.interop.tensors import Tensor
+from vlp_jax.interop.torch_legacy import Legacy, Storages, is_legacy
 from vlp_jax.interop.wrapped import EMA, RAW, unwrap
 
 _SCALARS = (
@@ -34,12 +33,11 @@ def read_archive(path: str) -> dict[str, Tensor]:
     dictionaries that training scripts put weights into are joined by dots.
 
     Raises:
-      UserError: not a zip archive (the format before PyTorch 1.6), damaged, or a pickle that asks
-        for anything but tensors and plain containers; the message names the class.
+      UserError: neither form, damaged, or a pickle that asks for anything but tensors and plain
+        containers; the message names the class.
     """
-    archive = _Archive(path)
-    pickled = archive.member("data.pkl", MAX_BYTES)
-    content = read_pickle(pickled, path, allow_modules=archive.is_torchscript)
+    archive = Legacy(path) if is_legacy(path) else _Archive(path)
+    content = archive.content()
     state = _flatten_module(content) if isinstance(content, Module) else _state_dict(content, path)
     tensors = {name: archive.tensor(name, raw) for name, raw in state.items()}
     return {name: tensor for name, tensor in tensors.items() if name not in _SCALARS}
@@ -50,7 +48,7 @@ def is_torchscript(path: str) -> bool:
     return zipfile.is_zipfile(path) and _Archive(path).is_torchscript
 
 
-class _Archive:
+class _Archive(Storages):
     """The zip archive: members by their name below the top folder."""
 
     def __init__(self, path: str):
@@ -100,27 +98,14 @@ class _Archive:
                 f"{self.path}: member {name} is missing or damaged ({error})"
             ) from error
 
-    def tensor(self, name: str, raw: RawTensor) -> Tensor:
-        """Checks the view against its storage and returns it unread."""
-        storage, count = raw.storage, math.prod(raw.shape)
-        last = raw.offset + sum((n - 1) * s for n, s in zip(raw.shape, raw.stride, strict=True))
-        if count and (last >= storage.numel or count > storage.numel or raw.offset > storage.numel):
-            raise UserError(f"{self.path}: tensor {name} reaches beyond its storage")
-        return Tensor(raw.shape, storage.dtype, lambda: self.read(name, raw))
+    def content(self) -> Any:
+        """What the pickle holds."""
+        pickled = self.member("data.pkl", MAX_BYTES)
+        return read_pickle(pickled, self.path, allow_modules=self.is_torchscript)
 
-    def read(self, name: str, raw: RawTensor) -> np.ndarray:
-        storage = raw.storage
-        code, size = DTYPES[storage.dtype]
-        data = self.member("data/" + storage.key)
-        if len(data) < storage.numel * size:
-            raise UserError(f"{self.path}: the storage of tensor {name} is cut short")
-        items = np.frombuffer(data, np.dtype(code))[raw.offset :]
-        if not math.prod(raw.shape):
-            return decode(np.zeros(raw.shape, code), storage.dtype)
-        view = np.lib.stride_tricks.as_strided(
-            items, raw.shape, [s * size for s in raw.stride], writeable=False
-        )
-        return decode(np.ascontiguousarray(view).reshape(raw.shape), storage.dtype)
+    def storage(self, key: str) -> bytes:
+        """A member's bytes."""
+        return self.member("data/" + key)
 
 
 def _what_else(path: str) -> str:
@@ -128,8 +113,8 @@ def _what_else(path: str) -> str:
         start = file.read(16)
     if start.startswith(b"\x80"):
         return (
-            "a bare pickle (PyTorch before 1.6 or a plain .pkl), not read because it can run code;"
-            " resave it with a current PyTorch or as .safetensors"
+            "a bare pickle that PyTorch did not write, not read because it can run code; resave the"
+            " weights as .safetensors"
         )
     return "not a PyTorch checkpoint (no zip archive)"
 

@@ -12,10 +12,11 @@ import numpy as np
 from jax.sharding import Mesh
 
 from vlp_jax.core.errors import UserError, nearest
-from vlp_jax.core.fields import batch_spec, present
+from vlp_jax.core.fields import Cached, Field, Numbers, batch_spec, present
 from vlp_jax.core.inputs import Inputs, Vars
 from vlp_jax.core.types import Array, Batch, Extra, HostBatch, Params
 from vlp_jax.data.device import to_device
+from vlp_jax.data.mixture import manifests
 from vlp_jax.methods.base import Function, Method
 from vlp_jax.parallel.mesh import batch_sharding, replicated
 
@@ -61,6 +62,45 @@ def find(method: Method, name: str) -> Function:
         hint = nearest(name, offered)
         raise UserError(f"{type(method).__name__} has no function {name!r}{hint}")
     return offered[name]
+
+
+def taken(method: Method) -> list[str]:
+    """The functions whose outputs the method takes from a batch in place of what they read: those
+    that it names as optional Numbers too."""
+    offered = method.functions()
+    fields = method.fields().items()
+    return [n for n, f in fields if isinstance(f, Numbers) and f.optional and n in offered]
+
+
+def beside(reads: Mapping[str, Field], fields: Mapping[str, Field]) -> dict[str, Field]:
+    """What shares the random draws of the fields that a function reads, and what their pictures
+    tell of themselves: all that a cache must keep beside an output."""
+    groups = {field.of or name for name, field in reads.items()}
+    found = {n: f for n, f in fields.items() if n not in reads and (f.of or n) in groups}
+    for name, field in reads.items():
+        told = [f"{name}_{what}" for what in getattr(field, "tell", ())]
+        spec = field.spec(name, 1)
+        found |= {n: Numbers(spec[n].shape[1:], str(spec[n].dtype)) for n in told}
+    return found
+
+
+def cached_fields(method: Method, fields: Mapping[str, Field], path: str) -> dict[str, Cached]:
+    """The fields that the caches of `data.path` give in place of others, {} where it names none.
+
+    Args:
+      fields: those of a batch without a cache.
+
+    Raises:
+      UserError: an unfinished cache, or one without an array that belongs to the others.
+    """
+    known, found = manifests(path), {}
+    for name in taken(method) if known else ():
+        if not all(name in manifest["arrays"] for manifest in known):
+            continue
+        reads = method.functions()[name].reads
+        found[name] = Cached(method.fields()[name], reads=reads)
+        found |= {n: Cached(field) for n, field in beside(reads, fields).items()}
+    return found
 
 
 def share_options(

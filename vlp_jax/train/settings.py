@@ -48,6 +48,7 @@ RANGES: dict[str, Range] = {
     "optim.train_blocks": Range(-1),
     "data.image.fill": Range(0, 255),
     "data.holdout": Range(0, 0.9),
+    "data.captions_per_picture": COUNT,
     "data.word_dropout": SHARE,
     "data.damage_budget": SHARE,
     "data.threads": SOME,

@@ -15,7 +15,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from vlp_jax.core.errors import UserError
-from vlp_jax.core.fields import Field, Spec, Text, batch_spec, present
+from vlp_jax.core.fields import Field, Spec, Text, batch_spec, present, replaced
 from vlp_jax.core.pytree import map_with_path, merge
 from vlp_jax.core.schema import plain
 from vlp_jax.core.types import Batch
@@ -29,7 +29,7 @@ from vlp_jax.parallel.hosts import gather
 from vlp_jax.parallel.mesh import batch_sharding, check_batch, make_mesh, replicated
 from vlp_jax.parallel.sharding import param_sharding, put
 from vlp_jax.train.evaluate import eval_context, make_evaluators
-from vlp_jax.train.functions import Embedder
+from vlp_jax.train.functions import Embedder, cached_fields
 from vlp_jax.train.settings import check_pictures, check_settings
 from vlp_jax.train.state import Recipe, Start, frozen_paths, init_state, restate
 from vlp_jax.train.step import make_step
@@ -87,9 +87,16 @@ class Trainer:
         return make_method(self.config.method)
 
     @cached_property
-    def fields(self) -> dict[str, Field]:
-        """What a batch holds."""
+    def whole_fields(self) -> dict[str, Field]:
+        """What a batch of samples as they are holds, and evaluators read."""
         return present(self.method.fields(), self.config.data.get("fields", {}))
+
+    @cached_property
+    def fields(self) -> dict[str, Field]:
+        """What a batch holds: where data.path is a cache, its outputs of the method's functions in
+        place of what those read."""
+        whole = self.whole_fields
+        return replaced(whole, cached_fields(self.method, whole, self.config.data.path))
 
     def batch_spec(self, batch_size: int) -> Spec:
         """Shapes and dtypes of a global batch."""
@@ -98,7 +105,7 @@ class Trainer:
     @cached_property
     def tokenizers(self) -> dict[str, Any]:
         """The tokenizer of every text."""
-        return open_tokenizers(self.fields, self.config.data)
+        return open_tokenizers(self.whole_fields, self.config.data)
 
     @cached_property
     def pipeline(self) -> TrainPipeline:
@@ -228,8 +235,8 @@ class Trainer:
         lengths = tuple(batch[name].shape[1] for name in cut)
         if lengths not in self._programs:
             spec = self.batch_spec(self.config.batch_size)
-            for name in cut:
-                spec[name] = jax.ShapeDtypeStruct(batch[name].shape, spec[name].dtype)
+            for array in (array for name in cut for array in self.fields[name].spec(name, 1)):
+                spec[array] = jax.ShapeDtypeStruct(batch[array].shape, spec[array].dtype)
             with jax.set_mesh(self.mesh):
                 lowered = self.jit_step.lower(*self.abstract, spec)
                 self._programs[lengths] = lowered.compile()
@@ -249,7 +256,7 @@ class Trainer:
         how = {**data.image, **data.get("fields", {}).get("image", {})}
         pictures = {**how, "crop": how["eval_crop"], "image_size": self.config.image_size}
         tokenizer = self.tokenizers.get("text")  # what evaluators call the texts they embed
-        masked = tokenizer is not None and self.fields["text"].mask
+        masked = tokenizer is not None and self.whole_fields["text"].mask
         return eval_context(tokenizer, pictures, self.config.eval_batch_size, self.mesh, masked)
 
     @cached_property

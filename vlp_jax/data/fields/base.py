@@ -64,6 +64,10 @@ class Reader:
         own = option in self._given or option not in self.DEFAULTS
         return f"data.fields.{self.name}.{option}" if own else f"data.{self.DEFAULTS[option]}"
 
+    def settings(self) -> dict[str, Any]:
+        """What a row depends on beside its example, as plain values: a cache is made with them."""
+        return dataclasses.asdict(self.where)
+
     def draws(self, stream: Stream) -> Stream:
         """The random streams of an example by the names of this field's draws."""
         of = self.field.of or self.name
@@ -100,9 +104,12 @@ def make_readers(fields: Mapping[str, Field], setup: Setup) -> dict[str, Reader]
     """
     data = plain(setup.data)
     given = data.get("fields") or {}
+    known = {**fields}
+    for field in fields.values():
+        known |= getattr(field, "reads", {})  # what a cache stands for
     for name in given:
-        if name not in fields:
-            raise UserError(f"data.fields.{name}: no field of the method{nearest(name, fields)}")
+        if name not in known:
+            raise UserError(f"data.fields.{name}: no field of the method{nearest(name, known)}")
     setup = dataclasses.replace(setup, data=data)
     return {
         name: dispatch.load("data.fields", type(field).__name__.lower(), f"field {name!r}").Reader(

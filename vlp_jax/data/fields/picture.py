@@ -70,6 +70,11 @@ class Reader(Base):
                 told = told.replace(f"data.image.{option}=", f"{self.flag(option)}=")
             raise UserError(told) from error
 
+    def settings(self) -> dict[str, Any]:
+        """See Reader."""
+        framing = dataclasses.asdict(self.framing)
+        return {"size": self.field.size, "member": self.where.member, **framing}
+
     def prepare(self, source: Source, path: str) -> None:
         """Raises UserError where no sample has the file, or all are grey and colours matter."""
         if self.where.member:

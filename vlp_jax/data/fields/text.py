@@ -55,6 +55,14 @@ class Reader(Base):
         # argmax over ids would pool a padding above the end
         self.cut = field.cut and self.tokenizer.pad_id <= self.tokenizer.eot_id
 
+    def settings(self) -> dict[str, Any]:
+        """See Reader; which of the captions is drawn does not count, only which there are."""
+        spec = self.captions
+        choice = "" if spec.choice in ("random", "first") else spec.choice
+        how = {"templates": spec.templates, "word_dropout": spec.word_dropout}
+        ids = self.tokenizer.fingerprint
+        return {"captions": choice, "member": spec.member, **how, "tokenizer": ids}
+
     def prepare(self, source: Source, path: str) -> None:
         """Raises UserError where no sample has such a text."""
         if self.where.member:

@@ -9,6 +9,7 @@ import os
 
 from vlp_jax.core.errors import UserError, nearest
 from vlp_jax.data.text.tokenizer import Tokenizer
+from vlp_jax.data.text.wordpiece import is_vocabulary
 
 __all__ = ["Tokenizer", "check_vocab", "load_tokenizer"]
 
@@ -27,13 +28,14 @@ def _find(name: str, flag: str) -> type[Tokenizer]:
         from vlp_jax.data.text.spm import SpmTokenizer
 
         return SpmTokenizer
-    if os.path.isfile(os.path.join(path, "tokenizer.json") if os.path.isdir(path) else path):
+    inside = os.path.join(path, "tokenizer.json") if os.path.isdir(path) else path
+    if os.path.isfile(inside) or is_vocabulary(path):
         if path.endswith(".model"):
             raise UserError(f"{flag}={name!r}: write 'spm:{name}' for a SentencePiece model")
         from vlp_jax.data.text.hf import HfTokenizer
 
         return HfTokenizer
-    if name.startswith("spm:") or os.sep in name or name.endswith((".json", ".model")):
+    if name.startswith("spm:") or os.sep in name or name.endswith((".json", ".model", ".txt")):
         raise UserError(f"{flag}={name!r}: no such file: {path}")
     hint = nearest(name, ("clip", "bytes", "spm:FILE", "PATH/tokenizer.json"))
     raise UserError(f"{flag}={name!r} is unknown" + hint)
@@ -42,7 +44,8 @@ def _find(name: str, flag: str) -> type[Tokenizer]:
 def load_tokenizer(
     name: str, context_length: int = 77, flag: str = "data.tokenizer", **options
 ) -> Tokenizer:
-    """The tokenizer `clip`, `bytes`, `spm:FILE` or that of a tokenizer.json (or its folder).
+    """The tokenizer `clip`, `bytes`, `spm:FILE` or that of a tokenizer.json or vocab.txt (or its
+    folder).
 
     flag: the key that names it, for errors. options: clean ('lower', 'whitespace', 'canonicalize',
     'none'; "" is the tokenizer's own) and, for files, pad_id (-1 is the file's own). Raises

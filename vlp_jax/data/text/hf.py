@@ -1,4 +1,4 @@
-"""Hugging Face `tokenizer.json` files, through the `tokenizers` library.
+"""Hugging Face `tokenizer.json` files, and BERT's `vocab.txt`, through the `tokenizers` library.
 
 The file exists so that any released text tower can be fed without transformers and torch. Start and
 end are those that the file's own post-processor adds; where it adds none, the end is looked up by
@@ -8,10 +8,12 @@ name.
 import json
 import os
 from collections.abc import Sequence
+from typing import Any
 
 from vlp_jax.core.errors import UserError
 from vlp_jax.data.text.clean import clean_fn
 from vlp_jax.data.text.tokenizer import Tokenizer
+from vlp_jax.data.text.wordpiece import is_vocabulary, read_vocabulary
 
 _ENDS = ("<|endoftext|>", "</s>", "[SEP]", "<eos>", "<|im_end|>", "<|end_of_text|>", "<|eot_id|>")
 _PADS = ("<pad>", "[PAD]", "<|pad|>")
@@ -24,6 +26,9 @@ def _read(path: str, name: str):
         raise UserError(
             f"tokenizer {name!r} needs the tokenizers package: pip install tokenizers"
         ) from None
+    if is_vocabulary(path):
+        found = read_vocabulary(path)
+        return found, found.to_str().encode()
     try:
         with open(path, "rb") as file:
             content = file.read()
@@ -50,7 +55,7 @@ def _named_tokens(path: str) -> dict[str, str]:
 
 
 class HfTokenizer(Tokenizer):
-    """`PATH/tokenizer.json` or the folder that holds it.
+    """`PATH/tokenizer.json`, `PATH/vocab.txt` or the folder that holds it.
 
     clean: see text.clean ('whitespace', as open_clip; 'canonicalize' for SigLIP). pad_id: overrides
     the padding, which is pad_token, else a token named like padding, else 0. Raises UserError
@@ -66,7 +71,8 @@ class HfTokenizer(Tokenizer):
     ):
         super().__init__(name, context_length, clean=clean, pad_id=pad_id)
         path = os.path.expanduser(name)
-        path = os.path.join(path, "tokenizer.json") if os.path.isdir(path) else path
+        if os.path.isdir(path):
+            path = os.path.join(path, "vocab.txt" if is_vocabulary(path) else "tokenizer.json")
         self._clean, (self._model, content) = clean_fn(clean), _read(path, name)
         self._model.no_padding()
         self._model.no_truncation()
@@ -100,6 +106,14 @@ class HfTokenizer(Tokenizer):
                     f"tokenizer {self.name!r} has no end token (tried eos_token, {tried})"
                 )
             self.suffix = (known[0],)
+
+    def content(self) -> dict[str, Any]:
+        """What a tokenizer.json of it holds."""
+        return json.loads(self._model.to_str())
+
+    def spell(self, token: int) -> str:
+        """The text of one id."""
+        return self._model.id_to_token(token)
 
     def encode(self, text: str, limit: int | None = None) -> list[int]:
         """Ids of one text without start and end."""

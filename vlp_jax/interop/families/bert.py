@@ -4,6 +4,7 @@ also as sentence-transformers packs it, whose pooling is read.
 The file exists to hold what is this family's alone.
 """
 
+import json
 import os
 from typing import Any
 
@@ -16,6 +17,7 @@ from vlp_jax.interop.weights_file import read_json
 
 _DEFAULTS = {**BERT_DEFAULTS, "position_embedding_type": "absolute", "is_decoder": False}
 _POOLING = os.path.join("1_Pooling", "config.json")  # of sentence-transformers
+_ALL_MODES = ("cls_token", "mean_tokens", "max_tokens", "mean_sqrt_len_tokens")
 _MODES = {"pooling_mode_cls_token": "first", "pooling_mode_mean_tokens": "mean"}
 
 
@@ -82,20 +84,44 @@ class Bert(HuggingFace):
                 said.append(read_json(path).get(key) or positions)
         return int(min(said))
 
+    def is_bert(self, method: Config) -> bool:
+        """A network of models/bert.py alone."""
+        known = (method.get("text") or {}).get("name") == "bert"
+        return method["name"] in self.methods and known
+
     def takes(self, method: Config) -> bool:
-        """A BERT alone."""
-        return super().takes(method) and (method.get("text") or {}).get("name") == "bert"
+        """A BERT alone, but for one without token types, which is a DistilBERT."""
+        return self.is_bert(method) and bool(method["text"].get("types", 2))
+
+    def tokenizer_options(self, beside: Beside, file: str, vocab_size: int) -> dict[str, Any]:
+        """Texts go to the tokenizer as they are."""
+        return {"clean": "none"}
+
+    def configs(
+        self, method: Config, pictures: Config, tokenizer: Config | None
+    ) -> dict[str, dict[str, Any]]:
+        """config.json, and for a mean what sentence-transformers reads: its three modules."""
+        found = super().configs(method, pictures, tokenizer)
+        if method["text"]["pool"] != "mean":
+            return found
+        width = {"word_embedding_dimension": method["text"]["width"]}
+        modes = {f"pooling_mode_{name}": name == "mean_tokens" for name in _ALL_MODES}
+        return found | {_POOLING: width | modes}
+
+    def files(self, method: Config) -> dict[str, bytes]:
+        """The list of the modules, where there is a mean."""
+        if method["text"]["pool"] != "mean":
+            return {}
+        kinds = (("", "Transformer"), ("1_Pooling", "Pooling"), ("2_Normalize", "Normalize"))
+        modules = [
+            {"idx": i, "name": str(i), "path": path, "type": f"sentence_transformers.models.{kind}"}
+            for i, (path, kind) in enumerate(kinds)
+        ]
+        return {"modules.json": json.dumps(modules, indent=2).encode()}
 
     def config_json(self, method: Config, tokenizer: Config | None) -> dict[str, Any]:
-        """BertConfig.
-
-        Raises:
-          UserError: a BERT without token types.
-        """
-        text = method["text"]
-        if not text["types"]:
-            raise UserError("--to=hf: BertModel cannot be method.text.types=0")
-        return write_bert(text)
+        """BertConfig."""
+        return write_bert(method["text"])
 
 
 FAMILY = Bert()

@@ -1,0 +1,83 @@
+"""R25: a cache that is killed at any call to the system goes on, twice nothing, and never opens
+half."""
+
+import json
+import os
+import stat
+
+import numpy as np
+import pytest
+
+from vlp_jax.core.errors import UserError
+from vlp_jax.data import cache_writer
+from vlp_jax.data.cache import ROW, described
+from vlp_jax.data.cache_writer import CacheWriter
+
+PLAN = {"path": "x", "rows": 6, "part_rows": 2, "weights": {"a": "1"}}
+CALLS = ("mkdir", "makedirs", "rename", "replace", "fsync", "remove")
+
+
+class Killed(BaseException):
+    """Stands for SIGKILL: nothing that follows runs."""
+
+
+def arrays(number):
+    return {"sound": np.ones(2, bool), "f": np.full((2, 3), number, np.float32)}
+
+
+def run(out, made):
+    """The loop of api/cache.py with parts that cost nothing; appends what it computes."""
+    writer = CacheWriter(str(out), PLAN)
+    done = writer.begin()
+    if done is None:
+        return
+    for number in range(3):
+        if number not in done:
+            made.append(number)
+            found = arrays(number)
+            writer.write(number, found, described({"f": found["f"]}, ROW))
+    writer.finish(3)
+
+
+def contents(out):
+    return {
+        str(file.relative_to(out)): file.read_bytes()
+        for file in sorted(out.rglob("*"))
+        if file.is_file()
+    }
+
+
+def count_calls(monkeypatch, limit):
+    """Kills before call number `limit` to the system, and truncates what is being written."""
+    seen = [0]
+
+    def counted(name, real):
+        def call(*args, **how):
+            seen[0] += 1
+            if seen[0] == limit:
+                if name == "fsync" and stat.S_ISREG(os.fstat(args[0]).st_mode):
+                    os.ftruncate(args[0], os.fstat(args[0]).st_size // 2)  # it may be cut anywhere
+                raise Killed
+            return real(*args, **how)
+
+        return call
+
+    for name in CALLS:
+        monkeypatch.setattr(cache_writer.os, name, counted(name, getattr(os, name)))
+    return seen
+
+
+def test_another_plan_and_another_folder_are_refused(tmp_path):
+    out = tmp_path / "c"
+    CacheWriter(str(out), PLAN).begin()
+    with pytest.raises(UserError, match="cache of other weights; remove it"):
+        CacheWriter(str(out), PLAN | {"weights": {"a": "2"}}).begin()
+    run(out, [])
+    with pytest.raises(UserError, match="other rows"):
+        CacheWriter(str(out), PLAN | {"rows": 7}).begin()
+    assert json.loads((out / "cache.json").read_text())["arrays"]["f"]["shape"] == [3]
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "a.txt").write_text("a")
+    with pytest.raises(UserError, match="not empty and is no cache"):
+        CacheWriter(str(tmp_path / "mine"), PLAN).begin()
+    assert (tmp_path / "mine" / "a.txt").exists()
