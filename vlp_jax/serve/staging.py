@@ -70,6 +70,7 @@ class Staging:
 
     def finish(self, manifest: Callable[[], Mapping[str, Any]]) -> None:
         """Writes the manifest and gives the folder its name, in the place of an older index."""
+        self._sweep()
         if not self.complete:
             write_json(self._path(MANIFEST), manifest())
         shutil.rmtree(self._path(DONE), ignore_errors=True)
@@ -80,6 +81,13 @@ class Staging:
             os.rename(self.out, self._old)
         os.rename(self.folder, self.out)
         shutil.rmtree(self._old, ignore_errors=True)
+
+    def _sweep(self) -> None:
+        """Removes what a kill left half-written."""
+        for folder, _, names in os.walk(self.folder):
+            for name in names:
+                if name.startswith(".") or name.endswith(".part"):
+                    os.remove(os.path.join(folder, name))
 
     def _path(self, *names: str) -> str:
         return os.path.join(self.folder, *names)
