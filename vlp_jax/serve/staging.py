@@ -29,7 +29,7 @@ class Staging:
         parent, name = os.path.split(self.out)
         self.folder = os.path.join(parent, f".{name}.building")
         self.complete = False  # but for its name
-        self._old = os.path.join(parent, f".{name}.replaced")
+        self._old = replaced(out)
 
     def begin(self) -> None:
         """Empties the folder unless it holds parts of the same plan."""
@@ -91,6 +91,12 @@ class Staging:
 
     def _path(self, *names: str) -> str:
         return os.path.join(self.folder, *names)
+
+
+def replaced(out: str) -> str:
+    """Where an older index lies for the moment in which a new one takes its name."""
+    parent, name = os.path.split(os.path.abspath(out))
+    return os.path.join(parent, f".{name}.replaced")
 
 
 def read_plan(folder: str) -> Any:
