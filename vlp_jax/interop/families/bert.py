@@ -9,6 +9,7 @@ from typing import Any
 
 from vlp_jax.core.errors import UserError
 from vlp_jax.interop.blocks import linear, norm
+from vlp_jax.interop.config_values import filled, told_length
 from vlp_jax.interop.family import Beside, Config
 from vlp_jax.interop.hf import (
     IGNORED,
@@ -79,7 +80,7 @@ class Bert(HuggingFace):
         """
         if not config:
             return {}
-        c = {**_DEFAULTS, **config}
+        c = filled(_DEFAULTS, config, where)
         if c["position_embedding_type"] != "absolute" or c["is_decoder"]:
             what = "position_embedding_type='absolute' and is_decoder=false"
             raise UserError(f"{where}: only {what} are read")
@@ -112,8 +113,8 @@ class Bert(HuggingFace):
         ):
             path = os.path.join(beside.folder, name)
             if beside.config and os.path.isfile(path):
-                said.append(read_json(path).get(key) or positions)
-        return int(min(said))
+                said.append(told_length(path, key, positions))
+        return min(said)
 
     def takes(self, method: Config) -> bool:
         """A BERT alone."""
