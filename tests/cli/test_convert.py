@@ -14,6 +14,7 @@ from safetensors.numpy import load_file, save_file
 from vlp_jax.api.model import load_model
 from vlp_jax.cli import convert
 from vlp_jax.core.errors import UserError
+from vlp_jax.interop.position import resize_pos_embed
 
 
 def last_json(capsys):
@@ -139,6 +140,18 @@ def test_positions_are_resized_only_when_asked(tiny_weights, tmp_path):
         model.params["image"]["pos_embed"][0],
         load_file(tiny_weights)["visual.positional_embedding"][0],
     )
+
+
+@pytest.mark.parametrize("to, antialias", [("open_clip", True), ("hf", False)])
+def test_positions_are_resized_as_their_library_does(tiny_weights, tmp_path, to, antialias):
+    """Enlarged, where the two ways differ: the cubic has another slope."""
+    table = load_file(tiny_weights)["visual.positional_embedding"]
+    source, out = str(tmp_path / "in"), str(tmp_path / "out")
+    convert.main([str(tiny_weights), source, "--arch=tiny", f"--to={to}"])
+    convert.main([source, out, "--image-size=24"])
+    found = np.asarray(load_model(out).params["image"]["pos_embed"])
+    np.testing.assert_array_equal(found, resize_pos_embed(table, 10, 1, antialias))
+    assert np.abs(found - resize_pos_embed(table, 10, 1, not antialias)).max() > 1e-3
 
 
 @pytest.mark.parametrize(

@@ -111,6 +111,7 @@ def test_a_vit_stays_in_half_precision_and_computes_what_transformers_does(loade
     assert {str(leaf.dtype) for leaf in flatten(model.params).values()} == {"bfloat16"}
     assert model.config["parts"]["image"]["dtypes"] == ["bfloat16"]
     assert model.preprocessing["mean"] == [0.5] * 3 and model.preprocessing["crop"] == "squash"
+    assert model.preprocessing["resample"] == "bilinear"  # ViTImageProcessor's, not SigLIP's
 
 
 def test_back_to_transformers_bit_for_bit(vit, bert):

@@ -9,8 +9,23 @@ import pytest
 from small_runs import make_pictures, write_config
 
 from vlp_jax.__main__ import main
+from vlp_jax.api import placement
 from vlp_jax.train.checkpoint import Checkpoints
 from vlp_jax.train.lock import locked
+
+
+@pytest.mark.parametrize("mesh, found", [("data=-1", (1, 8, 1)), ("data=8", (8, 1, 1))])
+def test_a_preset_spreads_over_all_devices_unless_a_mesh_is_asked_for(
+    run, capsys, monkeypatch, mesh, found
+):
+    """A config that asks for nothing leaves the axes to the preset."""
+    asked = []
+    real = placement.make_mesh
+    note = lambda shape: asked.append(real(shape)) or asked[-1]  # noqa: E731
+    monkeypatch.setattr(placement, "make_mesh", note)
+    words = ["--only=second", "--sharding=fsdp", f"--config.mesh.{mesh}"]
+    report(capsys, f"--checkpoint={run[0]}", *words)
+    assert {mesh.devices.shape for mesh in asked} == {found}
 
 
 @pytest.fixture(scope="module")

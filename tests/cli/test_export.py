@@ -197,13 +197,18 @@ def test_every_switch_stands_in_transformers_config(tmp_path):
 
 def test_a_sigmoid_model_in_transformers_form(tmp_path):
     act = dict(activation="gelu_tanh", norm_eps=1e-6)
-    config, arrays, _ = write(
-        tmp_path / "out", "hf", MAP | act, SIGLIP | act, name="siglip", embed_dim=16
-    )
+    how = dict(name="siglip", embed_dim=16)  # wider than the text tower: its head's own width
+    words = SIGLIP | act | {"width": 8}
+    config, arrays, _ = write(tmp_path / "out", "hf", MAP | act, words, **how)
+    said = json.loads((tmp_path / "out" / "config.json").read_text())["text_config"]
+    assert (said["hidden_size"], said["projection_size"]) == (8, 16)
     again, manifest, _, _ = read_released(str(tmp_path / "out"), "")
     assert manifest["arch"] == "siglip"
     assert unlike(computed(make_method(config)), computed(make_method(manifest["method"]))) == {}
     np.testing.assert_array_equal(again["logit_bias"], arrays["logit_bias"])
+    words |= {"vocab_size": 49408}
+    with pytest.raises(UserError, match="padding 0, which SigLIP's tower sees"):
+        write(tmp_path / "no", "hf", MAP | act, words, **how, tokenizer="clip")
 
 
 def test_means_that_the_pictures_config_says_otherwise_are_noticed(tmp_path):

@@ -162,5 +162,10 @@ def test_trees_options_masks_and_optional_arrays():
     ):
         with pytest.raises(module.UserError, match=message):
             module.forward(toy, "change", {**more, **bad})
+    for wrong in (IMAGE.tolist(), None):
+        with pytest.raises(module.UserError, match=r"--inputs: image: a \w+, must be an array, ui"):
+            module.forward(toy, "change", {**arrays, "image": wrong})
+    with pytest.raises(module.UserError, match=r"--set is 'gain=3', it must be a mapping"):
+        module.forward(toy, "change", arrays, "gain=3")
     with pytest.raises(module.UserError, match=r"--set\.gian: unknown key; did you mean 'gain'"):
         module.forward(toy, "change", arrays, {"gian": 3})

@@ -12,6 +12,7 @@ from PIL import Image
 import vlp_jax
 from vlp_jax.__main__ import main
 from vlp_jax.api.embed import Batching
+from vlp_jax.api.placement import choose_mesh
 from vlp_jax.core.errors import UserError
 
 PATHS = ["a.jpg", "b.webp", "c.png", "e.gif", "sub/d.png"]
@@ -95,10 +96,41 @@ def test_other_mistakes_in_python(model, tiny_folder):
     for scale in (0, -1, float("nan"), float("inf")):
         with pytest.raises(UserError, match=r"scale=.*: must be a positive number"):
             model.similarity([], ["a"], scale=scale)
+    for wrong in ("100", [100], None):
+        with pytest.raises(UserError, match=r"scale=.*100.*: must be a positive number"):
+            model.similarity([], ["a"], scale=wrong or np.array([100.0]))
+    assert model.scale_of(np.array(3)) == 3
+    for key in ("size", "threads"):
+        for count, message in ((-1, "out of range"), (0, "out of range"), (1.5, "of type int")):
+            with pytest.raises(UserError, match=rf"Batching\.{key}.*{message}"):
+                Batching(**{key: count})
+    for path in (None, b"x", 3, ["x"]):
+        with pytest.raises(UserError, match=r"--checkpoint: .* is no path of a folder"):
+            vlp_jax.load(path)
     with pytest.raises(AttributeError, match="no attribute 'lode'"):
         _ = vlp_jax.lode
     with pytest.raises(UserError, match="--sharding: unknown preset 'fdsp'; did you mean 'fsdp'"):
         vlp_jax.load(tiny_folder, sharding="fdsp")
+
+
+@pytest.mark.parametrize(
+    "sharding, mesh, found",
+    [
+        ("fsdp", {"data": 8}, (8, 1, 1)),
+        ("fsdp", {"data": -1, "fsdp": 2}, (4, 2, 1)),
+        ("fsdp", None, (1, 8, 1)),
+        ("replicated", {}, (8, 1, 1)),
+        ("fsdp", {"bogus": 3}, r"mesh\.bogus: unknown axis; valid: data, fsdp, tensor"),
+        ("fsdp", {"data": 4}, "does not cover 8 devices"),
+        ("", {"data": 8}, r"mesh=\{'data': 8\}: needs a sharding; valid: fsdp"),
+    ],
+)
+def test_a_mesh_that_is_given_is_kept_or_refused(sharding, mesh, found):
+    if isinstance(found, str):
+        with pytest.raises(UserError, match=found):
+            choose_mesh(sharding, mesh)
+    else:
+        assert choose_mesh(sharding, mesh).devices.shape == found
 
 
 @pytest.mark.parametrize("sharding", ["replicated", "fsdp_tensor"])

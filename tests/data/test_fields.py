@@ -258,6 +258,10 @@ def test_mistakes_are_told_by_their_key(message, path):
             "data.tokenizers.b='byts' is unknown; did you mean 'bytes'",
         ),
         ({"tokenizers": {}}, "data.tokenizers: no 'b' for the method's b; valid: text"),
+        ({"tokenizers": "bytes"}, "data.tokenizers is 'bytes', it must be a section; set data.tok"),
+        ({"tokenizer_options": "x"}, "data.tokenizer_options is 'x', it must be a section"),
+        ({"fields": {"b": 3}}, "data.fields.b is 3, it must be a section; set data.fields.b.NAME"),
+        ({"fields": "x"}, "data.fields is 'x', it must be a section; set data.fields.NAME"),
     ],
 )
 def test_a_tokenizer_that_does_not_fit_is_told_by_its_key(change, message):

@@ -2,6 +2,7 @@
 
 import logging
 
+import numpy as np
 import pytest
 from generated import headers, keys_and_texts, read, sample
 
@@ -133,6 +134,38 @@ def test_indices_of_the_older_rule_are_built_again(tmp_path, monkeypatch, caplog
         TarSource(str(path))
     lost = index_module.load(str(tmp_path / "d.index"), str(path)).damage
     assert [d.where.rsplit(": ")[-1] for d in lost if d.reason == "missing"] == ["'a'"]
+
+
+TAMPERED = {
+    "picture": (np.int32([-1, 0]), np.float64([0.5, 0]), np.int32([0, 99]), np.int32([0])),
+    "further": (np.int64([[-1], [0], [0], [0], [0]]), np.int64([[0], [-1], [0], [0], [0]]),
+                np.int64([[2], [0], [0], [0], [0]]), np.int64([[0], [99], [0], [0], [0]]),
+                np.float64([[0.5], [0], [0], [0], [0]]), np.int64([[0], [0]])),
+    "tokens": (np.int32([1]), np.float32([1, 1])),
+    "left_out": ({"other files": "2"}, [1]),
+    "suffixes": ([1, 2, 3],),
+    "size": ("1",),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", TAMPERED)
+def test_an_index_that_was_tampered_with_is_built_again(name, tmp_path, monkeypatch):
+    """By someone who made its digest fit."""
+    members = [("a.jpg", P), ("a.txt", b"one"), ("a.npy", b"x"), ("b.jpg", P), ("b.txt", b"two")]
+    tar, index = str(tmp_path / "d.tar"), str(tmp_path / "d.index")
+    read(tmp_path / "d.tar", members)
+    good = (tmp_path / "d.index").read_bytes()
+    assert index_module.load(index, tar) is not None
+    for value in TAMPERED[name]:
+        other = index_module.load(index, tar)
+        setattr(other, name, value)
+        with monkeypatch.context() as patch:
+            if name == "suffixes":
+                patch.setattr(type(other), "digest", "0" * 32)
+            index_module.save(other, index, tar)
+            assert index_module.load(index, tar) is None, value
+        TarSource(tar)
+        assert (tmp_path / "d.index").read_bytes() == good
 
 
 def test_members_that_cannot_be_read_are_told_or_damage(tmp_path, monkeypatch):

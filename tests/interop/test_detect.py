@@ -8,7 +8,7 @@ from safetensors.numpy import save_file
 
 from vlp_jax.core.errors import UserError
 from vlp_jax.interop.detect import open_checkpoint
-from vlp_jax.interop.family import families
+from vlp_jax.interop.family import Beside, families
 from vlp_jax.interop.preprocess import CLIP_STD, SOURCE
 from vlp_jax.interop.rules import to_theirs
 
@@ -262,3 +262,73 @@ def test_a_config_json_says_every_size():
     for key, value in (("num_channels", 1), ("vision_use_head", False)):
         with pytest.raises(UserError, match="only num_channels=3 and vision_use_head=true"):
             siglip({"model_type": "siglip", "vision_config": {key: value}}, "x")
+
+
+def test_a_config_of_one_network_is_filled_up_by_its_class():
+    """Whose norms have 1e-12, not the 1e-6 of others."""
+    known = families()
+    vit = known["hf_vit"].method({"model_type": "vit"}, "x")["image"]
+    bert = known["bert"].method({"model_type": "bert"}, "x")["text"]
+    mae = known["hf_mae"].method({"model_type": "vit_mae", "norm_pix_loss": True}, "x")
+    for part in (vit, bert, mae["image"], mae["decoder"]):
+        assert part["norm_eps"] == 1e-12 and part["activation"] == "gelu"
+    assert (mae["norm_pix"], mae["mask_ratio"]) == (True, 0.75)
+    assert mae["decoder"]["num_heads"] == 16 and mae["image"]["head_width"] == 64
+
+
+WRONG = [
+    ("hf_vit", {"num_attention_heads": 0}, "num_attention_heads=0 is out of range; it must be at"),
+    ("hf_vit", {"image_size": None}, "image_size is None, it must be of type int"),
+    ("hf_vit", {"image_size": [16, "a"]}, "image_size is 'a', it must be of type int"),
+    ("hf_vit", {"layer_norm_eps": "x"}, "layer_norm_eps is 'x', it must be of type float"),
+    ("hf_vit", {"layer_norm_eps": float("nan")}, "layer_norm_eps=nan is out of range"),
+    ("hf_vit", {"qkv_bias": "yes"}, "qkv_bias is 'yes', it must be of type bool"),
+    ("hf_vit", {"pooler_output_size": "8"}, "pooler_output_size is '8', it must be of type int"),
+    ("hf_vit", {"pooler_act": "relu"}, "only pooler_act='tanh' of the hidden size is read"),
+    ("hf_vit", {"pooler_output_size": 9}, "only pooler_act='tanh' of the hidden size is read"),
+    ("hf_vit", {"qkv_bias": False}, "only qkv_bias=true and num_channels=3 are read"),
+    ("bert", {"hidden_size": 0}, "hidden_size=0 is out of range; it must be at least 1"),
+    ("bert", {"num_attention_heads": "2"}, "num_attention_heads is '2', it must be of type int"),
+    ("bert", {"layer_norm_eps": None}, "layer_norm_eps is None, it must be of type float"),
+    ("bert", {"hidden_act": 3}, "hidden_act is 3, it must be of type str"),
+    ("bert", {"is_decoder": True}, "only position_embedding_type='absolute' and is_decoder=false"),
+    ("bert", {"position_embedding_type": "relative_key"}, "only position_embedding_"),
+    ("hf_mae", {"decoder_hidden_size": True}, "decoder_hidden_size is True, it must be of"),
+    ("hf_mae", {"mask_ratio": -1}, "mask_ratio=-1.0 is out of range; it must be at least 0"),
+    ("hf_clip", {"projection_dim": "8"}, "projection_dim is '8', it must be of type int"),
+    ("hf_clip", {"text_config": [1]}, "text_config is [1], it must be a mapping"),
+    ("hf_clip", {"vision_config": {"patch_size": 0}}, "vision_config: patch_size=0 is out of"),
+    ("hf_siglip", {"text_config": {"projection_size": 0}}, "text_config: projection_size=0 is out"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name, said, message", WRONG)
+def test_a_value_that_no_model_has_is_told_by_file_and_key(name, said, message):
+    with pytest.raises(UserError) as caught:
+        families()[name].method(said, "F.json")
+    assert str(caught.value).startswith(f"F.json: {message}")
+
+
+@pytest.mark.parametrize(
+    "said, wanted",
+    [
+        ("8", "model_max_length is '8', it must be of type int"),
+        (1, "model_max_length=1 is out of range; it must be at least 3"),
+        (-1, "model_max_length=-1 is out of range"),
+        (8, 8),
+        (1e30, 20),  # what transformers writes for no limit
+        (None, 20),
+    ],
+)
+def test_texts_of_a_bert_are_as_long_as_its_files_say(said, wanted, tmp_path):
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"model_max_length": said}))
+    (tmp_path / "sentence_bert_config.json").write_text('{"max_seq_length": 30}')
+    length = families()["bert"].text_length
+    beside = Beside(str(tmp_path), {"model_type": "bert"})
+    if isinstance(wanted, int):
+        assert length(beside, 20) == wanted
+        assert length(beside, 40) == min(wanted + 10 * (wanted == 20), 30)
+    else:
+        with pytest.raises(UserError) as caught:
+            length(beside, 20)
+        assert str(caught.value).startswith(f"{tmp_path}/tokenizer_config.json: {wanted}")

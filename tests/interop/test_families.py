@@ -9,7 +9,7 @@ from vlp_jax.api.export import formats
 from vlp_jax.api.model import load_model
 from vlp_jax.core.errors import UserError
 from vlp_jax.interop import families as folder
-from vlp_jax.interop.family import families, recognise
+from vlp_jax.interop.family import Beside, families, recognise
 from vlp_jax.interop.tensors import from_arrays
 
 TOY = """
@@ -81,6 +81,14 @@ def test_a_file_that_two_families_know_is_refused(toy):
     state = from_arrays({name: np.zeros(1, np.float32) for name in names})
     with pytest.raises(UserError, match=r"F: its tensors are those of open_clip_siglip and toy"):
         recognise(state, False, "F")
+
+
+@pytest.mark.parametrize("name", ["hf_siglip", "open_clip_siglip"])
+def test_texts_of_siglip_lose_punctuation_and_are_padded_by_the_end(name):
+    """As google/siglip's T5 tokenizer does, whose </s> is 1."""
+    options = families()[name].tokenizer_options
+    assert options(Beside(), "x.model", 32000) == {"clean": "canonicalize", "pad_id": 1}
+    assert options(Beside(), "x.model", 500) == {"clean": "canonicalize"}
 
 
 def test_every_family_says_itself():

@@ -64,6 +64,16 @@ def test_an_optional_float_is_traced_and_its_absence_a_choice():
     assert traces == [True, False]
 
 
+def test_what_may_be_a_word_is_a_choice():
+    @options
+    class Mixed:
+        cut: str | float = 0.5
+        length: int | float | None = 2
+
+    leaves, shape = jax.tree.flatten(Mixed())
+    assert leaves == [2] and shape != jax.tree.structure(Mixed(cut="best"))
+
+
 def test_options_come_from_their_defaults_and_from_keys():
     function = sampled()
     np.testing.assert_allclose(function(V, X)["scaled"], [3, 5, 7])
@@ -75,6 +85,9 @@ def test_options_come_from_their_defaults_and_from_keys():
         (key,) = wrong
         with pytest.raises(UserError, match=rf"how\.{key} is .*, it must be of type"):
             function(V, X, wrong)
+    for wrong in ("guidance=1", 3, ["guidance"], V):
+        with pytest.raises(UserError, match=r"how is .*, it must be a mapping, \{option: value\}"):
+            function.options(wrong)
     plain = Function(lambda v, x, _: x.batch["a"], {})
     assert plain.options() is None and plain.options({}) is None
     with pytest.raises(UserError, match="how: this function takes no options"):

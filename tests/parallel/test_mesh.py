@@ -38,6 +38,7 @@ def test_sizes(shape, sizes):
         ({"data": -1, "fsdp": -1}, "at most one may be -1"),
         ({"data": 0}, "must be positive"),
         ({"data": -2, "fsdp": -4}, "must be positive"),
+        ({"data": 8.5}, r"mesh\.data is 8\.5, it must be of type int"),
     ],
 )
 def test_refusals(shape, message):

@@ -9,6 +9,7 @@ import itertools
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from numbers import Real
 from typing import Any, TypeVar
 
 import jax
@@ -18,6 +19,7 @@ from jax.sharding import Mesh
 from vlp_jax.api.placement import Run, fill, runner
 from vlp_jax.core.errors import UserError
 from vlp_jax.core.inputs import Vars
+from vlp_jax.core.schema import Size, check
 from vlp_jax.core.types import Extra, Params
 from vlp_jax.core.vectors import unit
 from vlp_jax.methods.base import Method
@@ -35,11 +37,17 @@ class Batching:
       size: rows per call; the last batch is filled up, so that one program serves all.
       threads: that decode pictures.
       told: called with the number of inputs that a batch has finished.
+
+    Raises:
+      UserError: a size or threads that is no positive whole number.
     """
 
-    size: int = 32
-    threads: int = os.cpu_count() or 1
+    size: Size = 32
+    threads: Size = os.cpu_count() or 1
     told: Callable[[int], None] = lambda count: None
+
+    def __post_init__(self):
+        check(Batching, {"size": self.size, "threads": self.threads}, "Batching")
 
 
 def sides(method: Method) -> dict[str, str]:
@@ -107,8 +115,10 @@ def joined(rows: Sequence[np.ndarray], width: int) -> np.ndarray:
 
 def check_scale(scale: float, flag: str = "scale") -> float:
     """The scale itself. Raises UserError, naming the flag, for what is no positive number."""
-    if not 0 < scale < float("inf"):
-        raise UserError(f"{flag}={scale:g}: must be a positive number")
+    number = isinstance(scale, (Real, np.ndarray, jax.Array)) and np.ndim(scale) == 0
+    if not number or not 0 < scale < float("inf"):
+        said = f"{scale:g}" if isinstance(scale, Real) else repr(scale)
+        raise UserError(f"{flag}={said}: must be a positive number")
     return float(scale)
 
 

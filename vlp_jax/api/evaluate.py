@@ -58,12 +58,15 @@ def evaluate(checkpoint: str, config: Any, sharding: str = "") -> tuple[dict[str
     from vlp_jax.api.model import load_model
     from vlp_jax.api.placement import choose_mesh
     from vlp_jax.api.weights import scale_of
+    from vlp_jax.parallel.mesh import ALL_DEVICES
     from vlp_jax.train.evaluate import eval_context, make_evaluators, run_evaluators
     from vlp_jax.train.functions import Embedder
 
     preset = sharding or config.sharding
-    mesh = choose_mesh(preset, config.mesh)
-    model = load_model(checkpoint, preset, config.mesh)
+    shape = config.mesh.to_dict()
+    shape = None if shape == ALL_DEVICES else shape  # then the preset says how they split
+    mesh = choose_mesh(preset, shape)
+    model = load_model(checkpoint, preset, shape)
     text = model.method.fields().get("text")
     tokenizer, masked = (None, False) if text is None else (model.tokenizer(), text.mask)
     context = eval_context(tokenizer, model.preprocessing, config.eval_batch_size, mesh, masked)

@@ -127,7 +127,7 @@ def forward(
     if name not in offered:
         raise UserError(f"--fn={name}: no such function{nearest(name, offered)}")
     function = offered[name]
-    how = function.options(dict(options or {}), "--set")
+    how = function.options(options or {}, "--set")
     others = set().union(*(reads(other) for other in offered.values()))
     batch = checked(function, arrays, name, others)
     run = runner(model.method, name, Vars(model.params, model.extra), model.mesh)
@@ -182,6 +182,9 @@ def _checked(name: str, array: np.ndarray, wanted: Wanted, sizes: dict[str, int]
     Raises:
       UserError: another dtype, shape or number of rows, or a number out of range.
     """
+    if not isinstance(array, np.ndarray | jax.Array):
+        kind = type(array).__name__
+        raise UserError(f"--inputs: {name}: a {kind}, must be an array, {wanted}")
     start, refused = f"--inputs: {name}: {_shown(array)}", f"must be {wanted}"
     fits = array.ndim == len(wanted.shape) and all(
         n == m or isinstance(m, str) for n, m in zip(array.shape, wanted.shape, strict=True)

@@ -28,6 +28,7 @@ from vlp_jax.parallel.mesh import replicated
 from vlp_jax.parallel.sharding import param_sharding
 from vlp_jax.train.checkpoint import Checkpoints
 from vlp_jax.train.progress import show
+from vlp_jax.train.settings import check_pattern
 from vlp_jax.train.trainer import Trainer
 from vlp_jax.train.workdir import read_config
 
@@ -100,9 +101,12 @@ def some(paths: list[str]) -> str:
 
 
 def sources(init_from: Any) -> list[Source]:
-    """The entries of `config.init_from`, the longest prefix first, which wins."""
+    """The entries of `config.init_from`, the longest prefix first, which wins. Raises UserError
+    where what follows a folder for everything is no regular expression.
+    """
     if isinstance(init_from, str):
         folder, rest = split(init_from)
+        check_pattern("init_from", rest)
         return [Source(init_from, folder, pattern=rest)]
     found = []
     for ours in sorted(init_from, key=len, reverse=True):

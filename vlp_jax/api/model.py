@@ -231,6 +231,8 @@ def load_model(path: str, sharding: str = "", mesh: Mapping[str, int] | None = N
       UserError: neither, an unknown preset, or a converted folder that does not prove itself (the
         message names the difference).
     """
+    if not isinstance(path, str | os.PathLike) or not isinstance(os.fspath(path), str):
+        raise UserError(f"--checkpoint: {path!r} is no path of a folder")
     path = os.fspath(path)
     fresh, path = path.startswith(FRESH), path.removeprefix(FRESH)
     if is_folder(path) and not fresh:

@@ -25,21 +25,20 @@ Run = Callable[..., Any]  # f(batch, how=None) -> arrays of the host
 
 
 def choose_mesh(sharding: str, shape: Mapping[str, int] | None = None) -> Mesh | None:
-    """The mesh for a preset: of `shape`, where it splits weights if the preset does; else all
-    devices. None: one device is enough.
+    """The mesh for a preset: of `shape`, or where that says nothing of all devices. None: one
+    device is enough.
 
     Raises:
-      UserError: an unknown preset, or a shape that does not fit the devices.
+      UserError: an unknown preset, a shape without one, or that does not fit the devices.
     """
     if sharding and sharding not in PRESETS:
         raise UserError(f"--sharding: unknown preset {sharding!r}{nearest(sharding, PRESETS)}")
     if not sharding and jax.process_count() == 1:
+        if shape:
+            raise UserError(f"mesh={dict(shape)}: needs a sharding{nearest('', PRESETS)}")
         return None
-    splits = sharding not in ("", "replicated")
-    shape = dict(shape or {"data": -1})
-    if splits and all(shape.get(axis, 1) == 1 for axis in ("fsdp", "tensor")):
-        shape = {"fsdp": -1}
-    return make_mesh(shape)
+    usual = {"data": -1} if sharding in ("", "replicated") else {"fsdp": -1}
+    return make_mesh(shape or usual)
 
 
 def places(mesh: Mesh | None, sharding: str) -> Callable[[Any], Any]:

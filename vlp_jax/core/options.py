@@ -1,10 +1,11 @@
 """Options of a function: a frozen dataclass whose float fields a compiled program takes as they
-come, and whose other fields are choices that it is compiled for.
+come, and whose other fields, those that may be a word too, are choices that it is compiled for.
 
 The file exists so that one program serves every guidance and every strength.
 """
 
 import dataclasses
+from types import NoneType
 from typing import TypeVar
 
 import jax
@@ -26,6 +27,7 @@ def options(cls: type[T]) -> type[T]:
     """
     made = dataclasses.dataclass(frozen=True)(cls)
     fields = dataclasses.fields(made)
-    traced = [field.name for field in fields if float in alternatives(field.type)]
+    kinds = {field.name: set(alternatives(field.type)) for field in fields}
+    traced = [name for name, kind in kinds.items() if float in kind <= {float, int, NoneType}]
     static = [field.name for field in fields if field.name not in traced]
     return jax.tree_util.register_dataclass(made, traced, static)

@@ -56,6 +56,18 @@ def plain(value: Any) -> Any:
     return value
 
 
+def section(config: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """The section of a config that the last name of the dotted `where` is; {} where it is empty.
+
+    Raises:
+      UserError: something else than a section stands there.
+    """
+    found = plain(config.get(where.rpartition(".")[2]))
+    if found and not isinstance(found, Mapping):
+        raise UserError(f"{where} is {found!r}, it must be a section; set {where}.NAME")
+    return dict(found or {})
+
+
 def check(cls: type, config: Mapping[str, Any], where: str) -> None:
     """Holds a mapping, and those within it whose class a field names, against a dataclass.
 

@@ -83,8 +83,7 @@ def load(path: str, shard: str) -> ShardIndex | None:
         index.version, index.left_out = meta["version"], meta.get("left_out", {})
         if index.version == VERSION:
             index.suffixes, index.picture, index.further = meta["suffixes"], *new
-            sizes = len(keys), len(index.suffixes)
-            if len(index.picture) != len(keys) or not _below(index, *sizes):
+            if not _whole(index):
                 return None
         return index if index.digest == meta["digest"] else None
     except (
@@ -100,10 +99,19 @@ def load(path: str, shard: str) -> ShardIndex | None:
         return None
 
 
-def _below(index: ShardIndex, samples: int, suffixes: int) -> bool:
-    """Whether the numbers of samples and suffixes are some."""
-    most = [index.picture.max(initial=-1), *index.further[:2].max(axis=1, initial=-1)]
-    return all(n < limit for n, limit in zip(most, (suffixes, samples, suffixes), strict=True))
+def _whole(index: ShardIndex) -> bool:
+    """Whether what the digest says nothing of is what ShardIndex says."""
+    columns = ((index.picture, len(index.suffixes)), (index.further[0], len(index)))
+    columns = (*columns, (index.further[1], len(index.suffixes)))
+    counts = [*index.left_out.values(), index.size, index.probe]
+    return (
+        all(isinstance(count, int) for count in counts)
+        and all(isinstance(suffix, str) for suffix in index.suffixes)
+        and index.picture.shape == index.tokens.shape == (len(index),)
+        and len(index.further) == 5
+        and all(array.dtype.kind == "i" for array in (index.tokens, index.picture, index.further))
+        and all((column >= 0).all() and (column < limit).all() for column, limit in columns)
+    )
 
 
 def index_path(shard: str) -> str:

@@ -14,6 +14,7 @@ from typing import Any
 from vlp_jax.core.errors import UserError, nearest
 from vlp_jax.interop import preprocess
 from vlp_jax.interop.blocks import blocks, norm, patches, split
+from vlp_jax.interop.config_values import filled
 from vlp_jax.interop.family import Beside, Config, Configs, Family
 from vlp_jax.interop.rules import Rule, Table
 from vlp_jax.interop.tensors import State
@@ -215,7 +216,7 @@ def read_towers(
     Raises:
       UserError: see `read_layers`; pictures that are not in colour, a SigLIP without its head.
     """
-    vision, text = (_side(config, side, defaults[side]) for side in ("vision", "text"))
+    vision, text = (_side(config, side, defaults[side], where) for side in ("vision", "text"))
     if vision["num_channels"] != 3 or not vision.get("vision_use_head", True):
         raise UserError(f"{where}: only num_channels=3 and vision_use_head=true are read")
     words = read_layers(text, where) | {
@@ -227,11 +228,12 @@ def read_towers(
     return read_vit(vision, where) | fixed["image"], words | fixed["text"], text
 
 
-def _side(config: Config, side: str, defaults: Config) -> dict[str, Any]:
+def _side(config: Config, side: str, defaults: Config, where: str) -> dict[str, Any]:
     """One tower's keys; `text_config_dict` of old files takes the place of `text_config`."""
-    said = config.get(f"{side}_config_dict")
-    said = (config.get(f"{side}_config") or {}) if said is None else said
-    return {**defaults, **said}
+    key = f"{side}_config"
+    said = config.get(f"{key}_dict")
+    said = (config.get(key) or {}) if said is None else said
+    return filled(defaults, said, f"{where}: {key}")
 
 
 def write_towers(method: Config, kind: str) -> tuple[dict[str, Any], dict[str, Any]]:

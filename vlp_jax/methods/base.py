@@ -90,8 +90,12 @@ class Function:
         has none. Options are handed back as they are.
 
         Raises:
-          UserError: an unknown key or a value of another type; the message names `where.key`.
+          UserError: no mapping, an unknown key or a value of another type; the message names
+            `where.key`.
         """
+        given = plain(given)
+        if given and not isinstance(given, (Mapping, self.how or Mapping)):
+            raise UserError(f"{where} is {given!r}, it must be a mapping, {{option: value}}")
         if self.how is None:
             if given:
                 raise UserError(f"{where}: this function takes no options")

@@ -11,8 +11,10 @@ import jax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from vlp_jax.core.errors import UserError, nearest
+from vlp_jax.core.schema import typed
 
 AXES = ("data", "fsdp", "tensor")
+ALL_DEVICES = {"data": -1, "fsdp": 1, "tensor": 1}  # what a config says that asks for nothing
 BATCH_AXES = ("data", "fsdp")  # the axes that split examples
 BATCH_SPEC = PartitionSpec(BATCH_AXES)
 
@@ -21,14 +23,15 @@ def make_mesh(shape: Mapping[str, int], devices: Sequence[jax.Device] | None = N
     """Builds the mesh from {axis: size}; one size may be -1, "all devices that remain".
 
     Raises:
-      UserError: an unknown axis, or sizes whose product is not the number of devices.
+      UserError: an unknown axis, a size that is no whole number, or sizes whose product is not the
+        number of devices.
     """
     devices = list(jax.devices() if devices is None else devices)
     sizes = {axis: 1 for axis in AXES}
     for axis, count in shape.items():
         if axis not in sizes:
             raise UserError(f"mesh.{axis}: unknown axis{nearest(axis, AXES)}")
-        sizes[axis] = int(count)
+        sizes[axis] = typed(f"mesh.{axis}", count, int)
     free = [axis for axis, count in sizes.items() if count == -1]
     fixed = math.prod(count for count in sizes.values() if count != -1)
     if len(free) > 1 or any(count < 1 and count != -1 for count in sizes.values()):

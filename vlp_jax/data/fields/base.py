@@ -13,7 +13,7 @@ import numpy as np
 from vlp_jax.core import dispatch
 from vlp_jax.core.errors import UserError, nearest
 from vlp_jax.core.fields import Field, present
-from vlp_jax.core.schema import build, plain
+from vlp_jax.core.schema import build, plain, section
 from vlp_jax.data.source import Example, Source
 
 Stream = Callable[[str], np.random.Generator]
@@ -54,7 +54,7 @@ class Reader:
 
     def __init__(self, name: str, field: Any, setup: Setup):
         self.name, self.field = name, field
-        self._given = dict((setup.data.get("fields") or {}).get(name) or {})
+        self._given = section(section(setup.data, "data.fields"), f"data.fields.{name}")
         known = {option: _value(setup.data, key) for option, key in self.DEFAULTS.items()}
         usual = {option: value for option, value in known.items() if value is not None}
         self.where = build(self.Where, {**usual, **self._given}, f"data.fields.{name}")
@@ -103,7 +103,7 @@ def make_readers(fields: Mapping[str, Field], setup: Setup) -> dict[str, Reader]
       UserError: data.fields names a field or an option that is not there, or a value is refused.
     """
     data = plain(setup.data)
-    given = data.get("fields") or {}
+    given = section(data, "data.fields")
     known = {**fields}
     for field in fields.values():
         known |= getattr(field, "reads", {})  # what a cache stands for

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from vlp_jax.core.errors import UserError, nearest
 from vlp_jax.core.fields import Field, Text
-from vlp_jax.core.schema import plain
+from vlp_jax.core.schema import plain, section
 from vlp_jax.data.text import load_tokenizer
 from vlp_jax.data.text.tokenizer import Tokenizer
 
@@ -61,9 +61,9 @@ def spec_of(name: str, field: Text, data: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _said(name: str, field: Text, data: Mapping[str, Any]) -> _Said:
-    own = (data.get("fields") or {}).get(name) or {}
+    own = section(section(data, "data.fields"), f"data.fields.{name}")
     wanted = own.get("tokenizer") or field.tokenizer
-    named = data.get("tokenizers") or {}
+    named = section(data, "data.tokenizers")
     if wanted in named:
         found = named[wanted]
         found = dict(found) if isinstance(found, Mapping) else {"name": found}
@@ -74,7 +74,7 @@ def _said(name: str, field: Text, data: Mapping[str, Any]) -> _Said:
         hint = nearest(wanted, (*named, Text.tokenizer))
         raise UserError(f"data.tokenizers: no {wanted!r} for the method's {name}{hint}")
     file, length = data.get("tokenizer", "clip"), data.get("context_length", 0)
-    options = data.get("tokenizer_options") or {}
+    options = section(data, "data.tokenizer_options")
     return _Said(file, length, options, "data.tokenizer", "data.context_length")
 
 

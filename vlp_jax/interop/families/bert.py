@@ -6,10 +6,12 @@ The file exists to hold what is this family's alone.
 
 import json
 import os
+import re
 from typing import Any
 
 from vlp_jax.core.errors import UserError
 from vlp_jax.interop.bert import BERT_DEFAULTS, bert_rules, read_bert, write_bert
+from vlp_jax.interop.config_values import filled, told_length
 from vlp_jax.interop.family import Beside, Config
 from vlp_jax.interop.hf import IGNORED, HuggingFace, left_out
 from vlp_jax.interop.tensors import State
@@ -17,8 +19,10 @@ from vlp_jax.interop.weights_file import read_json
 
 _DEFAULTS = {**BERT_DEFAULTS, "position_embedding_type": "absolute", "is_decoder": False}
 _POOLING = os.path.join("1_Pooling", "config.json")  # of sentence-transformers
+_MODULES, _KNOWN = "modules.json", ("Transformer", "Pooling", "Normalize")
 _ALL_MODES = ("cls_token", "mean_tokens", "max_tokens", "mean_sqrt_len_tokens")
 _MODES = {"pooling_mode_cls_token": "first", "pooling_mode_mean_tokens": "mean"}
+_MODES |= {"cls": "first", "mean": "mean"}  # as newer files say it, under `pooling_mode`
 
 
 class Bert(HuggingFace):
@@ -54,7 +58,7 @@ class Bert(HuggingFace):
         """
         if not config:
             return {}
-        c = {**_DEFAULTS, **config}
+        c = filled(_DEFAULTS, config, where)
         if c["position_embedding_type"] != "absolute" or c["is_decoder"]:
             what = "position_embedding_type='absolute' and is_decoder=false"
             raise UserError(f"{where}: only {what} are read")
@@ -66,7 +70,10 @@ class Bert(HuggingFace):
         path, notes = os.path.join(beside.folder, _POOLING), left_out(self, state)
         if not beside.config or not os.path.isfile(path):
             return notes
-        modes = [mode for mode, on in read_json(path).items() if on is True and "_mode_" in mode]
+        notes += _further(os.path.join(beside.folder, _MODULES))
+        said = read_json(path)
+        modes = [mode for mode, on in said.items() if on is True and "_mode_" in mode]
+        modes = modes or [said[key] for key in ("pooling_mode",) if key in said]
         if len(modes) == 1 and modes[0] in _MODES:
             method["text"]["pool"] = _MODES[modes[0]]
             return notes
@@ -81,8 +88,8 @@ class Bert(HuggingFace):
         ):
             path = os.path.join(beside.folder, name)
             if beside.config and os.path.isfile(path):
-                said.append(read_json(path).get(key) or positions)
-        return int(min(said))
+                said.append(told_length(path, key, positions))
+        return min(said)
 
     def is_bert(self, method: Config) -> bool:
         """A network of models/bert.py alone."""
@@ -112,16 +119,26 @@ class Bert(HuggingFace):
         """The list of the modules, where there is a mean."""
         if method["text"]["pool"] != "mean":
             return {}
-        kinds = (("", "Transformer"), ("1_Pooling", "Pooling"), ("2_Normalize", "Normalize"))
+        kinds = zip(("", "1_Pooling", "2_Normalize"), _KNOWN, strict=True)
         modules = [
             {"idx": i, "name": str(i), "path": path, "type": f"sentence_transformers.models.{kind}"}
             for i, (path, kind) in enumerate(kinds)
         ]
-        return {"modules.json": json.dumps(modules, indent=2).encode()}
+        return {_MODULES: json.dumps(modules, indent=2).encode()}
 
     def config_json(self, method: Config, tokenizer: Config | None) -> dict[str, Any]:
         """BertConfig."""
         return write_bert(method["text"])
+
+
+def _further(path: str) -> list[str]:
+    """A note where sentence-transformers would go on with modules that are not read."""
+    if not os.path.isfile(path):
+        return []
+    with open(path, encoding="utf-8") as file:
+        kinds = re.findall(r'"type":\s*"[\w.]*?(\w+)"', file.read())
+    left = [kind for kind in kinds if kind not in _KNOWN]
+    return [f"{path}: {', '.join(left)} left out; rows are what goes into it"] if left else []
 
 
 FAMILY = Bert()

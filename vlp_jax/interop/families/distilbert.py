@@ -8,6 +8,7 @@ from typing import Any
 
 from vlp_jax.core.errors import UserError
 from vlp_jax.interop.blocks import blocks, norm, split
+from vlp_jax.interop.config_values import filled
 from vlp_jax.interop.families.bert import Bert
 from vlp_jax.interop.family import Beside, Config
 from vlp_jax.interop.hf import IGNORED, read_layers, write_layers
@@ -70,7 +71,7 @@ class DistilBert(Bert):
         """
         if not config:
             return {}
-        c = {**_DEFAULTS, **config}
+        c = filled(_DEFAULTS, config, where)
         known = {_NAMES.get(key, key): value for key, value in c.items()} | {
             "layer_norm_eps": 1e-12
         }

@@ -11,6 +11,7 @@ from vlp_jax.core.errors import UserError
 from vlp_jax.interop import preprocess
 from vlp_jax.interop.bert import BERT_DEFAULTS, bert_rules, read_bert, write_bert
 from vlp_jax.interop.blocks import linear
+from vlp_jax.interop.config_values import filled
 from vlp_jax.interop.efficientnet import (
     COUNTED,
     DEFAULTS,
@@ -59,8 +60,8 @@ class HfAlign(HuggingFace):
         """
         if not config:
             return {}
-        vision = {**DEFAULTS, **(config.get("vision_config") or {})}
-        words = {**BERT_DEFAULTS, **(config.get("text_config") or {})}
+        sides = ("vision_config", DEFAULTS), ("text_config", BERT_DEFAULTS)
+        vision, words = (filled(usual, config.get(k) or {}, f"{where}: {k}") for k, usual in sides)
         image, embed_dim = read_efficientnet(vision, 0, where), config.get("projection_dim", 640)
         text = read_bert(words, where) | {"pool": "first"}
         return {"name": "align", "embed_dim": embed_dim, "image": image, "text": text}

@@ -7,6 +7,7 @@ from typing import Any
 
 from vlp_jax.core.errors import UserError
 from vlp_jax.interop import preprocess
+from vlp_jax.interop.config_values import filled
 from vlp_jax.interop.family import Beside, Config
 from vlp_jax.interop.hf import HuggingFace, clip_towers, read_towers, write_towers
 from vlp_jax.interop.rules import Rule
@@ -55,7 +56,7 @@ class HfClip(HuggingFace):
         if end not in (2, last):  # 2 stands for "the largest id", see modeling_clip.py
             what = f"eos_token_id {end} is not the largest id ({last}), where we pool"
             raise UserError(f"{where}: {what}")
-        embed_dim = int(config.get("projection_dim", 512))
+        embed_dim = filled({"projection_dim": 512}, config, where)["projection_dim"]
         return {"name": "clip", "embed_dim": embed_dim, "image": image, "text": words}
 
     def complete(self, method: dict[str, Any], state: State, beside: Beside) -> list[str]:

@@ -8,6 +8,7 @@ from typing import Any
 
 from vlp_jax.core.errors import UserError
 from vlp_jax.interop import preprocess
+from vlp_jax.interop.config_values import filled
 from vlp_jax.interop.efficientnet import (
     COUNTED,
     DEFAULTS,
@@ -49,7 +50,7 @@ class HfEfficientNet(HuggingFace):
         interop/efficientnet.py."""
         if not config:
             return {}
-        image = read_efficientnet({**DEFAULTS, **config}, _TOP, where)
+        image = read_efficientnet(filled(DEFAULTS, config, where), _TOP, where)
         return {"name": "encoder", "image": image}
 
     def complete(self, method: dict[str, Any], state: State, beside: Beside) -> list[str]:

@@ -6,6 +6,7 @@ The file exists to hold what is this family's alone.
 from typing import Any
 
 from vlp_jax.core.errors import UserError
+from vlp_jax.interop.config_values import filled
 from vlp_jax.interop.family import Config
 from vlp_jax.interop.hf import HuggingFace, read_layers, read_vit, vit_layers, write_layers
 from vlp_jax.interop.hf import write_vit as write_image
@@ -64,7 +65,7 @@ class HfMae(HuggingFace, MaskedAutoencoder):
         """
         if not config:
             return {}
-        c = {**_DEFAULTS, **config}
+        c = filled(_DEFAULTS, config, where)
         inner = {key: c[f"decoder_{key}"] for key in _DECODER}
         encoder, decoder = read_vit(c, where), read_layers({**c, **inner}, where)
         if not c["qkv_bias"] or c["num_channels"] != 3:

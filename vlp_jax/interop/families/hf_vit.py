@@ -8,6 +8,7 @@ from typing import Any
 from vlp_jax.core.errors import UserError
 from vlp_jax.interop import preprocess
 from vlp_jax.interop.blocks import linear, norm, patches
+from vlp_jax.interop.config_values import filled
 from vlp_jax.interop.family import Beside, Config
 from vlp_jax.interop.hf import HuggingFace, left_out, read_vit, vit_layers, write_vit
 from vlp_jax.interop.rules import Rule
@@ -64,7 +65,7 @@ class HfVit(HuggingFace):
         """
         if not config:
             return {}
-        c = {**_DEFAULTS, **config}
+        c = filled(_DEFAULTS, config, where)
         if not c["qkv_bias"] or c["num_channels"] != 3:
             raise UserError(f"{where}: only qkv_bias=true and num_channels=3 are read")
         if c["pooler_act"] != "tanh" or c["pooler_output_size"] not in (None, c["hidden_size"]):
