@@ -9,7 +9,7 @@ from PIL import Image
 
 from vlp_jax.core.errors import UserError
 from vlp_jax.data.damage import DamagedSample
-from vlp_jax.data.decode import DCT_EIGHTHS, check_colour, decode_image
+from vlp_jax.data.decode import DCT_EIGHTHS, check_colour, decode_image, shrink
 from vlp_jax.data.framing import random_box
 from vlp_jax.data.order import example_rng
 
@@ -123,6 +123,22 @@ def test_dct_scaling_keeps_rotated_pictures_registered(orientation):
     data = encode(photo(453, 461), "JPEG", quality=95, exif=exif)
     scaled = decode_image(data, 56, "center", margin=1.0)
     assert psnr(scaled, decode_image(data, 56)) >= 45
+
+
+@pytest.mark.parametrize("form", ["JPEG", "PNG"])
+def test_shrunk_pictures_are_upright_and_whole(form):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    pixels = photo(300, 601)
+    small, full = shrink(encode(pixels, form, quality=95, exif=exif), 128)
+    assert (full, small.size) == ((300, 601), (64, 128))  # stored lying, shown standing
+    upright = Image.fromarray(np.rot90(pixels, -1)).resize((64, 128), Image.Resampling.BICUBIC)
+    assert psnr(np.asarray(small), np.asarray(upright)) >= 37
+    pixels = photo(20, 31)
+    small, full = shrink(encode(pixels, "PNG"), 128)  # nothing is enlarged
+    assert full == (31, 20) and np.array_equal(np.asarray(small), pixels)
+    with pytest.raises(DamagedSample, match="empty_file"):
+        shrink(b"", 128)
 
 
 def test_postscript_never_reaches_ghostscript(monkeypatch):

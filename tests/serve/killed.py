@@ -4,6 +4,7 @@ Run by test_build.py as a process of its own, before JAX has threads: every atte
 kills itself.
 """
 
+import glob
 import json
 import os
 import shutil
@@ -14,6 +15,9 @@ import numpy as np
 
 from vlp_jax.api import files  # noqa: F401  (imports what forks share)
 from vlp_jax.serve import build, whole
+
+ROWS, PART = 6, 4
+LAST = 6  # operations on the disk before the end, from which an older index is at stake
 
 
 class Numbers:
@@ -64,7 +68,7 @@ def run(request, fatal):
 
         return call
 
-    for name in ("replace", "rename", "fsync", "remove", "makedirs"):
+    for name in ("replace", "rename", "remove", "makedirs"):
         setattr(os, name, counted(getattr(os, name)))
     shutil.rmtree = counted(shutil.rmtree)
     report = build.build_index(request)
@@ -85,43 +89,36 @@ def content(folder):
 def main(data, folder):
     patch()
     assert whole.os is os
-    request = lambda out, data=data: build.Request("", data, os.path.join(folder, out), part=8)  # noqa: E731
-    assert run(request("whole"), 0)["embedded"] == 20
+    request = lambda out, data=data: build.Request("", data, os.path.join(folder, out), part=PART)  # noqa: E731
+    assert run(request("whole"), 0)["embedded"] == ROWS
     wanted, fatal, kills = content(os.path.join(folder, "whole")), 0, 0
     while True:
-        fatal, out = fatal + 1, f"at{fatal}"
+        fatal, out = fatal + 1, f"at{fatal + 1}"
         report = run(request(out), fatal)
         if report is None:  # killed: nothing opens, or all of it
             kills += 1
             there = os.path.exists(os.path.join(folder, out, "manifest.json"))
-            sealed = len(os.listdir(d)) if os.path.isdir(d := done(folder, out)) else 0
-            rows = 20 if there or complete(folder, out) else min(20, 8 * sealed)
+            sealed = len(glob.glob(os.path.join(folder, f".{out}.building", "done", "*.json")))
+            rows = ROWS if there or complete(folder, out) else min(ROWS, PART * sealed)
             report = run(request(out), 0)
-            assert report["embedded"] == 20 - rows, (fatal, report, rows)
+            assert report["embedded"] == ROWS - rows, (fatal, report, rows)
             assert content(os.path.join(folder, out)) == wanted, fatal
-            assert os.listdir(folder).count(f".{out}.building") == 0
+            assert not [name for name in os.listdir(folder) if name.startswith(".")]
         else:
             break
-    fatal = 0  # an older index is replaced: at every moment there is one, or the new one comes
-    older = os.path.join(folder, "older")
-    while True:
-        fatal += 1
-        shutil.rmtree(os.path.join(folder, "again"), ignore_errors=True)
-        shutil.copytree(older, os.path.join(folder, "again")) if fatal > 1 else run(
-            request("older", os.path.join(data, "a")), 0
-        )
-        if fatal == 1:
-            continue
-        if run(request("again"), fatal - 1) is not None:
-            break
-        kills += 1
-        assert run(request("again"), 0)["rows"] == 20
-        assert content(os.path.join(folder, "again")) == wanted, fatal
+    older = os.path.join(folder, "older")  # is replaced: at every moment there is one of the two
+    assert run(request("older", os.path.join(data, "a")), 0)["rows"] == ROWS // 2
+    for last in range(fatal - LAST, fatal + 9):
+        shutil.copytree(older, os.path.join(folder, "again"))
+        if run(request("again"), last) is None:
+            kills += 1
+            opened = os.path.exists(os.path.join(folder, "again", "manifest.json"))
+            assert opened or complete(folder, "again"), last
+            assert run(request("again"), 0)["rows"] == ROWS
+        assert content(os.path.join(folder, "again")) == wanted, last
+        assert not [name for name in os.listdir(folder) if name.startswith(".")]
+        shutil.rmtree(os.path.join(folder, "again"))
     print(json.dumps({"kills": kills}))
-
-
-def done(folder, out):
-    return os.path.join(folder, f".{out}.building", "done")
 
 
 def complete(folder, out):

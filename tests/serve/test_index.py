@@ -1,10 +1,12 @@
 """Folders that open, what they answer, and folders that are refused (R26)."""
 
+import io
 import json
 import shutil
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from vlp_jax.core.errors import UserError
 from vlp_jax.serve.index import Index, file_facts
@@ -24,6 +26,20 @@ def test_a_folder_of_clip_retrieval_as_it_is(foreign, rows):
     assert said[0]["style"] == "noto" and "style" not in said[3] and "nothing" not in said[0]
     assert index.metadata([7])[0]["image_path"] == "/data/07.jpg"
     assert index.thumbnail(3) is None
+
+
+def test_pictures_that_the_metadata_names(foreign):
+    """As clip-retrieval shows them: from the file, where it is there and is a picture."""
+    index = Index.open(str(foreign))
+    for name, content in (("ok.png", None), ("no.png", b"no picture")):
+        path = foreign / name
+        Image.new("RGB", (600, 300), (9, 99, 200)).save(path) if content is None else (
+            path.write_bytes(content)
+        )
+    names = {0: "ok.png", 1: "no.png"}
+    index.metadata = lambda ids, _: [{"image_path": str(foreign / names.get(ids[0], "gone.png"))}]
+    assert Image.open(io.BytesIO(index.thumbnail(0))).size == (256, 128)
+    assert index.thumbnail(1) is None and index.thumbnail(2) is None
 
 
 def test_order_is_by_number():

@@ -124,7 +124,7 @@ def test_faiss_finds_nearly_the_same(tmp_path, kind):
     from vlp_jax.serve.nearest import Nearest
     from vlp_jax.serve.vectors import Vectors
 
-    rows = unit(np.random.default_rng(0).normal(size=(2000, 16))).astype(np.float32)
+    rows = unit(np.random.default_rng(0).normal(size=(500, 16))).astype(np.float32)
     vectors, path = Vectors([rows]), str(tmp_path / "image.index")
     ann.build_ann(kind, vectors, path)
     ids, scores = ann.Ann(path, vectors).search(rows[:20], 10)
@@ -135,7 +135,7 @@ def test_faiss_finds_nearly_the_same(tmp_path, kind):
     if kind == "flat":
         np.testing.assert_array_equal(ids, wanted)
     other = Vectors([rows[:100]])
-    with pytest.raises(UserError, match="2000 rows of 16 numbers, the vectors are 100"):
+    with pytest.raises(UserError, match="500 rows of 16 numbers, the vectors are 100"):
         ann.Ann(path, other)
 
 

@@ -11,6 +11,7 @@ import dataclasses
 import functools
 import json
 import os
+import shutil
 import time
 from collections import Counter
 from typing import Any
@@ -36,7 +37,7 @@ from vlp_jax.serve.ann import build_ann, check_kind
 from vlp_jax.serve.index import ANN, FORMAT, MANIFEST, Index, file_facts, read_manifest
 from vlp_jax.serve.metadata import load_pyarrow
 from vlp_jax.serve.part import Embedding, embed_part, write_part
-from vlp_jax.serve.staging import read_plan, staging
+from vlp_jax.serve.staging import read_plan, replaced, staging
 from vlp_jax.serve.whole import write_json, write_whole
 
 
@@ -102,6 +103,7 @@ def build_index(request: Request) -> dict[str, Any]:
         embedded = _build(request, plan, model, source)
     if not first_process():
         return {}
+    shutil.rmtree(replaced(request.out), ignore_errors=True)  # a kill may have left it
     if request.ann and read_manifest(request.out)["ann"] != request.ann:
         add_ann(request.out, request.ann)
     manifest = read_manifest(request.out)

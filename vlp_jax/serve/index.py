@@ -20,15 +20,20 @@ from typing import Any
 import numpy as np
 
 from vlp_jax.core.errors import UserError
+from vlp_jax.data.damage import DamagedSample
+from vlp_jax.data.decode import shrink
+from vlp_jax.data.folder import read_bounded
 from vlp_jax.data.shard import ShardFile
 from vlp_jax.data.shard_index import probe
 from vlp_jax.serve.ann import reconstructed
 from vlp_jax.serve.metadata import Metadata
+from vlp_jax.serve.sample import to_jpeg
 from vlp_jax.serve.vectors import Vectors, check_ids
 
 MANIFEST, FORMAT = "manifest.json", 1
 FOLDERS = {"image": "img_emb", "text": "text_emb"}
 ANN = {"image": "image.index", "text": "text.index"}
+PLACES, SIDE = ("image_path", "path"), 256
 METADATA, THUMBNAILS = "metadata", "thumbnails"
 
 
@@ -127,15 +132,21 @@ class Index:
         return self.table.take(ids, columns)
 
     def thumbnail(self, row: int) -> bytes | None:
-        """JPEG of a row's picture, at most 256 pixels a side; None where the index has none.
+        """JPEG of a row's picture, at most 256 pixels a side; without thumbnails of the file that
+        its metadata names. None where there is neither.
 
         Raises:
           UserError: no such row.
         """
         row = int(check_ids(np.array([row]), self.rows)[0])
-        if self._thumbnails is None:
+        try:
+            if self._thumbnails is not None:
+                return self._thumbnails[row].get("image")
+            said = self.metadata([row], PLACES)[0]
+            path = next((p for p in map(said.get, PLACES) if p and os.path.isfile(p)), "")
+            return to_jpeg(shrink(read_bounded(path, path), SIDE)[0]) if path else None
+        except DamagedSample:
             return None
-        return self._thumbnails[row].get("image")
 
     @functools.cached_property
     def _thumbnails(self) -> Any:

@@ -19,6 +19,7 @@ from vlp_jax.core.errors import UserError, nearest
 from vlp_jax.serve.vectors import check_ids, numbered
 
 KEPT_BYTES = 1 << 30
+OPEN_FILES = 128
 GROUP = 2048  # rows of one group, what a look-up reads
 _CONDITION = re.compile(r"\s*([^=!<>~]+?)\s*(!=|>=|<=|=|>|<|~)\s*(.*?)\s*", re.DOTALL)
 _COMPARE = {
@@ -64,7 +65,8 @@ class Metadata:
             self.columns += [name for name in names if name not in self.columns]
             self.file_rows.append(found.num_rows)
         self._ends = np.cumsum(sizes, dtype=np.int64)
-        self._kept: OrderedDict[int, Any] = OrderedDict()
+        self._kept: OrderedDict[int, dict[str, Any]] = OrderedDict()
+        self._opened: OrderedDict[str, Any] = OrderedDict()
         self._bytes = 0
         self._lock = threading.Lock()
 
@@ -80,24 +82,37 @@ class Metadata:
         ids, found = check_ids(np.asarray(list(ids), np.int64), len(self)), []
         for row in ids.tolist():
             at = int(np.searchsorted(self._ends, row, side="right"))
-            group = self._group(at)
-            names = [n for n in group.column_names if columns is None or n in columns]
-            start = int(self._ends[at]) - group.num_rows
-            found.append({name: group.column(name)[row - start].as_py() for name in names})
+            group = self._group(at, columns)
+            start = int(self._ends[at - 1]) if at else 0
+            found.append({name: cells[row - start].as_py() for name, cells in group.items()})
         return found
 
-    def _group(self, at: int) -> Any:
-        """One row group, from memory where it was read before."""
+    def _group(self, at: int, columns: Sequence[str] | None = None) -> dict[str, Any]:
+        """{name: cells} of one row group, of the columns that it has; from memory where they were
+        read before."""
         with self._lock:
-            if at not in self._kept:
-                file, number = self._groups[at]
-                with self._arrow.parquet.ParquetFile(file, memory_map=True) as opened:
-                    self._kept[at] = opened.read_row_group(number).combine_chunks()
-                self._bytes += self._kept[at].nbytes
-                while self._bytes > KEPT_BYTES and len(self._kept) > 1:
-                    self._bytes -= self._kept.popitem(last=False)[1].nbytes
+            path, number = self._groups[at]
+            file, kept = self._file(path), self._kept.setdefault(at, {})
+            names = [n for n in file.schema_arrow.names if columns is None or n in columns]
+            missing = [name for name in names if name not in kept]
+            if missing:
+                table = file.read_row_group(number, columns=missing)
+                kept |= {name: table.column(name).combine_chunks() for name in missing}
+                self._bytes += table.nbytes
             self._kept.move_to_end(at)
-            return self._kept[at]
+            while self._bytes > KEPT_BYTES and len(self._kept) > 1:
+                _, old = self._kept.popitem(last=False)
+                self._bytes -= sum(cells.nbytes for cells in old.values())
+            return {name: kept[name] for name in names}
+
+    def _file(self, path: str) -> Any:
+        """An open Parquet file, of which the last few are."""
+        if path not in self._opened:
+            self._opened[path] = self._arrow.parquet.ParquetFile(path, memory_map=True)
+            if len(self._opened) > OPEN_FILES:
+                self._opened.popitem(last=False)[1].close()
+        self._opened.move_to_end(path)
+        return self._opened[path]
 
     def where(self, conditions: Sequence[str]) -> np.ndarray:
         """bool[n]: rows that fulfil all conditions, `COLUMN=VALUE` with one of = != < <= > >= or ~
@@ -112,13 +127,13 @@ class Metadata:
         for condition in conditions:
             column, compare, value = self._condition(condition)
             start = 0
-            for at in range(len(self._groups)):
-                group = self._group(at)
-                part = slice(start, start := start + group.num_rows)
-                if column in group.column_names:
-                    mask[part] &= _rows(group.column(column), compare, value, condition)
+            for at, stop in enumerate(self._ends.tolist()):
+                cells = self._group(at, (column,)).get(column)
+                if cells is None:  # the file lacks the column
+                    mask[start:stop] &= compare == "!="
                 else:
-                    mask[part] &= compare == "!="
+                    mask[start:stop] &= _rows(cells, compare, value, condition)
+                start = stop
         return mask
 
     def _condition(self, text: str) -> tuple[str, str, str]:
@@ -130,20 +145,20 @@ class Metadata:
         return found[1], found[2], found[3]
 
 
-def _rows(column: Any, compare: str, value: str, condition: str) -> np.ndarray:
+def _rows(cells: Any, compare: str, value: str, condition: str) -> np.ndarray:
     """bool[n]: which cells fulfil a condition."""
     fulfilled = _predicate(compare, value, condition)
-    distinct = column.dictionary_encode().combine_chunks() if _plain(column) else None
-    if distinct is None:
-        return np.array([fulfilled(cell) for cell in column.to_pylist()], bool)
+    if not _plain(cells):
+        return np.array([fulfilled(cell) for cell in cells.to_pylist()], bool)
+    distinct = cells.dictionary_encode()
     answers = np.array([*map(fulfilled, distinct.dictionary.to_pylist()), fulfilled(None)], bool)
     return answers[distinct.indices.fill_null(len(answers) - 1).to_numpy(zero_copy_only=False)]
 
 
-def _plain(column: Any) -> bool:
+def _plain(cells: Any) -> bool:
     """Whether the cells are numbers, texts or switches, of which each distinct one is looked at
     once."""
-    return not str(column.type).startswith(("list", "large_list", "struct", "map", "null", "dict"))
+    return not str(cells.type).startswith(("list", "large_list", "struct", "map", "null", "dict"))
 
 
 def _predicate(compare: str, value: str, condition: str) -> Callable[[Any], bool]:

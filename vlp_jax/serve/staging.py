@@ -29,7 +29,7 @@ class Staging:
         parent, name = os.path.split(self.out)
         self.folder = os.path.join(parent, f".{name}.building")
         self.complete = False  # but for its name
-        self._old = os.path.join(parent, f".{name}.replaced")
+        self._old = replaced(out)
 
     def begin(self) -> None:
         """Empties the folder unless it holds parts of the same plan."""
@@ -70,6 +70,7 @@ class Staging:
 
     def finish(self, manifest: Callable[[], Mapping[str, Any]]) -> None:
         """Writes the manifest and gives the folder its name, in the place of an older index."""
+        self._sweep()
         if not self.complete:
             write_json(self._path(MANIFEST), manifest())
         shutil.rmtree(self._path(DONE), ignore_errors=True)
@@ -81,8 +82,21 @@ class Staging:
         os.rename(self.folder, self.out)
         shutil.rmtree(self._old, ignore_errors=True)
 
+    def _sweep(self) -> None:
+        """Removes what a kill left half-written."""
+        for folder, _, names in os.walk(self.folder):
+            for name in names:
+                if name.startswith(".") or name.endswith(".part"):
+                    os.remove(os.path.join(folder, name))
+
     def _path(self, *names: str) -> str:
         return os.path.join(self.folder, *names)
+
+
+def replaced(out: str) -> str:
+    """Where an older index lies for the moment in which a new one takes its name."""
+    parent, name = os.path.split(os.path.abspath(out))
+    return os.path.join(parent, f".{name}.replaced")
 
 
 def read_plan(folder: str) -> Any:
