@@ -165,8 +165,7 @@ def attack(port, name, queue):
                 continue
             with lock:
                 found.append(answer)
-            if threads == 500:
-                time.sleep(0.5)
+            time.sleep(0.5 if threads == 500 else 0.05)
 
     queue.put("ready")
     with ThreadPoolExecutor(threads) as pool:

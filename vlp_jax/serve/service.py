@@ -39,11 +39,12 @@ from vlp_jax.serve.page import page_response
 from vlp_jax.serve.requests import Part, Query, Refused, printed
 from vlp_jax.serve.safety import FILE as SAFETY
 from vlp_jax.serve.search import Searcher
-from vlp_jax.serve.thumbnails import Thumbnails
 from vlp_jax.serve.words import Words
 
 _log = logging.getLogger(__name__)
 LOOPBACK = ("localhost", "127.0.0.1", "::1", "[::1]")
+CARD = ("key", "caption", "image_path")  # what the page shows of a result
+ANSWER = (*CARD, "path", "url", "width", "height", "NSFW")  # of `/knn-service`
 SAMPLE = 24  # rows that the page shows before a query
 
 Answer = Callable[[Mapping[str, Any]], Awaitable[Any]]
@@ -61,7 +62,6 @@ class Service:
         self.name, self.metrics, self.budget = name, Metrics(), Budget()
         self.index, self.engine = searcher.index, Engine(searcher, self.metrics, fetching)
         self.words = Words(words, self.engine.embed)
-        self.thumbnails = Thumbnails(self.index)
         self.metrics.rows.set(self.index.rows)
         self.version = _digest(self.index)
         self.model = list(searcher.model.embedders()) if searcher.model else []
@@ -114,7 +114,7 @@ class Service:
         with self.metrics.time("full_knn_request_time"):
             found = await self.engine.find(query)
             ids = [hit.id for hit in found.hits]
-            rows = await asyncio.to_thread(self._described, ids[: query.detailed], True)
+            rows = await asyncio.to_thread(self._described, ids[: query.detailed], ANSWER, True)
         rows += [{} for _ in ids[len(rows) :]]
         return [
             row | {"id": hit.id, "similarity": hit.score}
@@ -125,15 +125,15 @@ class Service:
         """clip-retrieval's `/metadata`: [{id, metadata}]."""
         self._check_name(body.get("indice_name"))
         ids = requests.ids(body, self.index.rows)
-        rows = await asyncio.to_thread(self._described, ids, True)
+        rows = await asyncio.to_thread(self._described, ids, None, True)
         return [{"id": i, "metadata": row} for i, row in zip(ids, rows, strict=True)]
 
     async def search(self, body: Mapping[str, Any]) -> dict[str, Any]:
-        """The page's query: {"results": [{id, score, metadata...}], "vectors": of the pictures}."""
+        """The page's query: {"results": [{id, score, metadata}], "vectors": of the pictures}."""
         query = requests.page_query(body, self.index.width, self.index.rows)
         with self.metrics.time("full_knn_request_time"):
             found = await self.engine.find(query)
-            rows = await asyncio.to_thread(self._described, [hit.id for hit in found.hits], False)
+            rows = await asyncio.to_thread(self._described, [hit.id for hit in found.hits], CARD)
         results = [
             {"metadata": row, "id": hit.id, "score": hit.score}
             for row, hit in zip(rows, found.hits, strict=True)
@@ -161,7 +161,7 @@ class Service:
         """What the page must know before it asks."""
         rows = self.index.rows
         shown = [i * rows // min(rows, SAMPLE) for i in range(min(rows, SAMPLE))]
-        described = await asyncio.to_thread(self._described, shown, False)
+        described = await asyncio.to_thread(self._described, shown, CARD)
         sample = [{"id": i, "metadata": row} for i, row in zip(shown, described, strict=True)]
         known = {"modalities": self.index.modalities, "columns": self.index.columns}
         found = {"name": self.name, "rows": rows, "version": self.version, "model": self.model}
@@ -176,7 +176,7 @@ class Service:
         row = request.path_params["row"]
         if not row < self.index.rows:
             raise Refused(404, f"no row {row}; the index has {self.index.rows}")
-        data = await asyncio.to_thread(self.thumbnails.get, row)
+        data = await asyncio.to_thread(self.index.thumbnail, row)
         if data is None:
             raise Refused(404, f"row {row} has no picture here")
         kept = {"cache-control": "private, max-age=604800, immutable"}
@@ -194,14 +194,17 @@ class Service:
         if name is not None and name != self.name:
             raise Refused(400, f"indice_name: no index {printed(name)!r}; there is {self.name!r}")
 
-    def _described(self, ids: Sequence[int], pictures: bool) -> list[dict[str, Any]]:
-        """Metadata of rows, and their pictures in base64 as clip-retrieval sends them."""
+    def _described(
+        self, ids: Sequence[int], columns: Sequence[str] | None, pictures: bool = False
+    ) -> list[dict[str, Any]]:
+        """Metadata of rows, all where `columns` is None, and their pictures in base64 as
+        clip-retrieval sends them."""
         if not ids:
             return []
         with self.metrics.time("metadata_get_time"):
-            rows = [dict(row) for row in self.index.metadata(ids)]
+            rows = [dict(row) for row in self.index.metadata(ids, columns)]
             for i, row in zip(ids, rows, strict=True):
-                data = self.thumbnails.get(i) if pictures else None
+                data = self.index.thumbnail(i) if pictures else None
                 if data is not None:
                     row["image"] = base64.b64encode(data).decode("ascii")
         return rows
