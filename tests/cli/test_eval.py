@@ -14,20 +14,6 @@ from vlp_jax.train.checkpoint import Checkpoints
 from vlp_jax.train.lock import locked
 
 
-@pytest.mark.parametrize("mesh, found", [("data=-1", (1, 8, 1)), ("data=8", (8, 1, 1))])
-def test_a_preset_spreads_over_all_devices_unless_a_mesh_is_asked_for(
-    run, capsys, monkeypatch, mesh, found
-):
-    """A config that asks for nothing leaves the axes to the preset."""
-    asked = []
-    real = placement.make_mesh
-    note = lambda shape: asked.append(real(shape)) or asked[-1]  # noqa: E731
-    monkeypatch.setattr(placement, "make_mesh", note)
-    words = ["--only=second", "--sharding=fsdp", f"--config.mesh.{mesh}"]
-    report(capsys, f"--checkpoint={run[0]}", *words)
-    assert {mesh.devices.shape for mesh in asked} == {found}
-
-
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     """(workdir of a finished run, its summary, folder of pictures)."""
@@ -64,6 +50,20 @@ def test_another_mesh_sharding_and_batch_change_nothing(run, capsys):
     other += ["--sharding=fsdp"]
     found = report(capsys, f"--checkpoint={workdir}", *other)["retrieval"]["metrics"]
     assert found == pytest.approx(summary["eval"]["retrieval"], abs=1e-6)
+
+
+@pytest.mark.parametrize("mesh, found", [("data=-1", (1, 8, 1)), ("data=8", (8, 1, 1))])
+def test_a_preset_spreads_over_all_devices_unless_a_mesh_is_asked_for(
+    run, capsys, monkeypatch, mesh, found
+):
+    """A config that asks for nothing leaves the axes to the preset."""
+    asked = []
+    real = placement.make_mesh
+    note = lambda shape: asked.append(real(shape)) or asked[-1]  # noqa: E731
+    monkeypatch.setattr(placement, "make_mesh", note)
+    words = ["--only=second", "--sharding=fsdp", f"--config.mesh.{mesh}"]
+    report(capsys, f"--checkpoint={run[0]}", *words)
+    assert {mesh.devices.shape for mesh in asked} == {found}
 
 
 def test_only_some_and_a_report_on_disk(run, capsys, tmp_path):
