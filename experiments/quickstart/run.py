@@ -6,6 +6,7 @@ use of the package: a config, `train`, the evaluators, the report.
 """
 
 import argparse
+import importlib.util
 import shutil
 import sys
 import time
@@ -55,6 +56,7 @@ def main(argv: list[str]) -> int:
     from vlp_jax.parallel.startup import start_jax
     from vlp_jax.report.gallery import draw_results
     from vlp_jax.report.results import print_results, write_json, write_markdown
+    from vlp_jax.serve.build import Request, build_index
     from vlp_jax.train.lock import locked
 
     rest, overrides = split_overrides(argv)
@@ -78,6 +80,9 @@ def main(argv: list[str]) -> int:
     )
     write_markdown(str(workdir / "report.md"), "Quickstart", results, pictures, intro)
     print(f"report: {workdir / 'report.md'}, {len(pictures)} pictures beside it")
+    if importlib.util.find_spec("pyarrow"):  # of the extra `search`
+        build_index(Request(str(workdir), "builtin:emoji/twemoji", str(workdir / "index")))
+        print(f"search these emoji on a page: python -m vlp_jax serve --index={workdir / 'index'}")
     if args.json:
         print(dumps(report), flush=True)
     return 0
