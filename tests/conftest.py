@@ -25,7 +25,7 @@ os.environ["XLA_FLAGS"] = " ".join([present, *added]).strip()
 cache = pathlib.Path(tempfile.gettempdir()) / f"vlp_jax_test_cache_{os.getuid()}"
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache))
 os.environ.setdefault("JAX_TRACEBACK_IN_LOCATIONS_LIMIT", "0")  # a tenth of lowering a program
-gc.set_threshold(100_000, 50, 100)  # tracing makes many small objects, of which few are garbage
+gc.set_threshold(50_000, 20, 20)  # tracing makes many small objects, of which few are garbage
 
 # Files that take minutes come first, so that no worker waits for one at the end; those that mostly
 # wait for processes of their own stand between those that compute.

@@ -217,6 +217,9 @@ MISTAKES = {
     "data.fields.image.eval_crop='random': evaluation draws nothing; valid: center": {
         "image": {"eval_crop": "random"}
     },
+    "data.fields.image.eval_crop='squash_random': evaluation draws nothing; did you mean 'squash'": {
+        "image": {"eval_crop": "squash_random"}
+    },
     "data.fields.control.share=2 is out of range; it must be from 0.01 to 1": {
         "control": {"share": 2}
     },

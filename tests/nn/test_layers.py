@@ -44,6 +44,7 @@ FORMULAS = {
         0.5 * x * (1 + math.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
     ),
     "relu": lambda x: max(x, 0.0),
+    "relu6": lambda x: min(max(x, 0.0), 6.0),
     "silu": lambda x: x / (1 + math.exp(-x)),
 }
 

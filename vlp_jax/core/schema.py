@@ -173,4 +173,5 @@ def _fitted_tuple(value: tuple[Any, ...], kinds: tuple[Any, ...]) -> Any:
 
 
 def _name(kind: Any) -> str:
-    return kind.__name__ if isinstance(kind, type) and not get_args(kind) else str(kind)
+    cls = get_origin(kind) or kind
+    return str(kind) if cls is tuple and get_args(kind) else getattr(cls, "__name__", str(kind))

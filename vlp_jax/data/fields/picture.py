@@ -50,10 +50,11 @@ class Reader(Base):
     def __init__(self, name: str, field: Any, setup: Setup):
         super().__init__(name, field, setup)
         self.picture = not self.where.member
-        if self.where.eval_crop == "random":
-            hint = nearest("random", CROPS[1:])
-            raise UserError(f"{self.flag('eval_crop')}='random': evaluation draws nothing{hint}")
         self.framing, other = self._framing("crop"), self._framing("eval_crop")
+        if other.draws:
+            hint = nearest(other.crop, [crop for crop in CROPS if not Framing(crop).draws])
+            said = f"{self.flag('eval_crop')}={other.crop!r}"
+            raise UserError(f"{said}: evaluation draws nothing{hint}")
         if not setup.train:
             self.framing = other
         elif field.whole and (self.framing.crop, self.framing.share) != ("squash", 1.0):
