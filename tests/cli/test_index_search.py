@@ -7,6 +7,7 @@ import tarfile
 
 import numpy as np
 import pytest
+from forks import ends, job
 from PIL import Image
 
 from vlp_jax.__main__ import main
@@ -192,6 +193,27 @@ def test_tars_keep_their_columns(tiny_folder, tmp_path, capsys):
     assert [row["key"] for row in rows] == ["000", "001", "002"] and index.thumbnail(0) is None
     assert [row["url"] for row in rows] == [f"http://x/{n}" for n in range(3)]
     assert [row["n"] for row in rows] == ["none", "1", "2"] and rows[0]["caption"] is None
+
+
+def test_a_job_of_two_processes(indexed, data, tmp_path, capsys):
+    """They make the same index, and each searches half of one."""
+    words = (
+        f"--checkpoint={indexed.parent / 'model'}",
+        f"--data={data}",
+        f"--out={tmp_path / 'i'}",
+    )
+    codes, texts = ends(job(2, ["index", *words, "--part=3", "--json"], tmp_path))
+    assert codes == [0, 0], texts
+    assert json.loads(texts[0].splitlines()[-1])["embedded"] == 4 and "rows" not in texts[1]
+    ours, theirs = Index.open(str(tmp_path / "i")), Index.open(str(indexed))
+    np.testing.assert_allclose(ours.vectors(range(4)), theirs.vectors(range(4)), atol=1e-3)
+    assert ours.metadata(range(4)) == theirs.metadata(range(4))
+    ask = ["search", f"--index={indexed}", f"--image={data / 'b.png'}", "--json"]
+    codes, texts = ends(job(2, ask, tmp_path))
+    assert codes == [0, 0], texts
+    found = json.loads(texts[0].splitlines()[-1])["results"]
+    alone = asked(capsys, indexed, f"--image={data / 'b.png'}")
+    assert [row["id"] for row in found] == [row["id"] for row in alone]
 
 
 BAD_INDEX = {
