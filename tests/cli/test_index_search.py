@@ -113,7 +113,7 @@ def test_conditions_captions_and_a_sheet(indexed, tmp_path, capsys):
     words = ("--text=x", "--k=9", "--safe", "--deduplicate", f"--out={tmp_path / 'o'}")
     assert main(["search", f"--index={indexed}", *words]) == 0
     said = capsys.readouterr()
-    assert "--k=9: the index has 4 rows" in said.err and "never measured" in said.err
+    assert "--k=9: the index has no more than 4 rows" in said.err and "never measured" in said.err
     assert Image.open(tmp_path / "o" / "found.png").width > 300
 
 
