@@ -158,7 +158,7 @@ def test_another_model_is_refused_with_both_digests(indexed, tmp_path, capsys):
     theirs = load_file(name)
     convert.main([str(name), str(tmp_path / "same"), "--arch=tiny"])
     asked(capsys, copy / "index", "--text=x", f"--checkpoint={tmp_path / 'same'}")
-    theirs = {key: value * np.float32(1.01) for key, value in theirs.items()}
+    theirs = {key: np.asarray(value * np.float32(1.01)) for key, value in theirs.items()}
     save_file(theirs, file)
     convert.main([str(file), str(tmp_path / "other"), "--arch=tiny"])
     error = refused(capsys, *ask, f"--checkpoint={tmp_path / 'other'}")
