@@ -7,6 +7,7 @@ import tarfile
 
 import numpy as np
 import pytest
+from forks import ends, job
 from PIL import Image
 
 from vlp_jax.__main__ import main
@@ -112,7 +113,7 @@ def test_conditions_captions_and_a_sheet(indexed, tmp_path, capsys):
     words = ("--text=x", "--k=9", "--safe", "--deduplicate", f"--out={tmp_path / 'o'}")
     assert main(["search", f"--index={indexed}", *words]) == 0
     said = capsys.readouterr()
-    assert "--k=9: the index has 4 rows" in said.err and "never measured" in said.err
+    assert "--k=9: the index has no more than 4 rows" in said.err and "never measured" in said.err
     assert Image.open(tmp_path / "o" / "found.png").width > 300
 
 
@@ -157,7 +158,7 @@ def test_another_model_is_refused_with_both_digests(indexed, tmp_path, capsys):
     theirs = load_file(name)
     convert.main([str(name), str(tmp_path / "same"), "--arch=tiny"])
     asked(capsys, copy / "index", "--text=x", f"--checkpoint={tmp_path / 'same'}")
-    theirs = {key: np.asarray(value * 1.01, np.float32) for key, value in theirs.items()}
+    theirs = {key: np.asarray(value * np.float32(1.01)) for key, value in theirs.items()}
     save_file(theirs, file)
     convert.main([str(file), str(tmp_path / "other"), "--arch=tiny"])
     error = refused(capsys, *ask, f"--checkpoint={tmp_path / 'other'}")
@@ -192,6 +193,27 @@ def test_tars_keep_their_columns(tiny_folder, tmp_path, capsys):
     assert [row["key"] for row in rows] == ["000", "001", "002"] and index.thumbnail(0) is None
     assert [row["url"] for row in rows] == [f"http://x/{n}" for n in range(3)]
     assert [row["n"] for row in rows] == ["none", "1", "2"] and rows[0]["caption"] is None
+
+
+def test_a_job_of_two_processes(indexed, data, tmp_path, capsys):
+    """They make the same index, and each searches half of one."""
+    words = (
+        f"--checkpoint={indexed.parent / 'model'}",
+        f"--data={data}",
+        f"--out={tmp_path / 'i'}",
+    )
+    codes, texts = ends(job(2, ["index", *words, "--part=3", "--json"], tmp_path))
+    assert codes == [0, 0], texts
+    assert json.loads(texts[0].splitlines()[-1])["embedded"] == 4 and "rows" not in texts[1]
+    ours, theirs = Index.open(str(tmp_path / "i")), Index.open(str(indexed))
+    np.testing.assert_allclose(ours.vectors(range(4)), theirs.vectors(range(4)), atol=1e-3)
+    assert ours.metadata(range(4)) == theirs.metadata(range(4))
+    ask = ["search", f"--index={indexed}", f"--image={data / 'b.png'}", "--json"]
+    codes, texts = ends(job(2, ask, tmp_path))
+    assert codes == [0, 0], texts
+    found = json.loads(texts[0].splitlines()[-1])["results"]
+    alone = asked(capsys, indexed, f"--image={data / 'b.png'}")
+    assert [row["id"] for row in found] == [row["id"] for row in alone]
 
 
 BAD_INDEX = {

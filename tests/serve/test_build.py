@@ -6,7 +6,10 @@ import subprocess
 import sys
 
 import numpy as np
+import pytest
 from PIL import Image
+
+from vlp_jax.serve.whole import write_whole
 
 HERE = pathlib.Path(__file__).parent
 
@@ -32,3 +35,16 @@ def test_killed_at_every_operation(tmp_path):
     )
     assert done.returncode == 0, done.stderr[-2000:]
     assert json.loads(done.stdout.splitlines()[-1])["kills"] > 20
+
+
+def test_what_is_half_written_never_has_the_name(tmp_path):
+    path = tmp_path / "file"
+    path.write_text("old")
+
+    def dies(partial):
+        pathlib.Path(partial).write_text("ha")
+        raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        write_whole(str(path), dies)
+    assert path.read_text() == "old"

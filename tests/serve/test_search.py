@@ -120,7 +120,8 @@ def test_sentences_judge_by_their_sum():
 
 @pytest.mark.parametrize("kind", ann.KINDS)
 def test_faiss_finds_nearly_the_same(tmp_path, kind):
-    pytest.importorskip("faiss", reason="faiss-cpu (extra `search`) is not installed")
+    faiss = pytest.importorskip("faiss", reason="faiss-cpu (extra `search`) is not installed")
+    faiss.omp_set_num_threads(1)  # on a busy machine its threads wait for each other
     from vlp_jax.serve.nearest import Nearest
     from vlp_jax.serve.vectors import Vectors
 

@@ -62,4 +62,6 @@ def main(argv: Sequence[str] | None = None) -> int:
             (r["id"], f"{r['score']:.4f}", r["key"], r["caption"] or "") for r in report["results"]
         ]
         show(f"{len(rows)} found", ("id", "score", "key", "caption"), rows)
+        if "out" in report:
+            print(f"-> {report['out']}")
     return 0

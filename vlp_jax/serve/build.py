@@ -80,7 +80,8 @@ class Request:
 
 def check_free(out: str) -> None:
     """Raises UserError where a folder holds something else than an index that we wrote."""
-    if os.path.isdir(out) and os.listdir(out) and not read_manifest(out):
+    ours = os.path.exists(os.path.join(out, MANIFEST))  # also a damaged one
+    if os.path.isdir(out) and os.listdir(out) and not ours:
         raise UserError(f"--out={out}: is not empty and holds no index of ours; choose another")
 
 

@@ -32,7 +32,7 @@ Found = tuple[np.ndarray, np.ndarray]  # ids int64[Q, c] and scores float32[Q, c
 
 class Chunk(NamedTuple):
     """Rows [start, start + size) of all vectors, of which `skip` belong to the chunk before and
-    those from `end` on are filling: every chunk has a size that is compiled already.
+    those from `end` on are zeros: every chunk has a size that is compiled already.
     """
 
     device: jax.Device
@@ -144,15 +144,14 @@ def _best(queries: Array, rows: Array, scale: Array, block: int, k: int) -> tupl
 
 
 @functools.partial(jax.jit, static_argnames="block")
-def _inverse_norms(rows: Array, skip: Array, end: Array, block: int) -> Array:
-    """float32[size]: 1 / norm of the rows from `skip` to `end`, 0 for others and zeros."""
+def _inverse_norms(rows: Array, skip: Array, block: int) -> Array:
+    """float32[size]: 1 / norm of the rows from `skip` on, 0 for others and for zeros."""
 
     def squares(some: Array) -> Array:
         return jnp.sum(jnp.square(some.astype(jnp.float32)), axis=1)
 
     square = jax.lax.map(squares, rows.reshape(-1, block, rows.shape[1])).reshape(-1)
-    place = jnp.arange(len(rows))
-    counts = (place >= skip) & (place < end) & (square > 0)
+    counts = (jnp.arange(len(rows)) >= skip) & (square > 0)
     return jnp.where(counts, jax.lax.rsqrt(jnp.where(counts, square, 1)), 0)
 
 
@@ -197,7 +196,7 @@ def _placed(vectors: Vectors, devices: Sequence[jax.Device]) -> Iterator[Chunk]:
         if device.process_index != jax.process_index():
             continue
         on_device = jax.device_put(np.asarray(rows), device, may_alias=True)
-        scale = _inverse_norms(on_device, skip, end, _block(device, len(rows)))
+        scale = _inverse_norms(on_device, skip, _block(device, len(rows)))
         room[device] -= rows.nbytes
         yield Chunk(device, start, skip, end, on_device if room[device] >= 0 else rows, scale)
 

@@ -79,7 +79,7 @@ def search(query: Query) -> dict[str, Any]:
     if not first_process():
         return {}
     if query.k > index.rows:
-        print(f"--k={query.k}: the index has {index.rows} rows; give at most that", file=sys.stderr)
+        print(f"--k={query.k}: the index has no more than {index.rows} rows", file=sys.stderr)
     if query.options.safe:
         print(f"safe mode: {searcher.safety.told}", file=sys.stderr)
     return {"results": results, **({"out": _draw(query, index, results)} if query.out else {})}
