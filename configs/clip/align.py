@@ -71,10 +71,10 @@ def _small(c: ConfigDict) -> ConfigDict:
     c.data.image.share = 0.8
     c.method.augment.flip = 0.0  # labels say left and right
     c.method.image.drop_path = 0.0
-    c.method.image.norm_momentum = 0.9  # 600 steps are few for 0.99
+    c.method.image.norm_momentum = 0.9  # 500 steps are few for 0.99
     c.method.text.dropout = 0.0
     c.method.init_temperature = 0.07
-    c.steps = 600
+    c.steps = 500
     c.batch_size = 128
     c.optim.lr = 5e-3
     c.optim.warmup_steps = 50

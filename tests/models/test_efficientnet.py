@@ -12,6 +12,7 @@ from vlp_jax.models.archs.efficientnet import efficientnet_tower
 from vlp_jax.models.efficientnet import EfficientNet, pads
 from vlp_jax.models.flops import tower_flops
 from vlp_jax.models.towers import make_tower
+from vlp_jax.nn.conv import depthwise
 
 STAGES = ((3, 1, 1, 8, 1), (5, 2, 4, 16, 2))
 IMAGES = np.random.default_rng(0).normal(size=(4, 17, 17, 3)).astype(np.float32)
@@ -86,6 +87,22 @@ def test_padding_of_even_and_odd_maps(kernel, side):
         np.testing.assert_allclose(found, windows.sum((2, 3)), atol=1e-4)
     assert (wanted["same"] == wanted["even"]) == (side == 8)
     assert pads(kernel, 1, "even") == pads(kernel, 1, "square") == "SAME"
+
+
+@pytest.mark.parametrize("stride, padding", [(1, "SAME"), (2, "SAME"), (2, [(1, 2), (1, 2)])])
+def test_depthwise_is_the_grouped_convolution(stride, padding):
+    """Value and gradients, on CPUs by another way."""
+    rng = np.random.default_rng(2)
+    x, kernel = (jnp.float32(rng.normal(size=s)) for s in ((2, 8, 9, 3), (5, 5, 1, 3)))
+    how = dict(dimension_numbers=("NHWC", "HWIO", "NHWC"), feature_group_count=3)
+
+    def both(conv):
+        run = lambda x, kernel: conv(x, kernel, (stride, stride), padding, **how)  # noqa: E731
+        loss = lambda x, kernel: jnp.sum(jnp.sin(run(x, kernel)))  # noqa: E731
+        return jax.jit(lambda *a: (run(*a), *jax.grad(loss, (0, 1))(*a)))(x, kernel)
+
+    for one, other in zip(both(depthwise), both(jax.lax.conv_general_dilated), strict=True):
+        np.testing.assert_allclose(one, other, atol=3e-5)
 
 
 def test_statistics_move_by_the_published_momentum():

@@ -62,7 +62,7 @@ def align_arch(name: str) -> dict[str, Any]:
 def small_align() -> dict[str, Any]:
     """A dual encoder for small runs (align.md 8): three stages on pictures of 64 pixels, two layers
     of BERT on the bytes of a text, a space of 64 numbers."""
-    stages = ((3, 1, 1, 16, 1), (3, 2, 4, 32, 1), (5, 2, 4, 64, 1))
+    stages = ((3, 1, 1, 8, 1), (3, 2, 4, 24, 1), (5, 2, 4, 64, 1))
     image = dict(name="efficientnet", image_size=64, stem=16, stages=stages, padding="even")
     text = bert_tower(128, 2, 2, vocab_size=259, context_length=48, pooler=False)
     return {"embed_dim": 64, "image": {**image, "top_width": 0}, "text": text}
