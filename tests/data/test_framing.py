@@ -23,7 +23,8 @@ def plain(data, framing, short=SIZE):
     method = Image.Resampling[framing.resample.upper()]
     width, height = image.size
     if framing.crop == "squash":
-        return np.asarray(image.resize((SIZE, SIZE), method))
+        pixels, at = np.asarray(image.resize((short, short), method)), (short - SIZE) // 2
+        return pixels[at : at + SIZE, at : at + SIZE]
     if framing.crop == "pad":
         ratio = max(width / SIZE, height / SIZE)
         edges = [max(1, round(edge / ratio)) for edge in image.size]
@@ -48,6 +49,7 @@ FRAMINGS = {
     Framing("center", share=0.5, resample="box"): 64,
     Framing("center_875"): 37,
     Framing("squash", resample="lanczos"): SIZE,
+    Framing("squash", resample="bilinear", share=32 / 39): 39,
     Framing("pad"): SIZE,
     Framing("pad", fill=0, resample="bilinear"): SIZE,
 }
@@ -103,3 +105,21 @@ def test_a_mapping_that_holds_more():
     assert Framing.of(said) == Framing("pad", fill=7, alpha="drop")
     with pytest.raises(UserError, match=r"data.image.crop='centre' .*did you mean 'center'"):
         Framing.of({"crop": "centre"})
+
+
+def test_a_random_place_of_a_squashed_picture():
+    """ALIGN: SIZE of 40 x 40 pixels anywhere, of a picture twice as wide as high."""
+    ramp = np.stack([np.tile(np.arange(80), (40, 1))] * 2 + [np.tile(np.arange(40)[:, None], 80)])
+    data = encode(np.uint8(np.moveaxis(ramp, 0, -1)))
+    framing, places = Framing("squash_random", share=0.8, resample="nearest"), set()
+    for seed in range(200):
+        pixels, aspect = decode_framed(data, SIZE, framing, np.random.default_rng(seed))
+        left, top = int(pixels[0, 0, 0]), int(pixels[0, 0, 2])
+        assert left % 2 == 1 and aspect == 2
+        np.testing.assert_array_equal(pixels[0, :, 0], left + 2 * np.arange(SIZE))
+        np.testing.assert_array_equal(pixels[:, 0, 2], top + np.arange(SIZE))
+        places.add((left // 2, top))
+    assert {x for x, _ in places} == {y for _, y in places} == set(range(9))
+    assert len(places) > 70  # of 81: both ways are drawn alone
+    middle = decode_framed(data, SIZE, Framing("squash", share=0.8, resample="nearest"))[0]
+    assert (middle[0, 0, 0] // 2, middle[0, 0, 2]) == (4, 4)

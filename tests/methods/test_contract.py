@@ -13,7 +13,7 @@ from vlp_jax.core.rng import example_keys, step_key
 from vlp_jax.methods.base import Method, make_method
 
 B = 8
-METHODS = ("clip", "siglip", "frozen_clip", *FIELDS)
+METHODS = ("clip", "siglip", "align", "frozen_clip", *FIELDS)
 RANDOM = dict(
     image={"dropout": 0.1, "patch_dropout": 0.5, "num_layers": 1},
     text={"dropout": 0.1, "num_layers": 1},

@@ -6,6 +6,7 @@ import pytest
 from vlp_jax.core.dispatch import load
 from vlp_jax.core.pytree import size
 from vlp_jax.methods.base import make_method
+from vlp_jax.models.archs.align import align_arch
 from vlp_jax.models.archs.clip import ARCHS, clip_arch, is_siglip
 
 EXACT = {
@@ -49,6 +50,16 @@ ALONE = {
 def test_networks_alone(file, name):
     method = make_method({"name": "encoder", **load("models.archs", file, "").ARCHS[name]})
     assert size(jax.eval_shape(method.init, jax.random.key(0))[0]) == ALONE[file][name]
+
+
+# transformers' AlignModel (289 pixels, 640 numbers): all, its vision model, its text model and
+# projection.
+def test_align():
+    method = make_method({"name": "align", **align_arch("align-base")})
+    params, _ = jax.eval_shape(method.init, jax.random.key(0))
+    counts = {part: size(tree) for part, tree in params.items()}
+    assert counts == {"image": 62_143_440, "text": 109_482_240 + 492_160, "temperature": 1}
+    assert sum(counts.values()) == 172_117_841
 
 
 @pytest.mark.parametrize("name", sorted(set(ARCHS) - set(EXACT)))

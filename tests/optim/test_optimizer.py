@@ -35,6 +35,15 @@ SHAPES = {
 }
 
 
+def tensors(path):
+    """Places of what the papers call one weight: a layer; query, key and value each."""
+    layers = range(3) if "blocks/" in path else (...,)
+    if "qkv" not in path:
+        return list(layers)
+    whole = slice(None)
+    return [(layer, whole, whole, part) for layer in layers for part in range(3)]
+
+
 def draw(seed):
     rng = np.random.default_rng(seed)
     return unflatten({k: jnp.float32(rng.normal(size=s)) for k, s in SHAPES.items()})
@@ -123,11 +132,10 @@ def test_trust_ratios_are_those_of_single_layers(name, coefficient):
     start = flatten(draw(0))
     gradients = [flatten(draw(10 + number)) for number in range(3)]
     for path in SHAPES:
-        layers = range(3) if "blocks/" in path else (...,)
-        for layer in layers:
-            steps = [g[path][layer] for g in gradients]
-            wanted = numpy_layer(name, start[path][layer], DECAYED[path], steps, coefficient)
-            np.testing.assert_allclose(found[path][layer], wanted, rtol=2e-5, atol=1e-6)
+        for place in tensors(path):
+            steps = [g[path][place] for g in gradients]
+            wanted = numpy_layer(name, start[path][place], DECAYED[path], steps, coefficient)
+            np.testing.assert_allclose(found[path][place], wanted, rtol=2e-5, atol=1e-6)
 
 
 def test_lars_sums_steps_under_a_changing_rate():
@@ -141,13 +149,12 @@ def test_lars_sums_steps_under_a_changing_rate():
         updates, state = tx.update(draw(10 + number), state, params, lr=jnp.float32(lr))
         params = jax.tree.map(lambda p, u, lr=lr: p - lr * u, params, updates)
         for path, g in flatten(draw(10 + number)).items():
-            layers = range(3) if "blocks/" in path else (...,)
-            for layer in layers:
-                w, u = np.asarray(wanted[path])[layer], np.asarray(g)[layer]
+            for place in tensors(path):
+                w, u = np.asarray(wanted[path])[place], np.asarray(g)[place]
                 if DECAYED[path]:
                     u = u + 0.3 * w
                     u = 1e-3 * np.linalg.norm(w) / np.linalg.norm(u) * u
-                buffer[path][layer] = 0.9 * buffer[path][layer] + lr * u
+                buffer[path][place] = 0.9 * buffer[path][place] + lr * u
             if lr:
                 wanted[path] = wanted[path] - buffer[path]
     for path, leaf in flatten(params).items():

@@ -179,6 +179,17 @@ def prepare(name: str, out: str | None = None, source: str = "") -> dict[str, An
     return {"name": name, **prepare_fashion_mnist.main(out, source)}
 
 
+def wordpieces(path: str, out: str, size: int = 100_000) -> dict[str, Any]:
+    """Learns a word-piece vocabulary of a source's captions and writes it as a tokenizer.json.
+
+    Returns:
+      {path, out, captions, pieces}.
+    """
+    from vlp_jax.data.text.wordpieces import write_wordpieces
+
+    return {"path": path, "out": out, **write_wordpieces(open_source(path), out, size)}
+
+
 COMMANDS = {
     "index": index,
     "check": check,
@@ -186,6 +197,7 @@ COMMANDS = {
     "bench": bench,
     "convert": convert,
     "prepare": prepare,
+    "wordpieces": wordpieces,
 }
 
 

@@ -1,4 +1,5 @@
-"""`data index | check | stats | bench | convert | prepare | cache`: looks after data sets.
+"""`data index | check | stats | bench | convert | wordpieces | prepare | cache`: looks after data
+sets.
 
 The file exists so that a set is indexed, proven sound, measured and converted without writing code.
 Every sub-command takes --json: one JSON object on the last line of stdout.
@@ -53,6 +54,9 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("out", metavar="OUT", help="an empty or new folder")
     sub.add_argument("--to", choices=("tar", "array_record"), default="tar")
     sub.add_argument("--per-shard", type=int, default=10_000, help="samples (default 10000)")
+    sub = add("wordpieces", "a word-piece tokenizer.json of the captions, as BERT's")
+    sub.add_argument("out", metavar="FILE.json", help="for data.tokenizer")
+    sub.add_argument("--size", type=int, default=100_000, help="pieces (default 100000, ALIGN's)")
     sub = add("prepare", "build a known data set", None)
     sub.add_argument("name", choices=("emoji", "fashion_mnist"))
     sub.add_argument("--out", metavar="DIR", help="default for emoji: the package's own folder")
