@@ -1,5 +1,4 @@
-"""`data index | check | stats | bench | convert | wordpieces | prepare | cache`: looks after data
-sets.
+"""`data index | check | stats | bench | convert | wordpieces | prepare | cache`: care of data sets.
 
 The file exists so that a set is indexed, proven sound, measured and converted without writing code.
 Every sub-command takes --json: one JSON object on the last line of stdout.
