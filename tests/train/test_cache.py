@@ -107,7 +107,7 @@ def test_the_same_numbers_with_and_without(recipe, made, tmp_path, flags):
 def test_the_same_command_does_nothing_twice(recipe, made):
     before = {f: os.stat(os.path.join(made, f)).st_mtime_ns for f in os.listdir(made)}
     config = load_config(str(recipe), {})
-    report = cache(Request(made, config=config, part_rows=9, batch_size=8))
+    report = cache(Request(made, config=config, part_rows=50, batch_size=4))
     assert report["computed"] == 0
     assert before == {f: os.stat(os.path.join(made, f)).st_mtime_ns for f in os.listdir(made)}
 

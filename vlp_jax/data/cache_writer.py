@@ -5,6 +5,7 @@ renamed; last `cache.json`, without which nothing opens the folder (data/cache.p
 to hold that order.
 """
 
+import contextlib
 import json
 import os
 import shutil
@@ -20,6 +21,15 @@ from vlp_jax.data.cache import FORMAT, MANIFEST, PLAN, part_name, plainly, read_
 _NEW = ".new"  # what is still being written
 _LOCK = "lock"
 _SAID = "arrays.json"
+
+
+def part_rows_of(out: str) -> int | None:
+    """Samples of a part of the cache, finished or not, in a folder; None where there is none."""
+    for name in (MANIFEST, PLAN):
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+            with open(os.path.join(out, name), encoding="utf-8") as file:
+                return int(json.load(file)["part_rows"])
+    return None
 
 
 class CacheWriter:
