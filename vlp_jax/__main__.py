@@ -17,7 +17,7 @@ COMMANDS = {
     "plan": "does the training step fit a pod: memory, collectives, FLOPs, asked of its compiler",
     "replay": "rerun logged steps from their checkpoint and compare every bit",
     "eval": "evaluate a run's folder or a converted checkpoint",
-    "data": "index, check, stats, bench, convert, prepare, cache data sets",
+    "data": "index, check, stats, bench, convert, wordpieces, prepare, cache",
     "convert": "open_clip / Hugging Face checkpoints <-> vlp_jax",
     "repro": "repeat a table of a paper: its number, ours, pass or fail",
     "embed": "embed a folder of pictures and a file of texts",

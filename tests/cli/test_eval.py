@@ -61,6 +61,7 @@ def test_a_preset_spreads_over_all_devices_unless_a_mesh_is_asked_for(
     real = placement.make_mesh
     note = lambda shape: asked.append(real(shape)) or asked[-1]  # noqa: E731
     monkeypatch.setattr(placement, "make_mesh", note)
+    monkeypatch.setattr("vlp_jax.train.evaluate.run_evaluators", lambda *_: {})  # where, not what
     words = ["--only=second", "--sharding=fsdp", f"--config.mesh.{mesh}"]
     report(capsys, f"--checkpoint={run[0]}", *words)
     assert {mesh.devices.shape for mesh in asked} == {found}

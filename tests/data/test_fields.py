@@ -217,7 +217,7 @@ MISTAKES = {
     "data.fields.image.eval_crop='random': evaluation draws nothing; valid: center": {
         "image": {"eval_crop": "random"}
     },
-    "data.fields.image.eval_crop='squash_random': evaluation draws nothing; did you mean 'squash'": {
+    "data.fields.image.eval_crop='squash_random': evaluation draws nothing; did you mean": {
         "image": {"eval_crop": "squash_random"}
     },
     "data.fields.control.share=2 is out of range; it must be from 0.01 to 1": {

@@ -28,7 +28,7 @@ from vlp_jax.core.inputs import Vars
 from vlp_jax.core.pytree import flatten, merge
 from vlp_jax.core.schema import plain
 from vlp_jax.data.cache import caches, is_cache
-from vlp_jax.data.cache_writer import CacheWriter
+from vlp_jax.data.cache_writer import CacheWriter, part_rows_of
 from vlp_jax.data.fields.base import Setup, make_readers
 from vlp_jax.data.fields.cached import one_text
 from vlp_jax.data.open import open_source
@@ -106,6 +106,8 @@ def cache(request: Request) -> dict[str, Any]:
     if os.path.isdir(path) and is_cache(path):
         raise UserError(f"{path}: is a cache itself; give the data set that it was made of")
     names = _functions(given.method, request.functions)
+    rows = part_rows_of(request.out) or request.part_rows  # an old cache goes on as it began
+    request = dataclasses.replace(request, part_rows=rows)
     source = open_source(path)
     maker = _maker(given, source, names, request)
     plan = _plan(given, source, maker, names, request)

@@ -5,10 +5,12 @@ renamed; last `cache.json`, without which nothing opens the folder (data/cache.p
 to hold that order.
 """
 
+import contextlib
 import json
 import os
 import shutil
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,6 +22,16 @@ from vlp_jax.data.cache import FORMAT, MANIFEST, PLAN, part_name, plainly, read_
 _NEW = ".new"  # what is still being written
 _LOCK = "lock"
 _SAID = "arrays.json"
+
+
+def part_rows_of(out: str) -> int | None:
+    """Samples of a part of the cache, finished or not, in a folder; None where there is none."""
+    for name in (MANIFEST, PLAN):
+        wrong = (OSError, ValueError, KeyError, TypeError)
+        file = Path(out, name)
+        with contextlib.suppress(*wrong):
+            return int(json.loads(file.read_text(encoding="utf-8"))["part_rows"])
+    return None
 
 
 class CacheWriter:

@@ -9,7 +9,7 @@ import os
 
 from vlp_jax.core.errors import UserError, nearest
 from vlp_jax.data.text.tokenizer import Tokenizer
-from vlp_jax.data.text.wordpiece import is_vocabulary
+from vlp_jax.data.text.vocab_txt import is_vocabulary
 
 __all__ = ["Tokenizer", "check_vocab", "load_tokenizer"]
 

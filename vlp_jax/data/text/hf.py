@@ -13,7 +13,7 @@ from typing import Any
 from vlp_jax.core.errors import UserError
 from vlp_jax.data.text.clean import clean_fn
 from vlp_jax.data.text.tokenizer import Tokenizer
-from vlp_jax.data.text.wordpiece import is_vocabulary, read_vocabulary
+from vlp_jax.data.text.vocab_txt import is_vocabulary, read_vocabulary
 
 _ENDS = ("<|endoftext|>", "</s>", "[SEP]", "<eos>", "<|im_end|>", "<|end_of_text|>", "<|eot_id|>")
 _PADS = ("<pad>", "[PAD]", "<|pad|>")
