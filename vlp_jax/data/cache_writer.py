@@ -10,6 +10,7 @@ import json
 import os
 import shutil
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -27,8 +28,7 @@ def part_rows_of(out: str) -> int | None:
     """Samples of a part of the cache, finished or not, in a folder; None where there is none."""
     for name in (MANIFEST, PLAN):
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-            with open(os.path.join(out, name), encoding="utf-8") as file:
-                return int(json.load(file)["part_rows"])
+            return int(json.loads(Path(out, name).read_text(encoding="utf-8"))["part_rows"])
     return None
 
 
