@@ -27,10 +27,8 @@ _SAID = "arrays.json"
 def part_rows_of(out: str) -> int | None:
     """Samples of a part of the cache, finished or not, in a folder; None where there is none."""
     for name in (MANIFEST, PLAN):
-        wrong = (OSError, ValueError, KeyError, TypeError)
-        file = Path(out, name)
-        with contextlib.suppress(*wrong):
-            return int(json.loads(file.read_text(encoding="utf-8"))["part_rows"])
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+            return int(json.loads(Path(out, name).read_text(encoding="utf-8"))["part_rows"])
     return None
 
 
