@@ -164,8 +164,11 @@ def test_another_model_is_refused_with_both_digests(indexed, tmp_path, capsys):
     error = refused(capsys, *ask, f"--checkpoint={tmp_path / 'other'}")
     assert f"weights of digest {known['weights']}, " in error
     shutil.rmtree(copy / "model")
+    shutil.copytree(tmp_path / "same", copy / "model")
     shutil.move(indexed.parent / "model", tmp_path / "away")
     try:
+        asked(capsys, copy / "index", "--text=x")  # the model that lies where it did, beside
+        shutil.rmtree(copy / "model")
         assert "is gone; give --checkpoint=DIR" in refused(capsys, *ask)
     finally:
         shutil.move(tmp_path / "away", indexed.parent / "model")
