@@ -72,13 +72,15 @@ def test_torchscript_archive_as_openai_released_clip(tmp_path):
         )
 
 
-def test_old_format_and_whole_modules_are_refused(tmp_path):
-    torch.save({"a": torch.ones(2)}, tmp_path / "old.pt", _use_new_zipfile_serialization=False)
-    with pytest.raises(UserError, match=r"before 1\.6"):
-        read_torch_file(str(tmp_path / "old.pt"))
-    torch.save(torch.nn.Linear(2, 2), tmp_path / "module.pt")
-    with pytest.raises(UserError, match=r"torch\.nn\.modules\.linear\.Linear"):
-        read_torch_file(str(tmp_path / "module.pt"))
+def test_the_old_format_is_read_and_whole_modules_are_refused(tmp_path):
+    old = {"_use_new_zipfile_serialization": False}
+    torch.save({"a": torch.arange(6.0).reshape(2, 3).T}, tmp_path / "old.pt", **old)
+    (found,) = read_torch_file(str(tmp_path / "old.pt")).values()
+    np.testing.assert_array_equal(found.read(), np.arange(6, dtype=np.float32).reshape(2, 3).T)
+    for how in ({}, old):
+        torch.save(torch.nn.Linear(2, 2), tmp_path / "module.pt", **how)
+        with pytest.raises(UserError, match=r"torch\.nn\.modules\.linear\.Linear"):
+            read_torch_file(str(tmp_path / "module.pt"))
 
 
 @pytest.mark.parametrize("old,new", [(7, 14), (7, 16), (14, 7), (16, 5)])
