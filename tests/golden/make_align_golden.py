@@ -27,7 +27,7 @@ VISION = dict(
     strides=[1, 2, 2],
     num_block_repeats=[1, 2, 1],
     expand_ratios=[1, 6, 6],
-    depthwise_padding=[4],
+    depthwise_padding=[5],  # the block that halves the third time
     hidden_dim=24,
 )
 TEXT = dict(
