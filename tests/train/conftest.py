@@ -17,6 +17,12 @@ def config_file(tmp_path_factory):
     return write_config(folder, make_pictures(folder / "pictures"))
 
 
+@pytest.fixture(scope="session")
+def toy_file(config_file):
+    """A config of the toy on the same pictures, for tests of many processes."""
+    return write_config(config_file.parent, config_file.parent / "pictures", toy=True)
+
+
 @pytest.fixture
 def make_trainer(config_file):
     """make_trainer(devices=1, **overrides) -> Trainer on the first of the simulated devices."""

@@ -3,11 +3,13 @@
 Kinds: `sigterm` after a training step; `fail` (an error) and `sleep` before one; SIGKILL at one
 moment of the save of a step: `flight` (the arrays are on their way), `committed` (data in place,
 digests not begun), `digest` (digests written, not in place), `logged` (all complete, the next step
-not begun), `prune` (an old step half removed). The file exists for forks.py to plant them.
+not begun), `later` (`later:STEP:SECONDS` after all is complete, wherever the run is by then),
+`prune` (an old step half removed). The file exists for forks.py to plant them.
 """
 
 import os
 import signal
+import threading
 import time
 from pathlib import Path
 
@@ -41,7 +43,7 @@ def before(function, when, action):
 
 def plant(fault: str) -> None:
     """Patches the classes of this process for `KIND:STEP`."""
-    kind, step = fault.split(":")
+    kind, step, *seconds = fault.split(":")
     step = int(step)
     from vlp_jax.train.checkpoint import Checkpoints
     from vlp_jax.train.loop import Loop
@@ -54,6 +56,11 @@ def plant(fault: str) -> None:
     elif kind == "digest":
         ours = lambda path, target: target.name == f"{step}.json"  # noqa: E731
         Path.replace = before(Path.replace, ours, die)
+    elif kind == "later":
+        ours = lambda path, target: target.name == f"{step}.json"  # noqa: E731
+        timer = threading.Timer(float(*seconds), die)
+        timer.daemon = True
+        Path.replace = after(Path.replace, ours, timer.start)
     elif kind == "logged":
 
         def save(self):

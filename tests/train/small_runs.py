@@ -41,6 +41,14 @@ def get_config(_):
     return c
 """
 
+OWN = """
+    from vlp_jax import methods
+    methods.__path__.append({toys!r})
+    c.method = ConfigDict(dict(name="pairs"))
+    return c
+"""
+TOY = CONFIG.replace("    return c\n", OWN)
+
 
 def make_pictures(folder: pathlib.Path, count: int = 40) -> pathlib.Path:
     """`count` random pictures with captions."""
@@ -52,12 +60,13 @@ def make_pictures(folder: pathlib.Path, count: int = 40) -> pathlib.Path:
     return folder
 
 
-def write_config(folder: pathlib.Path, data: pathlib.Path) -> pathlib.Path:
-    """A config file for the pictures."""
-    configs = folder / "tiny_config.py"
-    tests = str(ROOT / "tests")
-    configs.write_text(CONFIG.format(tests=tests, data=str(data)))
-    return configs
+def write_config(folder: pathlib.Path, data: pathlib.Path, toy: bool = False) -> pathlib.Path:
+    """A config file for the pictures; toy: of toy_methods/pairs.py, which is quickly traced."""
+    tests = ROOT / "tests"
+    paths = dict(tests=str(tests), data=str(data), toys=str(tests / "train" / "toy_methods"))
+    file = folder / ("toy_config.py" if toy else "tiny_config.py")
+    file.write_text((TOY if toy else CONFIG).format(**paths))
+    return file
 
 
 def digests(state) -> dict[str, str]:

@@ -1,6 +1,7 @@
 """R2, R3, R8 with 1, 2 and 4 processes: stopped together, resumed bit for bit, or on others."""
 
 import json
+import shutil
 
 import jax
 import numpy as np
@@ -11,6 +12,8 @@ from small_runs import digests
 from vlp_jax.train.checkpoint import Checkpoints
 from vlp_jax.train.lock import locked
 from vlp_jax.train.preemption import EXIT_PREEMPTED
+
+PAIR = 8  # steps of the run of two
 
 
 def run(count, words, folder, **more):
@@ -29,46 +32,60 @@ def model(workdir):
     return step, digests(state)
 
 
-def test_a_pair_stopped_by_one_of_them_repeats_every_bit(config_file, tmp_path):
-    words = ["train", f"--config={config_file}", "--config.keep_checkpoints=1"]
-    whole, parts = tmp_path / "whole", tmp_path / "parts"
-    codes, errors = run(2, [*words, f"--workdir={whole}"], tmp_path)
+@pytest.fixture(scope="module")
+def words(toy_file):
+    """One program for all runs: with a constant rate it does not know how long they are."""
+    keys = ("optim.schedule=constant", "keep_checkpoints=1", "freeze=('mix',)")
+    more = ("allow_random_frozen=true", "checkpoint_every=4")
+    return ["train", f"--config={toy_file}", *(f"--config.{key}" for key in (*keys, *more))]
+
+
+@pytest.fixture(scope="module")
+def whole(words, tmp_path_factory):
+    """A folder with the run `w` of two processes."""
+    folder = tmp_path_factory.mktemp("whole")
+    codes, errors = run(2, [*words, f"--workdir={folder / 'w'}", f"--config.steps={PAIR}"], folder)
     assert codes == [0, 0], errors
-    assert Checkpoints(whole / "checkpoints").steps() == [20], "old steps go with two processes too"
-    codes, errors = run(2, [*words, f"--workdir={parts}"], tmp_path, faults={1: "sigterm:8"})
+    return folder
+
+
+def test_a_pair_stopped_by_one_of_them_repeats_every_bit(words, whole, tmp_path):
+    assert Checkpoints(whole / "w" / "checkpoints").steps() == [PAIR], "old steps go with two too"
+    parts = tmp_path / "parts"
+    command = [*words, f"--workdir={parts}", f"--config.steps={PAIR}"]
+    codes, errors = run(2, command, tmp_path, faults={1: "sigterm:2"})
     assert codes == [EXIT_PREEMPTED] * 2, errors
     (stopped,) = Checkpoints(parts / "checkpoints").steps()
-    assert 8 <= stopped < 20
-    assert all(f"stopped at step {stopped} of 20" in error for error in errors)
-    codes, errors = run(2, [*words, f"--workdir={parts}"], tmp_path)
+    assert 2 <= stopped < PAIR
+    assert all(f"stopped at step {stopped} of {PAIR}" in error for error in errors)
+    codes, errors = run(2, command, tmp_path)
     assert codes == [0, 0], errors
-    assert lines(parts) == lines(whole)
-    assert model(parts) == model(whole)
+    assert lines(parts) == lines(whole / "w")
+    assert model(parts) == model(whole / "w")
 
 
-def test_a_second_job_in_a_workdir_is_refused_as_one(config_file, tmp_path):
+def test_a_second_job_in_a_workdir_is_refused_as_one(toy_file, tmp_path):
     workdir = tmp_path / "w"
     with locked(workdir):
-        codes, errors = run(
-            2, ["train", f"--config={config_file}", f"--workdir={workdir}"], tmp_path
-        )
+        codes, errors = run(2, ["train", f"--config={toy_file}", f"--workdir={workdir}"], tmp_path)
         assert codes == [2, 2], errors
         assert all(f"--workdir={workdir}: a training holds it" in error for error in errors)
         assert [path.name for path in workdir.iterdir()] == ["lock"]
 
 
-def test_four_two_one_and_four_processes_train_like_one(config_file, tmp_path):
-    words = ["train", f"--config={config_file}", "--config.optim.schedule=constant", "--force"]
-    words += ["--config.freeze=('image/patch_embed/.*',)", "--config.allow_random_frozen=true"]
-    workdir, one = tmp_path / "many", tmp_path / "one"
-    for part, count in enumerate((4, 2, 1, 4)):
-        more = [f"--workdir={workdir}", f"--config.steps={3 * part + 3}"]
+def test_two_four_one_and_two_processes_train_like_one(words, whole, tmp_path):
+    """The run of two goes on; what four began with is that of two, and so on."""
+    words, many = [*words, "--force"], tmp_path / "many"
+    shutil.copytree(whole / "w", many)
+    for part, count in enumerate((4, 1, 2), start=1):
+        more = [f"--workdir={many}", f"--config.steps={PAIR + 2 * part}"]
         codes, errors = run(count, [*words, *more], tmp_path)
         assert codes == [0] * count, errors
-    codes, errors = run(1, [*words, f"--workdir={one}", "--config.steps=12"], tmp_path)
+    one, steps = tmp_path / "one", PAIR + 6
+    codes, errors = run(1, [*words, f"--workdir={one}", f"--config.steps={steps}"], tmp_path)
     assert codes == [0], errors
-    many, single = np.array(lines(workdir)), np.array(lines(one))
-    assert many[:, 0].tolist() == list(range(1, 13)), "every step is logged once"
+    many, single = np.array(lines(many)), np.array(lines(one))
+    assert many[:, 0].tolist() == list(range(1, steps + 1)), "every step is logged once"
     np.testing.assert_allclose(many[:, 1], single[:, 1], rtol=1e-6)
 
 
