@@ -73,7 +73,11 @@ def tiny_model(tiny_folder, tmp_path):
 @pytest.fixture
 def pictures(tmp_path):
     """A folder of five odd pictures, one of them in a sub-folder."""
-    folder = tmp_path / "pictures"
+    return odd_pictures(tmp_path / "pictures")
+
+
+def odd_pictures(folder):
+    """Makes them."""
     (folder / "sub").mkdir(parents=True)
     rng = np.random.default_rng(0)
     modes = {"c.png": "RGB", "a.jpg": "RGB", "b.webp": "RGB", "sub/d.png": "L", "e.gif": "L"}

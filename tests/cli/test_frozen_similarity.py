@@ -1,6 +1,7 @@
 """Cats or dogs: heads on frozen encoders learn two kinds of pictures, and a loaded run tells them
 apart by prompts."""
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image
@@ -8,6 +9,8 @@ from PIL import Image
 import vlp_jax
 from vlp_jax.api.config import load_config
 from vlp_jax.api.train import train
+from vlp_jax.parallel.mesh import make_mesh
+from vlp_jax.train import trainer
 
 RECIPE = """
 from ml_collections import ConfigDict
@@ -38,7 +41,8 @@ def picture(kind, seed):
 
 
 @pytest.mark.filterwarnings("ignore:.*allow_random_frozen")
-def test_cats_or_dogs(tmp_path):
+def test_cats_or_dogs(tmp_path, monkeypatch):
+    monkeypatch.setattr(trainer, "make_mesh", lambda shape: make_mesh(shape, jax.devices()[:1]))
     (tmp_path / "data").mkdir()
     rows = ["image,caption,kind"]
     for seed in range(32):

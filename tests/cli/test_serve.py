@@ -1,6 +1,7 @@
 """`serve` as a person starts it: the URL, answers of a real model, Ctrl-C; mistakes."""
 
 import json
+import shutil
 import signal
 import socket
 import subprocess
@@ -9,16 +10,22 @@ import urllib.request
 
 import numpy as np
 import pytest
+from cli.conftest import odd_pictures
 
 pytest.importorskip("uvicorn", reason="the service is of the extra `search`")
 import vlp_jax
 from vlp_jax.__main__ import main
 
 
-@pytest.fixture
-def index(tiny_folder, pictures, tmp_path):
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    return odd_pictures(tmp_path_factory.mktemp("serve") / "pictures")
+
+
+@pytest.fixture(scope="module")
+def index(tiny_folder, pictures):
     """An index of five pictures without captions."""
-    out = tmp_path / "index"
+    out = pictures.parent / "index"
     words = [f"--checkpoint={tiny_folder}", f"--data={pictures}", f"--out={out}"]
     assert main(["index", *words]) == 0
     return out
@@ -77,6 +84,7 @@ def test_mistakes(index, tmp_path, capsys, flags, message):
 
 
 def test_a_checkpoint_that_is_gone(index, tmp_path, capsys):
+    index = shutil.copytree(index, tmp_path / "index")
     manifest = json.loads((index / "manifest.json").read_text())
     manifest["checkpoint"] = {"path": str(tmp_path / "gone"), "beside": "../gone"}
     (index / "manifest.json").write_text(json.dumps(manifest))

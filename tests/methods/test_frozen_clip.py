@@ -69,8 +69,9 @@ def test_the_recipe_has_the_published_encoders():
     assert float(method.scale({})) == pytest.approx(14.2857, rel=1e-5)
     assert method.fields()["text"].length == 64
     notebook = make_method(load_config("configs/clip/frozen_flickr.py:notebook", {}).method)
-    params, _ = jax.eval_shape(notebook.init, jax.random.key(0))
-    assert size(params["text"]) == 66_362_880 and not notebook.frozen
+    text = notebook.parts()["text"]
+    made = jax.eval_shape(text.net.init, jax.random.key(0), *text.inputs)
+    assert size(made) == 66_362_880 and not notebook.frozen
 
 
 def test_the_head_is_its_formula():
@@ -131,14 +132,21 @@ def test_only_the_heads_learn_and_dropout_stays_out_of_what_is_frozen():
     assert len(moved) == 12 and min(moved.values()) > 0
     assert float(metrics["logit_scale"]) == pytest.approx(1 / 0.07)
     v = Vars({**state["params"], **frozen}, state["extra"])
-    x = Inputs.of(batch(), example_keys(step_key(0, 0), B), train=True)
-    quiet = method.functions()["text_features"](v, x)
-    np.testing.assert_array_equal(method.text_features(v, x), quiet)
-    cached = {f: method.functions()[f](v, x) for f in ("image_features", "text_features")}
-    rows, _ = method.encode(v, x)
-    again, _ = method.encode(v, Inputs.of(cached, example_keys(step_key(0, 0), B), train=True))
+
+    @jax.jit
+    def outputs(v, batch):
+        x = Inputs.of(batch, example_keys(step_key(0, 0), B), train=True)
+        names = ("image_features", "text_features", "embed_text")
+        quiet = {name: method.functions()[name](v, x) for name in names}
+        cached = {name: quiet[name] for name in names[:2]}
+        rows, _ = method.encode(v, x)
+        again, _ = method.encode(v, x.replace(batch=cached))
+        return quiet, method.text_features(v, x), rows, again
+
+    quiet, trained, rows, again = outputs(v, batch())
+    np.testing.assert_array_equal(trained, quiet["text_features"])
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), rows, again)
-    assert np.abs(rows["text"] - method.functions()["embed_text"](v, x)).max() > 1e-3  # dropout
+    assert np.abs(rows["text"] - quiet["embed_text"]).max() > 1e-3  # dropout
 
 
 def test_captions_of_one_picture_are_no_negatives():

@@ -10,8 +10,9 @@ import jax
 import numpy as np
 import pytest
 from PIL import Image
-from small_runs import ROOT, environment
+from small_runs import start
 
+from vlp_jax.__main__ import main
 from vlp_jax.api.cache import Request, cache
 from vlp_jax.api.config import load_config
 from vlp_jax.api.train import train
@@ -22,6 +23,8 @@ from vlp_jax.data.caption import CaptionSpec
 from vlp_jax.data.open import open_source
 from vlp_jax.data.per_caption import PerCaption
 from vlp_jax.data.subset import Subset
+from vlp_jax.parallel.mesh import make_mesh
+from vlp_jax.train import trainer
 
 COUNT = 22
 RECIPE = """
@@ -88,8 +91,9 @@ def finished(config, workdir):
     return flatten(state["params"]), [line["loss"] for line in lines if "loss" in line]
 
 
-def test_the_same_numbers_with_and_without(recipe, tmp_path):
+def test_the_same_numbers_with_and_without(recipe, tmp_path, monkeypatch):
     """Two captions a picture; the pictures' features are read twice."""
+    monkeypatch.setattr(trainer, "make_mesh", lambda shape: make_mesh(shape, jax.devices()[:1]))
     flags, group = {"data.captions_per_picture": "2"}, {"data.fields.group.key": "picture"}
     made = str(tmp_path / "two")
     cache(Request(made, config=load_config(str(recipe), flags | group), batch_size=8))
@@ -162,16 +166,12 @@ def test_a_changed_data_set_and_a_cut_file_are_refused(recipe, made, tmp_path):
         cache(Request(str(tmp_path / "x"), config=config))
 
 
-def test_a_command_that_was_killed_goes_on(recipe, made, tmp_path):
+def test_a_command_that_was_killed_goes_on(recipe, made, tmp_path, capsys):
     """SIGKILL while it computes; the report of the second run counts what was left."""
-    import subprocess
-    import sys
-
     out = tmp_path / "killed"
-    command = [sys.executable, "-m", "vlp_jax", "data", "cache", f"--config={recipe}"]
-    command += [f"--out={out}", "--part-rows=2", "--batch-size=8", "--json"]
-    how = dict(env=environment(1), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
-    child = subprocess.Popen(command, **how)
+    words = ["data", "cache", f"--config={recipe}", f"--out={out}", "--part-rows=2"]
+    words += ["--batch-size=8", "--json"]
+    child = start(*words)
     while child.poll() is None and not (out / "part-00001").exists():
         time.sleep(0.01)
     child.send_signal(signal.SIGKILL)
@@ -180,7 +180,8 @@ def test_a_command_that_was_killed_goes_on(recipe, made, tmp_path):
     assert there and not (out / "cache.json").exists()
     with pytest.raises(UserError, match="a cache that is not finished"):
         open_source(str(out))
-    report = json.loads(subprocess.run(command, check=True, **how).stdout.splitlines()[-1])
+    assert main(words) == 0
+    report = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert report["computed"] == 11 - there
     source, whole = open_source(str(out)), open_source(made)
     for i in (0, 6, 21):

@@ -59,7 +59,7 @@ def _empty(faiss: Any, kind: str, vectors: Vectors) -> Any:
         return index
     lists = max(1, min(int(4 * math.sqrt(rows)), rows // 39))  # faiss wants 39 rows a list
     codes = next(m for m in range(max(1, width // 4), 0, -1) if width % m == 0)
-    bits = max(1, min(8, int(math.log2(rows))))
+    bits = max(1, min(8, int(math.log2(max(2, rows / 16)))))  # few rows choose few codes
     return faiss.index_factory(width, f"IVF{lists},PQ{codes}x{bits}", inner)
 
 
