@@ -4,6 +4,7 @@ Run by test_build.py as a process of its own, before JAX has threads: every atte
 kills itself.
 """
 
+import gc
 import glob
 import json
 import os
@@ -12,8 +13,9 @@ import signal
 import sys
 
 import numpy as np
+import pyarrow.parquet  # noqa: F401  (what forks share)
 
-from vlp_jax.api import files  # noqa: F401  (imports what forks share)
+from vlp_jax.api import files  # noqa: F401  (this too)
 from vlp_jax.serve import build, whole
 
 ROWS, PART = 6, 4
@@ -88,6 +90,7 @@ def content(folder):
 
 def main(data, folder):
     patch()
+    gc.freeze()  # forks share it
     assert whole.os is os
     request = lambda out, data=data: build.Request("", data, os.path.join(folder, out), part=PART)  # noqa: E731
     assert run(request("whole"), 0)["embedded"] == ROWS
