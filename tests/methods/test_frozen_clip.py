@@ -77,7 +77,7 @@ def test_the_recipe_has_the_published_encoders():
 def test_the_head_is_its_formula():
     rng = np.random.default_rng(0)
     head, x = ResidualHead(8, dropout=0.5), rng.normal(size=(3, 5)).astype(np.float32)
-    v = head.init(jax.random.key(0), x)
+    v = jax.jit(head.init)(jax.random.key(0), x)
     p = v["params"]
     a = x @ p["project"]["kernel"] + p["project"]["bias"]
     gelu = a * 0.5 * (1 + np.vectorize(math.erf)(np.asarray(a) / math.sqrt(2)))
@@ -101,16 +101,12 @@ def test_soft_targets_are_their_formula():
     targets = softmax((image @ image.T + text @ text.T) / 2 * tau, 1)
     rows = -(targets * np.log(softmax(logits, 1))).sum(1)
     columns = -(targets.T * np.log(softmax(logits.T, 1))).sum(1)
-    loss, metrics = soft_targets(image, text, scale)
+    loss, metrics = jax.jit(soft_targets)(image, text, scale)
     assert float(loss) == pytest.approx(((rows + columns) / 2).mean(), rel=1e-5)
     found = np.mean(logits.T.argmax(1) == np.arange(5))
     assert float(metrics["i2t_accuracy"]) == pytest.approx(found)
-    learned, fixed = (
-        jax.grad(lambda t, s=stop: soft_targets(jnp.asarray(image), t, scale, s)[0])(
-            jnp.asarray(text)
-        )
-        for stop in (False, True)
-    )
+    slope = jax.grad(lambda text, stop: soft_targets(image, text, scale, stop)[0])
+    learned, fixed = jax.jit(lambda text: [slope(text, stop) for stop in (False, True)])(text)
     assert np.abs(learned - fixed).max() > 1e-3
 
 
@@ -118,12 +114,25 @@ def test_only_the_heads_learn_and_dropout_stays_out_of_what_is_frozen():
     method = make_method(TINY)
     optim = {"name": "adamw", "lr": 1e-2}
     tx = make_optimizer(optim)
-    state, frozen = jax.jit(lambda: init_state(method, tx, Recipe(0, B)))()
+    names = ("image_features", "text_features", "embed_text")
+
+    @jax.jit
+    def run(batch):
+        """One program, in which the encoders come once."""
+        state, frozen = init_state(method, tx, Recipe(0, B))
+        factors = lr_factors(optim, state["params"])
+        step = make_step(method, tx, lambda k: jnp.float32(1e-2), factors, Recipe(0, B))
+        v = Vars({**state["params"], **frozen}, state["extra"])
+        x = Inputs.of(batch, example_keys(step_key(0, 0), B), train=True)
+        quiet = {name: method.functions()[name](v, x) for name in names}
+        rows, _ = method.encode(v, x)
+        again, _ = method.encode(v, x.replace(batch={name: quiet[name] for name in names[:2]}))
+        found = quiet, method.text_features(v, x), rows, again
+        return state, frozen, step(state, frozen, batch), found
+
+    state, frozen, (after, metrics), (quiet, trained, rows, again) = run(batch())
     assert set(frozen) == {"image", "text"}
     assert set(state["params"]) == {"image_head", "text_head"}
-    factors = lr_factors(optim, state["params"])
-    step = make_step(method, tx, lambda k: jnp.float32(1e-2), factors, Recipe(0, B))
-    after, metrics = jax.jit(step)(state, frozen, batch())
     for path, leaf in flatten(state["extra"]).items():
         np.testing.assert_array_equal(leaf, flatten(after["extra"])[path], err_msg=path)
     moved = flatten(
@@ -131,19 +140,6 @@ def test_only_the_heads_learn_and_dropout_stays_out_of_what_is_frozen():
     )
     assert len(moved) == 12 and min(moved.values()) > 0
     assert float(metrics["logit_scale"]) == pytest.approx(1 / 0.07)
-    v = Vars({**state["params"], **frozen}, state["extra"])
-
-    @jax.jit
-    def outputs(v, batch):
-        x = Inputs.of(batch, example_keys(step_key(0, 0), B), train=True)
-        names = ("image_features", "text_features", "embed_text")
-        quiet = {name: method.functions()[name](v, x) for name in names}
-        cached = {name: quiet[name] for name in names[:2]}
-        rows, _ = method.encode(v, x)
-        again, _ = method.encode(v, x.replace(batch=cached))
-        return quiet, method.text_features(v, x), rows, again
-
-    quiet, trained, rows, again = outputs(v, batch())
     np.testing.assert_array_equal(trained, quiet["text_features"])
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), rows, again)
     assert np.abs(rows["text"] - quiet["embed_text"]).max() > 1e-3  # dropout
@@ -154,16 +150,22 @@ def test_captions_of_one_picture_are_no_negatives():
     rows = {s: rng.normal(size=(B, 16)).astype(np.float32) for s in ("image", "text")}
     rows = jax.tree.map(lambda r: r / np.linalg.norm(r, axis=1, keepdims=True), rows)
     group = np.array([0, 0, 1, 2, 3, 3], np.int32)
-    v = Vars({}, {})
-    alone, _ = method.objective(v, rows, Inputs.of({}, index=jnp.arange(B)))
-    apart, _ = method.objective(v, rows, Inputs.of({"group": group}))
-    wanted, _ = softmax_contrastive(
-        rows["image"], rows["text"], math.log(1 / 0.07), duplicates=jnp.asarray(group)
-    )
-    assert float(apart) == pytest.approx(float(wanted)) and float(apart) < float(alone)
     together = make_method(TINY | {"targets": "group"})
+
+    @jax.jit
+    def losses(rows, group):
+        def loss(method, **batch):
+            x = Inputs.of(batch, index=jnp.arange(B))
+            return method.objective(Vars({}, {}), rows, x)[0]
+
+        scale = math.log(1 / 0.07)
+        wanted, _ = softmax_contrastive(rows["image"], rows["text"], scale, duplicates=group)
+        of_own = loss(together, group=jnp.arange(B, dtype=jnp.int32))
+        return wanted, loss(method), loss(method, group=group), of_own
+
+    wanted, alone, apart, own = losses(rows, group)
+    assert float(apart) == pytest.approx(float(wanted)) and float(apart) < float(alone)
     assert not together.fields()["group"].optional
-    own, _ = together.objective(v, rows, Inputs.of({"group": np.arange(B, dtype=np.int32)}))
     assert float(own) == pytest.approx(float(alone), rel=1e-5)  # without duplicates it is CLIP's
     with pytest.raises(UserError, match=r"method\.targets: unknown 'group5'; did you mean 'group'"):
         make_method(TINY | {"targets": "group5"})
