@@ -29,6 +29,8 @@ SHARES = {
 }
 ROLES = ("both", "encoder", "decoder")
 MODES = {"text": "encoder", "ground": "encoder", "decode": "decoder", "look": "decoder"}
+# Paths of what mode `text` runs, which BLIP's teacher follows.
+ENCODER = ("((token_embed|norm_embed)/.*|pos_embed)", "blocks/(attn|norm1|mlp|norm2)/.*")
 DECODER = "decode_"  # before the names of what the decoder has for itself
 _NORMAL = nn.initializers.normal(0.02)
 
@@ -175,9 +177,7 @@ class MED(nn.Module):
         last role."""
         dtype, sizes = DTYPES[self.dtype], (self.vocab_size, self.width)
         for role in roles if "embed" in self.twins else ("",):
-            words = nn.Embed(
-                *sizes, dtype=dtype, embedding_init=_NORMAL, name=f"{role}token_embed"
-            )
+            words = nn.Embed(*sizes, dtype=dtype, embedding_init=_NORMAL, name=f"{role}token_embed")
             table = self.param(f"{role}pos_embed", _NORMAL, (self.context_length, self.width))
             places = caches.places(at, ids.shape[1])
             x = words(ids) + table[places].astype(dtype)
