@@ -74,7 +74,7 @@ def test_words_one_by_one_equal_the_whole_text(run):
     for row, count in enumerate(at):
         np.testing.assert_allclose(out["logits"][row, :count], whole[row, :count], atol=1e-5)
     order = np.arange(3)
-    for step in range(3):
+    for _ in range(3):
         order, rows = order[[2, 0, 1]], jnp.array([2, 0, 1])
         at = at[np.array(rows)]
         cache, context = take_rows(out["cache"], rows), take_rows(context, rows)

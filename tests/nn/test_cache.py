@@ -36,7 +36,9 @@ def test_without_padding_one_place_serves_all_rows():
     cache = caches.extend(caches.extend(cache, *[numbered(2)] * 2), *[numbered(1, 7)] * 2)
     assert cache.at.shape == () and cache.at == 3 and cache.slots == S
     assert cache.key.dtype == jnp.bfloat16
-    np.testing.assert_array_equal(cache.key[..., 2, :], numbered(1, 7)[..., 0, :].astype("bfloat16"))
+    np.testing.assert_array_equal(
+        cache.key[..., 2, :], numbered(1, 7)[..., 0, :].astype("bfloat16")
+    )
     assert not cache.key[..., 3:, :].any()
 
 

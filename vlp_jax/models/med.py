@@ -175,9 +175,7 @@ class MED(nn.Module):
         last role."""
         dtype, sizes = DTYPES[self.dtype], (self.vocab_size, self.width)
         for role in roles if "embed" in self.twins else ("",):
-            words = nn.Embed(
-                *sizes, dtype=dtype, embedding_init=_NORMAL, name=f"{role}token_embed"
-            )
+            words = nn.Embed(*sizes, dtype=dtype, embedding_init=_NORMAL, name=f"{role}token_embed")
             table = self.param(f"{role}pos_embed", _NORMAL, (self.context_length, self.width))
             places = caches.places(at, ids.shape[1])
             x = words(ids) + table[places].astype(dtype)
