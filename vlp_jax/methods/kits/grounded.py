@@ -1,0 +1,118 @@
+"""A picture's states and one BERT that reads beside them: what BLIP's trainings share (blip.md 2).
+
+The file exists so that pre-training, captioning and answering say their losses and nothing else.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from functools import cached_property
+from typing import Any
+
+import jax.numpy as jnp
+
+from vlp_jax.augment import pictures
+from vlp_jax.core.fields import Field, Numbers, Text
+from vlp_jax.core.inputs import Inputs, Vars
+from vlp_jax.core.schema import Size
+from vlp_jax.core.types import Array
+from vlp_jax.methods.base import Function, Part
+from vlp_jax.methods.kits.trunk import Trunk
+from vlp_jax.models.med import MED, reads
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Grounded(Trunk):
+    """Parts image (all normalised tokens of a ViT, the class token first) and text (models/med.py).
+
+    Attributes:
+      text: config of the MED; the others: see Trunk.
+      text_length: tokens of a training text.
+      dec_id: the id of [DEC], which begins what is written; -1: the last but one of the vocabulary.
+        [ENC], which begins what is read beside a picture, is the id after it.
+    """
+
+    text: Mapping[str, Any]
+    image_mean: tuple[float, float, float] = pictures.CLIP_MEAN
+    image_std: tuple[float, float, float] = pictures.CLIP_STD
+    text_length: Size = 30
+    dec_id: int = -1
+
+    @cached_property
+    def text_net(self) -> MED:
+        """The network of texts."""
+        return self.tower("text")
+
+    @cached_property
+    def states_shape(self) -> tuple[int, int]:
+        """(tokens of a picture, their width)."""
+        return self.image_shapes["pooled"].shape[1:]
+
+    @property
+    def marks(self) -> dict[str, int]:
+        """The first id of a text by the mode that reads it; `text` keeps its own."""
+        dec = self.text_net.vocab_size - 2 if self.dec_id < 0 else self.dec_id
+        return {"decode": dec, "ground": dec + 1}
+
+    def fields(self) -> dict[str, Field]:
+        """image and text: int32[B, T] from [CLS] to [SEP], with text_mask."""
+        # the tokenizer's own ids lie below [DEC] and [ENC]
+        known = min(self.text_net.vocab_size, *self.marks.values())
+        where = "method.text (without [DEC] and [ENC])"
+        text = Text(self.text_length, known, mask=True, cut=True, start=True, key=where)
+        return {**super().fields(), "text": text}
+
+    def given(self, length: int = 0) -> Text:
+        """The field of a text that a function takes as it is, its first id included."""
+        return Text(length or self.text_length, self.text_net.vocab_size, mask=True)
+
+    def parts(self) -> dict[str, Part]:
+        """image and text."""
+        count, width = self.states_shape
+        return {**super().parts(), "text": Part(self.text_net, reads(self.text_net, width, count))}
+
+    def see(self, v: Vars, x: Inputs, pixels: Array) -> Array:
+        """Normalised tokens [B, N, D] of float32[B, S, S, 3]."""
+        return self.run_image(v, x, pixels)[0]
+
+    def pixels(self, x: Inputs) -> Array:
+        """The field image as the tower takes it."""
+        return self.prepare(x.batch["image"], x.keys)
+
+    def read(
+        self, v: Vars, x: Inputs, mode: str, ids: Array, mask: Array | None, states: Array | None
+    ) -> tuple[Array, dict[str, Any]]:
+        """The MED in a mode on ids as they are: (states [B, T, D], its other outputs)."""
+        return self.apply("text", v, x, ids, mask, states, mode=mode)
+
+    def marked(self, ids: Array, mode: str) -> Array:
+        """ids with the first one of a mode."""
+        return ids.at[:, 0].set(self.marks[mode])
+
+    def functions(self) -> dict[str, Function]:
+        """image_states: float32[B, N, D]; lm_logits: float32[B, T, V] of each next token of a text
+        that starts with [DEC]; features, pixels: see Trunk.
+        """
+        image = {"image": self.fields()["image"]}
+
+        def image_states(v: Vars, x: Inputs, _: None) -> Array:
+            return self.see(v, x, self.pixels(x)).astype(jnp.float32)
+
+        def features(v: Vars, x: Inputs, _: None) -> Array:
+            return image_states(v, x, None)[:, 0]
+
+        def lm_logits(v: Vars, x: Inputs, _: None) -> Array:
+            states = self.see(v, x, self.pixels(x))
+            ids, mask = x.batch["text"], x.batch.get("text_mask")
+            return self.read(v, x, "decode", ids, mask, states)[1]["logits"]
+
+        found = {
+            "features": Function(features, image),
+            "image_states": Function(image_states, image),
+            "lm_logits": Function(lm_logits, image | {"text": self.given()}),
+        }
+        return super().functions() | found
+
+    @property
+    def states_field(self) -> Numbers:
+        """image_states as another function reads them."""
+        return Numbers(self.states_shape)
