@@ -29,7 +29,7 @@ from vlp_jax.methods.base import Function, Leaf, Part
 from vlp_jax.methods.kits.grounded import Grounded
 from vlp_jax.methods.kits.trunk import floats
 from vlp_jax.models.med import ENCODER
-from vlp_jax.models.projection import Linear
+from vlp_jax.models.head import Head
 from vlp_jax.parallel.rows import take_rows
 
 LOSSES = ("itc", "itm", "lm")
@@ -98,11 +98,11 @@ class BLIP(Grounded):
         """image, text, and as the losses want them image_proj, text_proj, temperature, itm."""
         found, width = super().parts(), self.text_net.width
         if self.contrasts:
-            found["image_proj"] = Part(Linear(self.embed_dim), (floats(1, self.states_shape[1]),))
-            found["text_proj"] = Part(Linear(self.embed_dim), (floats(1, width),))
+            found["image_proj"] = Part(Head(self.embed_dim), (floats(1, self.states_shape[1]),))
+            found["text_proj"] = Part(Head(self.embed_dim), (floats(1, width),))
             found["temperature"] = Part(Leaf(self.init_temperature))
         if "itm" in self.losses:
-            found["itm"] = Part(Linear(2), (floats(1, width),))
+            found["itm"] = Part(Head(2), (floats(1, width),))
         return found
 
     def state(self, v: Vars, rng: Array) -> Extra:
