@@ -49,6 +49,11 @@ def decoder_rules(ours: str, theirs: str = DECODER_LM) -> tuple[Rule, ...]:
     )
 
 
+def whole_decoder(ours: str) -> tuple[Rule, ...]:
+    """A decoder alone: its embeddings, blocks and head."""
+    return (*decoder_rules(ours), *encoder_rules(ours, f"{DECODER_LM}bert."))
+
+
 def _embedding_rules(ours: str, theirs: str) -> tuple[Rule, ...]:
     return (
         Rule(f"{ours}/token_embed/embedding", f"{theirs}{WORDS}"),

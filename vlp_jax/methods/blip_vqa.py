@@ -56,7 +56,7 @@ class BLIPAnswers(Grounded):
 
     def functions(self) -> dict[str, Function]:
         """answer_logits: float32[B, T', V] of each next token of `answer`, which starts with [DEC],
-        to the question `text`, which starts with [ENC]; features, pixels, image_states: see Grounded."""
+        to the question `text`, which starts with [ENC]; the others: see Grounded."""
         fields = self.fields()
         found = super().functions()
         del found["lm_logits"]

@@ -8,7 +8,15 @@ from typing import Any
 
 from vlp_jax.core.errors import UserError, nearest
 from vlp_jax.interop import preprocess
-from vlp_jax.interop.blip import DECODER_LM, ENCODER, TIED, check_tied, decoder_rules, encoder_rules
+from vlp_jax.interop.blip import (
+    DECODER_LM,
+    ENCODER,
+    TIED,
+    WORDS,
+    check_tied,
+    encoder_rules,
+    whole_decoder,
+)
 from vlp_jax.interop.blocks import blocks, linear, norm, patches
 from vlp_jax.interop.config_values import filled
 from vlp_jax.interop.family import Beside, Config
@@ -63,12 +71,11 @@ class HfBlip(HuggingFace):
 
     def table(self, names: Any) -> Table:
         """The names of the class whose tensors, or whose parts of ours, `names` are."""
-        answers = f"{ENCODER}{'embeddings.LayerNorm.weight'}" in names
-        answers = answers and f"{DECODER_LM}cls.predictions.bias" in names
-        if answers or "answer/head/bias" in names:
-            texts = (*encoder_rules("text"), *_decoder("answer"))
-        elif f"{DECODER_LM}cls.predictions.bias" in names or "text/head/bias" in names:
-            texts = _decoder("text")
+        head = f"{DECODER_LM}cls.predictions.bias"
+        if (f"{ENCODER}{WORDS}" in names and head in names) or "answer/head/bias" in names:
+            texts = (*encoder_rules("text"), *whole_decoder("answer"))
+        elif head in names or "text/head/bias" in names:
+            texts = whole_decoder("text")
         else:
             texts = encoder_rules("text")
         rules, unsaid = (*_RULES, *texts), {"temperature": 0.07}  # salesforce/BLIP's first value
@@ -147,11 +154,6 @@ class HfBlip(HuggingFace):
         vision = {"model_type": "blip_vision_model", **write_vit(image)}
         size = {"image_text_hidden_size": method["embed_dim"]} if "embed_dim" in method else {}
         return {"text_config": words, "vision_config": vision, **size}
-
-
-def _decoder(ours: str) -> tuple[Rule, ...]:
-    """A whole decoder with its head."""
-    return (*decoder_rules(ours), *encoder_rules(ours, f"{DECODER_LM}bert."))
 
 
 def _dec_id(method: Config) -> int:

@@ -33,7 +33,9 @@ ARCHS: dict[str, dict[str, Any]] = {
         f"blip-image-captioning-{size}": _transformers(size, "decoder", losses=("lm",))
         for size in VISION
     },
-    **{f"blip-itm-{size}": _transformers(size, "encoder", losses=("itc", "itm")) for size in VISION},
+    **{
+        f"blip-itm-{size}": _transformers(size, "encoder", losses=("itc", "itm")) for size in VISION
+    },
 }
 
 
