@@ -28,8 +28,8 @@ from vlp_jax.losses.mining import draw_negatives
 from vlp_jax.methods.base import Function, Leaf, Part
 from vlp_jax.methods.kits.grounded import Grounded
 from vlp_jax.methods.kits.trunk import floats
-from vlp_jax.models.med import ENCODER
 from vlp_jax.models.head import Head
+from vlp_jax.models.med import ENCODER
 from vlp_jax.parallel.rows import take_rows
 
 LOSSES = ("itc", "itm", "lm")
@@ -80,7 +80,7 @@ class BLIP(Grounded):
             for name in (value,) if isinstance(value, str) else value:
                 if name not in names:
                     raise UserError(f"method.{key}: unknown {name!r}{nearest(name, names)}")
-        if not self.losses or "itm" in self.losses and "itc" not in self.losses:
+        if not self.losses or ("itm" in self.losses and "itc" not in self.losses):
             raise UserError(f"method.losses={self.losses}: itm needs itc, and one there must be")
 
     @property
@@ -294,6 +294,4 @@ def _followed(params: Params) -> dict[str, Any]:
     """What the teacher follows: the picture's tower, what encodes a text alone, both
     projections."""
     names = ("image", "image_proj", "text_proj")
-    return {name: params[name] for name in names} | {
-        "text": partition(params["text"], ENCODER)[0]
-    }
+    return {name: params[name] for name in names} | {"text": partition(params["text"], ENCODER)[0]}
