@@ -9,6 +9,7 @@ import pytest
 
 from vlp_jax.core.errors import UserError
 from vlp_jax.core.pytree import flatten, map_with_path, size
+from vlp_jax.models.flops import med_flops
 from vlp_jax.models.med import MED, reads
 from vlp_jax.nn.cache import States, take_rows
 
@@ -74,7 +75,7 @@ def test_words_one_by_one_equal_the_whole_text(run):
     for row, count in enumerate(at):
         np.testing.assert_allclose(out["logits"][row, :count], whole[row, :count], atol=1e-5)
     order = np.arange(3)
-    for step in range(3):
+    for _ in range(3):
         order, rows = order[[2, 0, 1]], jnp.array([2, 0, 1])
         at = at[np.array(rows)]
         cache, context = take_rows(out["cache"], rows), take_rows(context, rows)
@@ -194,3 +195,27 @@ def test_what_cannot_be_is_told(changes, call, message):
         call["cache"] = net.empty_cache(3, call["cache"])
     with pytest.raises(UserError, match=message):
         jax.eval_shape(lambda: net.init(jax.random.key(0), IDS, **call))
+
+
+def products(jaxpr):
+    """2 x multiply-adds of every matrix product, those of a loop as often as it runs."""
+    total = 0
+    for eqn in jaxpr.eqns:
+        if eqn.primitive.name == "dot_general":
+            (left, _), _ = eqn.params["dimension_numbers"]
+            shape = eqn.invars[0].aval.shape
+            total += (
+                2 * np.prod([shape[axis] for axis in left]) * np.prod(eqn.outvars[0].aval.shape)
+            )
+        for value in eqn.params.values():
+            inner = getattr(value, "jaxpr", value)
+            if hasattr(inner, "eqns"):
+                total += products(inner) * eqn.params.get("length", 1)
+    return total
+
+
+@pytest.mark.parametrize("mode", ["text", "ground", "decode"])
+def test_flops_are_those_of_the_products(params, mode):
+    call = lambda p: NET.apply({"params": p}, IDS[:1], None, STATES[:1], mode=mode)  # noqa: E731
+    found = products(jax.make_jaxpr(call)(params).jaxpr)
+    assert found == med_flops(NET, mode, T, (S, WIDE))

@@ -20,7 +20,7 @@ from vlp_jax.nn.dropout import dropout
 from vlp_jax.nn.precision import ACTIVATIONS, DTYPES, pick
 from vlp_jax.nn.transformer import LayerNorm, StackConfig, look, run_blocks
 
-# What encoder and decoder have each for itself when both are there, by what they share (Table 3).
+# What encoder and decoder have each for itself, by what they share (Table 3).
 SHARES = {
     "all": (),
     "except_self_attention": ("attn",),
@@ -42,8 +42,8 @@ class MED(nn.Module):
       vocab_size, context_length: V and the longest T.
       width, num_layers, num_heads: D, L and H.
       share: a name of SHARES.
-      roles: `encoder` has no head of words, `decoder` no encoder; a network of one role has one set
-        of weights, whatever it would share.
+      roles: `both`, or the weights of one alone: `encoder` (without the head of words) or
+        `decoder`, under the names that they have beside each other.
       The others: see nn/transformer.py StackConfig.
     """
 
@@ -74,7 +74,7 @@ class MED(nn.Module):
             value = getattr(self, key)
             if value not in names:
                 raise UserError(f"text.{key}: unknown {value!r}{nearest(value, names)}")
-        return SHARES[self.share] if self.roles == "both" else ()
+        return SHARES[self.share]
 
     def stack_config(self) -> StackConfig:
         """The transformer body's sizes.
@@ -147,7 +147,7 @@ class MED(nn.Module):
 
     def _roles(self, mode: str, context: object) -> tuple[str, ...]:
         """What stands before the names of twins in a mode."""
-        names = {"both": ("", DECODER), "encoder": ("",), "decoder": ("",)}
+        names = {"both": ("", DECODER), "encoder": ("",), "decoder": (DECODER,)}
         self.twins  # noqa: B018 (checks the names)
         if mode == "all":
             return names[self.roles]
@@ -156,7 +156,7 @@ class MED(nn.Module):
             raise UserError(f"text: no mode {mode!r} of roles={self.roles!r}{nearest(mode, known)}")
         if mode != "text" and context is None:
             raise UserError(f"text: mode {mode!r} needs states to look at")
-        return (DECODER,) if self.roles == "both" and MODES[mode] == "decoder" else ("",)
+        return names[MODES[mode]]
 
     def _seen(
         self, mode: str, ids: Array, mask: Array | None, cache: caches.Cache | None

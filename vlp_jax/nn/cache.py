@@ -108,7 +108,7 @@ def extend(cache: Cache, key: Array, value: Array, mask: Array | None = None) ->
 
 
 def take_rows(kept: Cache | Context, rows: Array) -> Cache | Context:
-    """Other rows, or the same ones in another order or several times over (beams); rows: int32[B']."""
+    """Other rows, or the same ones reordered or several times over (beams); rows: int32[B']."""
     if isinstance(kept, Context):
         mask = None if kept.mask is None else kept.mask[rows]
         return Context(kept.key[:, rows], kept.value[:, rows], mask)

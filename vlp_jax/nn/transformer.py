@@ -174,8 +174,8 @@ class Block(nn.Module):
         if self.look:
             return x, self._cross(self._name("cross_attn", self.roles[0]))(None, context)
         rng = None if rng is None else _fold_layer(rng, layer)
-        kept = None if own.cache is None else (*own.cache, shared.at)
-        new = None
+        c, kept = self.config, None if own.cache is None else (*own.cache, shared.at)
+        rate, new = c.drop_path * layer / max(1, c.num_layers - 1), None
 
         def attn(name: str, x: Array) -> Array:
             nonlocal new
@@ -187,10 +187,10 @@ class Block(nn.Module):
             return self._cross(name)(x, context, shared.context_mask)
 
         x = barrier(constrain_batch(x))
-        x = self._branch("attn", attn, x, layer, rng)
+        x = self._branch("attn", attn, x, rate, rng)
         if context is not None:
-            x = self._branch("cross_attn", cross_attn, barrier(x), layer, rng)
-        x = self._branch("mlp", lambda name, x: self._mlp(name)(x), barrier(x), layer, rng)
+            x = self._branch("cross_attn", cross_attn, barrier(x), rate, rng)
+        x = self._branch("mlp", lambda name, x: self._mlp(name)(x), barrier(x), rate, rng)
         return x, new
 
     def _branch(
@@ -198,10 +198,11 @@ class Block(nn.Module):
         kind: str,
         run: Callable[[str, Array], Array],
         x: Array,
-        layer: Array,
+        rate: Array,
         rng: Array | None,
     ) -> Array:
-        """x with the branch `kind`, or with those of several roles one after another."""
+        """x with the branch `kind`, or with those of several roles one after another; rate: of
+        stochastic depth."""
         c, dtype = self.config, DTYPES[self.config.dtype]
         for role in self.roles if kind in c.twins else self.roles[:1]:
             name = self._name(kind, role)
@@ -209,7 +210,6 @@ class Block(nn.Module):
             branch = run(name, x if c.post_norm else norm(x))
             branch = dropout.dropout(branch, c.dropout, rngs.fold(rng, kind))
             if c.drop_path:
-                rate = c.drop_path * layer / max(1, c.num_layers - 1)
                 branch = dropout.drop_path(branch, rate, rngs.fold(rng, kind + "_path"))
             x = norm(x + branch) if c.post_norm else x + branch
         return x

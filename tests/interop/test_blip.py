@@ -1,0 +1,214 @@
+"""BLIP's files: what transformers computes of its three classes, and the names and the repeated
+tensors of salesforce/BLIP."""
+
+import pathlib
+import re
+
+import jax
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from vlp_jax.api.convert import convert
+from vlp_jax.api.model import load_model
+from vlp_jax.api.weights import expected_shapes
+from vlp_jax.core.errors import UserError
+from vlp_jax.core.inputs import Inputs, Vars
+from vlp_jax.interop.folder import read_folder
+from vlp_jax.methods.base import make_method
+from vlp_jax.models.archs import blip as archs
+
+GOLDEN = pathlib.Path(__file__).parents[1] / "golden" / "blip"
+EXPECTED = dict(np.load(GOLDEN / "expected.npz"))
+DEC = 28
+
+
+def starting(first, count=None):
+    ids = EXPECTED["text"].copy()
+    ids[:, 0] = first
+    return ids[:, :count]
+
+
+def run(model, name, **batch):
+    function = model.method.functions()[name]
+    call = jax.jit(lambda v, x: function(v, x))
+    return np.asarray(call(Vars(model.params, model.extra), Inputs.of(batch)))
+
+
+@pytest.fixture(scope="module", params=["caption", "match", "answer"])
+def golden(request, tmp_path_factory):
+    """(name, our model, the folder of our export)."""
+    folder = tmp_path_factory.mktemp("blip")
+    convert(str(GOLDEN / request.param), str(folder / "ours"))
+    convert(str(folder / "ours"), str(folder / "back"), to="hf")
+    return request.param, load_model(str(folder / "ours")), folder / "back"
+
+
+def test_transformers_numbers(golden):
+    name, model, _ = golden
+    image, mask = EXPECTED["image"], EXPECTED["text_mask"]
+    found = {"image_states": run(model, "image_states", image=image)}
+    if name == "caption":
+        given = dict(image=image, text=starting(DEC), text_mask=mask)
+        found["lm_logits"] = run(model, "lm_logits", **given)
+    elif name == "match":
+        given = dict(image=image, text=starting(DEC + 1), text_mask=mask)
+        found["match"] = run(model, "match", **given)
+        words = run(model, "embed_text", text=starting(1), text_mask=mask)
+        found["cosines"] = run(model, "embed_image", image=image) @ words.T
+        assert model.scale_of() == pytest.approx(1 / 0.07)
+    else:
+        given = dict(image=image, text=starting(DEC + 1), text_mask=mask)
+        given |= dict(answer=starting(DEC, 4), answer_mask=mask[:, :4])
+        found["answer_logits"] = run(model, "answer_logits", **given)
+    wanted = {key: EXPECTED[f"{name}.{key}"] for key in found}
+    for key, rows in wanted.items():
+        real = mask[:, : rows.shape[1]] if "logits" in key else ...
+        np.testing.assert_allclose(found[key][real], rows[real], atol=1e-5, err_msg=key)
+
+
+def test_the_way_back_is_what_transformers_saved(golden):
+    name, _, back = golden
+    ours, theirs = (load_file(f / "model.safetensors") for f in (back, GOLDEN / name))
+    assert ours.keys() == theirs.keys()
+    assert all(np.array_equal(ours[key], theirs[key]) for key in ours)
+
+
+# One layer of everything in salesforce/BLIP's words (blip.md 6): widths 8 and 6, MLPs of 32 and 24.
+W, D, V, P = 8, 6, 11, 4
+
+
+def pairs(name, out, into=None):
+    """A linear layer, or a norm."""
+    return {f"{name}.weight": (out,) if into is None else (out, into), f"{name}.bias": (out,)}
+
+
+def vision():
+    found = {"visual_encoder.cls_token": (1, 1, W), "visual_encoder.pos_embed": (1, 5, W)}
+    found |= {"visual_encoder.patch_embed.proj.weight": (W, 3, P, P)}
+    found |= {"visual_encoder.patch_embed.proj.bias": (W,), **pairs("visual_encoder.norm", W)}
+    block = "visual_encoder.blocks.0"
+    found |= pairs(f"{block}.norm1", W) | pairs(f"{block}.norm2", W)
+    found |= pairs(f"{block}.attn.qkv", 3 * W, W) | pairs(f"{block}.attn.proj", W, W)
+    return found | pairs(f"{block}.mlp.fc1", 4 * W, W) | pairs(f"{block}.mlp.fc2", W, 4 * W)
+
+
+def bert(prefix, context=W):
+    found = {f"{prefix}embeddings.position_ids": (1, 9)}
+    found |= {f"{prefix}embeddings.word_embeddings.weight": (V, D)}
+    found |= {f"{prefix}embeddings.position_embeddings.weight": (9, D)}
+    found |= pairs(f"{prefix}embeddings.LayerNorm", D)
+    layer = f"{prefix}encoder.layer.0"
+    for kind, into in (("attention", D), ("crossattention", context)):
+        found |= pairs(f"{layer}.{kind}.self.query", D, D)
+        for name in ("key", "value"):
+            found |= pairs(f"{layer}.{kind}.self.{name}", D, into)
+        found |= pairs(f"{layer}.{kind}.output.dense", D, D)
+        found |= pairs(f"{layer}.{kind}.output.LayerNorm", D)
+    found |= pairs(f"{layer}.intermediate.dense", 4 * D, D)
+    return found | pairs(f"{layer}.output.dense", D, 4 * D) | pairs(f"{layer}.output.LayerNorm", D)
+
+
+def decoder(context=W):
+    head = "text_decoder.cls.predictions"
+    found = bert("text_decoder.bert.", context) | {f"{head}.bias": (V,)}
+    found |= pairs(f"{head}.transform.dense", D, D) | pairs(f"{head}.transform.LayerNorm", D)
+    return found | pairs(f"{head}.decoder", V, D)
+
+
+HEADS = pairs("vision_proj", 5, W) | pairs("text_proj", 5, D) | pairs("itm_head", 2, D)
+TEACHER = {"image_queue": (5, 16), "queue_ptr": (1,), "text_encoder_m.embeddings.x": (3,)}
+TASKS = {
+    "pretrain": vision() | bert("text_encoder.") | decoder() | HEADS | {"temp": ()} | TEACHER,
+    "caption": vision() | decoder(),
+    "retrieval": vision() | bert("text_encoder.") | HEADS | {"temp": ()} | {"idx_queue": (1, 4)},
+    "answer": vision() | bert("text_encoder.") | decoder(D),
+}
+
+
+def drawn(task):
+    """Random tensors; what the decoder repeats repeats."""
+    rng = np.random.default_rng(0)
+    state = {k: rng.normal(size=s).astype(np.float32) for k, s in sorted(TASKS[task].items())}
+    tied = "text_decoder.cls.predictions.decoder"
+    if f"{tied}.weight" in state:
+        state[f"{tied}.bias"] = state["text_decoder.cls.predictions.bias"]
+        words = "text_decoder.bert.embeddings.word_embeddings.weight"
+        for name in state if task == "pretrain" else ():
+            own = name.startswith("text_decoder.bert.") and ".attention." not in name
+            if own:
+                state[name] = state[name.replace("text_decoder.bert", "text_encoder")]
+        state[f"{tied}.weight"] = state[words]
+    return state
+
+
+@pytest.fixture
+def tiny(monkeypatch):
+    """--arch=tiny."""
+    image = archs.blip_towers("base")["image"] | dict(
+        image_size=12, patch_size=P, num_layers=1, width=W, head_width=4
+    )
+    text = dict(name="med", vocab_size=V, width=D, num_layers=1, num_heads=2, context_length=9)
+    sizes = {"embed_dim": 5, "text_length": 5, "image": image, "text": text}
+    monkeypatch.setitem(archs.ARCHS, "tiny", sizes)
+
+
+def converted(task, tmp_path, state):
+    save_file(state, tmp_path / "in.safetensors")
+    report = convert(str(tmp_path / "in.safetensors"), str(tmp_path / "out"), "tiny")
+    return report, *read_folder(str(tmp_path / "out"))
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_the_official_files_of_every_task(task, tiny, tmp_path):
+    state = drawn(task)
+    report, arrays, manifest = converted(task, tmp_path, state)
+    assert report["source"]["kind"] == "blip"
+    method = make_method(manifest["method"])
+    assert {p: a.shape for p, a in arrays.items()} == expected_shapes(method)
+    assert method.image_tower.image_size == 8, "by its positions"
+    roles = {"pretrain": "both", "caption": "decoder"}.get(task, "encoder")
+    assert manifest["method"]["text"]["roles"] == roles
+    assert manifest["method"]["name"] == ("blip_vqa" if task == "answer" else "blip")
+    if task == "answer":
+        part, bert = "answer", "text_decoder.bert"
+    else:
+        part, bert = "text", "text_decoder.bert" if task == "caption" else "text_encoder"
+    layer = f"{bert}.encoder.layer.0"
+    cross = arrays[f"{part}/blocks/cross_attn/key_value/kernel"]  # [1, D', H, 2, K]
+    for i, name in enumerate(("key", "value")):
+        wanted = state[f"{layer}.crossattention.self.{name}.weight"].T
+        np.testing.assert_array_equal(cross[0, :, :, i].reshape(wanted.shape), wanted)
+    if roles != "encoder" or task == "answer":
+        own = state["text_decoder.bert.encoder.layer.0.attention.self.query.weight"].T
+        found = arrays[f"{part}/blocks/decode_attn/qkv/kernel"][0, :, :, 0].reshape(D, D)
+        np.testing.assert_array_equal(found, own)
+        norm = state["text_decoder.bert.encoder.layer.0.attention.output.LayerNorm.bias"]
+        np.testing.assert_array_equal(arrays[f"{part}/blocks/decode_norm1/bias"][0], norm)
+    if roles != "decoder":
+        own = state["text_encoder.encoder.layer.0.attention.self.query.weight"].T
+        found = arrays["text/blocks/attn/qkv/kernel"][0, :, :, 0].reshape(D, D)
+        np.testing.assert_array_equal(found, own)
+    if "temp" in state:
+        assert arrays["temperature"] == state["temp"]
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["bert.encoder.layer.0.crossattention.self.key.weight", "cls.predictions.decoder.weight"],
+)
+def test_what_should_repeat_and_does_not_is_refused(name, tiny, tmp_path):
+    state = drawn("pretrain")
+    state[f"text_decoder.{name}"] = state[f"text_decoder.{name}"] + 1
+    with pytest.raises(
+        UserError, match=f"text_decoder.{re.escape(name)} must be text_.* once more"
+    ):
+        converted("pretrain", tmp_path, state)
+
+
+def test_no_class_of_transformers_is_encoder_and_decoder(tiny, tmp_path):
+    converted("pretrain", tmp_path, drawn("pretrain"))
+    with pytest.raises(
+        UserError, match=r"none holds roles='both' with losses=\('itc', 'itm', 'lm'\)"
+    ):
+        convert(str(tmp_path / "out"), str(tmp_path / "back"), to="hf")
