@@ -272,6 +272,7 @@ def test_captions_alone_need_neither_teacher_nor_projections():
         (dict(losses=("itc", "itn")), r"method.losses: unknown 'itn' \(nearest: itm\)"),
         (dict(losses=("itm", "lm")), "itm needs itc"),
         (dict(losses=()), "one there must be"),
+        (dict(text={"roles": "encoder"}), "method.text.roles='encoder': lm of method.losses needs"),
         (dict(negatives="owned"), "method.negatives: unknown 'owned'"),
     ],
 )

@@ -78,6 +78,7 @@ class Text(Field):
       mask: adds NAME_mask bool[B, T], True where a token is real and no padding.
       start: the first id is the tokenizer's start, which the method replaces; one without is
         refused.
+      end: the id that ends a text, which the tokenizer must have for its end; -1: any.
       cut: nothing after a text's end can change the loss, so that batches may be cut to their
         longest text (data.buckets).
     """
@@ -88,6 +89,7 @@ class Text(Field):
     cut: bool = False
     mask: bool = False
     start: bool = False
+    end: int = -1
 
     def spec(self, name: str, batch_size: int) -> Spec:
         """NAME, and NAME_mask where there is one."""

@@ -12,6 +12,7 @@ from typing import Any
 from vlp_jax.core.errors import UserError
 from vlp_jax.core.inputs import Aux, Inputs, Vars
 from vlp_jax.core.types import Array
+from vlp_jax.decoding.how import Writing
 from vlp_jax.methods.base import Function, Part
 from vlp_jax.methods.kits.grounded import Grounded
 from vlp_jax.models.med import MED, reads
@@ -56,14 +57,22 @@ class BLIPAnswers(Grounded):
 
     def functions(self) -> dict[str, Function]:
         """answer_logits: float32[B, T', V] of each next token of `answer`, which starts with [DEC],
-        to the question `text`, which starts with [ENC]; the others: see Grounded."""
+        to the question `text`, which starts with [ENC]; generate_answer: to it
+        (decoding/steps.py Written); the others: see Grounded."""
         fields = self.fields()
         found = super().functions()
-        del found["lm_logits"]
 
         def answer_logits(v: Vars, x: Inputs, _: None) -> Array:
             given = x.batch["answer"], x.batch.get("answer_mask"), self.question(v, x)
             return self.apply("answer", v, x, *given, mode="decode")[1]["logits"]
 
+        def generate_answer(v: Vars, x: Inputs, how: Writing) -> dict[str, Array]:
+            asked = self.question(v, x)
+            return self.written(v, x, "answer", self.answer_net, asked, "prompt", how)
+
         read = {"image": fields["image"], "text": self.given(), "answer": self.given()}
-        return found | {"answer_logits": Function(answer_logits, read)}
+        asked = {"image": fields["image"], "text": self.given()}
+        return found | {
+            "answer_logits": Function(answer_logits, read),
+            "generate_answer": Function(generate_answer, asked, Writing),
+        }

@@ -27,7 +27,7 @@ from vlp_jax.interop.tensors import State
 _TEXT = dict(  # of BlipTextConfig, transformers 5.24
     vocab_size=30524, hidden_size=768, intermediate_size=3072, num_hidden_layers=12,
     num_attention_heads=8, max_position_embeddings=512, hidden_act="gelu", layer_norm_eps=1e-12,
-    bos_token_id=30522, is_decoder=True,
+    bos_token_id=30522, sep_token_id=102, is_decoder=True,
 )  # fmt: skip
 _VISION = dict(  # of BlipVisionConfig
     hidden_size=768, intermediate_size=3072, num_hidden_layers=12, num_attention_heads=12,
@@ -104,6 +104,7 @@ class HfBlip(HuggingFace):
         shared = {
             "image": read_vit(vision, where) | _IMAGE,
             "dec_id": words["bos_token_id"],
+            "end_id": words["sep_token_id"],
             "text_length": min(30, length),
         }
         text = {"name": "med", **read_layers(words, where), "vocab_size": words["vocab_size"]}
@@ -147,7 +148,7 @@ class HfBlip(HuggingFace):
             "max_position_embeddings": text["context_length"],
             "encoder_hidden_size": image["width"],
             "bos_token_id": _dec_id(method),
-            "sep_token_id": tokenizer["end"] if tokenizer else 102,
+            "sep_token_id": method["end_id"],
             "pad_token_id": 0,
             "is_decoder": True,
         }

@@ -15,9 +15,12 @@ from vlp_jax.core.fields import Field, Numbers, Text
 from vlp_jax.core.inputs import Inputs, Vars
 from vlp_jax.core.schema import Size
 from vlp_jax.core.types import Array
+from vlp_jax.decoding.how import Writing
 from vlp_jax.methods.base import Function, Part
 from vlp_jax.methods.kits.trunk import Trunk
+from vlp_jax.methods.kits.writing import write
 from vlp_jax.models.med import MED, reads
+from vlp_jax.nn.cache import States
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -29,6 +32,7 @@ class Grounded(Trunk):
       text_length: tokens of a training text.
       dec_id: the id of [DEC], which begins what is written; -1: the last but one of the vocabulary.
         [ENC], which begins what is read beside a picture, is the id after it.
+      end_id: the id of [SEP], which ends texts.
     """
 
     text: Mapping[str, Any]
@@ -36,6 +40,7 @@ class Grounded(Trunk):
     image_std: tuple[float, float, float] = pictures.CLIP_STD
     text_length: Size = 30
     dec_id: int = -1
+    end_id: int = 102
 
     @cached_property
     def text_net(self) -> MED:
@@ -58,7 +63,8 @@ class Grounded(Trunk):
         # the tokenizer's own ids lie below [DEC] and [ENC]
         known = min(self.text_net.vocab_size, *self.marks.values())
         where = "method.text (without [DEC] and [ENC])"
-        text = Text(self.text_length, known, mask=True, cut=True, start=True, key=where)
+        how = dict(mask=True, cut=True, start=True, end=self.end_id, key=where)
+        text = Text(self.text_length, known, **how)
         return {**super().fields(), "text": text}
 
     def given(self, length: int = 0) -> Text:
@@ -89,10 +95,12 @@ class Grounded(Trunk):
         return ids.at[:, 0].set(self.marks[mode])
 
     def functions(self) -> dict[str, Function]:
-        """image_states: float32[B, N, D]; lm_logits: float32[B, T, V] of each next token of a text
-        that starts with [DEC]; features, pixels: see Trunk.
+        """image_states: float32[B, N, D]; where `text` writes, lm_logits: float32[B, T, V] of each
+        next token of a text that starts with [DEC], and generate_text: what follows `prompt`, [DEC]
+        alone where there is none (decoding/steps.py Written); features, pixels: see Trunk.
         """
         image = {"image": self.fields()["image"]}
+        prompt = dataclasses.replace(self.given(), optional=True)
 
         def image_states(v: Vars, x: Inputs, _: None) -> Array:
             return self.see(v, x, self.pixels(x)).astype(jnp.float32)
@@ -105,12 +113,30 @@ class Grounded(Trunk):
             ids, mask = x.batch["text"], x.batch.get("text_mask")
             return self.read(v, x, "decode", ids, mask, states)[1]["logits"]
 
+        def generate_text(v: Vars, x: Inputs, how: Writing) -> dict[str, Array]:
+            states = States(self.see(v, x, self.pixels(x)))
+            return self.written(v, x, "text", self.text_net, states, "prompt", how)
+
         found = {
             "features": Function(features, image),
             "image_states": Function(image_states, image),
-            "lm_logits": Function(lm_logits, image | {"text": self.given()}),
         }
+        if self.text_net.roles != "encoder":
+            found["lm_logits"] = Function(lm_logits, image | {"text": self.given()})
+            read = image | {"prompt": prompt}
+            found["generate_text"] = Function(generate_text, read, Writing)
         return super().functions() | found
+
+    def written(
+        self, v: Vars, x: Inputs, part: str, net: MED, states: States, prompt: str, how: Writing
+    ) -> dict[str, Array]:
+        """What `part` writes beside states after the field `prompt`, or after [DEC] alone:
+        decoding/steps.py Written as a dict."""
+        ids, mask = x.batch.get(prompt), x.batch.get(f"{prompt}_mask")
+        if ids is None:
+            ids = jnp.full((len(states.states), 1), self.marks["decode"], jnp.int32)
+        stop = (self.end_id,)
+        return write(self, v, x, part, net, states, ids, mask, how, stop)._asdict()
 
     @property
     def states_field(self) -> Numbers:
