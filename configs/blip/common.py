@@ -1,5 +1,5 @@
-"""What BLIP's recipes share: the published optimiser, pictures and texts (blip.md 2.6, 4; reference:
-salesforce/BLIP).
+"""What BLIP's recipes share: the published optimiser, pictures and texts (blip.md 2.6 and 4;
+reference: salesforce/BLIP).
 
 The file exists so that each recipe states its task only.
 """

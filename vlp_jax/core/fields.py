@@ -79,6 +79,8 @@ class Text(Field):
       start: the first id is the tokenizer's start, which the method replaces; one without is
         refused.
       end: the id that ends a text, which the tokenizer must have for its end; -1: any.
+      mark: the id in place of the tokenizer's start ([ENC], [DEC]); -1: none.
+      open: without the end, for what is written after it.
       cut: nothing after a text's end can change the loss, so that batches may be cut to their
         longest text (data.buckets).
     """
@@ -90,6 +92,8 @@ class Text(Field):
     mask: bool = False
     start: bool = False
     end: int = -1
+    mark: int = -1
+    open: bool = False
 
     def spec(self, name: str, batch_size: int) -> Spec:
         """NAME, and NAME_mask where there is one."""

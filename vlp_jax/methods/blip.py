@@ -264,7 +264,6 @@ class BLIP(Grounded):
         the others: see Grounded.
         """
         found, image = super().functions(), {"image": self.fields()["image"]}
-        text = {"text": self.given()}
         if self.contrasts:
 
             def embed_image(v: Vars, x: Inputs, _: None) -> Array:
@@ -274,8 +273,9 @@ class BLIP(Grounded):
                 return self.words(v, x)
 
             found["embed_image"] = Function(embed_image, image)
-            found["embed_text"] = Function(embed_text, text)
+            found["embed_text"] = Function(embed_text, {"text": self.given("text")})
         if "itm" in self.losses:
+            text = {"text": self.given("ground")}
 
             def rematch(v: Vars, x: Inputs, states: Array) -> Array:
                 return self.fits(v, x, states, x.batch["text"], x.batch.get("text_mask"))

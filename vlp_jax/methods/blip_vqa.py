@@ -70,8 +70,8 @@ class BLIPAnswers(Grounded):
             asked = self.question(v, x)
             return self.written(v, x, "answer", self.answer_net, asked, "prompt", how)
 
-        read = {"image": fields["image"], "text": self.given(), "answer": self.given()}
-        asked = {"image": fields["image"], "text": self.given()}
+        asked = {"image": fields["image"], "text": self.given("ground")}
+        read = asked | {"answer": self.given("decode")}
         return found | {
             "answer_logits": Function(answer_logits, read),
             "generate_answer": Function(generate_answer, asked, Writing),

@@ -74,9 +74,10 @@ class Grounded(Trunk):
         text = Text(self.text_length, known, **how)
         return {**super().fields(), "text": text}
 
-    def given(self, length: int = 0) -> Text:
-        """The field of a text that a function takes as it is, its first id included."""
-        return Text(length or self.text_length, self.text_net.vocab_size, mask=True)
+    def given(self, mode: str, **how: Any) -> Text:
+        """The field of a text that a function takes as it is; its first id is that of a mode."""
+        mark = self.marks.get(mode, -1)
+        return Text(self.text_length, self.text_net.vocab_size, mask=True, mark=mark, **how)
 
     def parts(self) -> dict[str, Part]:
         """image and text."""
@@ -115,7 +116,7 @@ class Grounded(Trunk):
         alone where there is none (decoding/steps.py Written); features, pixels: see Trunk.
         """
         image = {"image": self.fields()["image"]}
-        prompt = dataclasses.replace(self.given(), optional=True)
+        prompt = self.given("decode", open=True, optional=True)
 
         def image_states(v: Vars, x: Inputs, _: None) -> Array:
             return self.see(v, x, self.pixels(x)).astype(jnp.float32)
@@ -137,7 +138,7 @@ class Grounded(Trunk):
             "image_states": Function(image_states, image),
         }
         if self.text_net.roles != "encoder":
-            found["lm_logits"] = Function(lm_logits, image | {"text": self.given()})
+            found["lm_logits"] = Function(lm_logits, image | {"text": self.given("decode")})
             read = image | {"prompt": prompt}
             found["generate_text"] = Function(generate_text, read, Writing)
         return super().functions() | found
