@@ -11,10 +11,14 @@ from safetensors.numpy import load_file, save_file
 
 from vlp_jax.api.convert import convert
 from vlp_jax.api.model import load_model
+from vlp_jax.api.released import method_config
+from vlp_jax.api.switches import described
 from vlp_jax.api.weights import expected_shapes
 from vlp_jax.core.errors import UserError
 from vlp_jax.core.inputs import Inputs, Vars
-from vlp_jax.interop.folder import read_folder
+from vlp_jax.interop.detect import open_checkpoint
+from vlp_jax.interop.family import families
+from vlp_jax.interop.rules import prove_names, to_ours
 from vlp_jax.methods.base import make_method
 from vlp_jax.models.archs import blip as archs
 
@@ -24,6 +28,7 @@ DEC = 28
 
 
 def starting(first, count=None):
+    """Texts that begin with an id."""
     ids = EXPECTED["text"].copy()
     ids[:, 0] = first
     return ids[:, :count]
@@ -153,23 +158,26 @@ def tiny(monkeypatch):
     monkeypatch.setitem(archs.ARCHS, "tiny", sizes)
 
 
-def converted(task, tmp_path, state):
+def read(task, tmp_path, state):
+    """(our config, our arrays) of a file."""
     save_file(state, tmp_path / "in.safetensors")
-    report = convert(str(tmp_path / "in.safetensors"), str(tmp_path / "out"), "tiny")
-    return report, *read_folder(str(tmp_path / "out"))
+    found = open_checkpoint(str(tmp_path / "in.safetensors"))
+    assert found.family.name == "blip"
+    config, _ = method_config(found, "tiny")
+    expected = expected_shapes(make_method(config))
+    arrays = to_ours(found.table, found.state, expected, task)
+    prove_names(found.table, found.state, arrays, task)
+    return config, arrays
 
 
 @pytest.mark.parametrize("task", TASKS)
 def test_the_official_files_of_every_task(task, tiny, tmp_path):
     state = drawn(task)
-    report, arrays, manifest = converted(task, tmp_path, state)
-    assert report["source"]["kind"] == "blip"
-    method = make_method(manifest["method"])
-    assert {p: a.shape for p, a in arrays.items()} == expected_shapes(method)
-    assert method.image_tower.image_size == 8, "by its positions"
+    config, arrays = read(task, tmp_path, state)
+    assert config["image"]["image_size"] == 8, "by its positions"
     roles = {"pretrain": "both", "caption": "decoder"}.get(task, "encoder")
-    assert manifest["method"]["text"]["roles"] == roles
-    assert manifest["method"]["name"] == ("blip_vqa" if task == "answer" else "blip")
+    assert config["text"]["roles"] == roles
+    assert config["name"] == ("blip_vqa" if task == "answer" else "blip")
     if task == "answer":
         part, bert = "answer", "text_decoder.bert"
     else:
@@ -203,12 +211,13 @@ def test_what_should_repeat_and_does_not_is_refused(name, tiny, tmp_path):
     with pytest.raises(
         UserError, match=f"text_decoder.{re.escape(name)} must be text_.* once more"
     ):
-        converted("pretrain", tmp_path, state)
+        read("pretrain", tmp_path, state)
 
 
 def test_no_class_of_transformers_is_encoder_and_decoder(tiny, tmp_path):
-    converted("pretrain", tmp_path, drawn("pretrain"))
+    config, _ = read("pretrain", tmp_path, drawn("pretrain"))
+    family, said = families()["hf_blip"], described(make_method(config))
     with pytest.raises(
         UserError, match=r"none holds roles='both' with losses=\('itc', 'itm', 'lm'\)"
     ):
-        convert(str(tmp_path / "out"), str(tmp_path / "back"), to="hf")
+        family.configs(said, family.release, None)
