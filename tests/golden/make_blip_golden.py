@@ -60,10 +60,13 @@ def computed(name: str, model: torch.nn.Module, batch: dict[str, np.ndarray]) ->
         found["match"] = model(ids(DEC + 1), pixels, True, mask).itm_score
         found["cosines"] = model(ids(1), pixels, False, mask).itm_score
     else:
-        how = dict(encoder_hidden_states=states)
-        read = model.text_encoder(ids(DEC + 1), mask, **how).last_hidden_state
-        how = dict(encoder_hidden_states=read, encoder_attention_mask=mask)
-        found["answer_logits"] = model.text_decoder(ids(DEC)[:, :4], mask[:, :4], **how).logits
+        rows = []  # one by one, since its cross-attention loses the mask that it is given
+        for row, count in enumerate(batch["text_mask"].sum(1)):
+            one, how = slice(row, row + 1), dict(encoder_hidden_states=states[row : row + 1])
+            read = model.text_encoder(ids(DEC + 1)[one, :count], **how).last_hidden_state
+            how = dict(encoder_hidden_states=read)
+            rows.append(model.text_decoder(ids(DEC)[one, :4], mask[one, :4], **how).logits)
+        found["answer_logits"] = torch.cat(rows)
     return found
 
 

@@ -9,12 +9,17 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from vlp_jax.api.convert import convert
-from vlp_jax.api.model import load_model
+from vlp_jax.api import export
+from vlp_jax.api.released import method_config
+from vlp_jax.api.switches import described
 from vlp_jax.api.weights import expected_shapes
 from vlp_jax.core.errors import UserError
 from vlp_jax.core.inputs import Inputs, Vars
-from vlp_jax.interop.folder import read_folder
+from vlp_jax.core.pytree import unflatten
+from vlp_jax.interop.detect import open_checkpoint
+from vlp_jax.interop.family import families
+from vlp_jax.interop.rules import prove_names, to_ours
+from vlp_jax.interop.weights_file import read_json
 from vlp_jax.methods.base import make_method
 from vlp_jax.models.archs import blip as archs
 
@@ -24,54 +29,71 @@ DEC = 28
 
 
 def starting(first, count=None):
+    """Texts that begin with an id."""
     ids = EXPECTED["text"].copy()
     ids[:, 0] = first
     return ids[:, :count]
 
 
-def run(model, name, **batch):
-    function = model.method.functions()[name]
-    call = jax.jit(lambda v, x: function(v, x))
-    return np.asarray(call(Vars(model.params, model.extra), Inputs.of(batch)))
+def opened(path, arch=""):
+    """(our config, our method, our arrays) of a file or folder; proven name by name."""
+    found = open_checkpoint(str(path))
+    config, _ = method_config(found, arch)
+    method = make_method(config)
+    arrays = to_ours(found.table, found.state, expected_shapes(method), "the file")
+    prove_names(found.table, found.state, arrays, "the file")
+    return found.family.name, config, method, arrays
 
 
 @pytest.fixture(scope="module", params=["caption", "match", "answer"])
-def golden(request, tmp_path_factory):
-    """(name, our model, the folder of our export)."""
-    folder = tmp_path_factory.mktemp("blip")
-    convert(str(GOLDEN / request.param), str(folder / "ours"))
-    convert(str(folder / "ours"), str(folder / "back"), to="hf")
-    return request.param, load_model(str(folder / "ours")), folder / "back"
+def golden(request):
+    """(name, our config, our method, our arrays)."""
+    name, *found = opened(GOLDEN / request.param)
+    assert name == "hf_blip"
+    return request.param, *found
 
 
 def test_transformers_numbers(golden):
-    name, model, _ = golden
-    image, mask = EXPECTED["image"], EXPECTED["text_mask"]
-    found = {"image_states": run(model, "image_states", image=image)}
+    """All functions of a class at once, in one program."""
+    name, _, method, arrays = golden
+    image, mask = {"image": EXPECTED["image"]}, EXPECTED["text_mask"]
+    text = lambda first: {"text": starting(first), "text_mask": mask}  # noqa: E731
+    asked = {"image_states": image}
     if name == "caption":
-        given = dict(image=image, text=starting(DEC), text_mask=mask)
-        found["lm_logits"] = run(model, "lm_logits", **given)
+        asked["lm_logits"] = image | text(DEC)
     elif name == "match":
-        given = dict(image=image, text=starting(DEC + 1), text_mask=mask)
-        found["match"] = run(model, "match", **given)
-        words = run(model, "embed_text", text=starting(1), text_mask=mask)
-        found["cosines"] = run(model, "embed_image", image=image) @ words.T
-        assert model.scale_of() == pytest.approx(1 / 0.07)
+        asked |= {"match": image | text(DEC + 1), "embed_image": image, "embed_text": text(1)}
     else:
-        given = dict(image=image, text=starting(DEC + 1), text_mask=mask)
-        given |= dict(answer=starting(DEC, 4), answer_mask=mask[:, :4])
-        found["answer_logits"] = run(model, "answer_logits", **given)
-    wanted = {key: EXPECTED[f"{name}.{key}"] for key in found}
-    for key, rows in wanted.items():
-        real = mask[:, : rows.shape[1]] if "logits" in key else ...
-        np.testing.assert_allclose(found[key][real], rows[real], atol=1e-5, err_msg=key)
+        answer = {"answer": starting(DEC, 4), "answer_mask": mask[:, :4]}
+        asked["answer_logits"] = image | text(DEC + 1) | answer
+
+    @jax.jit
+    def run(v):
+        functions = method.functions()
+        return {name: functions[name](v, Inputs.of(batch)) for name, batch in asked.items()}
+
+    found = run(Vars(unflatten(arrays), {}))
+    if name == "match":
+        found["cosines"] = found.pop("embed_image") @ found.pop("embed_text").T
+        assert method.scale(arrays) == pytest.approx(1 / 0.07)
+    for key, rows in found.items():
+        wanted = EXPECTED[f"{name}.{key}"]
+        real = mask[:, : wanted.shape[1]] if "logits" in key else ...
+        np.testing.assert_allclose(rows[real], wanted[real], atol=1e-5, err_msg=key)
 
 
-def test_the_way_back_is_what_transformers_saved(golden):
-    name, _, back = golden
-    ours, theirs = (load_file(f / "model.safetensors") for f in (back, GOLDEN / name))
+def test_the_way_back_is_what_transformers_saved(golden, tmp_path):
+    name, config, method, arrays = golden
+    pictures = {**families()["hf_blip"].release, "image_size": method.image_tower.image_size}
+    export.write(
+        str(tmp_path / "back"), "hf", arrays, {"method": config, "preprocessing": pictures}
+    )
+    ours, theirs = (load_file(f / "model.safetensors") for f in (tmp_path / "back", GOLDEN / name))
     assert ours.keys() == theirs.keys()
     assert all(np.array_equal(ours[key], theirs[key]) for key in ours)
+    said, wrote = (read_json(str(f / "config.json")) for f in (GOLDEN / name, tmp_path / "back"))
+    assert wrote["architectures"] == said["architectures"]
+    assert wrote["text_config"]["bos_token_id"] == DEC
 
 
 # One layer of everything in salesforce/BLIP's words (blip.md 6): widths 8 and 6, MLPs of 32 and 24.
@@ -153,23 +175,22 @@ def tiny(monkeypatch):
     monkeypatch.setitem(archs.ARCHS, "tiny", sizes)
 
 
-def converted(task, tmp_path, state):
+def read(tmp_path, state):
+    """(our config, our method, our arrays) of these tensors."""
     save_file(state, tmp_path / "in.safetensors")
-    report = convert(str(tmp_path / "in.safetensors"), str(tmp_path / "out"), "tiny")
-    return report, *read_folder(str(tmp_path / "out"))
+    name, *found = opened(tmp_path / "in.safetensors", "tiny")
+    assert name == "blip"
+    return found
 
 
 @pytest.mark.parametrize("task", TASKS)
 def test_the_official_files_of_every_task(task, tiny, tmp_path):
     state = drawn(task)
-    report, arrays, manifest = converted(task, tmp_path, state)
-    assert report["source"]["kind"] == "blip"
-    method = make_method(manifest["method"])
-    assert {p: a.shape for p, a in arrays.items()} == expected_shapes(method)
-    assert method.image_tower.image_size == 8, "by its positions"
+    config, _, arrays = read(tmp_path, state)
+    assert config["image"]["image_size"] == 8, "by its positions"
     roles = {"pretrain": "both", "caption": "decoder"}.get(task, "encoder")
-    assert manifest["method"]["text"]["roles"] == roles
-    assert manifest["method"]["name"] == ("blip_vqa" if task == "answer" else "blip")
+    assert config["text"]["roles"] == roles
+    assert config["name"] == ("blip_vqa" if task == "answer" else "blip")
     if task == "answer":
         part, bert = "answer", "text_decoder.bert"
     else:
@@ -203,12 +224,13 @@ def test_what_should_repeat_and_does_not_is_refused(name, tiny, tmp_path):
     with pytest.raises(
         UserError, match=f"text_decoder.{re.escape(name)} must be text_.* once more"
     ):
-        converted("pretrain", tmp_path, state)
+        read(tmp_path, state)
 
 
 def test_no_class_of_transformers_is_encoder_and_decoder(tiny, tmp_path):
-    converted("pretrain", tmp_path, drawn("pretrain"))
+    _, method, _ = read(tmp_path, drawn("pretrain"))
+    family, said = families()["hf_blip"], described(method)
     with pytest.raises(
         UserError, match=r"none holds roles='both' with losses=\('itc', 'itm', 'lm'\)"
     ):
-        convert(str(tmp_path / "out"), str(tmp_path / "back"), to="hf")
+        family.configs(said, family.release, None)

@@ -15,9 +15,9 @@ from vlp_jax.interop.blocks import linear, norm
 from vlp_jax.interop.hf import bert_layers
 from vlp_jax.interop.rules import Rule
 from vlp_jax.interop.tensors import State
-from vlp_jax.models.med import DECODER
 
 ENCODER, DECODER_LM = "text_encoder.", "text_decoder."
+_OWN = "decode_"  # before our names of what is the decoder's alone (models/med.py)
 WORDS = "embeddings.word_embeddings.weight"
 TIED = (  # in the decoder: a name, and that of the tensor that it repeats
     (f"{DECODER_LM}cls.predictions.decoder.weight", f"{DECODER_LM}bert.{WORDS}"),
@@ -35,7 +35,7 @@ def decoder_rules(ours: str, theirs: str = DECODER_LM) -> tuple[Rule, ...]:
     """What is the decoder's alone: self-attention, and the head of words."""
     layers = bert_layers(ours, f"{theirs}bert.encoder.layer.{{i}}")
     own = tuple(
-        Rule(rule.ours.replace(f"/{name}", f"/{DECODER}{name}"), rule.theirs, rule.layout)
+        Rule(rule.ours.replace(f"/{name}", f"/{_OWN}{name}"), rule.theirs, rule.layout)
         for rule in layers
         for name in ("attn/", "norm1/")
         if f"/{name}" in rule.ours

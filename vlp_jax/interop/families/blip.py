@@ -83,8 +83,8 @@ class Blip(Family):
         pairs = [*TIED, *(repeated(state) if matches else ())]
         check_tied(state, pairs, "the file")
         if encoder and decoder and not matches:
-            method["name"] = "blip_vqa"
-            method["answer"] = {**text, "roles": "decoder"}
+            method.pop("embed_dim", None)  # of an architecture's pre-training
+            method |= {"name": "blip_vqa", "answer": {**text, "roles": "decoder"}}
             text["roles"] = "encoder"
             return []
         text["roles"] = "both" if encoder and decoder else "encoder" if encoder else "decoder"
