@@ -25,12 +25,17 @@ _CONTRACTIONS = (
     "we've weren't what'll what're what's what've when's where'd where's where've who'd who'd've "
     "who'll who's who've why'll why're why's won't would've wouldn't wouldn't've y'all y'all'll "
     "y'all'd've you'd you'd've you'll you're you've"
-).split()
+)
 
 
 def _restored() -> dict[str, str]:
     """{word without one of its apostrophes: the word}; dont: don't, couldnt've: couldn't've."""
-    marks = ((word, i) for word in _CONTRACTIONS for i, letter in enumerate(word) if letter == "'")
+    marks = (
+        (word, i)
+        for word in _CONTRACTIONS.split()
+        for i, letter in enumerate(word)
+        if letter == "'"
+    )
     return {word[:i] + word[i + 1 :]: word for word, i in marks}
 
 

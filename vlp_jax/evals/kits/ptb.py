@@ -14,7 +14,8 @@ import regex
 
 from vlp_jax.evals.kits import ptb_words as words
 
-REMOVED = frozenset("'' ' `` ` . ? ! , : - -- ... ;".split())  # by pycocoevalcap
+_MARKS = "'' ' `` ` . ? ! , : - -- ... ;"
+REMOVED = frozenset(_MARKS.split())  # by pycocoevalcap
 _SPACE = "[ \t\u00a0\u2000-\u200a\u3000]"
 _BREAK = regex.compile("[\n\r\v\f\u0085\u2028\u2029]")
 _LETTER = r"(?:[\p{L}\u02c2-\u02ff--[\U00010000-\U0010ffff]]\p{M}*+\u00ad?)"
@@ -42,7 +43,7 @@ _PHONE = (
 )
 _URL_REST = r"""[^\s"<>|(){}]+[^\s"<>|.!?(){},\-]"""
 _URL = (
-    rf'https?://{_URL_REST}|(?:www\.(?:[^\s"<>|.!?(){{}},]+\.)+[a-zA-Z]{{2,4}}|'
+    rf'(?i:https?)://{_URL_REST}|(?:www\.(?:[^\s"<>|.!?(){{}},]+\.)+[a-zA-Z]{{2,4}}|'
     rf"""(?:[^\s"`'|!(){{}},-_$]+\.)+(?:com|net|org|edu))(?:/{_URL_REST})?"""
 )
 _EMAIL = r"""<?[a-zA-Z0-9][^\s"<>|()]*@(?:[^\s"<>|().{}]+\.)*[^\s"<>|().{}]+>?"""
@@ -66,7 +67,7 @@ _RULES = (
     (_AUX, _FREE),
     (rf"(?!'){_AUX}", ""),
     (_NOT, _FREE),
-    (rf"{_APOS}n{_APOS}?|[lLdDjJ]{_APOS}|[A-HJ-XZn]{_TICK}\p{{L}}{{2,}}|{_APOS}[2-9]0s", ""),
+    (rf"{_APOS}[nN]{_APOS}?|[lLdDjJ]{_APOS}|[A-HJ-XZn]{_TICK}\p{{L}}{{2,}}|{_APOS}[2-9]0[sS]", ""),
     (rf"\p{{L}}+[aeiouyAEIOUY]{_TICK}[aeiouA-Z]\p{{L}}*", ""),  # hawai'i
     (rf"{_APOS}{_D}{{2}}", rf"(?={_SPACE}|$)"),
     (words.ELIDED, ""),
@@ -75,11 +76,11 @@ _RULES = (
     (rf"{_PAIR}(?:\\?/{_PAIR}){{1,2}}", ""),  # and/or
     (_COMPOUND, ""),
     (r"[A-Z]+(?:(?:[+&]|&amp;)[A-Z]+)+", ""),  # AT&T
-    (rf"{_SIGN}+(?:\.{_SIGN}+)*\.(?i:{words.EXTENSIONS})", r"(?:[\s.?!,]|$)"),
     (rf"(?:{words.ABBREVIATED})\.", ""),
     (rf"{words.NUMBERED}\.", rf"(?={_SPACE}?{_D})"),
     (r"[A-Za-z]", rf"\.{_SPACE}+(?:{words.STARTS})(?:{_SPACE}|$)"),
     (rf"{_ACRONYM}\.", ""),
+    (rf"{_SIGN}+(?:\.{_SIGN}+)*\.(?i:{words.EXTENSIONS})", r"(?:[\s.?!,]|$)"),
     (rf"(?:{_WORD}|{_THING}|{_COMPOUND})\.", r"(?=[,;:\u3001])"),
     (_NUMBER, ""),
     (rf"{_D}{{1,2}}[\-/]{_D}{{1,2}}[\-/]{_D}{{2,4}}", ""),  # a date
@@ -91,7 +92,7 @@ _RULES = (
     (r"[?!]+|\*+|\\\*|@+|##+|_+|<<|>>|-{2,}|\.\.\.|''", ""),
     (words.QUOTES, ""),
     (r"'", r"[A-Za-z]\S"),
-    (r"&(?:lt|gt|amp|quot|apos|nbsp|mdash|ndash|#\p{Nd}+);", ""),
+    (r"&(?i:lt|gt|amp|quot|apos|nbsp|mdash|ndash|#\p{Nd}+);", ""),
     (words.SYMBOLS, ""),
 )
 _PLAIN = regex.compile(r"[A-Za-z]++(?= |$)")  # most words need no rule
