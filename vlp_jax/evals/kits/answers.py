@@ -7,6 +7,7 @@ the rule is written once.
 
 import re
 from collections.abc import Sequence
+from functools import lru_cache
 
 _MARKS = ';/[]"{}()=+\\_-><@`,?!'
 _NUMBER = re.compile(r"\d,\d")
@@ -47,6 +48,7 @@ def tidy(text: str) -> str:
     return text.replace("\n", " ").replace("\t", " ").strip()
 
 
+@lru_cache(maxsize=2**16)
 def normalise(text: str) -> str:
     """An answer without punctuation, articles and capitals, its numbers up to ten as digits.
 
