@@ -93,6 +93,8 @@ def test_captions_are_scored_as_words(functions, memory_source, tmp_path):
     inside, outside = result.tables["groups"]
     assert (inside["group"], inside["images"], outside["group"]) == ("in", 2, "out")
     assert inside["cider_d"] == cider_d(words[:2], people[:2]).corpus  # over its pictures alone
+    assert result.metrics["cider_d_in"] == inside["cider_d"]
+    assert result.metrics["cider_d_out"] == outside["cider_d"]
     entries = result.figures["captions"].groups
     assert entries["worst"][0]["said"] == "a bus" and entries["worst"][0]["right"] == PEOPLE[3]
     assert result.tables["captions"][1]["picture"] == "k3"

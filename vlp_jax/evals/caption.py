@@ -22,6 +22,8 @@ from vlp_jax.evals.kits.ptb import tokenize
 from vlp_jax.evals.kits.samples import embed_pictures, open_samples, read_metadata
 from vlp_jax.evals.kits.wording import prompted, read_ids, tokenizer_of
 
+MOST_GROUPS = 10  # whose scores are metrics; a table has all
+
 
 @dataclasses.dataclass(frozen=True)
 class Caption(Evaluator):
@@ -58,9 +60,9 @@ class Caption(Evaluator):
                 raise UserError(f"{where}: no captions in {self.path!r} to compare with")
 
     def measure(self, fns: Mapping[str, EvalFn]) -> Result:
-        """Returns metrics bleu1 to bleu4 and rouge_l in [0, 1], cider_d in [0, 10], words (mean
-        length), distinct (different captions a picture), and as chance each score where every
-        picture has the caption of the one before.
+        """Returns metrics bleu1 to bleu4 and rouge_l in [0, 1], cider_d in [0, 10], cider_d_VALUE
+        of each group, words (mean length), distinct (different captions a picture), and as chance
+        each score where every picture has the caption of the one before.
         """
         source = open_samples(self.path, self.limit)
         people = [_references(sample, self.caption) for sample in read_metadata(source)]
@@ -80,8 +82,10 @@ class Caption(Evaluator):
         figure = self._figure(each, texts, people, Pictures(source, kept))
         tables = {"captions": _table(figure)}
         if self.group:
-            values = [source.metadata(int(i))["meta"].get(self.group) for i in kept]
-            tables = {"groups": by_group(words, references, values), **tables}
+            values = [str(source.metadata(int(i))["meta"].get(self.group)) for i in kept]
+            groups = by_group(words, references, values)
+            metrics |= {f"cider_d_{row['group']}": row["cider_d"] for row in groups[:MOST_GROUPS]}
+            tables = {"groups": groups, **tables}
         protocol = {
             "prompt": self.prompt,
             "references": self.caption or "all captions",
@@ -118,14 +122,14 @@ def scores(
 
 
 def by_group(
-    words: Sequence[str], references: Sequence[Sequence[str]], values: Sequence[Any]
+    words: Sequence[str], references: Sequence[Sequence[str]], values: Sequence[str]
 ) -> list[dict[str, Any]]:
     """A row of scores for each distinct value, over its pictures alone."""
     table = []
-    for value in dict.fromkeys(sorted(values, key=str)):
+    for value in sorted(set(values)):
         rows = [i for i, other in enumerate(values) if other == value]
         found, _ = scores([words[i] for i in rows], [references[i] for i in rows])
-        table.append({"group": str(value), "images": len(rows), **found})
+        table.append({"group": value, "images": len(rows), **found})
     return table
 
 
