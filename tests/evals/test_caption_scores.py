@@ -62,7 +62,8 @@ def test_cider_weighs_by_pictures():
     shared = cider_d(["a", "a b"], [["a", "a c"], ["a b"]])
     assert shared.each[0] == 0 and shared.each[1] > 0
     twice = cider_d(["x x x x", "y"], [["x x"], ["y"]]).each[0]
-    assert twice < cider_d(["x x", "y"], [["x x"], ["y"]]).each[0]
+    cosines = (2 * 2 / (4 * 2) + 1 * 1 / (3 * 1)) / 4  # no more than the reference has; n = 1, 2
+    assert twice == pytest.approx(10 * cosines * np.exp(-(2**2) / 72))
 
 
 def test_a_picture_without_references_is_named():
