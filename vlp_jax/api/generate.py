@@ -1,7 +1,7 @@
 """Texts that a model writes for pictures, and whether a text belongs to one.
 
-`generate` of cli/generate.py, `Model.generate` and `Model.match` end here. The file exists so that a
-command and a notebook write the same texts.
+`generate` of cli/generate.py, `Model.generate` and `Model.match` end here. The file exists so that
+a command and a notebook write the same texts.
 """
 
 import dataclasses
@@ -12,7 +12,6 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 
 from vlp_jax.api.embed import Batching
@@ -82,8 +81,9 @@ def generate(
         index = np.array([(i + seed * ROWS) % 2**31 for i in some], np.int32)
         size = min(batching.size, len(listed))
         batch, index = {k: fill(a, size) for k, a in batch.items()}, fill(index, size)
-        out = jax.tree.map(lambda a, n=len(some): a[:n], run(batch, options, index))
-        for ids, length, score in zip(out["ids"], out["length"], out["score"], strict=True):
+        out = run(batch, options, index)
+        rows = (out[key][: len(some)] for key in ("ids", "length", "score"))
+        for ids, length, score in zip(*rows, strict=True):
             words = ids[0, : length[0]].tolist()
             made.append(Made(tokenizer.decode(words), float(score[0]), words))
         batching.told(len(some))
@@ -124,7 +124,7 @@ class Request:
     out: str
     prompt: str = ""
     prompts: str = ""
-    how: Writing = Writing()
+    how: Writing = dataclasses.field(default_factory=Writing)
     seed: int = 0
     batch_size: int = 32
     sharding: str = ""

@@ -1,10 +1,10 @@
-"""`generate --checkpoint=C --images=DIR --out=F.jsonl`: a caption for every picture, or the answer to
-a question about it.
+"""`generate --checkpoint=C --images=DIR --out=F.jsonl`: a caption for every picture, or the answer
+to a question about it.
 
 F.jsonl has one line per picture, in the order of their sorted paths: {"image": its path below DIR,
 "prompt", "text", "score": log-probability per token, "ids": the new tokens without prompt and stop
-id}. Greedy, unless --beams, --temperature, --top-p or --top-k say otherwise. The file exists so that
-what a model says can be read and scored by anything.
+id}. Greedy, unless --beams, --temperature, --top-p or --top-k say otherwise. The file exists so
+that what a model says can be read and scored by anything.
 """
 
 import argparse
