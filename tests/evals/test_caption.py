@@ -56,7 +56,9 @@ class Writer(Method):
             if "prompt" in x.batch:
                 asked = jnp.where(x.batch["prompt_mask"], x.batch["prompt"], TOKENIZER.eot_id)
                 own = asked[:, : how.max_new]
-            return {"ids": own, "score": jnp.zeros(len(own))}
+            ends = own == TOKENIZER.eot_id
+            length = jnp.where(ends.any(1), ends.argmax(1), own.shape[1])
+            return {"ids": own[:, None], "length": length[:, None]}
 
         reads = {"image": Picture(8), "prompt": Text(40, 259, mask=True, optional=True)}
         return {"generate_text": Function(write, reads, How)}

@@ -32,7 +32,9 @@ def asked(batch):
 
 def generate(batch):
     texts = [SAID.get(text.removeprefix("Q: "), "") for text in asked(batch)]
-    return {"ids": TOKENIZER(texts), "score": np.zeros(len(texts))}, batch["index"]
+    ids = TOKENIZER(texts)
+    length = (ids == TOKENIZER.eot_id).argmax(1)
+    return {"ids": ids[:, None], "length": length[:, None]}, batch["index"]
 
 
 def loglik(batch):

@@ -27,8 +27,8 @@ MOST_GROUPS = 10  # whose scores are metrics; a table has all
 
 @dataclasses.dataclass(frozen=True)
 class Caption(Evaluator):
-    """Calls `generate_text`: {image[, prompt, prompt_mask]} -> {ids: int32[B, T], score:
-    float32[B]}.
+    """Calls `generate_text`: {image[, prompt, prompt_mask]} -> what
+    decoding/steps.py Written holds.
 
     Config keys: path: data set. caption: JSON key of the references ('' = all captions). prompt:
     text to go on from, if the method reads one ("a picture of "); it is no part of the caption.
@@ -71,7 +71,10 @@ class Caption(Evaluator):
         told = np.asarray([bool(people[i]) for i in kept], bool)
         if not told.any():
             raise UserError(f"none of {len(people)} samples has a caption to compare with")
-        texts, kept = read_ids(rows["ids"][told], self.context), kept[told]
+        texts, kept = (
+            read_ids({k: rows[k][told] for k in ("ids", "length")}, self.context),
+            kept[told],
+        )
         people = [people[i] for i in kept]
         words, references = list(map(tokenize, texts)), [list(map(tokenize, p)) for p in people]
         metrics, each = scores(words, references)

@@ -29,8 +29,8 @@ MODES = {"generate": "generate_answer", "rank": "answer_loglik"}
 
 @dataclasses.dataclass(frozen=True)
 class Vqa(Evaluator):
-    """Calls `generate_answer`: {image, prompt, prompt_mask} -> {ids: int32[B, T], score:
-    float32[B]}, or `answer_loglik`: those and {answers: int32[B, K, L], answers_mask: bool[B, K,
+    """Calls `generate_answer`: {image, prompt, prompt_mask} -> what
+    decoding/steps.py Written holds, or `answer_loglik`: those and {answers: int32[B, K, L], answers_mask: bool[B, K,
     L]} -> float32[B, K], the log-likelihood of each candidate.
 
     Config keys: path: data set. mode: generate or rank. question, answers: JSON keys; one answer
@@ -118,7 +118,7 @@ class Vqa(Evaluator):
             raise UserError(f"no sample has an answer under the JSON key {self.answers!r}")
         if candidates:
             return [candidates[i] for i in rows[told]], kept[told]
-        return read_ids(rows["ids"][told], self.context), kept[told]
+        return read_ids({k: rows[k][told] for k in ("ids", "length")}, self.context), kept[told]
 
     def _asked(self, sample: Mapping[str, Any] | None) -> "Asked":
         """The question of a sample; without answers where it is damaged or has none."""

@@ -1,10 +1,10 @@
 """Words into functions that generate and out of them: prompts as ids, ids as text.
 
 The file exists as the one rule by which evaluators word a prompt: a batch gains `prompt` int32[b,
-L] and `prompt_mask` bool[b, L], and what comes back under `ids` int32[B, T] is read up to its end.
+L] and `prompt_mask` bool[b, L], and what comes back is read up to its length.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -53,7 +53,12 @@ def prompted(fn: EvalFn, texts: Sequence[str] | str, context: EvalContext) -> Ev
     return run
 
 
-def read_ids(ids: np.ndarray, context: EvalContext) -> list[str]:
-    """Text of generated rows int32[N, T], in one line each, up to the first end."""
+def read_ids(rows: Mapping[str, np.ndarray], context: EvalContext) -> list[str]:
+    """The first text of every row, in one line each.
+
+    rows: what a function that writes gives, decoding/steps.py Written: ids int32[N, R, M] and
+    length int32[N, R] among it.
+    """
     decode: Callable[[Sequence[int]], str] = tokenizer_of(context).decode
-    return [" ".join(decode(row).split()) for row in ids.tolist()]
+    ids, lengths = rows["ids"][:, 0].tolist(), rows["length"][:, 0].tolist()
+    return [" ".join(decode(row[:n]).split()) for row, n in zip(ids, lengths, strict=True)]

@@ -150,7 +150,8 @@ class Grounded(Trunk):
         decoding/steps.py Written as a dict."""
         ids, mask = x.batch.get(prompt), x.batch.get(f"{prompt}_mask")
         if ids is None:
-            ids = jnp.full((len(states.states), 1), self.marks["decode"], jnp.int32)
+            ids = jnp.zeros((len(states.states), 1), jnp.int32)
+        ids = self.marked(ids, "decode")  # whatever a tokenizer starts with
         stop = (self.end_id,)
         return write(self, v, x, part, net, states, ids, mask, how, stop)._asdict()
 
