@@ -31,6 +31,7 @@ from vlp_jax.api.embed import (
 from vlp_jax.api.pictures import check_list, check_texts, frame, read_numbered
 from vlp_jax.api.placement import Run, choose_mesh, places, shapes
 from vlp_jax.api.weights import check_shapes, golden_embeddings, split_extra, tokenizer_name
+from vlp_jax.api.writing import generate, match
 from vlp_jax.core.errors import UserError, count_of
 from vlp_jax.core.fields import Text
 from vlp_jax.core.inputs import Vars
@@ -190,10 +191,8 @@ class Model:
           how: decoding/how.py Writing (beams=3, max_new=20, top_p=0.9, ...), and seed.
 
         Raises:
-          UserError: a model that writes nothing; see api/generate.py.
+          UserError: a model that writes nothing; see api/writing.py.
         """
-        from vlp_jax.api.generate import generate
-
         return [made.text for made in generate(self, pictures, prompt, **how)]
 
     def match(self, pictures: Iterable[Any], texts: Sequence[str]) -> np.ndarray:
@@ -202,8 +201,6 @@ class Model:
         Raises:
           UserError: a model without that head, or another number of texts.
         """
-        from vlp_jax.api.generate import match
-
         return match(self, pictures, texts)
 
     def decode(self, picture: Any) -> np.ndarray:

@@ -27,8 +27,8 @@ MOST_GROUPS = 10  # whose scores are metrics; a table has all
 
 @dataclasses.dataclass(frozen=True)
 class Caption(Evaluator):
-    """Calls `generate_text`: {image[, prompt, prompt_mask]} -> what
-    decoding/steps.py Written holds.
+    """Calls `generate_text`: {image[, prompt, prompt_mask]} -> what decoding/steps.py
+    Written holds.
 
     Config keys: path: data set. caption: JSON key of the references ('' = all captions). prompt:
     text to go on from, if the method reads one ("a picture of "); it is no part of the caption.

@@ -29,8 +29,8 @@ MODES = {"generate": "generate_answer", "rank": "answer_loglik"}
 
 @dataclasses.dataclass(frozen=True)
 class Vqa(Evaluator):
-    """Calls `generate_answer`: {image, prompt, prompt_mask} -> what
-    decoding/steps.py Written holds, or `answer_loglik`: those and {answers: int32[B, K, L], answers_mask: bool[B, K,
+    """Calls `generate_answer`: {image, prompt, prompt_mask} -> what decoding/steps.py
+    Written holds, or `answer_loglik`: those and {answers: int32[B, K, L], answers_mask: bool[B, K,
     L]} -> float32[B, K], the log-likelihood of each candidate.
 
     Config keys: path: data set. mode: generate or rank. question, answers: JSON keys; one answer
