@@ -3,6 +3,7 @@ back. What transformers does otherwise than salesforce/BLIP (blip.md 6) is set r
 fed by hand, heads and eps are said, and questions come without padding.
 """
 
+import jax
 import numpy as np
 import pytest
 
@@ -223,3 +224,69 @@ def test_pictures_enter_as_through_blips_processor():
     pixels = frame_picture(picture, 384, Framing.of(said))[None]
     found = np.asarray(normalise(pixels, said["mean"], said["std"])[0])
     assert np.abs(found - wanted).max() < 1e-5
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        {},
+        {"repetition_penalty": 1.7, "min_new": 3},
+        {"beams": 3, "min_new": 2},
+        {"beams": 4, "length_penalty": 2.0, "returned": 2},
+        {"beams": 2, "length_penalty": -1.0, "early_stopping": True},
+    ],
+    ids=lambda how: "-".join(how) or "greedy",
+)
+def test_texts_are_those_of_transformers(how, tmp_path):
+    """50 random prompts of one to four tokens, each in a call of its own there."""
+    model = build("BlipForConditionalGeneration", dict(max_position_embeddings=16))
+    with torch.no_grad():  # words as sure as a trained model's, and ends among them
+        model.text_decoder.cls.predictions.transform.LayerNorm.weight.mul_(6)
+        model.text_decoder.cls.predictions.bias[2] += 4
+        model.text_decoder.cls.predictions.bias[0] -= 99  # padding is no word
+    model.save_pretrained(tmp_path / "hf")
+    assert convert.main([str(tmp_path / "hf"), str(tmp_path / "ours")]) == 0
+    loaded, count, most = load_model(str(tmp_path / "ours")), 50, 8
+    image = rng.integers(0, 256, (count, 32, 32, 3)).astype(np.uint8)
+    pixels = np.array(loaded.method.prepare(image, None)).transpose(0, 3, 1, 2)
+    prompts = rng.integers(3, DEC, (count, 4)).astype(np.int32)
+    prompts[:, 0], lengths = DEC, rng.integers(1, 5, count)
+    mask = np.arange(4) < lengths[:, None]
+    function = loaded.method.functions()["generate_text"]
+    batch = {"image": image, "prompt": prompts * mask, "prompt_mask": mask}
+    found = jax.jit(lambda v, x: function(v, x, {"max_new": most, **how}))(
+        Vars(loaded.params, loaded.extra), Inputs.of(batch)
+    )
+    with torch.no_grad():
+        states = model.vision_model(torch.from_numpy(pixels)).last_hidden_state
+    names = dict(beams="num_beams", min_new="min_new_tokens", returned="num_return_sequences")
+    given = {names.get(key, key): value for key, value in how.items()}
+    same, ended = 0, 0
+    for row in range(count):
+        with torch.no_grad():
+            wanted = model.text_decoder.generate(
+                input_ids=torch.from_numpy(prompts[row : row + 1, : lengths[row]]).long(),
+                encoder_hidden_states=states[row : row + 1],
+                max_new_tokens=most,
+                do_sample=False,
+                eos_token_id=2,
+                pad_token_id=0,
+                output_scores=True,
+                return_dict_in_generate=True,
+                **given,
+            )
+        words = []
+        for text in np.asarray(wanted.sequences)[:, lengths[row] :]:
+            end = [*text, 2].index(2)
+            words.append(text[:end].tolist())
+        pairs = zip(found["ids"][row], found["length"][row], strict=True)
+        ours = [np.asarray(ids)[: int(n)].tolist() for ids, n in pairs]
+        same += ours == words
+        ended += sum(len(text) < most for text in words)
+        if ours == words and "beams" in how:
+            np.testing.assert_allclose(
+                found["score"][row], np.asarray(wanted.sequences_scores), rtol=1e-4
+            )
+    print(f"{how}: {same} of {count}, {ended} ended")
+    assert ended > 5
+    assert same >= (count if "beams" not in how else 0.99 * count), f"{same} of {count}"
