@@ -56,6 +56,8 @@ def base() -> ConfigDict:
             "lr": 1e-3,
             "schedule": "cosine",
             "lr_final": 0.0,
+            "lr_by_epoch": False,  # the rate stays what it is at an epoch's start
+            "lr_decay": 0.9,  # factor per epoch of schedule="exponential"
             "warmup_steps": 0,
             "warmup_examples": 0,
             "warmup_epochs": 0.0,

@@ -8,6 +8,7 @@ from PIL import Image, ImageEnhance, ImageOps
 
 from vlp_jax.augment import rand_augment as ra
 from vlp_jax.augment.rand_augment import RandAugment, rand_augment
+from vlp_jax.core.errors import UserError
 from vlp_jax.core.rng import example_keys
 
 SIZE, FILL = (21, 26), (124.0, 116.0, 104.0)
@@ -102,7 +103,7 @@ def test_each_picture_follows_its_own_key_and_rates_hold():
 def test_levels_are_clipped_and_ops_signs_and_probability_are_the_recipes(monkeypatch):
     """What `apply` is told, written into the picture's channels: op, level, sign."""
 
-    def told(image, op, level, sign, fill):
+    def told(image, op, level, sign, fill, how):
         return jnp.broadcast_to(jnp.stack([op.astype(jnp.float32), level, sign]), image.shape)
 
     monkeypatch.setattr(ra, "apply", told)
@@ -131,3 +132,23 @@ def test_nothing_happens_without_keys_or_magnitude():
     assert rand_augment(images, RandAugment(magnitude=9.0), None, FILL) is images
     keys = example_keys(jax.random.key(0), 3)
     assert rand_augment(images, RandAugment(), keys, FILL) is images
+
+
+def test_chosen_operations_alone_happen_and_move_as_far_as_told():
+    """`translate` 4 pixels of 16 at half the strength is 2, to either side; the rest is grey."""
+    image = np.random.default_rng(0).integers(0, 256, (1, 16, 16, 3)).astype(np.float32)
+    how = RandAugment(1, 5.0, 0.0, 1.0, ops=("identity", "translate_x"), translate=0.25)
+    keys = example_keys(jax.random.key(0), 24)
+    found = np.asarray(rand_augment(np.repeat(image, 24, 0), how, keys, (128.0,) * 3))
+    left, right = np.full((2, *image[0].shape), 128, np.float32)
+    left[:, :-2], right[:, 2:] = image[0][:, 2:], image[0][:, :-2]
+    kinds = [[bool((f == w).all()) for w in (image[0], left, right)] for f in found]
+    assert all(sum(kind) == 1 for kind in kinds)
+    assert np.sum(kinds, axis=0).min() >= 3
+    twice = RandAugment(1, 5.0, 0.0, 1.0, ops=("identity", "identity", "invert"))
+    found = np.asarray(rand_augment(np.repeat(image, 24, 0), twice, keys, (0.0,) * 3))
+    same = [bool((f == image[0]).all()) for f in found]
+    turned = [bool((f == 255 - image[0]).all()) for f in found]
+    assert 10 <= sum(same) <= 22 and sum(same) + sum(turned) == 24
+    with pytest.raises(UserError, match=r"rand_augment.ops: unknown 'rotate'"):
+        RandAugment(ops=("rotate",))

@@ -86,7 +86,7 @@ def test_unit_rows_and_a_zero_row():
     ("name", "cfg", "message"),
     [
         ("retreival", {}, "unknown evaluator 'retreival'; did you mean 'retrieval'"),
-        ("samples", {}, "unknown evaluator 'samples'; valid: accuracy, knn"),
+        ("samples", {}, "unknown evaluator 'samples'; valid: accuracy, caption"),
         ("retrieval", {"prefx": ""}, "retrieval.prefx: unknown key; did you mean 'prefix'"),
         ("retrieval", {"context": None}, "retrieval.context: unknown key"),
         ("retrieval", {"captions": "5"}, "retrieval.captions is '5', it must be of type int"),

@@ -25,6 +25,7 @@ IDS = np.int32([5, 7, 7, 1, 2, 3, 5, 9, 10, 11, 12, 13, 14, 15, 16, 17])
 KEY_IDS = np.arange(B + K, dtype=np.int32)
 KEY_IDS[B + 2] = 3  # a queue entry of the same picture as row 3
 LABELS = np.int32([0, 1, 1, 2, 2, 2, 3, 4, 5, 5, -6, 7, 8, 8, 9, 10])
+QUEUED = np.append(LABELS, np.int32([2, 2, 5, -100, -100, 11, 12, 13, 14, 15]))
 SMOOTH = 0.1
 
 
@@ -97,6 +98,14 @@ def teacher_dense(a):
     return cross_entropy(dense(a["x"], keys, a["s"]), targets)
 
 
+def labelled_dense(a):
+    keys = jnp.concatenate([a["y"], jax.lax.stop_gradient(a["queue"])])
+    soft = jax.lax.stop_gradient(jax.nn.softmax(9.0 * a["xm"] @ a["km"].T))
+    same = equal(LABELS, QUEUED).astype(float)
+    targets = 0.6 * same / same.sum(1, keepdims=True) + 0.4 * soft
+    return cross_entropy(dense(a["x"], keys, a["s"]), targets)
+
+
 def views_dense(a):
     """NT-Xent of the rows x and y as two views: no view is its own negative."""
     z = jnp.concatenate([a["x"], a["y"]])
@@ -141,6 +150,15 @@ CASES = {
         teacher_dense,
         lambda a: info_nce(
             *(a["x"], a["y"], a["s"]),
+            queue=a["queue"],
+            teacher=Teacher(a["xm"], a["km"], 9.0, 0.4),
+        )[0],
+    ),
+    "labelled queue": (
+        labelled_dense,
+        lambda a: info_nce(
+            *(a["x"], a["y"], a["s"]),
+            labels=(LABELS, QUEUED),
             queue=a["queue"],
             teacher=Teacher(a["xm"], a["km"], 9.0, 0.4),
         )[0],

@@ -7,6 +7,7 @@ from vlp_jax.core.dispatch import load
 from vlp_jax.core.pytree import size
 from vlp_jax.methods.base import make_method
 from vlp_jax.models.archs.align import align_arch
+from vlp_jax.models.archs.blip import blip_arch
 from vlp_jax.models.archs.clip import ARCHS, clip_arch, is_siglip
 
 EXACT = {
@@ -79,3 +80,25 @@ GFLOPS = {"ViT-B-32": 14.8, "ViT-B-16": 41.1, "ViT-L-14": 175.3, "ViT-H-14": 382
 def test_flops_formula(name):
     counted = 0.04 if name.startswith("RN") else 0.02  # the table counts BatchNorm and pooling too
     assert count(name)[1].flops() / 1e9 == pytest.approx(GFLOPS[name], rel=counted)
+
+
+# transformers' classes at 384 and, of matching, at 224 pixels (facts of its own modules); the
+# paper's 252 M, of all that pre-training has, and its Table 3.
+@pytest.mark.parametrize(
+    "name, changes, wanted",
+    [
+        ("blip-image-captioning-base", {}, 223_971_644),
+        ("blip-itm-base", {"image": {"image_size": 224}}, 223_452_418 + 1),  # a temperature
+        ("blip-base", {}, 252_441_919),
+        ("blip-base", {"text": {"share": "all"}}, 224_075_071),
+        ("blip-base", {"text": {"share": "except_cross_attention"}}, 252_441_919),
+        ("blip-base", {"text": {"share": "none"}}, 361_333_567),
+        ("blip-image-captioning-large", {}, 446_290_492),
+    ],
+)
+def test_blip(name, changes, wanted):
+    arch = blip_arch(name)
+    for part, fields in changes.items():
+        arch[part] |= fields
+    params, _ = jax.eval_shape(make_method({"name": "blip", **arch}).init, jax.random.key(0))
+    assert size(params) == wanted

@@ -81,3 +81,16 @@ def test_durations(config, steps):
     assert duration(config, "", 32, 1000) == steps
     warmup = {f"warmup_{key}": value for key, value in config.items()}
     assert duration(warmup, "warmup_", 32, 1000) == steps
+
+
+def test_a_rate_by_epochs_stays_within_one_and_counts_the_warm_up():
+    """10.4 steps an epoch: steps 0 to 10 are the first, 11 to 20 the second, 21 the third."""
+    how = dict(epoch=10.4, decay=0.5)
+    falling = make_schedule("exponential", 8.0, 52, 4, 0.2, **how)
+    found = [float(falling(step)) for step in (0, 3, 4, 10, 11, 20, 21, 51)]
+    assert found == pytest.approx([2, 8, 8, 8, 4, 4, 2, 1.6])
+    cosine = make_schedule("cosine", 1.0, 50, 5, epoch=10.0)
+    wanted = [0.5 * (1 + math.cos(math.pi * epoch / 5)) for epoch in (0, 1, 2, 4)]
+    assert [float(cosine(step)) for step in (9, 10, 29, 49)] == pytest.approx(wanted)
+    with pytest.raises(UserError, match=r"exponential: falls by epochs; set optim.lr_by_epoch"):
+        make_schedule("exponential", 1.0, 10, 1)

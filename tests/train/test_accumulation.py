@@ -11,7 +11,8 @@ from vlp_jax.core.errors import UserError
 from vlp_jax.core.inputs import Inputs, Vars
 from vlp_jax.core.pytree import flatten, partition
 from vlp_jax.core.rng import example_keys, step_key
-from vlp_jax.methods.base import make_method
+from vlp_jax.losses.mining import draw_negatives
+from vlp_jax.methods.base import Method, make_method
 from vlp_jax.optim.optimizer import make_optimizer
 from vlp_jax.train.gradient import loss_and_gradient
 from vlp_jax.train.state import Recipe, batch_norms, init_state
@@ -127,6 +128,44 @@ def test_a_coupled_loss_may_use_step_and_state_and_change_it(count):
     assert np.abs(whole[2]["queue"][:4] - old[:4]).min() > 0
     later = toys.gradient(method, batch, count, step=5)
     assert abs(later[0] - whole[0]) > 1e-2, "the step must show"
+
+
+@pytest.mark.parametrize("count", [2, 4, 8])
+def test_a_second_stage_may_draw_its_partners_from_the_whole_batch(count):
+    method, batch = toys.Partners(), toys.partners_batch()
+    whole = toys.gradient(method, batch, 1)
+    toys.check_equal(toys.gradient(method, batch, count), whole)
+    assert float(whole[1]["apart"]) == 1, "partners are of other groups"
+    assert float(jnp.abs(whole[3]["judge"]).max()) > 0.1
+    assert float(whole[2]["seen"]) != 0.5
+
+
+def test_a_second_stage_pulls_a_gradient_back_to_the_rows_of_others():
+    """Against the plain chain on dense arrays, the partners given."""
+    method, batch = toys.Partners(), toys.partners_batch()
+    v, x = method.fresh(jax.random.key(0)), toys.inputs(method, batch)
+    ids = batch["group"]
+    z = method.encode(v, x)[0]["z"]
+    keys = x.fold("partner").rng
+    pick, _ = draw_negatives(z, 2 * z, 0.7, keys, ids, ids)
+
+    def loss(w):
+        z = jnp.tanh(batch["x"] * w + 0.1 * toys.noise(x)[:, None])
+        judged = (z * z[pick]) @ v.params["judge"] + 0.1 * toys.noise(x.fold("match"))
+        return jnp.square(judged - z.sum(1)).mean() + judged.max()
+
+    wanted, slope = jax.value_and_grad(loss)(v.params["w"])
+    for count in (1, 4):
+        found = toys.gradient(method, batch, count)
+        assert found[0] == pytest.approx(float(wanted), rel=1e-6)
+        np.testing.assert_allclose(found[3]["w"], slope, rtol=1e-5)
+
+
+def test_a_second_stage_needs_a_coupled_method():
+    with pytest.raises(TypeError, match="Alone: match sees the whole batch, so coupled"):
+
+        class Alone(Method):
+            match = toys.Partners.match
 
 
 def test_whole_numbers_pass_gradient_caching():

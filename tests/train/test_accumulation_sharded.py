@@ -68,10 +68,9 @@ def test_a_frozen_tower_gets_no_gradient_and_changes_no_other(made):
     assert_same(part, (whole[0], kept))
 
 
-@pytest.mark.parametrize("name", ["Tokens", "Queue"])
+@pytest.mark.parametrize("name", ["tokens", "queue", "partners"])
 def test_shares_and_state_are_the_same_on_one_and_eight_devices(name):
-    method = getattr(toys, name)()
-    batch = toys.tokens_batch() if name == "Tokens" else toys.queue_batch()
+    method, batch = getattr(toys, name.title())(), getattr(toys, f"{name}_batch")()
     whole = toys.gradient(method, batch, 1)
     mesh = make_mesh({"data": 4, "fsdp": 2})
     for count in (1, 2):

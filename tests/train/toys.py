@@ -17,10 +17,12 @@ from vlp_jax.core.fields import Numbers
 from vlp_jax.core.inputs import Aux, Inputs
 from vlp_jax.core.pytree import flatten
 from vlp_jax.core.rng import example_keys, step_key
+from vlp_jax.losses.mining import draw_negatives
 from vlp_jax.methods.base import Leaf, Method, Part
 from vlp_jax.optim.optimizer import lr_factors, make_optimizer
 from vlp_jax.optim.schedules import make_schedule
 from vlp_jax.parallel.mesh import batch_sharding, replicated
+from vlp_jax.parallel.rows import take_rows
 from vlp_jax.train.gradient import loss_and_gradient
 from vlp_jax.train.state import Recipe, init_state
 from vlp_jax.train.step import make_step
@@ -104,6 +106,42 @@ class Queue(Method):
 
 
 @dataclasses.dataclass(frozen=True)
+class Partners(Method):
+    """Every row against one of another group that is drawn from the whole batch: a second stage
+    whose gradient flows to both, with noise of its own.
+    """
+
+    coupled: ClassVar[bool] = True
+
+    def fields(self):
+        return {"x": Numbers((D,)), "group": Numbers((), "int32")}
+
+    def parts(self):
+        return {"w": Part(Leaf(start)), "judge": Part(Leaf(start))}
+
+    def encode(self, v, x):
+        z = jnp.tanh(x.batch["x"] * v.params["w"] + 0.1 * noise(x)[:, None])
+        return {"z": z, "group": x.batch["group"]}, Aux({"noise": x.share(noise(x))})
+
+    def match(self, v, rows, others, x):
+        key, wide = x.fold("partner"), 2 * others["z"]
+        ids = rows["group"], others["group"]
+        pick, found = draw_negatives(rows["z"], wide, 0.7, key.rng, *ids)
+        other, group = take_rows((others["z"], others["group"]), pick)
+        judged = rows["z"] * other @ v.params["judge"] + 0.1 * noise(x.fold("match"))
+        rows = {"judged": judged, "other": group, "found": found}
+        return rows, Aux({"picked": x.share(pick)}, {"seen": v.extra["seen"] + judged.mean()})
+
+    def state(self, v, rng):
+        return {"seen": jnp.float32(0.5)}
+
+    def objective(self, v, rows, x):
+        apart = rows["other"] != rows["group"]
+        loss = jnp.square(rows["judged"] - rows["z"].sum(1)).mean() + rows["judged"].max()
+        return loss, Aux({"apart": (apart == rows["found"]).mean()})
+
+
+@dataclasses.dataclass(frozen=True)
 class Memory(Method):
     """State that changes at every stage: `seen/mean` in encode, `seen/times` in objective, `last`
     in both, `end` in these and after the update; `kept` never.
@@ -155,6 +193,10 @@ def queue_batch(seed=0):
     whole = {"group": rng.integers(0, 3, B), "learn": rng.integers(0, 2, B)}
     whole = {name: jnp.int32(value) for name, value in whole.items()}
     return {"x": draw(B, D), "weight": jnp.abs(draw(B, seed=2)), **whole}
+
+
+def partners_batch():
+    return {"x": draw(B, D), "group": jnp.int32(np.arange(B) % 5)}
 
 
 def inputs(method, batch, step=3):

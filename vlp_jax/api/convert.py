@@ -18,7 +18,7 @@ from vlp_jax.core.pytree import flatten
 from vlp_jax.interop import folder
 from vlp_jax.interop.family import families
 from vlp_jax.interop.wrapped import CHOICES
-from vlp_jax.methods.base import make_method
+from vlp_jax.methods.base import STATS, make_method
 from vlp_jax.nn.precision import DTYPES
 
 OURS = "vlp_jax"
@@ -149,7 +149,8 @@ def _run(source: str, arch: str, to: str, weights: str) -> Parts:
     notes = []
     if averaged and not weights:
         notes = ["the moving average is taken; --weights=raw takes the weights themselves"]
-    arrays = {path: np.asarray(a) for path, a in flatten({**model.params, **model.extra}).items()}
+    stats = {STATS: model.extra[STATS]} if STATS in model.extra else {}  # queues, teachers stay
+    arrays = {path: np.asarray(a) for path, a in flatten({**model.params, **stats}).items()}
     manifest = {
         "arch": arch or f"step {model.config['step']}",
         "source": "workdir",

@@ -9,7 +9,7 @@ import dataclasses
 import functools
 import logging
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,12 +31,15 @@ from vlp_jax.api.embed import (
 from vlp_jax.api.pictures import check_list, check_texts, frame, read_numbered
 from vlp_jax.api.placement import Run, choose_mesh, places, shapes
 from vlp_jax.api.weights import check_shapes, golden_embeddings, split_extra, tokenizer_name
+from vlp_jax.api.writing import generate, match
 from vlp_jax.core.errors import UserError, count_of
+from vlp_jax.core.fields import Text
 from vlp_jax.core.inputs import Vars
 from vlp_jax.core.pytree import size
 from vlp_jax.core.types import Extra, Params
 from vlp_jax.data.framing import Framing
 from vlp_jax.data.order import STREAM
+from vlp_jax.data.text.rows import text_rows
 from vlp_jax.interop.folder import MANIFEST, is_folder, read_folder
 from vlp_jax.interop.golden import compare
 from vlp_jax.interop.preprocess import SOURCE
@@ -159,20 +162,46 @@ class Model:
         check_vocab(tokenizer, self.method.fields()["text"].vocab_size)
         return tokenizer
 
-    def text_arrays(self) -> Callable[[list[str]], dict[str, np.ndarray]]:
-        """texts -> {text: int32[B, T]}, with text_mask bool[B, T] where the model takes one; texts
-        that do not fit are cut, and told. Raises UserError as `tokenizer`.
+    def text_arrays(
+        self, field: Text | None = None, name: str = "text"
+    ) -> Callable[[list[str]], dict[str, np.ndarray]]:
+        """texts -> {name: int32[B, T]}, with name_mask bool[B, T] where the field has one; texts
+        that do not fit are cut, and told. field: default the model's `text`. Raises UserError as
+        `tokenizer`.
         """
-        tokenizer, masked = self.tokenizer(), self.method.fields()["text"].mask
+        tokenizer, field = self.tokenizer(), field or self.method.fields()["text"]
 
         def arrays(texts: list[str]) -> dict[str, np.ndarray]:
             ids = np.asarray(tokenizer(texts), np.int32)
             if cut := tokenizer.overlong(texts, ids):
                 most = tokenizer.context_length
                 _log.warning("%s cut at %d tokens, the model's most", count_of(cut, "text"), most)
-            return {"text": ids} | ({"text_mask": tokenizer.mask(ids)} if masked else {})
+            return text_rows(tokenizer, field, name, texts)
 
         return arrays
+
+    def generate(
+        self, pictures: Iterable[Any], prompt: str | Sequence[str] = "", **how: Any
+    ) -> list[str]:
+        """The best text for each picture: a caption, or the answer to a question.
+
+        Args:
+          pictures: as `embed_images` takes them.
+          prompt: how the text begins, or the question; one for all, or one of each.
+          how: decoding/how.py Writing (beams=3, max_new=20, top_p=0.9, ...), and seed.
+
+        Raises:
+          UserError: a model that writes nothing; see api/writing.py.
+        """
+        return [made.text for made in generate(self, pictures, prompt, **how)]
+
+    def match(self, pictures: Iterable[Any], texts: Sequence[str]) -> np.ndarray:
+        """float32[N], the probability that each picture and its text belong together.
+
+        Raises:
+          UserError: a model without that head, or another number of texts.
+        """
+        return match(self, pictures, texts)
 
     def decode(self, picture: Any) -> np.ndarray:
         """A path, the bytes of a file, a Pillow picture or uint8[H, W, 3] -> uint8[S, S, 3] by this

@@ -238,12 +238,15 @@ def _preprocessing(checkpoint: Checkpoint, method: Method, image_size: int) -> d
 def _arch_of(checkpoint: Checkpoint, method: Method) -> str:
     """The name of this architecture among the released ones, or ""."""
     own, name = computed(method), described(method)["name"]
-    found = (
-        known
-        for known, arch in sizes(checkpoint.family.archs).items()
-        if computed(make_method({"name": name, **arch})) == own
-    )
-    return next(found, "")
+
+    def is_it(arch: Arch) -> bool:
+        try:
+            return computed(make_method({"name": name, **arch})) == own
+        except UserError:  # a size of another method of the family
+            return False
+
+    archs = sizes(checkpoint.family.archs).items()
+    return next((known for known, arch in archs if is_it(arch)), "")
 
 
 def _tokenizer(
@@ -344,7 +347,7 @@ def _telling(net: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
         return {block: (256,), f"stage1_block0/{last[0]}/bn/scale": (last[1],)}
     if name == "text":
         return {"token_embed/embedding": (net.get("vocab_size", 49408), width)}
-    if name == "bert":
+    if name in ("bert", "med"):
         sizes = {"token_embed/embedding": (net["vocab_size"], width)}
-        return sizes | {"blocks/norm1/scale": (net["num_layers"], width)}
+        return sizes | {"blocks/norm2/scale": (net["num_layers"], width)}
     return {}

@@ -35,7 +35,7 @@ def golden_embeddings(method: Method, fns: Mapping[str, Run]) -> dict[str, np.nd
 def expected_shapes(method: Method) -> dict[str, tuple[int, ...]]:
     """{path: shape} of everything a checkpoint holds: parameters, and batch statistics under
     `batch_stats/`."""
-    params, extra = jax.eval_shape(method.fresh, jax.random.key(0))
+    params, extra = jax.eval_shape(method.init, jax.random.key(0))
     return {path: leaf.shape for path, leaf in flatten({**params, **extra}).items()}
 
 

@@ -7,6 +7,7 @@ branch. The file exists because on the host this costs more than the training st
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Annotated
 
@@ -15,6 +16,7 @@ import jax.numpy as jnp
 from einops import rearrange
 
 from vlp_jax.core import rng as rngs
+from vlp_jax.core.errors import UserError, nearest
 from vlp_jax.core.schema import Amount, Chance, Range
 from vlp_jax.core.types import Array
 
@@ -30,12 +32,23 @@ class RandAugment:
       magnitude, std: mean and standard deviation of an operation's strength, in [0, 10]; magnitude
         0 is off.
       prob: probability that a drawn operation is applied.
+      ops: names of the operations, one may stand several times; () is all of COLOURS and WARPS.
+        `identity` is one more.
+      translate: up to this share of the side.
     """
 
     num_ops: int = 2
     magnitude: Annotated[float, Range(0, 10)] = 0.0
     std: Amount = 0.5
     prob: Chance = 0.5
+    ops: tuple[str, ...] = ()
+    translate: Chance = 0.45
+
+    def __post_init__(self) -> None:
+        """Raises UserError for an unknown operation."""
+        for name in self.ops:
+            if name not in NAMES:
+                raise UserError(f"rand_augment.ops: unknown {name!r}{nearest(name, NAMES)}")
 
 
 def _luma(image: Array) -> Array:
@@ -48,6 +61,11 @@ def _blend(base: Array, image: Array, level: Array, sign: Array) -> Array:
     """Image.blend at the factor of a level: base at 0, the picture at 1, beyond it above."""
     factor = jnp.maximum(0.1, 1 + sign * 0.9 * level / LEVELS)
     return jnp.floor(jnp.clip(base + factor * (image - base), 0, 255))
+
+
+def identity(image: Array, level: Array, sign: Array) -> Array:
+    """The picture."""
+    return image
 
 
 def auto_contrast(image: Array, level: Array, sign: Array) -> Array:
@@ -137,14 +155,14 @@ def shear_y(level: Array, sign: Array, size: tuple[int, int]) -> Array:
     return jnp.array([1, 0, 0, 0, 1, 0.0]).at[3].set(sign * 0.3 * level / LEVELS)
 
 
-def translate_x(level: Array, sign: Array, size: tuple[int, int]) -> Array:
-    """Up to 45 % of the width."""
-    return jnp.array([1, 0, 0, 0, 1, 0.0]).at[2].set(sign * 0.45 * level / LEVELS * size[1])
+def translate_x(level: Array, sign: Array, size: tuple[int, int], reach: float = 0.45) -> Array:
+    """Up to `reach` of the width."""
+    return jnp.array([1, 0, 0, 0, 1, 0.0]).at[2].set(sign * reach * level / LEVELS * size[1])
 
 
-def translate_y(level: Array, sign: Array, size: tuple[int, int]) -> Array:
-    """Up to 45 % of the height."""
-    return jnp.array([1, 0, 0, 0, 1, 0.0]).at[5].set(sign * 0.45 * level / LEVELS * size[0])
+def translate_y(level: Array, sign: Array, size: tuple[int, int], reach: float = 0.45) -> Array:
+    """Up to `reach` of the height."""
+    return jnp.array([1, 0, 0, 0, 1, 0.0]).at[5].set(sign * reach * level / LEVELS * size[0])
 
 
 def _cubic(share: Array) -> Array:
@@ -193,33 +211,48 @@ WARPS: tuple[Callable[[Array, Array, tuple[int, int]], Array], ...] = (
 )
 
 
-def apply(image: Array, op: Array, level: Array, sign: Array, fill: Array) -> Array:
-    """Applies one operation: a place in COLOURS, or len(COLOURS) + a place in WARPS.
+NAMES = {op.__name__: op for op in (*COLOURS, *WARPS, identity)}
+
+
+def apply(
+    image: Array, op: Array, level: Array, sign: Array, fill: Array, how: RandAugment | None = None
+) -> Array:
+    """Applies one operation.
 
     Args:
       image: float32[H, W, 3], whole numbers in [0, 255].
-      op: int32[]; level: float32[] in [0, 10]; sign: +1 or -1, the direction where there are two.
+      op: int32[], a place in how.ops, or in (*COLOURS, *WARPS).
+      level: float32[] in [0, 10]; sign: +1 or -1, the direction where there are two.
       fill: float32[3], the colour outside a warped picture.
     """
-    size = image.shape[:2]
+    how = how or RandAugment()
+    size, ops = image.shape[:2], [NAMES[name] for name in how.ops] or [*COLOURS, *WARPS]
+    reach = {translate: functools.partial(translate, reach=how.translate)
+             for translate in (translate_x, translate_y)}  # fmt: skip
+    colours = [found for found in ops if found not in WARPS]
+    warps = [reach.get(found, found) for found in ops if found in WARPS]
+    # every operation's place among its kind: under vmap all warps share one branch
+    places = [sum(f in WARPS for f in ops[:i]) if found in WARPS
+              else sum(f not in WARPS for f in ops[:i]) for i, found in enumerate(ops)]  # fmt: skip
+    place = jnp.array(places)[op]
 
     def warped(image: Array, level: Array, sign: Array) -> Array:
-        shapes = [lambda s, matrix=matrix: matrix(*s, size) for matrix in WARPS]
-        matrix = jax.lax.switch(jnp.maximum(op - len(COLOURS), 0), shapes, (level, sign))
-        return warp(image, matrix, fill)
+        shapes = [lambda s, matrix=matrix: matrix(*s, size) for matrix in warps]
+        return warp(image, jax.lax.switch(place, shapes, (level, sign)), fill)
 
-    branch = jnp.minimum(op, len(COLOURS))
-    return jax.lax.switch(branch, (*COLOURS, warped), image, level, sign)
+    branches = (*colours, warped) if warps else colours
+    is_warp = jnp.array([found in WARPS for found in ops])[op]
+    return jax.lax.switch(jnp.where(is_warp, len(colours), place), branches, image, level, sign)
 
 
 def _one(image: Array, key: Array, how: RandAugment, fill: Array) -> Array:
     def step(image: Array, key: Array) -> tuple[Array, None]:
         keys = jax.random.split(key, 4)
-        op = jax.random.randint(keys[0], (), 0, len(COLOURS) + len(WARPS))
+        op = jax.random.randint(keys[0], (), 0, len(how.ops) or len(COLOURS) + len(WARPS))
         noise = how.std * jax.random.normal(keys[1])
         level = jnp.clip(how.magnitude + noise, 0, LEVELS)
         sign = jnp.where(jax.random.bernoulli(keys[2]), 1.0, -1.0)
-        changed = apply(image, op, level, sign, fill)
+        changed = apply(image, op, level, sign, fill, how)
         return jnp.where(jax.random.bernoulli(keys[3], how.prob), changed, image), None
 
     return jax.lax.scan(step, image, jax.random.split(key, how.num_ops))[0]

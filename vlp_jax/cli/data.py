@@ -18,7 +18,8 @@ from vlp_jax.parallel.hosts import process_id
 
 PATH_HELP = (
     "tar pattern (x-{0000..0012}.tar), folder (captions:DIR, classes:DIR or pictures:DIR says what "
-    "it is), .csv/.tsv/.jsonl, *.array_record, tfds:NAME[:SPLIT] or builtin:emoji/noto-train"
+    "it is), .csv/.tsv/.jsonl, a caption or question set's .json[:SPLIT], *.array_record, "
+    "tfds:NAME[:SPLIT] or builtin:emoji/noto-train"
 )
 
 

@@ -76,6 +76,11 @@ class Text(Field):
       vocab_size: ids lie below it.
       tokenizer: its name: data.tokenizers.NAME, or data.tokenizer for the default.
       mask: adds NAME_mask bool[B, T], True where a token is real and no padding.
+      start: the first id is the tokenizer's start, which the method replaces; one without is
+        refused.
+      end: the id that ends a text, which the tokenizer must have for its end; -1: any.
+      mark: the id in place of the tokenizer's start ([ENC], [DEC]); -1: none.
+      open: without the end, for what is written after it.
       cut: nothing after a text's end can change the loss, so that batches may be cut to their
         longest text (data.buckets).
     """
@@ -85,6 +90,10 @@ class Text(Field):
     tokenizer: str = "text"
     cut: bool = False
     mask: bool = False
+    start: bool = False
+    end: int = -1
+    mark: int = -1
+    open: bool = False
 
     def spec(self, name: str, batch_size: int) -> Spec:
         """NAME, and NAME_mask where there is one."""

@@ -111,3 +111,8 @@ def lay(over: Mapping, under: Mapping) -> dict:
         nested = isinstance(new, Mapping) and isinstance(old, Mapping)
         both[name] = lay(new, old) if nested else new
     return both
+
+
+def over(later: Aux, earlier: Aux) -> Aux:
+    """What two stages hand back, the later one laid over the earlier."""
+    return Aux({**earlier.metrics, **later.metrics}, lay(later.extra, earlier.extra))

@@ -85,10 +85,10 @@ def _tabbed(line: str) -> tuple[str, str, str] | None:
 
 
 def pictures_of(folder: str, name: str) -> str:
-    """The folder that holds a list's picture: its own, or one below it, where a release unpacks
-    them; its own where none does."""
+    """The folder from which a list names its picture: its own, or one below it, where a release
+    unpacks them; its own where none does."""
     for depth in range(_DEPTH):
         found = glob.glob(os.path.join(glob.escape(folder), *["*"] * depth, glob.escape(name)))
         if found:
-            return os.path.dirname(sorted(found)[0])
+            return os.path.dirname(min(found)[: -len(name)])
     return folder

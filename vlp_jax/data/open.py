@@ -7,6 +7,7 @@ import os
 from typing import Any
 
 from vlp_jax.core.errors import UserError, printable
+from vlp_jax.data.annotations import split_path
 from vlp_jax.data.cache import CacheSource, is_cache
 from vlp_jax.data.caption_list import list_in
 from vlp_jax.data.source import FOLDER_KINDS, TABLE_SUFFIXES, Source
@@ -76,7 +77,8 @@ def open_source(path: str, **options: Any) -> Source:
 
     Tar file, glob of tars, folder of tars, bounded brace range `x-{0000..0012}.tar`, remote tar
     URL; folder of pictures, its kind stated (`captions:DIR`, `classes:DIR`, `pictures:DIR`) or
-    judged; `.csv`, `.tsv`, `.jsonl`; `*.array_record`; `tfds:NAME[:SPLIT]`; `builtin:emoji/NAME`.
+    judged; `.csv`, `.tsv`, `.jsonl`; a caption or question set's `.json[:SPLIT]`; `*.array_record`;
+    `tfds:NAME[:SPLIT]`; `builtin:emoji/NAME`.
     What exists as it is written is no pattern. Raises UserError, naming the path, where it is
     missing, empty or of no known form.
     """
@@ -101,7 +103,7 @@ def open_source(path: str, **options: Any) -> Source:
         return _open_kind(kind, os.path.expanduser(folder), options)
     if os.path.isdir(path):
         return _open_folder(path, options)
-    if path.lower().endswith(TABLE_SUFFIXES):
+    if path.lower().endswith(TABLE_SUFFIXES) or split_path(path)[0]:
         from vlp_jax.data.table import TableSource
 
         return TableSource(path, **options)
@@ -113,8 +115,6 @@ def open_source(path: str, **options: Any) -> Source:
         from vlp_jax.data.tar import TarSource
 
         return TarSource(path, **options)
-    if path.endswith(".json") and os.path.exists(path):
-        raise UserError(f"{path!r}: a table of JSON ends with .jsonl and holds one object a line")
     if os.path.exists(path):
         raise UserError(
             f"{path!r} is no data set: expected .tar, .csv, .tsv, .jsonl, .array_record or a folder"

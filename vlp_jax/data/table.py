@@ -1,4 +1,5 @@
-"""CSV, TSV and JSON-lines tables with a picture path per row, and captions or labels.
+"""Tables with a picture path per row, and captions, labels or questions: CSV, TSV, JSON lines and
+the JSON files of caption and question sets.
 
 The file exists because captions often come as one table beside a folder of pictures (open_clip's
 CSV format, Karpathy-style lists, exports of annotation tools).
@@ -12,6 +13,7 @@ import re
 from collections.abc import Sequence
 
 from vlp_jax.core.errors import UserError, nearest
+from vlp_jax.data.annotations import read_annotations, split_path
 from vlp_jax.data.caption_list import is_caption_list, pictures_of, read_caption_list
 from vlp_jax.data.damage import Damage
 from vlp_jax.data.delimited import Delimited, Row
@@ -73,19 +75,23 @@ class TableSource:
 
     The picture and caption columns are named by `image_key` and `caption_key` or found among the
     usual names; without the latter the pictures have no captions. A JSON caption cell may be a
-    list, and a list of captions (data/caption_list.py) is one sample a picture; every column stays
-    in `meta`, those of a CSV that hold whole numbers ("3", "3.0") as ints. Rows that are none or
-    name no picture are damage, by line. Raises UserError for a file without rows or a picture
-    column, and, naming the line, for one that is no certain text.
+    list; a list of captions (data/caption_list.py) is one sample a picture, a released JSON file
+    (data/annotations.py) one a picture or a question. Every column stays in `meta`, those of a CSV
+    that hold whole numbers ("3", "3.0") as ints. Rows that are none or name no picture are damage,
+    by line. Raises UserError for a file without rows or a picture column, and, naming the line, for
+    one that is no certain text.
     """
 
     def __init__(self, path: str, image_key: str = "", caption_key: str = ""):
-        if not os.path.isfile(path):
-            raise UserError(f"no such file: {path!r}")
+        released = split_path(path)[0]
+        if not os.path.isfile(released or path):
+            raise UserError(f"no such file: {(released or path)!r}")
         self.path, self._folder = path, os.path.dirname(os.path.abspath(path))
-        lines, is_json = _lines(path), path.lower().endswith(".jsonl")
+        lines, is_json = [] if released else _lines(path), path.lower().endswith(".jsonl")
         listed = is_caption_list(path, lines[0] if lines else "")
-        if listed:
+        if released:
+            rows, self.damage, self._folder = read_annotations(path)
+        elif listed:
             rows, self.damage = read_caption_list(path, lines)
             self._folder = pictures_of(self._folder, rows[0][1]["image"])
         elif is_json:
@@ -99,7 +105,7 @@ class TableSource:
             raise UserError(f"no rows in {path!r}{first}")
         columns = list(dict.fromkeys(key for _, row in rows for key in row))
         self._find(columns, image_key, caption_key)
-        if not (is_json or listed):
+        if not (is_json or listed or released):
             for column in set(columns) - {self._image, self._caption}:
                 _count(rows, column)
         self._keep(rows)

@@ -26,6 +26,7 @@ SOURCE = {"alpha": "drop", "fill": 0, "share": 1.0}  # what no file of a release
 _CLIP = SOURCE | {"mean": CLIP_MEAN, "std": CLIP_STD, "resample": "bicubic"}
 OPEN_CLIP, HF_CLIP = _CLIP | {"crop": "center"}, _CLIP | {"crop": "center_floor"}
 SIGLIP = SOURCE | {"mean": HALF, "std": HALF, "resample": "bicubic", "crop": "squash"}
+BLIP = SIGLIP | {"mean": CLIP_MEAN, "std": CLIP_STD}
 MAE = OPEN_CLIP | {"mean": IMAGENET_MEAN, "std": IMAGENET_STD}
 TORCHVISION = MAE | {"resample": "bilinear", "crop": "center_875"}  # its classifiers' first weights
 VIT = SIGLIP | {"resample": "bilinear"}
@@ -41,6 +42,8 @@ _PROCESSORS: dict[str, dict[str, Any]] = {  # what a class does where its file i
     "CLIP": {**_ALWAYS, "size": {"shortest_edge": 224}, "do_center_crop": True,
              "image_mean": CLIP_MEAN, "image_std": CLIP_STD},
     "Siglip": {**_ALWAYS, "size": _SQUARE, "image_mean": HALF, "image_std": HALF},
+    "Blip": {**_ALWAYS, "size": {"height": 384, "width": 384},
+             "image_mean": CLIP_MEAN, "image_std": CLIP_STD},
     "ViT": {**_ALWAYS, "size": _SQUARE, "resample": 2, "image_mean": HALF, "image_std": HALF},
     "EfficientNet": {**_ALWAYS, "size": {"height": 346, "width": 346}, "crop_size": 289,
                      "image_mean": HALF, "image_std": HALF, "include_top": True},
@@ -174,7 +177,7 @@ def to_open_clip(preprocessing: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def to_hf(preprocessing: Mapping[str, Any], image_size: int, processor: str) -> dict[str, Any]:
-    """The inverse of `from_hf`; processor: CLIP, Siglip, ViT or EfficientNet.
+    """The inverse of `from_hf`; processor: a key of _PROCESSORS.
 
     Raises:
       UserError: a crop that no processor of Hugging Face makes.

@@ -52,12 +52,14 @@ class Table:
       ignored: regexes of names that hold no weights.
       counters: names written as int64 zero beside the path that they match, for loaders that insist
         on them.
+      unsaid: {path: what it is} of lone parameters of ours that these files have no place for.
     """
 
     name: str
     rules: tuple[Rule, ...]
     ignored: tuple[str, ...] = ()
     counters: tuple[Rule, ...] = ()
+    unsaid: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -128,7 +130,8 @@ def to_ours(table: Table, state: State, expected: Shapes, what: str) -> dict[str
         network = b.shape and not b.path.startswith("batch_stats/")
         kept = found.dtype if network and found.dtype in HALVES else np.float32
         tree[b.path] = np.ascontiguousarray(found, dtype=kept).reshape(b.shape)
-    return tree
+    unsaid = {path: value for path, value in table.unsaid.items() if path in expected}
+    return tree | {path: np.float32(value).reshape(()) for path, value in unsaid.items()}
 
 
 def to_theirs(table: Table, tree: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -202,6 +205,8 @@ def their_shapes(table: Table, expected: Shapes) -> dict[str, tuple[int, ...]]:
 def _bind(table: Table, expected: Shapes) -> list[_Bound]:
     bound, unknown = [], []
     for path, shape in expected.items():
+        if path in table.unsaid:
+            continue
         for rule in table.rules:
             if (words := _match(rule.ours, path)) is not None:
                 bound.append(_bound(rule, path, tuple(shape), words))

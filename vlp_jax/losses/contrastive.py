@@ -119,6 +119,7 @@ def info_nce(
     logit_scale: Array,
     *,
     ids: tuple[Array, Array] | None = None,
+    labels: tuple[Array, Array] | None = None,
     queue: Array | None = None,
     teacher: Teacher | None = None,
 ) -> tuple[Array, Metrics]:
@@ -129,14 +130,24 @@ def info_nce(
       logit_scale: float[]; exponentiated here.
       ids: int32[B] of queries and int32[B + K] of keys, then queue: pairs with equal ids are no
         negatives; query i and key i must have the same.
+      labels: int32[B] and int32[B + K] in the same way, but the one-hot target becomes uniform over
+        all keys of the query's label (ALBEF's and BLIP's fine-tuning for retrieval).
       queue: float[K, E], further negatives without gradient (MoCo, arXiv:1911.05722), the same on
         every device.
       teacher: soft targets; its `key` covers batch and queue: float[B + K, E].
 
     Returns:
-      (float32[] loss; metrics {accuracy}: the positive above every negative).
+      (float32[] loss; metrics {accuracy}: the positive above every negative; under labels the
+      nearest key is one of the label).
+
+    Raises:
+      TypeError: both ids and labels.
     """
     query = _scaled(query, logit_scale)
+    if labels is not None:
+        if ids is not None:
+            raise TypeError("info_nce: ids and labels exclude each other")
+        return _labelled(query, key, labels, queue, teacher)
     count = len(key) + (0 if queue is None else len(queue))
     own = jnp.arange(count, dtype=jnp.int32)
     row_ids, column_ids = (own[: len(key)], own) if ids is None else ids
@@ -144,10 +155,45 @@ def info_nce(
     negative = log_sums(Sides(query, key, row_ids, column_ids, queue))
     loss = jnp.mean(jax.nn.softplus(negative.row - positive))
     if teacher is not None:
-        keys = key if queue is None else jnp.concatenate([key, jax.lax.stop_gradient(queue)])
-        mean = soft_mean(teacher, keys)
+        mean = soft_mean(teacher, _with_queue(key, queue))
         loss += jnp.mean(teacher.weight * (positive - _positive(query, mean)))
     return loss, {"accuracy": _hits(positive, negative.row_max)}
+
+
+def _with_queue(key: Array, queue: Array | None) -> Array:
+    return key if queue is None else jnp.concatenate([key, jax.lax.stop_gradient(queue)])
+
+
+def _labelled(
+    query: Array,
+    key: Array,
+    labels: tuple[Array, Array],
+    queue: Array | None,
+    teacher: Teacher | None,
+) -> tuple[Array, Metrics]:
+    """`info_nce` with labels, of queries that are scaled."""
+    keys = _with_queue(key, queue)
+
+    def run(axes: BatchAxes, query: Array, mine: Array, keys: Array, all_of: Array) -> tuple:
+        del axes
+
+        @jax.checkpoint
+        def one(row: tuple[Array, Array]) -> tuple[Array, Array]:
+            same = row[1] == all_of
+            best = jnp.where(same, keys @ row[0], -jnp.inf).max()
+            return same / same.sum() @ keys, jax.lax.stop_gradient(best)
+
+        return jax.lax.map(one, (query, mine), batch_size=64)
+
+    specs = (SPLIT, SPLIT, WHOLE, WHOLE), (SPLIT, SPLIT)
+    wide = (a.astype(jnp.float32) for a in (query, keys))
+    mean, best = over_batch(run, *specs)(next(wide), labels[0], next(wide), labels[1])
+    if teacher is not None:
+        mean += teacher.weight * (soft_mean(teacher, keys) - mean)
+    sums = log_sums(Sides(query, key, queue=queue))
+    # a sum in another order than the tiles' may differ in its last bits
+    hit = jnp.mean(best >= sums.row_max - 1e-6 * jnp.abs(sums.row_max))
+    return jnp.mean(sums.row - _positive(query, mean)), {"accuracy": hit}
 
 
 def nt_xent(views: Array, logit_scale: Array) -> tuple[Array, Metrics]:

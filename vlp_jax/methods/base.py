@@ -19,7 +19,7 @@ from vlp_jax.core import dispatch
 from vlp_jax.core import rng as rngs
 from vlp_jax.core.errors import UserError
 from vlp_jax.core.fields import Field, batch_spec, present
-from vlp_jax.core.inputs import ROWS, Aux, Inputs, Vars, lay
+from vlp_jax.core.inputs import ROWS, Aux, Inputs, Vars, lay, over
 from vlp_jax.core.pytree import merge
 from vlp_jax.core.schema import build, plain
 from vlp_jax.core.types import Array, Extra, Params
@@ -113,9 +113,19 @@ class Method:
 
     Class attributes:
       coupled: True where examples of a batch see each other in the objective (InfoNCE).
+      match: f(v, rows, others, x) -> (more rows, Aux), or None: a second stage, again of every
+        example by itself, that also sees `others`, the rows of the whole batch (hard negatives:
+        losses/mining.py, parallel/rows.py). Its rows are handed on beside those of `encode`.
     """
 
     coupled: ClassVar[bool] = False
+    match: ClassVar[Callable[..., tuple[dict, Aux]] | None] = None
+
+    def __init_subclass__(cls, **how: Any) -> None:
+        """Raises TypeError for a second stage of a method that never sees the whole batch."""
+        super().__init_subclass__(**how)
+        if cls.match is not None and not cls.coupled:
+            raise TypeError(f"{cls.__name__}: match sees the whole batch, so coupled must be True")
 
     def fields(self) -> dict[str, Field]:
         """What a batch holds, by name: all that the method ever reads, `optional` where it may be
@@ -255,10 +265,13 @@ class Method:
         return out, {STATS: {name: moved[STATS]}}
 
     def loss(self, v: Vars, x: Inputs) -> tuple[Array, Aux]:
-        """objective(encode(x)); what both hand back is merged."""
+        """objective(encode(x)), or objective(match(encode(x))); what they hand back is merged."""
         rows, aux = self.encode(v, x)
+        if self.match is not None:
+            matched, more = self.match(v, rows, rows, x)
+            rows, aux = {**rows, **matched}, over(more, aux)
         value, more = self.objective(v, rows, x)
-        return value, Aux({**aux.metrics, **more.metrics}, lay(more.extra, aux.extra))
+        return value, over(more, aux)
 
 
 def run(fn: Callable[..., Any], params: Params, frozen: Params, extra: Extra, *args: Any) -> Any:

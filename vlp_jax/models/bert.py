@@ -4,7 +4,7 @@ that sees the whole text, with norms after the sums.
 The file exists as the one encoder of texts that came pre-trained on language alone.
 """
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -63,23 +63,7 @@ class BERT(nn.Module):
         Raises:
           UserError: num_heads does not divide width.
         """
-        if self.width % self.num_heads:
-            raise UserError(f"text.num_heads={self.num_heads} does not divide width={self.width}")
-        return StackConfig(
-            width=self.width,
-            num_layers=self.num_layers,
-            num_heads=self.num_heads,
-            hidden=int(self.width * self.mlp_ratio),
-            activation=self.activation,
-            norm_eps=self.norm_eps,
-            init=self.weight_init,
-            dropout=self.dropout,
-            dtype=self.dtype,
-            remat=self.remat,
-            unroll=self.unroll,
-            attention=self.attention,
-            post_norm=True,
-        )
+        return bert_stack(self)
 
     @nn.compact
     def __call__(
@@ -139,6 +123,32 @@ class BERT(nn.Module):
             kinds = jnp.zeros_like(ids) if types is None else types
             x = x + nn.Embed(self.types, self.width, name="type_embed", **how)(kinds)
         return dropout(LayerNorm(self.norm_eps, dtype, name="norm_embed")(x), self.dropout, rng)
+
+
+def bert_stack(net: nn.Module, **others: Any) -> StackConfig:
+    """The transformer body of a network with BERT's fields; others: further fields of it.
+
+    Raises:
+      UserError: num_heads does not divide width.
+    """
+    if net.width % net.num_heads:
+        raise UserError(f"text.num_heads={net.num_heads} does not divide width={net.width}")
+    return StackConfig(
+        width=net.width,
+        num_layers=net.num_layers,
+        num_heads=net.num_heads,
+        hidden=int(net.width * net.mlp_ratio),
+        activation=net.activation,
+        norm_eps=net.norm_eps,
+        init=net.weight_init,
+        dropout=net.dropout,
+        dtype=net.dtype,
+        remat=net.remat,
+        unroll=net.unroll,
+        attention=net.attention,
+        post_norm=True,
+        **others,
+    )
 
 
 _NORMAL = nn.initializers.normal(0.02)

@@ -8,6 +8,7 @@ because compiler cost analyses count a loop body once; MFU and roofline figures 
 import flax.linen as nn
 
 from vlp_jax.models.efficientnet import EfficientNet
+from vlp_jax.models.med import MED
 from vlp_jax.models.resnet import ModifiedResNet
 from vlp_jax.models.resnet_v1 import ResNet
 from vlp_jax.nn.transformer import StackConfig
@@ -18,6 +19,21 @@ def stack_flops(config: StackConfig, tokens: int) -> float:
     inner = config.num_heads * (config.head_dim or config.width // config.num_heads)
     linear = 2 * tokens * (4 * config.width * inner + 2 * config.width * config.hidden)
     return config.num_layers * (linear + 4 * tokens**2 * inner)
+
+
+def med_flops(net: MED, mode: str, length: int, states: tuple[int, int] = (0, 0)) -> float:
+    """Forward FLOPs of one text of `length` tokens in a mode of models/med.py but `look`.
+
+    Args:
+      states: (S, D'), how many a text looks at and their width; unused under `text`.
+    """
+    config, width = net.stack_config(), net.width
+    total = stack_flops(config, length)
+    if mode != "text":
+        count, wide = states
+        cross = 4 * length * width**2 + 4 * count * wide * width + 4 * length * count * width
+        total += config.num_layers * cross
+    return total + (2 * length * width * (width + net.vocab_size) if mode == "decode" else 0)
 
 
 def _resnet_flops(net: ModifiedResNet) -> float:

@@ -14,6 +14,7 @@ from einops import rearrange
 
 from vlp_jax.core.errors import UserError, nearest
 from vlp_jax.core.types import Array
+from vlp_jax.nn.cache import write
 from vlp_jax.nn.init import Init
 
 IMPLEMENTATIONS = ("auto", "xla", "cudnn")
@@ -135,13 +136,33 @@ class SelfAttention(nn.Module):
     implementation: str = "auto"
 
     @nn.compact
-    def __call__(self, x: Array, mask: Array | None = None) -> Array:
+    def __call__(
+        self,
+        x: Array,
+        mask: Array | None = None,
+        kept: tuple[Array, Array, Array] | None = None,
+    ) -> Array | tuple[Array, tuple[Array, Array]]:
+        """Runs the layer.
+
+        Args:
+          x: float[B, T, D].
+          mask: see `attend`.
+          kept: keys and values float[B, H, S, K] of earlier tokens, and the slots from which those
+            of x come (nn/cache.py); mask is then over the S slots.
+
+        Returns:
+          float[B, T, D], and where there are kept ones the new keys and values, float[B, H, T, K].
+        """
         heads = (self.num_heads, 3, self.head_dim)
         qkv = Project(heads, 1, self.qkv_init, self.dtype, name="qkv")(x)  # [B, T, H, 3, K]
         query, key, value = rearrange(qkv, "b t h three k -> three b h t k")  # one copy for all
+        new = key, value
+        if kept is not None:
+            key, value = (write(old, its, kept[2]) for old, its in zip(kept, new, strict=False))
         out = attend(query, key, value, mask, self.causal, self.implementation)
         out = rearrange(out, "b h t k -> b t h k")
-        return Project(x.shape[-1:], 2, self.out_init, self.dtype, name="out")(out)
+        out = Project(x.shape[-1:], 2, self.out_init, self.dtype, name="out")(out)
+        return out if kept is None else (out, new)
 
 
 class CrossAttention(nn.Module):
@@ -150,19 +171,45 @@ class CrossAttention(nn.Module):
     Attributes:
       num_heads, head_dim: H and K.
       features: width of the output.
+      kernel_init, out_init: initialisers of the products before and after the attention.
+      implementation: see `attend`.
     """
 
     num_heads: int
     head_dim: int
     features: int
     dtype: jnp.dtype = jnp.float32
+    kernel_init: Init = nn.initializers.lecun_normal()
+    out_init: Init = nn.initializers.lecun_normal()
+    implementation: str = "auto"
 
     @nn.compact
-    def __call__(self, x: Array, context: Array, mask: Array | None = None) -> Array:
-        heads, head_dim = self.num_heads, self.head_dim
-        query = Project((heads, head_dim), dtype=self.dtype, name="query")(x)  # [B, T, H, K]
-        key_value = Project((heads, 2, head_dim), dtype=self.dtype, name="key_value")(context)
-        key, value = rearrange(key_value, "b s h two k -> two b h s k")
-        out = attend(rearrange(query, "b t h k -> b h t k"), key, value, mask)
+    def __call__(
+        self,
+        x: Array | None,
+        context: Array | tuple[Array, Array],
+        mask: Array | None = None,
+    ) -> Array | tuple[Array, Array]:
+        """Runs the layer.
+
+        Args:
+          x: float[B, T, D]; None: no query asks.
+          context: float[B, S, D'], or its keys and values.
+          mask: see `attend`.
+
+        Returns:
+          float[B, T, features]; without x the keys and values of context, float[B, H, S, K].
+        """
+        heads, how = (self.num_heads, self.head_dim), (1, self.kernel_init, self.dtype)
+        if x is not None:
+            query = Project(heads, *how, name="query")(x)  # [B, T, H, K]
+        if not isinstance(context, tuple):
+            both = Project((heads[0], 2, heads[1]), *how, name="key_value")(context)
+            key, value = rearrange(both, "b s h two k -> two b h s k")
+            context = key, value
+        if x is None:
+            return context
+        query = rearrange(query, "b t h k -> b h t k")
+        out = attend(query, *context, mask, implementation=self.implementation)
         out = rearrange(out, "b h t k -> b t h k")
-        return Project((self.features,), 2, dtype=self.dtype, name="out")(out)
+        return Project((self.features,), 2, self.out_init, self.dtype, name="out")(out)

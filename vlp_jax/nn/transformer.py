@@ -7,6 +7,8 @@ only transformer body of the package.
 
 import dataclasses
 import functools
+from collections.abc import Callable
+from typing import NamedTuple
 
 import flax.linen as nn
 import jax
@@ -15,7 +17,8 @@ import jax.numpy as jnp
 from vlp_jax.core import rng as rngs
 from vlp_jax.core.types import Array
 from vlp_jax.nn import dropout
-from vlp_jax.nn.attention import SelfAttention
+from vlp_jax.nn.attention import CrossAttention, SelfAttention
+from vlp_jax.nn.cache import Cache, Context, States
 from vlp_jax.nn.init import BlockInit, Init, block_init
 from vlp_jax.nn.precision import ACTIVATIONS, DTYPES, pick, remat
 from vlp_jax.parallel.constrain import constrain_batch
@@ -37,6 +40,7 @@ class StackConfig:
       unroll: compile every layer separately instead of one loop body.
       causal, attention: see nn/attention.py attend (`attention` is its implementation).
       post_norm: norms follow the sums, as in BERT; else they stand before the branches.
+      twins: those of BRANCHES, with their norms, that every role of `run_blocks` has for itself.
     """
 
     width: int
@@ -55,6 +59,7 @@ class StackConfig:
     causal: bool = False
     attention: str = "auto"
     post_norm: bool = False
+    twins: tuple[str, ...] = ()
 
     def block_init(self) -> BlockInit:
         """The initialisers of one block."""
@@ -125,43 +130,113 @@ class Mlp(nn.Module):
         return out(activate(hidden))  # [B, T, F] -> [B, T, D]
 
 
+BRANCHES = {"attn": "norm1", "cross_attn": "norm_cross", "mlp": "norm2"}  # and their norms
+
+
+class Shared(NamedTuple):
+    """What all layers see beside x.
+
+    mask: see `run_blocks`. at: of a Cache. states, context_mask: of States, or of a Context.
+    """
+
+    mask: Array | None = None
+    at: Array | None = None
+    states: Array | None = None
+    context_mask: Array | None = None
+
+
+class Own(NamedTuple):
+    """What a layer sees of a Cache and of a Context: (keys, values), float[B, H, S, K]."""
+
+    cache: tuple[Array, Array] | None = None
+    context: tuple[Array, Array] | None = None
+
+
 class Block(nn.Module):
     """x += attention(norm1(x)); x += mlp(norm2(x)), or under post_norm x = norm1(x + attention(x));
-    x = norm2(x + mlp(x)). Shaped as a scan body: returns (x, None).
+    x = norm2(x + mlp(x)); where there is a context, cross-attention comes between them. Shaped as a
+    scan body: returns (x, the new keys and values of self-attention where there is a cache).
+
+    Attributes:
+      roles: see `run_blocks`.
+      look: only computes the keys and values of the context, and returns (x, these).
     """
 
     config: StackConfig
+    roles: tuple[str, ...] = ("",)
+    look: bool = False
 
     @nn.compact
     def __call__(
-        self, x: Array, layer: Array, mask: Array | None, rng: Array | None
-    ) -> tuple[Array, None]:
-        c = self.config
-        dtype, init = DTYPES[c.dtype], c.block_init()
+        self, x: Array, layer: Array, rng: Array | None, shared: Shared, own: Own
+    ) -> tuple[Array, tuple[Array, Array] | None]:
+        context = shared.states if own.context is None else own.context
+        if self.look:
+            return x, self._cross(self._name("cross_attn", self.roles[0]))(None, context)
         rng = None if rng is None else _fold_layer(rng, layer)
-        depth_rate = c.drop_path * layer / max(1, c.num_layers - 1)
+        c, kept = self.config, None if own.cache is None else (*own.cache, shared.at)
+        rate, new = c.drop_path * layer / max(1, c.num_layers - 1), None
 
-        def residual(x: Array, branch: Array, name: str) -> Array:
-            branch = dropout.dropout(branch, c.dropout, rngs.fold(rng, name))
-            if c.drop_path:
-                branch = dropout.drop_path(branch, depth_rate, rngs.fold(rng, name + "_path"))
-            return x + branch
+        def attn(name: str, x: Array) -> Array:
+            nonlocal new
+            out = self._self(name)(x, shared.mask, kept)
+            out, new = (out, None) if kept is None else out
+            return out
+
+        def cross_attn(name: str, x: Array) -> Array:
+            return self._cross(name)(x, context, shared.context_mask)
 
         x = barrier(constrain_batch(x))
-        heads = (c.num_heads, c.head_dim or c.width // c.num_heads)
-        how = (init.qkv, init.out, dtype, c.causal, c.attention)
-        attention = SelfAttention(*heads, *how, name="attn")
-        norm1, norm2 = (LayerNorm(c.norm_eps, dtype, name=name) for name in ("norm1", "norm2"))
-        if c.post_norm:
-            x = norm1(residual(x, attention(x, mask), "attn"))
-        else:
-            x = residual(x, attention(norm1(x), mask), "attn")
-        x = barrier(x)
+        x = self._branch("attn", attn, x, rate, rng)
+        if context is not None:
+            x = self._branch("cross_attn", cross_attn, barrier(x), rate, rng)
+        x = self._branch("mlp", lambda name, x: self._mlp(name)(x), barrier(x), rate, rng)
+        return x, new
+
+    def _branch(
+        self,
+        kind: str,
+        run: Callable[[str, Array], Array],
+        x: Array,
+        rate: Array,
+        rng: Array | None,
+    ) -> Array:
+        """x with the branch `kind`, or with those of several roles one after another; rate: of
+        stochastic depth."""
+        c, dtype = self.config, DTYPES[self.config.dtype]
+        for role in self.roles if kind in c.twins else self.roles[:1]:
+            name = self._name(kind, role)
+            norm = LayerNorm(c.norm_eps, dtype, name=self._name(kind, role, BRANCHES[kind]))
+            branch = run(name, x if c.post_norm else norm(x))
+            branch = dropout.dropout(branch, c.dropout, rngs.fold(rng, kind))
+            if c.drop_path:
+                branch = dropout.drop_path(branch, rate, rngs.fold(rng, kind + "_path"))
+            x = norm(x + branch) if c.post_norm else x + branch
+        return x
+
+    def _name(self, kind: str, role: str, name: str = "") -> str:
+        """The name of a branch, or of its norm, in a role."""
+        return (role if kind in self.config.twins else "") + (name or kind)
+
+    @property
+    def _heads(self) -> tuple[int, int]:
+        c = self.config
+        return c.num_heads, c.head_dim or c.width // c.num_heads
+
+    def _self(self, name: str) -> SelfAttention:
+        c, init = self.config, self.config.block_init()
+        how = (init.qkv, init.out, DTYPES[c.dtype], c.causal, c.attention)
+        return SelfAttention(*self._heads, *how, name=name)
+
+    def _cross(self, name: str) -> CrossAttention:
+        c, init = self.config, self.config.block_init()
+        how = (DTYPES[c.dtype], init.qkv, init.out, c.attention)
+        return CrossAttention(*self._heads, c.width, *how, name=name)
+
+    def _mlp(self, name: str) -> Mlp:
+        c, init = self.config, self.config.block_init()
         inits = (init.fc1, init.fc1_bias, init.fc2, init.fc2_bias)
-        mlp = Mlp(c.hidden, c.activation, inits, dtype, name="mlp")
-        if c.post_norm:
-            return norm2(residual(x, mlp(x), "mlp")), None
-        return residual(x, mlp(norm2(x)), "mlp"), None
+        return Mlp(c.hidden, c.activation, inits, DTYPES[c.dtype], name=name)
 
 
 def barrier(x: Array) -> Array:
@@ -176,29 +251,62 @@ def _fold_layer(rng: Array, layer: Array) -> Array:
 
 
 def run_blocks(
-    config: StackConfig, x: Array, mask: Array | None = None, rng: Array | None = None
-) -> Array:
+    config: StackConfig,
+    x: Array,
+    mask: Array | None = None,
+    rng: Array | None = None,
+    roles: tuple[str, ...] = ("",),
+    context: States | Context | None = None,
+    cache: Cache | None = None,
+) -> Array | tuple[Array, tuple[Array, Array]]:
     """Runs L blocks whose weights lie stacked under `blocks` of the calling module (inside its
     @nn.compact).
 
     Args:
       config: sizes and switches.
       x: float[B, T, D].
-      mask: bool broadcastable to [B, H, T, T], True where a query may look.
+      mask: bool broadcastable to [B, H, T, T], True where a query may look; with a cache to [B, H,
+        T, S] over its slots.
       rng: key[B], or None for no dropout.
+      roles: what stands before the names of config.twins. Several roles run one after another, so
+        that one call makes every weight; what is no twin then runs once.
+      context: what cross-attention looks at; None: the blocks have none.
+      cache: keys and values of earlier tokens.
 
     Returns:
-      float[B, T, D] in the compute dtype, not normalised but under post_norm.
+      float[B, T, D] in the compute dtype, not normalised but under post_norm; with a cache also the
+      T tokens' (keys, values), float[L, B, H, T, K], for `nn/cache.py extend`.
     """
     pick(DTYPES, config.dtype, "dtype")
+    states = context.states if isinstance(context, States) else None
+    own = Own(
+        None if cache is None else (cache.key, cache.value),
+        (context.key, context.value) if isinstance(context, Context) else None,
+    )
+    seen = None if context is None or context.mask is None else context.mask[:, None, None, :]
+    shared = Shared(mask, None if cache is None else cache.at, states, seen)
+    blocks = _stacked(config, roles=roles)
+    layers = jnp.arange(config.num_layers)
+    x, new = blocks(x.astype(DTYPES[config.dtype]), layers, rng, shared, own)
+    x = constrain_batch(x)
+    return x if cache is None else (x, new)
+
+
+def look(config: StackConfig, states: States, roles: tuple[str, ...] = ("",)) -> Context:
+    """The keys and values of every layer of `run_blocks` for these states."""
+    layers, shared = jnp.arange(config.num_layers), Shared(states=states.states)
+    _, (key, value) = _stacked(config, roles=roles, look=True)(None, layers, None, shared, Own())
+    return Context(key, value, states.mask)
+
+
+def _stacked(config: StackConfig, **how: object) -> nn.Module:
+    """The blocks, one after another."""
     stacked = nn.scan(
         remat(Block, config.remat, scanned=not config.unroll),
         variable_axes={"params": 0},
         split_rngs={"params": True},
-        in_axes=(0, nn.broadcast, nn.broadcast),
+        in_axes=(0, nn.broadcast, nn.broadcast, 0),
         length=config.num_layers,
         unroll=config.num_layers if config.unroll else 1,
     )
-    layers = jnp.arange(config.num_layers)
-    x, _ = stacked(config, name="blocks")(x.astype(DTYPES[config.dtype]), layers, mask, rng)
-    return constrain_batch(x)
+    return stacked(config, **how, name="blocks")

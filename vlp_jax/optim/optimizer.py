@@ -33,6 +33,7 @@ class OptimConfig:
     Attributes:
       name: adamw, lion, adafactor, lars, lamb or sgd.
       lr: peak learning rate; schedule: see schedules.py; lr_final: floor as a share of the peak.
+      lr_by_epoch: the rate changes at epochs only; lr_decay: factor per epoch of `exponential`.
       warmup_steps, warmup_examples, warmup_epochs: the last non-zero one counts.
       b1, b2, eps, momentum: of the chosen rule (momentum for sgd and lars).
       nesterov: Nesterov's form of sgd's momentum.
@@ -50,6 +51,8 @@ class OptimConfig:
     lr: float = 1e-3
     schedule: str = "cosine"
     lr_final: float = 0.0
+    lr_by_epoch: bool = False
+    lr_decay: float = 0.9
     warmup_steps: int = 0
     warmup_examples: int = 0
     warmup_epochs: float = 0.0

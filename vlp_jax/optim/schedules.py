@@ -49,30 +49,49 @@ SHAPES: dict[str, Callable[[Array], Array]] = {
 }
 
 
-def make_schedule(name: str, peak: float, total: int, warmup: int, final: float = 0.0) -> Schedule:
+def make_schedule(
+    name: str,
+    peak: float,
+    total: int,
+    warmup: int,
+    final: float = 0.0,
+    epoch: float = 0.0,
+    decay: float = 0.9,
+) -> Schedule:
     """Linear warm-up, peak (k + 1) / warmup at step k as in open_clip, then a shape from peak to
     `final` x peak.
 
     Args:
-      name: cosine, linear, constant or rsqrt.
+      name: cosine, linear, constant, rsqrt, or exponential: x decay after every epoch.
       peak: learning rate at the end of the warm-up.
       total, warmup: steps; warmup is counted inside total.
       final: floor as a share of the peak.
+      epoch: steps of one, whole or not. Where it is not 0 the rate stays what it is at an epoch's
+        start, and epochs count from the run's start, warm-up and all (ALBEF, BLIP).
+      decay: of `exponential`.
 
     Raises:
-      UserError: unknown name. A warm-up longer than the run is cut to a tenth of it, with a
-        warning.
+      UserError: unknown name, or exponential without epochs. A warm-up longer than the run is cut
+        to a tenth of it, with a warning.
     """
-    if name not in SHAPES:
-        raise UserError(f"optim.schedule: unknown {name!r}{nearest(name, SHAPES)}")
+    names = (*SHAPES, "exponential")
+    if name not in names:
+        raise UserError(f"optim.schedule: unknown {name!r}{nearest(name, names)}")
+    if name == "exponential" and not epoch:
+        raise UserError("optim.schedule=exponential: falls by epochs; set optim.lr_by_epoch=True")
     if warmup >= total > 0:
         log.warning("optim.warmup: %d steps do not fit in %d, cut to a tenth", warmup, total)
         warmup = total // 10
-    shape = SHAPES[name]
 
     def schedule(step: Array) -> Array:
-        progress = jnp.clip((step - warmup) / max(1, total - warmup), 0.0, 1.0)
-        decayed = final + (1 - final) * shape(progress)
+        progress = (step - warmup) / max(1, total - warmup)
+        if epoch:
+            begun = jnp.floor(step / epoch + 1e-6)  # 30 steps of 10.0 are 3, whatever the rounding
+            progress = begun * epoch / max(1, total)
+        if name == "exponential":
+            decayed = jnp.maximum(final, decay**begun)
+        else:
+            decayed = final + (1 - final) * SHAPES[name](jnp.clip(progress, 0.0, 1.0))
         return peak * jnp.where(step < warmup, (step + 1) / max(1, warmup), decayed)
 
     return schedule

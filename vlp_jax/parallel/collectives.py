@@ -44,6 +44,15 @@ class BatchAxes:
         """Sum over devices."""
         return jax.lax.psum(x, self.names) if self.names else x
 
+    def index(self) -> Array | int:
+        """This device's number: it holds the rows [index b, index b + b) of the global batch."""
+        return jax.lax.axis_index(self.names) if self.names else 0
+
+    def pass_on(self, x: Array) -> Array:
+        """What the next device holds (the last has the first for its next)."""
+        ring = [(i, (i - 1) % self.size) for i in range(self.size)]
+        return jax.lax.ppermute(x, self.names, ring) if self.names else x
+
     def max(self, x: Array) -> Array:
         """Maximum over devices."""
         return jax.lax.pmax(x, self.names) if self.names else x

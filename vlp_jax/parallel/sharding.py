@@ -52,12 +52,12 @@ def _tensor(axis: int) -> Tactic:
 
 # Megatron's split: heads and MLP hidden units over the tensor axis (arXiv:1909.08053, section 3).
 _MEGATRON: tuple[tuple[str, Tactic], ...] = (
-    (r".*/attn/(qkv|key_value)/(kernel|bias)", _tensor(-3)),  # [..., H, 3 or 2, K]
-    (r".*/attn/query/(kernel|bias)", _tensor(-2)),
-    (r".*/attn/out/kernel", _tensor(-3)),
-    (r".*/mlp/fc1/(kernel|bias)", _tensor(-1)),
-    (r".*/mlp/fc2/kernel", _tensor(-2)),
-    (r".*/token_embed/embedding", _tensor(-2)),
+    (r".*/(\w+_)?attn/(qkv|key_value)/(kernel|bias)", _tensor(-3)),  # [..., H, 3 or 2, K]
+    (r".*/(\w+_)?attn/query/(kernel|bias)", _tensor(-2)),
+    (r".*/(\w+_)?attn/out/kernel", _tensor(-3)),
+    (r".*/(\w+_)?mlp/fc1/(kernel|bias)", _tensor(-1)),
+    (r".*/(\w+_)?mlp/fc2/kernel", _tensor(-2)),
+    (r".*/(\w+_)?token_embed/embedding", _tensor(-2)),
 )
 
 PRESETS: dict[str, tuple[tuple[str, Tactic], ...]] = {

@@ -19,11 +19,13 @@ from vlp_jax.evals.kits.figures import (
     Pictures,
     Queries,
     Space,
+    Told,
 )
 from vlp_jax.report.contact import contact_sheet, load_pictures, rows_in
 from vlp_jax.report.heatmap import similarity_table
 from vlp_jax.report.plots import per_class, shared_space, training_curve
 from vlp_jax.report.sheet import panel_sheet
+from vlp_jax.report.told import shown_rows, told_sheet
 
 
 def draw_results(
@@ -63,6 +65,8 @@ def draw(figure: Figure, out: str, name: str, scale: float = 100.0) -> str:
             return shared_space(image, text, out, labels, thumbnail=thumbnail)
         case Queries(_, groups, pictures):
             return contact_sheet(groups, thumbnails(pictures, rows_in(groups)), out, caption)
+        case Told(_, groups, pictures):
+            return told_sheet(groups, thumbnails(pictures, shown_rows(groups)), out, caption)
         case Panels(_, panels, titles):
             return panel_sheet(panels, titles, out, name)
         case Grid(_, rows, pictures, titles):

@@ -8,18 +8,20 @@ otherwise).
 
 Coupled losses use gradient caching (arXiv:2101.06983): encode every micro-batch without keeping
 activations, differentiate the objective at the rows of the full batch, then replay each encode with
-its own keys and pull those gradients back. Micro-batch k holds rows k, k + K, k + 2K, ..., so every
-device keeps its own rows. The file exists so that accumulation is one number and no method's
-concern.
+its own keys and pull those gradients back. A second stage (Method.match) lies between: it is
+replayed first, and what it pulls back to the rows of others is added to theirs. Micro-batch k holds
+rows k, k + K, k + 2K, ..., so every device keeps its own rows. The file exists so that accumulation
+is one number and no method's concern.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from einops import rearrange
 
-from vlp_jax.core.inputs import Aux, Inputs, lay
+from vlp_jax.core.inputs import Aux, Inputs, over
 from vlp_jax.core.pytree import map_with_path
 from vlp_jax.core.types import Array, Extra, Params
 from vlp_jax.methods.base import Method, run
@@ -110,31 +112,61 @@ def _shared(
 def _cached(
     method: Method, params: Params, frozen: Params, extra: Extra, x: Inputs, count: int
 ) -> tuple[Array, Aux, Params]:
+    matches = method.match is not None
+
     def encode(params: Params, number: Array) -> tuple[Any, Aux]:
         return run(method.encode, params, frozen, extra, _piece(x, count, number))
 
-    def objective(params: Params, rows: Any) -> tuple[Array, Aux]:
+    def match(given: tuple[Params, list[Array]], number: Array) -> tuple[Any, Aux]:
+        params, whole = given[0], back(given[1])
+        mine = _micro(whole, count, number)
+        return run(method.match, params, frozen, extra, mine, whole, _piece(x, count, number))
+
+    def objective(params: Params, real: list[Array], more: list[Array]) -> tuple[Array, Aux]:
+        rows = {**back(real), **back_more(more)} if matches else back(real)
         return run(method.objective, params, frozen, extra, rows, x)
 
-    numbers = jnp.arange(count)
-    rows = _join(jax.lax.map(lambda number: encode(params, number)[0], numbers))
-    real, back = _split(rows)
-    grad_fn = jax.value_and_grad(
-        lambda params, real: objective(params, back(real)), argnums=(0, 1), has_aux=True
-    )
-    (loss, aux), (direct, cotangents) = grad_fn(params, real)
+    real, back = _split(_every(encode, params, count))
+    more, back_more = _split(_every(match, (params, real), count) if matches else {})
+    grad_fn = jax.value_and_grad(objective, argnums=(0, 1, 2), has_aux=True)
+    (loss, aux), (direct, at_rows, at_more) = grad_fn(params, real, more)
+    if matches:
+        start = direct, at_rows
+        (direct, at_rows), later = _replay(match, (params, real), at_more, start, count)
+        aux = over(aux, later)
+    gradient, first = _replay(encode, params, at_rows, direct, count)
+    return loss, over(aux, first), gradient
 
-    def replay(total: Params, number: Array) -> tuple:
-        def made(params: Params) -> tuple[list[Array], Aux]:
-            rows, aux = encode(params, number)
+
+def _every(stage: Callable, given: Any, count: int) -> Any:
+    """The rows that a stage makes of all micro-batches, in the order of the whole batch."""
+    return _join(jax.lax.map(lambda number: stage(given, number)[0], jnp.arange(count)))
+
+
+def _replay(
+    stage: Callable, given: Any, cotangents: list[Array], start: Any, count: int
+) -> tuple[Any, Aux]:
+    """Pulls gradients at a stage's rows back to what it was given, micro-batch by micro-batch.
+
+    Args:
+      stage: f(given, number) -> (rows, Aux).
+      cotangents: of the real leaves of its rows, [B, ...].
+      start: what the sum starts from, like `given`.
+
+    Returns:
+      (start + the gradient with respect to `given`, Aux of all micro-batches).
+    """
+
+    def body(total: Any, number: Array) -> tuple:
+        def made(given: Any) -> tuple[list[Array], Aux]:
+            rows, aux = stage(given, number)
             return _split(rows)[0], aux
 
-        _, pull, aux = jax.vjp(made, params, has_aux=True)
+        _, pull, aux = jax.vjp(made, given, has_aux=True)
         return _add(total, pull(_micro(cotangents, count, number))[0]), aux
 
-    gradient, more = jax.lax.scan(replay, direct, numbers)
-    metrics = {**_sum(more.metrics), **aux.metrics}
-    return loss, Aux(metrics, lay(aux.extra, _mean(more.extra))), gradient
+    total, aux = jax.lax.scan(body, start, jnp.arange(count))
+    return total, Aux(_sum(aux.metrics), _mean(aux.extra))
 
 
 def _split(rows: Any) -> tuple[list[Array], Any]:

@@ -35,6 +35,7 @@ RANGES: dict[str, Range] = {
     "ema_decay": BELOW_ONE,
     "optim.lr": COUNT,
     "optim.lr_final": SHARE,
+    "optim.lr_decay": SHARE,
     "optim.warmup_steps": COUNT,
     "optim.warmup_examples": COUNT,
     "optim.warmup_epochs": COUNT,

@@ -50,7 +50,9 @@ def learning_rate(config: ConfigDict, num_examples: int, offset: int = 0) -> Sch
     optim = OptimConfig(**plain(config.optim))
     total = total_steps(config, num_examples, offset)
     warmup = duration(config.optim, "warmup_", config.batch_size, num_examples)
-    return make_schedule(optim.schedule, optim.lr, total, warmup, optim.lr_final)
+    epoch = num_examples / config.batch_size if optim.lr_by_epoch else 0.0
+    how = (optim.lr_final, epoch, optim.lr_decay)
+    return make_schedule(optim.schedule, optim.lr, total, warmup, *how)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -15,6 +15,7 @@ from vlp_jax.data.caption import CHOICES, CaptionSpec, choose_caption
 from vlp_jax.data.fields.base import Reader as Base
 from vlp_jax.data.fields.base import Setup, Stream
 from vlp_jax.data.source import Example, Source, check_captions, check_key, check_member
+from vlp_jax.data.text.rows import text_rows
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,6 +83,5 @@ class Reader(Base):
 
     def arrays(self, rows: list[str], limit: int | None = None) -> dict[str, np.ndarray]:
         """NAME, cut at the limit where the field may be, and NAME_mask where it has one."""
-        ids = np.asarray(self.tokenizer(rows)[:, : limit if self.cut else None], np.int32)
-        mask = {f"{self.name}_mask": self.tokenizer.mask(ids)} if self.field.mask else {}
-        return {self.name: ids, **mask}
+        found = text_rows(self.tokenizer, self.field, self.name, rows)
+        return {name: array[:, : limit if self.cut else None] for name, array in found.items()}

@@ -84,6 +84,16 @@ def _check(name: str, field: Text, said: _Said, tokenizer: Tokenizer) -> None:
         raise UserError(
             f"{said.flag}={tokenizer.name}: has {tokenizer.vocab_size} ids but {wanted}"
         )
+    if field.start and tokenizer.sot_id < 0:
+        raise UserError(
+            f"{said.flag}={tokenizer.name}: begins texts with no token of its own, but the first "
+            f"token of {name} says how it is read"
+        )
+    if field.end not in (-1, tokenizer.eot_id):
+        raise UserError(
+            f"{said.flag}={tokenizer.name}: ends texts with id {tokenizer.eot_id} but "
+            f"{field.says(name, field.end, '.end')}"
+        )
     if tokenizer.context_length != field.length:
         wanted = field.says(name, field.length, ".context_length")
         length = f"{said.length_flag}={tokenizer.context_length}"

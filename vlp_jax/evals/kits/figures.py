@@ -113,6 +113,19 @@ class Grid(Figure):
 
 
 @dataclasses.dataclass(frozen=True)
+class Told(Figure):
+    """What a model said of pictures beside what people say.
+
+    Attributes:
+      groups: {name: entries}; an entry holds `image`, a row of the pictures, `score`, `said`,
+        `right`, the texts of people, and may hold what was `asked`.
+    """
+
+    groups: Mapping[str, Sequence[Mapping[str, Any]]]
+    pictures: Pictures
+
+
+@dataclasses.dataclass(frozen=True)
 class Bars(Figure):
     """A number for each class.
 
@@ -137,3 +150,11 @@ def evenly(total: int, count: int) -> np.ndarray:
     """At most `count` row numbers, evenly spaced: int[min(total, count)]."""
     count = min(total, count)
     return np.arange(count) * total // max(count, 1)
+
+
+def extremes(scores: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Rows of the highest scores, best first, and of the lowest, worst first; none in both; scores:
+    float[N]."""
+    order = np.argsort(-scores, kind="stable")
+    best = order[:count]
+    return best, order[len(best) :][::-1][:count]

@@ -31,7 +31,7 @@ class HfClip(HuggingFace):
     """A dual encoder that pools where the largest id is."""
 
     has = ("vision_model.embeddings.patch_embedding.weight",)
-    lacks = ("vision_model.head.probe",)
+    lacks = ("vision_model.head.probe", "vision_model.encoder.layers.0.self_attn.qkv.weight")
     archs = "clip"
     release = preprocess.HF_CLIP
     methods = ("clip", "siglip")

@@ -1,0 +1,176 @@
+"""Caption and question sets as downloaded: what an example holds, splits, and what is refused."""
+
+import json
+
+import numpy as np
+import pytest
+from generated import encode
+
+from vlp_jax.core.errors import UserError
+from vlp_jax.data.open import open_source
+from vlp_jax.data.source import check_captions
+
+KARPATHY = {
+    "dataset": "coco",
+    "images": [
+        {
+            "filepath": folder,
+            "filename": f"COCO_{folder}_{number:012d}.jpg",
+            "split": split,
+            "cocoid": number,
+            "imgid": number - 5,
+            "sentences": [{"raw": f"A {word}.", "tokens": ["a", word]} for word in words],
+        }
+        for folder, number, split, words in (
+            ("val2014", 7, "test", ("dog", "cat", "dog")),
+            ("train2014", 8, "train", ("bus",)),
+            ("val2014", 9, "restval", ("car",)),
+        )
+    ],
+}
+COCO = {
+    "info": {},
+    "images": [
+        {"id": 3, "file_name": "c.jpg", "domain": "out-domain", "width": 4},
+        {"id": 1, "file_name": "a.jpg", "domain": "in-domain"},
+    ],
+    "annotations": [
+        {"id": 1, "image_id": 1, "caption": "one"},
+        {"id": 2, "image_id": 3, "caption": "two"},
+        {"id": 3, "image_id": 9, "caption": "lost"},
+        {"id": 4, "image_id": 1, "caption": "three"},
+    ],
+}
+QUESTIONS = {
+    "data_subtype": "val2014",
+    "data_type": "mscoco",
+    "questions": [
+        {"image_id": 42, "question": "What colour is it?", "question_id": 420},
+        {"image_id": 42, "question": "How many?", "question_id": 421},
+        {"image_id": 43, "question": "Is it?", "question_id": 430},
+    ],
+}
+ANNOTATIONS = {
+    "annotations": [
+        {
+            "question_id": number,
+            "image_id": number // 10,
+            "question_type": kind,
+            "answer_type": "other",
+            "multiple_choice_answer": said[0],
+            "answers": [{"answer": text, "answer_id": i} for i, text in enumerate(said)],
+        }
+        for number, kind, said in ((421, "how many", ["2"] * 10), (420, "what", ["red"] * 10))
+    ]
+}
+NAMES = ("v2_OpenEnded_mscoco_val2014_questions.json", "v2_mscoco_val2014_annotations.json")
+
+
+@pytest.fixture
+def write(tmp_path):
+    """Writes JSON files and empty grey pictures; returns the folder."""
+
+    def made(files, pictures=()):
+        for name, content in files.items():
+            text = content if isinstance(content, str) else json.dumps(content)
+            (tmp_path / name).write_text(text)
+        for level, name in enumerate(pictures):
+            (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / name).write_bytes(encode(np.full((4, 6, 3), level, np.uint8), "JPEG"))
+        return str(tmp_path)
+
+    return made
+
+
+def examples(path):
+    source = open_source(path)
+    return source, [source.metadata(i) for i in range(len(source))]
+
+
+@pytest.mark.parametrize("below", ["", "images/"])
+def test_karpathys_splits(write, below):
+    names = [f"{e['filepath']}/{e['filename']}" for e in KARPATHY["images"]]
+    root = write({"dataset_coco.json": KARPATHY}, [below + name for name in names])
+    source, found = examples(f"{root}/dataset_coco.json")
+    assert [e["key"] + ".jpg" for e in found] == names
+    assert found[0]["text"] == ["A dog.", "A cat."]
+    assert found[0]["meta"]["captions"] == ["A dog.", "A cat.", "A dog."]  # what scores count
+    assert found[0]["meta"]["cocoid"] == 7 and found[1]["meta"]["split"] == "train"
+    with open(f"{root}/{below}{names[2]}", "rb") as file:
+        assert source[2]["image"] == file.read()
+    _, train = examples(f"{root}/dataset_coco.json:train+restval")
+    assert [e["meta"]["cocoid"] for e in train] == [8, 9]
+    test, _ = examples(f"{root}/dataset_coco.json:test")
+    assert len(test) == 1 and test.fingerprint != source.fingerprint
+    with pytest.raises(UserError, match="no split 'tset'; did you mean 'test'"):
+        open_source(f"{root}/dataset_coco.json:tset")
+
+
+def test_pictures_that_lie_in_one_folder(write):
+    """Flickr30k has no `filepath`; COCO's two folders are often one."""
+    flickr = {"images": [{k: v for k, v in KARPATHY["images"][0].items() if k != "filepath"}]}
+    name = flickr["images"][0]["filename"]
+    root = write({"dataset_flickr30k.json": flickr, "c.json": KARPATHY}, [f"flickr30k/{name}"])
+    assert open_source(f"{root}/dataset_flickr30k.json")[0]["key"] == name[:-4]
+    source, _ = examples(f"{root}/c.json")
+    assert source[0]["image"] and source.metadata(1)["key"] == "COCO_train2014_000000000008"
+
+
+def test_coco_and_nocaps(write):
+    root = write({"captions_val2014.json": COCO}, ["val2014/c.jpg", "val2014/a.jpg"])
+    source, found = examples(f"{root}/captions_val2014.json")
+    assert [(e["key"], e["text"]) for e in found] == [("c", ["two"]), ("a", ["one", "three"])]
+    assert [e["meta"]["domain"] for e in found] == ["out-domain", "in-domain"]
+    assert [(d.reason, d.where[-12:]) for d in source.damage] == [("no_image", "annotation 3")]
+    assert source[1]["image"]
+    with pytest.raises(UserError, match="no split 'val'; the file has no splits"):
+        open_source(f"{root}/captions_val2014.json:val")
+
+
+def test_questions_and_their_answers(write):
+    pictures = [f"val2014/COCO_val2014_{n:012d}.jpg" for n in (42, 43)]
+    root = write(dict(zip(NAMES, (QUESTIONS, ANNOTATIONS), strict=True)), pictures)
+    for name in NAMES:
+        source, found = examples(f"{root}/{name}")
+        meta = found[0]["meta"]
+        assert meta["question"] == "What colour is it?" and meta["answers"] == ["red"] * 10
+        assert (meta["question_type"], meta["answer_type"]) == ("what", "other")
+        assert meta["question_id"] == 420 and meta["answer"] == "red"
+        assert found[1]["meta"]["answers"] == ["2"] * 10 and len(found) == 2
+        assert [d.reason for d in source.damage] == ["no_answers"]
+        assert source[0]["image"] == source[1]["image"]
+    with pytest.raises(UserError, match=r"no caption column .* it has: image, question"):
+        check_captions(source, root)
+
+
+def test_a_test_set_has_questions_alone(write):
+    test = QUESTIONS | {"data_subtype": "test-dev2015"}
+    root = write({"v2_OpenEnded_mscoco_test-dev2015_questions.json": test})
+    _, found = examples(f"{root}/v2_OpenEnded_mscoco_test-dev2015_questions.json")
+    assert found[2]["key"] == "test2015/COCO_test2015_000000000043"
+    assert "answers" not in found[2]["meta"] and len(found) == 3
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("{", "is no JSON: Expecting"),
+        ("[1]", "a table of JSON ends with .jsonl"),
+        ({"a": 1, "b": []}, "of no known form .* it holds a, b"),
+        ({"images": [{"file_name": "a"}], "annotations": []}, "another form .KeyError: 'id'"),
+        ({"images": [{"id": 1, "file_name": 3}], "annotations": []}, "another form .TypeError"),
+        ({"images": [], "annotations": []}, "of no known form"),
+        ({"questions": []}, "of no known form"),
+        (ANNOTATIONS, "answers without questions"),
+    ],
+)
+def test_what_is_refused_in_a_line(write, content, message):
+    root = write({"x.json": content})
+    with pytest.raises(UserError, match=message) as found:
+        open_source(f"{root}/x.json")
+    assert "\n" not in str(found.value) and "x.json" in str(found.value)
+
+
+def test_a_file_that_is_not_there(tmp_path):
+    with pytest.raises(UserError, match=r"no such file: '.*x\.json'"):
+        open_source(f"{tmp_path}/x.json:val")

@@ -1,0 +1,236 @@
+"""BLIP's files: what transformers computes of its three classes, and the names and the repeated
+tensors of salesforce/BLIP."""
+
+import pathlib
+import re
+
+import jax
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from vlp_jax.api import export
+from vlp_jax.api.released import method_config
+from vlp_jax.api.switches import described
+from vlp_jax.api.weights import expected_shapes
+from vlp_jax.core.errors import UserError
+from vlp_jax.core.inputs import Inputs, Vars
+from vlp_jax.core.pytree import unflatten
+from vlp_jax.interop.detect import open_checkpoint
+from vlp_jax.interop.family import families
+from vlp_jax.interop.rules import prove_names, to_ours
+from vlp_jax.interop.weights_file import read_json
+from vlp_jax.methods.base import make_method
+from vlp_jax.models.archs import blip as archs
+
+GOLDEN = pathlib.Path(__file__).parents[1] / "golden" / "blip"
+EXPECTED = dict(np.load(GOLDEN / "expected.npz"))
+DEC = 28
+
+
+def starting(first, count=None):
+    """Texts that begin with an id."""
+    ids = EXPECTED["text"].copy()
+    ids[:, 0] = first
+    return ids[:, :count]
+
+
+def opened(path, arch=""):
+    """(our config, our method, our arrays) of a file or folder; proven name by name."""
+    found = open_checkpoint(str(path))
+    config, _ = method_config(found, arch)
+    method = make_method(config)
+    arrays = to_ours(found.table, found.state, expected_shapes(method), "the file")
+    prove_names(found.table, found.state, arrays, "the file")
+    return found.family.name, config, method, arrays
+
+
+@pytest.fixture(scope="module", params=["caption", "match", "answer"])
+def golden(request):
+    """(name, our config, our method, our arrays)."""
+    name, *found = opened(GOLDEN / request.param)
+    assert name == "hf_blip"
+    return request.param, *found
+
+
+def test_transformers_numbers(golden):
+    """All functions of a class at once, in one program."""
+    name, _, method, arrays = golden
+    image, mask = {"image": EXPECTED["image"]}, EXPECTED["text_mask"]
+    text = lambda first: {"text": starting(first), "text_mask": mask}  # noqa: E731
+    asked = {"image_states": image}
+    if name == "caption":
+        asked["lm_logits"] = image | text(DEC)
+    elif name == "match":
+        asked |= {"match": image | text(DEC + 1), "embed_image": image, "embed_text": text(1)}
+    else:
+        answer = {"answer": starting(DEC, 4), "answer_mask": mask[:, :4]}
+        asked["answer_logits"] = image | text(DEC + 1) | answer
+
+    @jax.jit
+    def run(v):
+        functions = method.functions()
+        return {name: functions[name](v, Inputs.of(batch)) for name, batch in asked.items()}
+
+    found = run(Vars(unflatten(arrays), {}))
+    if name == "match":
+        found["cosines"] = found.pop("embed_image") @ found.pop("embed_text").T
+        assert method.scale(arrays) == pytest.approx(1 / 0.07)
+    for key, rows in found.items():
+        wanted = EXPECTED[f"{name}.{key}"]
+        real = mask[:, : wanted.shape[1]] if "logits" in key else ...
+        np.testing.assert_allclose(rows[real], wanted[real], atol=1e-5, err_msg=key)
+
+
+def test_the_way_back_is_what_transformers_saved(golden, tmp_path):
+    name, config, method, arrays = golden
+    pictures = {**families()["hf_blip"].release, "image_size": method.image_tower.image_size}
+    export.write(
+        str(tmp_path / "back"), "hf", arrays, {"method": config, "preprocessing": pictures}
+    )
+    ours, theirs = (load_file(f / "model.safetensors") for f in (tmp_path / "back", GOLDEN / name))
+    assert ours.keys() == theirs.keys()
+    assert all(np.array_equal(ours[key], theirs[key]) for key in ours)
+    said, wrote = (read_json(str(f / "config.json")) for f in (GOLDEN / name, tmp_path / "back"))
+    assert wrote["architectures"] == said["architectures"]
+    assert wrote["text_config"]["bos_token_id"] == DEC
+
+
+# One layer of everything in salesforce/BLIP's words (blip.md 6): widths 8 and 6, MLPs of 32 and 24.
+W, D, V, P = 8, 6, 11, 4
+
+
+def pairs(name, out, into=None):
+    """A linear layer, or a norm."""
+    return {f"{name}.weight": (out,) if into is None else (out, into), f"{name}.bias": (out,)}
+
+
+def vision():
+    found = {"visual_encoder.cls_token": (1, 1, W), "visual_encoder.pos_embed": (1, 5, W)}
+    found |= {"visual_encoder.patch_embed.proj.weight": (W, 3, P, P)}
+    found |= {"visual_encoder.patch_embed.proj.bias": (W,), **pairs("visual_encoder.norm", W)}
+    block = "visual_encoder.blocks.0"
+    found |= pairs(f"{block}.norm1", W) | pairs(f"{block}.norm2", W)
+    found |= pairs(f"{block}.attn.qkv", 3 * W, W) | pairs(f"{block}.attn.proj", W, W)
+    return found | pairs(f"{block}.mlp.fc1", 4 * W, W) | pairs(f"{block}.mlp.fc2", W, 4 * W)
+
+
+def bert(prefix, context=W):
+    found = {f"{prefix}embeddings.position_ids": (1, 9)}
+    found |= {f"{prefix}embeddings.word_embeddings.weight": (V, D)}
+    found |= {f"{prefix}embeddings.position_embeddings.weight": (9, D)}
+    found |= pairs(f"{prefix}embeddings.LayerNorm", D)
+    layer = f"{prefix}encoder.layer.0"
+    for kind, into in (("attention", D), ("crossattention", context)):
+        found |= pairs(f"{layer}.{kind}.self.query", D, D)
+        for name in ("key", "value"):
+            found |= pairs(f"{layer}.{kind}.self.{name}", D, into)
+        found |= pairs(f"{layer}.{kind}.output.dense", D, D)
+        found |= pairs(f"{layer}.{kind}.output.LayerNorm", D)
+    found |= pairs(f"{layer}.intermediate.dense", 4 * D, D)
+    return found | pairs(f"{layer}.output.dense", D, 4 * D) | pairs(f"{layer}.output.LayerNorm", D)
+
+
+def decoder(context=W):
+    head = "text_decoder.cls.predictions"
+    found = bert("text_decoder.bert.", context) | {f"{head}.bias": (V,)}
+    found |= pairs(f"{head}.transform.dense", D, D) | pairs(f"{head}.transform.LayerNorm", D)
+    return found | pairs(f"{head}.decoder", V, D)
+
+
+HEADS = pairs("vision_proj", 5, W) | pairs("text_proj", 5, D) | pairs("itm_head", 2, D)
+TEACHER = {"image_queue": (5, 16), "queue_ptr": (1,), "text_encoder_m.embeddings.x": (3,)}
+TASKS = {
+    "pretrain": vision() | bert("text_encoder.") | decoder() | HEADS | {"temp": ()} | TEACHER,
+    "caption": vision() | decoder(),
+    "retrieval": vision() | bert("text_encoder.") | HEADS | {"temp": ()} | {"idx_queue": (1, 4)},
+    "answer": vision() | bert("text_encoder.") | decoder(D),
+}
+
+
+def drawn(task):
+    """Random tensors; what the decoder repeats repeats."""
+    rng = np.random.default_rng(0)
+    state = {k: rng.normal(size=s).astype(np.float32) for k, s in sorted(TASKS[task].items())}
+    tied = "text_decoder.cls.predictions.decoder"
+    if f"{tied}.weight" in state:
+        state[f"{tied}.bias"] = state["text_decoder.cls.predictions.bias"]
+        words = "text_decoder.bert.embeddings.word_embeddings.weight"
+        for name in state if task == "pretrain" else ():
+            own = name.startswith("text_decoder.bert.") and ".attention." not in name
+            if own:
+                state[name] = state[name.replace("text_decoder.bert", "text_encoder")]
+        state[f"{tied}.weight"] = state[words]
+    return state
+
+
+@pytest.fixture
+def tiny(monkeypatch):
+    """--arch=tiny."""
+    image = archs.blip_towers("base")["image"] | dict(
+        image_size=12, patch_size=P, num_layers=1, width=W, head_width=4
+    )
+    text = dict(name="med", vocab_size=V, width=D, num_layers=1, num_heads=2, context_length=9)
+    sizes = {"embed_dim": 5, "text_length": 5, "image": image, "text": text}
+    monkeypatch.setitem(archs.ARCHS, "tiny", sizes)
+
+
+def read(tmp_path, state):
+    """(our config, our method, our arrays) of these tensors."""
+    save_file(state, tmp_path / "in.safetensors")
+    name, *found = opened(tmp_path / "in.safetensors", "tiny")
+    assert name == "blip"
+    return found
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_the_official_files_of_every_task(task, tiny, tmp_path):
+    state = drawn(task)
+    config, _, arrays = read(tmp_path, state)
+    assert config["image"]["image_size"] == 8, "by its positions"
+    roles = {"pretrain": "both", "caption": "decoder"}.get(task, "encoder")
+    assert config["text"]["roles"] == roles
+    assert config["name"] == ("blip_vqa" if task == "answer" else "blip")
+    if task == "answer":
+        part, bert = "answer", "text_decoder.bert"
+    else:
+        part, bert = "text", "text_decoder.bert" if task == "caption" else "text_encoder"
+    layer = f"{bert}.encoder.layer.0"
+    cross = arrays[f"{part}/blocks/cross_attn/key_value/kernel"]  # [1, D', H, 2, K]
+    for i, name in enumerate(("key", "value")):
+        wanted = state[f"{layer}.crossattention.self.{name}.weight"].T
+        np.testing.assert_array_equal(cross[0, :, :, i].reshape(wanted.shape), wanted)
+    if roles != "encoder" or task == "answer":
+        own = state["text_decoder.bert.encoder.layer.0.attention.self.query.weight"].T
+        found = arrays[f"{part}/blocks/decode_attn/qkv/kernel"][0, :, :, 0].reshape(D, D)
+        np.testing.assert_array_equal(found, own)
+        norm = state["text_decoder.bert.encoder.layer.0.attention.output.LayerNorm.bias"]
+        np.testing.assert_array_equal(arrays[f"{part}/blocks/decode_norm1/bias"][0], norm)
+    if roles != "decoder":
+        own = state["text_encoder.encoder.layer.0.attention.self.query.weight"].T
+        found = arrays["text/blocks/attn/qkv/kernel"][0, :, :, 0].reshape(D, D)
+        np.testing.assert_array_equal(found, own)
+    if "temp" in state:
+        assert arrays["temperature"] == state["temp"]
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["bert.encoder.layer.0.crossattention.self.key.weight", "cls.predictions.decoder.weight"],
+)
+def test_what_should_repeat_and_does_not_is_refused(name, tiny, tmp_path):
+    state = drawn("pretrain")
+    state[f"text_decoder.{name}"] = state[f"text_decoder.{name}"] + 1
+    with pytest.raises(
+        UserError, match=f"text_decoder.{re.escape(name)} must be text_.* once more"
+    ):
+        read(tmp_path, state)
+
+
+def test_no_class_of_transformers_is_encoder_and_decoder(tiny, tmp_path):
+    _, method, _ = read(tmp_path, drawn("pretrain"))
+    family, said = families()["hf_blip"], described(method)
+    with pytest.raises(
+        UserError, match=r"none holds roles='both' with losses=\('itc', 'itm', 'lm'\)"
+    ):
+        family.configs(said, family.release, None)

@@ -1,0 +1,109 @@
+"""`generate` of the command line: a text for every picture of a folder, as lines of JSON.
+
+The file exists so that what is asked for is checked before a model is loaded, and a file is there
+whole or not at all.
+"""
+
+import dataclasses
+import itertools
+import json
+import os
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from vlp_jax.api.embed import Batching
+from vlp_jax.api.embeddings import Progress
+from vlp_jax.api.files import check_writable
+from vlp_jax.api.model import Model, load_model
+from vlp_jax.api.pictures import SKIP, list_pictures
+from vlp_jax.api.writing import generate
+from vlp_jax.core.errors import UserError
+from vlp_jax.data.damage import DamagedSample
+from vlp_jax.data.encoding import read_text
+from vlp_jax.data.folder import read_bounded
+from vlp_jax.decoding.how import Writing
+from vlp_jax.parallel.startup import first_process, start_jax
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+    """What the command is asked for.
+
+    Attributes:
+      checkpoint: a converted checkpoint or a training workdir.
+      images: a folder or files. prompt: one for all; prompts: a file with one line per picture, in
+        the order of their sorted paths.
+      out: the .jsonl to write. how: decoding/how.py.
+    """
+
+    checkpoint: str
+    images: Sequence[str]
+    out: str
+    prompt: str = ""
+    prompts: str = ""
+    how: Writing = dataclasses.field(default_factory=Writing)
+    seed: int = 0
+    batch_size: int = 32
+    sharding: str = ""
+
+
+def write(request: Request) -> dict[str, Any]:
+    """Writes a line per picture: {image, prompt, text, score, ids}; returns {out, images, seconds},
+    in a job the first process alone.
+
+    Raises:
+      UserError: as `generate`, or a place that cannot be written.
+    """
+    start = time.perf_counter()
+    root, names = list_pictures(request.images, False)
+    prompt = _lines(request.prompts, len(names)) if request.prompts else request.prompt
+    if os.path.isdir(request.out):
+        raise UserError(f"--out={request.out}: is a folder; name a .jsonl file")
+    check_writable("--out", os.path.dirname(os.path.abspath(request.out)))
+    start_jax()
+    model = load_model(request.checkpoint, request.sharding)
+    progress = Progress(len(names))
+    how = {f.name: getattr(request.how, f.name) for f in dataclasses.fields(request.how)}
+    batching = Batching(request.batch_size, told=progress.add)
+    found = generate(model, _Files(root, names, model), prompt, request.seed, batching, **how)
+    progress.end()
+    if not first_process():
+        return {}
+    prompts = itertools.repeat(prompt) if isinstance(prompt, str) else prompt
+    os.makedirs(os.path.dirname(os.path.abspath(request.out)), exist_ok=True)
+    partial = f"{request.out}.partial"
+    with open(partial, "w", encoding="utf-8") as file:
+        for name, begun, made in zip(names, prompts, found, strict=False):
+            row = {"image": name, "prompt": begun, **made._asdict()}
+            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+    os.replace(partial, request.out)
+    seconds = round(time.perf_counter() - start, 2)
+    return {"out": request.out, "images": len(names), "seconds": seconds}
+
+
+class _Files(Sequence):
+    """Pictures by their names below a root; an unreadable one is an error that names it."""
+
+    def __init__(self, root: str, names: list[str], model: Model):
+        self._root, self._names, self._decode = root, names, model.decode
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def __getitem__(self, number: int) -> np.ndarray:
+        name = self._names[number]
+        try:
+            return self._decode(read_bounded(os.path.join(self._root, name), ""))
+        except DamagedSample as error:
+            raise UserError(f"--images: {name}: {error} {SKIP}") from error
+
+
+def _lines(path: str, count: int) -> list[str]:
+    """Lines of a file. Raises UserError: not as many as pictures."""
+    lines = read_text(path).splitlines()
+    if len(lines) != count:
+        raise UserError(f"--prompts={path}: {len(lines)} lines for {count} pictures")
+    return lines

@@ -1,0 +1,196 @@
+"""The JSON files in which caption and question sets are released, as rows of pictures.
+
+Karpathy's splits (dataset_coco.json, dataset_flickr8k.json, dataset_flickr30k.json), COCO's
+captions (captions_val2014.json), NoCaps (its form, with a `domain`), VQA's questions with their
+annotations beside them (v1, v2, OK-VQA). The file exists so that they are read as downloaded.
+"""
+
+import json
+import os
+import re
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from vlp_jax.core.errors import UserError, nearest
+from vlp_jax.data.caption_list import pictures_of
+from vlp_jax.data.damage import Damage
+from vlp_jax.data.encoding import read_text
+
+Row = tuple[int, dict[str, Any]]  # number from 1, columns
+Read = tuple[list[dict[str, Any]], list[Damage]]
+_NAMED = re.compile(r"(.*\.json)(?::([\w+-]+))?", re.IGNORECASE | re.DOTALL)
+
+
+def split_path(path: str) -> tuple[str, str]:
+    """File and split of `FILE.json:SPLIT`; ('', '') of what is no such path."""
+    found = _NAMED.fullmatch(path)
+    if not found:
+        return "", ""
+    return (path, "") if os.path.exists(path) else (found[1], found[2] or "")
+
+
+def read_annotations(path: str) -> tuple[list[Row], list[Damage], str]:
+    """Rows {image, captions or question, ...}, damage, and the folder that the pictures are named
+    from: that of the file, or one below it.
+
+    Args:
+      path: FILE.json, with `:SPLIT` or `:SPLIT+SPLIT` those parts alone.
+
+    Raises:
+      UserError: no JSON, no known form, no such split, questions without their annotations.
+    """
+    file, split = split_path(path)
+    rows, damage = _read(file)
+    if split:
+        rows = _part(rows, split, file)
+    if not rows:
+        raise UserError(f"no pictures in {path!r}")
+    folder = _place(os.path.dirname(os.path.abspath(file)), rows)
+    return list(enumerate(rows, 1)), damage, folder
+
+
+def _load(path: str) -> dict[str, Any]:
+    try:
+        found = json.loads(read_text(path))
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path!r} is no JSON: {error}") from None
+    if isinstance(found, dict):
+        return found
+    raise UserError(f"{path!r}: a table of JSON ends with .jsonl and holds one object a line")
+
+
+def _read(path: str) -> Read:
+    found = _load(path)
+    for keys, key, read in _FORMS:
+        first = _first(found, keys[0])
+        if all(isinstance(found.get(name), list) for name in keys) and (not key or key in first):
+            try:
+                rows, damage = read(path, found)
+                "".join(row["image"] for row in rows)  # TypeError where one is no name
+                return rows, damage
+            except (KeyError, TypeError, AttributeError, ValueError) as error:
+                what = f"{type(error).__name__}: {error}"
+                raise UserError(f"{path!r}: an entry of another form ({what})") from None
+    held = ", ".join(list(found)[:8]) or "nothing"
+    raise UserError(
+        f"{path!r}: of no known form (Karpathy's splits, COCO's or NoCaps' captions, VQA's "
+        f"questions; a table of JSON ends with .jsonl); it holds {held}"
+    )
+
+
+def _first(found: Mapping[str, Any], key: str) -> Any:
+    some = found.get(key)
+    return some[0] if isinstance(some, list) and some else {}
+
+
+def _part(rows: list[dict[str, Any]], split: str, path: str) -> list[dict[str, Any]]:
+    """Rows of some splits, a+b. Raises UserError for one that is not there."""
+    known = sorted({row["split"] for row in rows if "split" in row})
+    for name in split.split("+"):
+        if name not in known:
+            hint = nearest(name, known) or "; the file has no splits"
+            raise UserError(f"{path}:{split}: no split {name!r}{hint}")
+    return [row for row in rows if row.get("split") in split.split("+")]
+
+
+def _place(folder: str, rows: list[dict[str, Any]]) -> str:
+    """The folder from which the pictures are named. Where none is under its folder's name, all are
+    looked for by their own name."""
+    for short in (False, True):
+        name = rows[0]["image"]
+        name = os.path.basename(name) if short else name
+        found = pictures_of(folder, name)
+        if os.path.exists(os.path.join(found, name)):
+            for row in rows if short else ():
+                row["image"] = os.path.basename(row["image"])
+            return found
+    return folder
+
+
+def _karpathy(path: str, found: dict[str, Any]) -> Read:
+    rows = []
+    for entry in found["images"]:
+        name = os.path.join(entry.get("filepath", ""), entry["filename"])
+        texts = [sentence["raw"] for sentence in entry["sentences"]]
+        ids = {key: entry[key] for key in ("cocoid", "imgid") if key in entry}
+        rows.append({"image": name, "captions": texts, "split": entry["split"], **ids})
+    return rows, []
+
+
+def _coco(path: str, found: dict[str, Any]) -> Read:
+    """One row a picture, in their order, with its captions in theirs; a NoCaps picture's domain."""
+    rows, damage = {}, []
+    for entry in found["images"]:
+        kept = {key: entry[key] for key in ("id", "domain") if key in entry}
+        rows[entry["id"]] = {"image": entry["file_name"], "captions": [], **kept}
+    for number, entry in enumerate(found["annotations"], 1):
+        if entry["image_id"] in rows:
+            rows[entry["image_id"]]["captions"].append(entry["caption"])
+        else:
+            damage.append(Damage("no_image", f"{path}: annotation {number}"))
+    return list(rows.values()), damage
+
+
+def _questions(path: str, found: dict[str, Any]) -> Read:
+    """One row a question; of a test set, which has no annotations, without answers."""
+    beside = _beside(path, "questions", "annotations")
+    whole = _load(beside) if beside else {"annotations": []}
+    answers = {entry["question_id"]: entry for entry in whole["annotations"]}
+    name = _picture_names(found)
+    rows, damage = [], []
+    for entry in found["questions"]:
+        row = {"image": name(entry["image_id"]), "question": entry["question"]}
+        row["question_id"] = entry["question_id"]
+        if entry["question_id"] in answers:
+            row |= dict(_answers(answers[entry["question_id"]]))
+        elif answers:
+            damage.append(Damage("no_answers", f"{path}: question {entry['question_id']}"))
+            continue
+        rows.append(row)
+    return rows, damage
+
+
+def _answers(entry: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+    said = entry["answers"]
+    texts = [one["answer"] if isinstance(one, dict) else one for one in said]
+    yield "answers", list(map(sys.intern, texts))  # few words, often
+    for key in ("question_type", "answer_type"):
+        yield key, sys.intern(entry.get(key, ""))
+    if "multiple_choice_answer" in entry:
+        yield "answer", sys.intern(entry["multiple_choice_answer"])
+
+
+def _picture_names(found: dict[str, Any]) -> Callable[[int], str]:
+    """How the set names its pictures: val2014/COCO_val2014_000000000042.jpg."""
+    part = found.get("data_subtype", "val2014").replace("-dev", "")
+    kind = found.get("data_type", "mscoco")
+    start, suffix = ("COCO", "jpg") if kind == "mscoco" else (kind, "png")
+    return lambda number: f"{part}/{start}_{part}_{int(number):012d}.{suffix}"
+
+
+def _of_questions(path: str, found: dict[str, Any]) -> Read:
+    questions = _beside(path, "annotations", "questions")
+    if not questions:
+        raise UserError(f"{path!r}: answers without questions; put their file beside it")
+    return _questions(questions, _load(questions))
+
+
+def _beside(path: str, ours: str, theirs: str) -> str:
+    """The file that goes with one: v2_OpenEnded_mscoco_val2014_questions.json and
+    v2_mscoco_val2014_annotations.json; '' where there is none."""
+    folder, name = os.path.split(os.path.abspath(path))
+    bare = name.replace("OpenEnded_", "").replace(ours, theirs)
+    for other in sorted(os.listdir(folder)):
+        if other != name and other.replace("OpenEnded_", "") == bare:
+            return os.path.join(folder, other)
+    return ""
+
+
+# (lists that it holds, a key of the first one's entries, how it is read)
+_FORMS = (
+    (("images",), "sentences", _karpathy),
+    (("images", "annotations"), "file_name", _coco),
+    (("questions",), "question", _questions),
+    (("annotations",), "question_id", _of_questions),
+)

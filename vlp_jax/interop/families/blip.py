@@ -1,0 +1,105 @@
+"""salesforce/BLIP (models/blip*.py): pre-trained files, and those fine-tuned for captions, for
+retrieval and for answers. They say no sizes (`--arch`); which parts there are, and the size of the
+pictures, is read off the tensors.
+
+The file exists to hold what is this family's alone: pre-trained files hold what encoder and decoder
+share twice, and the momentum teacher and its queues.
+"""
+
+from typing import Any
+
+from vlp_jax.interop import preprocess
+from vlp_jax.interop.blip import (
+    DECODER_LM,
+    ENCODER,
+    TIED,
+    WORDS,
+    check_tied,
+    decoder_rules,
+    encoder_rules,
+    repeated,
+    whole_decoder,
+)
+from vlp_jax.interop.blocks import blocks, linear, norm, patches
+from vlp_jax.interop.family import Beside, Family
+from vlp_jax.interop.rules import Rule, Table
+from vlp_jax.interop.tensors import State
+
+_VIT = "visual_encoder"
+_RULES = (
+    *patches("image/patch_embed", f"{_VIT}.patch_embed.proj"),
+    Rule("image/cls_token", f"{_VIT}.cls_token", "1 1 d -> d"),
+    Rule("image/pos_embed", f"{_VIT}.pos_embed", "1 n d -> n d"),
+    *blocks(
+        "image", f"{_VIT}.blocks.{{i}}", ("attn.qkv.weight", "attn.qkv.bias"), "attn.proj",
+        ("norm1", "norm2"), ("mlp.fc1", "mlp.fc2"),
+    ),
+    *norm("image/norm_post", f"{_VIT}.norm"),
+    *linear("image_proj/out", "vision_proj"),
+    *linear("text_proj/out", "text_proj"),
+    *linear("itm/out", "itm_head"),
+    Rule("temperature", "temp"),
+)  # fmt: skip
+_TEACHER = (
+    rf"({_VIT}|text_encoder|vision_proj|text_proj)_m\..*", "(image|text|idx)_queue", "queue_ptr",
+    "ptr_queue",
+)  # fmt: skip
+_IGNORED = (r".*\.position_ids", *(name.replace(".", r"\.") for name, _ in TIED), *_TEACHER)
+_REPEATED = r"text_decoder\.bert\.(?!encoder\.layer\.\d+\.attention\.).*"
+
+
+class Blip(Family):
+    """Files whose `model` holds visual_encoder and text_encoder or text_decoder."""
+
+    has = (f"{_VIT}.patch_embed.proj.weight", f"{_VIT}.pos_embed")
+    lacks = ("query_tokens", f"{ENCODER}bert.{WORDS}")  # BLIP-2, ALBEF
+    archs = "blip"
+    release = preprocess.BLIP
+    antialias = False
+    methods = ("blip", "blip_vqa")
+
+    def table(self, names: Any) -> Table:
+        """The names of the task that the tensors `names` are of."""
+        encoder, decoder, matches = _parts(names)
+        if encoder and decoder and matches:
+            rules = (*decoder_rules("text"), *encoder_rules("text"))
+        elif encoder and decoder:
+            rules = (*encoder_rules("text"), *whole_decoder("answer"))
+        else:
+            rules = whole_decoder("text") if decoder else encoder_rules("text")
+        ignored = (*_IGNORED, _REPEATED) if encoder and decoder and matches else _IGNORED
+        return Table("salesforce/BLIP", (*_RULES, *rules), ignored)
+
+    def complete(self, method: dict[str, Any], state: State, beside: Beside) -> list[str]:
+        """The task, and the pictures' size by the positions.
+
+        Raises:
+          UserError: a tensor that must be there twice and is not alike.
+        """
+        encoder, decoder, matches = _parts(state)
+        image, text = method["image"], method["text"]
+        grid = round((state[f"{_VIT}.pos_embed"].shape[1] - 1) ** 0.5)
+        image["image_size"] = grid * image["patch_size"]
+        pairs = [*TIED, *(repeated(state) if matches else ())]
+        check_tied(state, pairs, "the file")
+        if encoder and decoder and not matches:
+            method.pop("embed_dim", None)  # of an architecture's pre-training
+            method |= {"name": "blip_vqa", "answer": {**text, "roles": "decoder"}}
+            text["roles"] = "encoder"
+            return []
+        text["roles"] = "both" if encoder and decoder else "encoder" if encoder else "decoder"
+        method["losses"] = (*(("itc", "itm") if matches else ()), *(("lm",) if decoder else ()))
+        teacher = [name for name in state if "_m." in name or "queue" in name]
+        return [f"{len(teacher)} tensors of the momentum teacher are left"] if teacher else []
+
+
+def _parts(names: Any) -> tuple[bool, bool, bool]:
+    """Whether there is an encoder, a decoder and a head that matches."""
+    return (
+        f"{ENCODER}{WORDS}" in names,
+        f"{DECODER_LM}cls.predictions.bias" in names,
+        ("itm_head.weight" in names),
+    )
+
+
+FAMILY = Blip()

@@ -1,0 +1,161 @@
+"""A picture's states and one BERT that reads beside them: what BLIP's trainings share (blip.md 2).
+
+The file exists so that pre-training, captioning and answering say their losses and nothing else.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from functools import cached_property
+from typing import Annotated, Any
+
+import jax.numpy as jnp
+
+from vlp_jax.augment import pictures
+from vlp_jax.augment.rand_augment import RandAugment, rand_augment
+from vlp_jax.core.fields import Field, Numbers, Text
+from vlp_jax.core.inputs import Inputs, Vars
+from vlp_jax.core.schema import Size, build
+from vlp_jax.core.types import Array
+from vlp_jax.decoding.how import Writing
+from vlp_jax.methods.base import Function, Part
+from vlp_jax.methods.kits.trunk import Trunk
+from vlp_jax.methods.kits.writing import write
+from vlp_jax.models.med import MED, reads
+from vlp_jax.nn.cache import States
+
+GREY = (128.0, 128.0, 128.0)  # outside a warped picture, as in the reference
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Grounded(Trunk):
+    """Parts image (all normalised tokens of a ViT, the class token first) and text (models/med.py).
+
+    Attributes:
+      text: config of the MED; rand_augment: fields of augment/rand_augment.py RandAugment; the
+        others: see Trunk.
+      text_length: tokens of a training text.
+      dec_id: the id of [DEC], which begins what is written; -1: the last but one of the vocabulary.
+        [ENC], which begins what is read beside a picture, is the id after it.
+      end_id: the id of [SEP], which ends texts.
+    """
+
+    text: Mapping[str, Any]
+    rand_augment: Annotated[Mapping[str, Any], RandAugment] = dataclasses.field(
+        default_factory=dict
+    )
+    image_mean: tuple[float, float, float] = pictures.CLIP_MEAN
+    image_std: tuple[float, float, float] = pictures.CLIP_STD
+    text_length: Size = 30
+    dec_id: int = -1
+    end_id: int = 102
+
+    @cached_property
+    def text_net(self) -> MED:
+        """The network of texts."""
+        return self.tower("text")
+
+    @cached_property
+    def states_shape(self) -> tuple[int, int]:
+        """(tokens of a picture, their width)."""
+        return self.image_shapes["pooled"].shape[1:]
+
+    @property
+    def marks(self) -> dict[str, int]:
+        """The first id of a text by the mode that reads it; `text` keeps its own."""
+        dec = self.text_net.vocab_size - 2 if self.dec_id < 0 else self.dec_id
+        return {"decode": dec, "ground": dec + 1}
+
+    def fields(self) -> dict[str, Field]:
+        """image and text: int32[B, T] from [CLS] to [SEP], with text_mask."""
+        # the tokenizer's own ids lie below [DEC] and [ENC]
+        known = min(self.text_net.vocab_size, *self.marks.values())
+        where = "method.text (without [DEC] and [ENC])"
+        how = dict(mask=True, cut=True, start=True, end=self.end_id, key=where)
+        text = Text(self.text_length, known, **how)
+        return {**super().fields(), "text": text}
+
+    def given(self, mode: str, **how: Any) -> Text:
+        """The field of a text that a function takes as it is; its first id is that of a mode."""
+        mark = self.marks.get(mode, -1)
+        return Text(self.text_length, self.text_net.vocab_size, mask=True, mark=mark, **how)
+
+    def parts(self) -> dict[str, Part]:
+        """image and text."""
+        count, width = self.states_shape
+        return {**super().parts(), "text": Part(self.text_net, reads(self.text_net, width, count))}
+
+    def prepare(self, images: Array, rng: Array | None, **how: Any) -> Array:
+        """uint8[B, S, S, 3] -> float32[B, S, S, 3]: crop and flip, RandAugment, normalised."""
+        config = build(pictures.Augment, self.augment, "method.augment")
+        change = build(RandAugment, self.rand_augment, "method.rand_augment")
+        pixels = pictures.augment(images, config, rng, **how)
+        changed = rand_augment(pixels, change, rng, GREY)
+        return pictures.normalise(changed, self.image_mean, self.image_std)
+
+    def see(self, v: Vars, x: Inputs, pixels: Array) -> Array:
+        """Normalised tokens [B, N, D] of float32[B, S, S, 3]."""
+        return self.run_image(v, x, pixels)[0]
+
+    def pixels(self, x: Inputs) -> Array:
+        """The field image as the tower takes it."""
+        return self.prepare(x.batch["image"], x.keys)
+
+    def read(
+        self, v: Vars, x: Inputs, mode: str, ids: Array, mask: Array | None, states: Array | None
+    ) -> tuple[Array, dict[str, Any]]:
+        """The MED in a mode on ids as they are: (states [B, T, D], its other outputs)."""
+        return self.apply("text", v, x, ids, mask, states, mode=mode)
+
+    def marked(self, ids: Array, mode: str) -> Array:
+        """ids with the first one of a mode."""
+        return ids.at[:, 0].set(self.marks[mode])
+
+    def functions(self) -> dict[str, Function]:
+        """image_states: float32[B, N, D]; where `text` writes, lm_logits: float32[B, T, V] of each
+        next token of a text that starts with [DEC], and generate_text: what follows `prompt`, [DEC]
+        alone where there is none (decoding/steps.py Written); features, pixels: see Trunk.
+        """
+        image = {"image": self.fields()["image"]}
+        prompt = self.given("decode", open=True, optional=True)
+
+        def image_states(v: Vars, x: Inputs, _: None) -> Array:
+            return self.see(v, x, self.pixels(x)).astype(jnp.float32)
+
+        def features(v: Vars, x: Inputs, _: None) -> Array:
+            return image_states(v, x, None)[:, 0]
+
+        def lm_logits(v: Vars, x: Inputs, _: None) -> Array:
+            states = self.see(v, x, self.pixels(x))
+            ids, mask = x.batch["text"], x.batch.get("text_mask")
+            return self.read(v, x, "decode", ids, mask, states)[1]["logits"]
+
+        def generate_text(v: Vars, x: Inputs, how: Writing) -> dict[str, Array]:
+            states = States(self.see(v, x, self.pixels(x)))
+            return self.written(v, x, "text", self.text_net, states, "prompt", how)
+
+        found = {
+            "features": Function(features, image),
+            "image_states": Function(image_states, image),
+        }
+        if self.text_net.roles != "encoder":
+            found["lm_logits"] = Function(lm_logits, image | {"text": self.given("decode")})
+            read = image | {"prompt": prompt}
+            found["generate_text"] = Function(generate_text, read, Writing)
+        return super().functions() | found
+
+    def written(
+        self, v: Vars, x: Inputs, part: str, net: MED, states: States, prompt: str, how: Writing
+    ) -> dict[str, Array]:
+        """What `part` writes beside states after the field `prompt`, or after [DEC] alone:
+        decoding/steps.py Written as a dict."""
+        ids, mask = x.batch.get(prompt), x.batch.get(f"{prompt}_mask")
+        if ids is None:
+            ids = jnp.zeros((len(states.states), 1), jnp.int32)
+        ids = self.marked(ids, "decode")  # whatever a tokenizer starts with
+        stop = (self.end_id,)
+        return write(self, v, x, part, net, states, ids, mask, how, stop)._asdict()
+
+    @property
+    def states_field(self) -> Numbers:
+        """image_states as another function reads them."""
+        return Numbers(self.states_shape)
