@@ -57,10 +57,13 @@ def test_fsdp_tensor_cuts_heads_hidden_units_and_vocabulary(shapes):
     assert found["image/pool/attn/key_value/kernel"][1] == "tensor"
     assert found["text/token_embed/embedding"] == P(None, "fsdp")  # 259 rows do not divide
     assert "tensor" not in found["image/pos_embed"]
-    even = {"text": {"token_embed": {"embedding": jax.ShapeDtypeStruct((260, 64), jnp.float32)}}}
-    assert specs(even, "fsdp_tensor", data=2, fsdp=2, tensor=2) == {
-        "text/token_embed/embedding": P("tensor", "fsdp")
-    }
+    size = lambda *shape: jax.ShapeDtypeStruct(shape, jnp.float32)  # noqa: E731
+    even = {"token_embed": {"embedding": size(260, 64)}}
+    for name in ("decode_attn", "cross_attn"):  # of a MED
+        even[name] = {"out": {"kernel": size(2, 4, 16, 64)}, "query": {"bias": size(2, 4, 16)}}
+    found = specs({"text": even}, "fsdp_tensor", data=2, fsdp=2, tensor=2)
+    assert found.pop("text/token_embed/embedding") == P("tensor", "fsdp")
+    assert len(found) == 4 and {spec[1] for spec in found.values()} == {"tensor"}
 
 
 @pytest.mark.parametrize("preset", PRESETS)
