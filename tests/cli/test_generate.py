@@ -1,0 +1,161 @@
+"""`generate`, `Model.generate` and `Model.match` on folders of transformers' three BLIP classes."""
+
+import json
+import pathlib
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import vlp_jax
+from vlp_jax.__main__ import main
+from vlp_jax.core.errors import UserError
+from vlp_jax.core.fields import Text
+from vlp_jax.core.inputs import Inputs, Vars
+from vlp_jax.data.text import load_tokenizer
+from vlp_jax.data.text.rows import text_rows
+
+GOLDEN = pathlib.Path(__file__).parents[1] / "golden" / "blip"
+WORDS = ["[PAD]", "[CLS]", "[SEP]", "[UNK]", "[MASK]", "a", "an", "the", "cat", "dog", "is"]
+WORDS += ["red", "blue", "of", "picture", "two"]
+WORDS += [f"word{i}" for i in range(28 - len(WORDS))]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A converted class by name, its vocabulary of our words, and five pictures beside it."""
+    home = tmp_path_factory.mktemp("blip")
+    (home / "vocab.txt").write_text("\n".join(WORDS) + "\n")
+    (home / "pictures" / "sub").mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    for name in ("b.png", "a.jpg", "sub/c.png"):
+        picture = Image.fromarray(rng.integers(0, 256, (20, 30, 3), np.uint8))
+        picture.save(home / "pictures" / name)
+
+    def made(kind):
+        out = home / kind
+        if not out.exists():
+            words = f"--tokenizer={home / 'vocab.txt'}"
+            assert main(["convert", str(GOLDEN / kind), str(out), words]) == 0
+        return str(out)
+
+    made.home, made.pictures = home, home / "pictures"
+    return made
+
+
+def lines(path):
+    return [json.loads(line) for line in pathlib.Path(path).read_text().splitlines()]
+
+
+def test_a_line_per_picture_in_the_order_of_their_paths(folder, tmp_path, capsys):
+    out = str(tmp_path / "new" / "f.jsonl")
+    call = ["generate", f"--checkpoint={folder('caption')}", f"--images={folder.pictures}"]
+    assert main([*call, f"--out={out}", "--prompt=a picture of", "--max-new=3", "--json"]) == 0
+    report = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert report["images"] == 3 and report["out"] == out
+    rows = lines(out)
+    assert [row["image"] for row in rows] == ["a.jpg", "b.png", "sub/c.png"]
+    for row in rows:
+        assert list(row) == ["image", "prompt", "text", "score", "ids"]
+        assert row["prompt"] == "a picture of" and len(row["ids"]) <= 3 and row["score"] < 0
+        assert 2 not in row["ids"]
+    model = vlp_jax.load(folder("caption"))
+    again = model.generate([folder.pictures / r["image"] for r in rows], "a picture of", max_new=3)
+    assert again == [row["text"] for row in rows]
+
+
+def test_ids_are_the_likeliest_after_dec_and_the_prompt(folder):
+    """Against the model's own logits, token by token; without a prompt after [DEC] alone."""
+    model = vlp_jax.load(folder("caption"))
+    picture = folder.pictures / "b.png"
+    logits = model.method.functions()["lm_logits"]
+    image = model.decode(picture)[None]
+    for prompt, ids in (("", [28]), ("a dog", [28, 5, 9])):
+        found = model.generate([picture], prompt, max_new=4, min_new=4)
+        begun = list(ids)
+        for _ in range(4):
+            x = Inputs.of({"image": image, "text": np.int32([begun])})
+            row = np.array(logits(Vars(model.params, model.extra), x))[0, -1]
+            row[2] = -np.inf
+            begun.append(int(row.argmax()))
+        words = model.tokenizer().decode(begun[len(ids) :])
+        assert found == [words]
+
+
+def test_prompts_of_unequal_length_and_batches_change_nothing(folder, tmp_path):
+    model = vlp_jax.load(folder("caption"))
+    pictures = [folder.pictures / name for name in ("a.jpg", "b.png", "sub/c.png")]
+    prompts = ["", "the red cat", "a"]
+    together = model.generate(pictures, prompts, max_new=3, beams=2)
+    alone = [
+        model.generate([one], prompt, max_new=3, beams=2)[0]
+        for one, prompt in zip(pictures, prompts, strict=True)
+    ]
+    assert together == alone
+    (tmp_path / "p.txt").write_text("\n".join(prompts) + "\n")
+    call = ["generate", f"--checkpoint={folder('caption')}", f"--images={folder.pictures}"]
+    call += [f"--prompts={tmp_path / 'p.txt'}", "--max-new=3", "--beams=2"]
+    assert main([*call, f"--out={tmp_path / 'f.jsonl'}"]) == 0
+    assert [row["text"] for row in lines(tmp_path / "f.jsonl")] == together
+
+
+def test_draws_follow_their_seed(folder):
+    model = vlp_jax.load(folder("caption"))
+    pictures = [folder.pictures / "a.jpg"] * 12
+    how = dict(max_new=4, temperature=3.0)
+    draw = lambda seed: model.generate(pictures, seed=seed, **how)  # noqa: E731
+    first = draw(0)
+    assert first == draw(0) != draw(1) and len(set(first)) > 3, "each picture draws for itself"
+
+
+def test_questions_are_answered_and_pairs_are_matched(folder):
+    pictures = [folder.pictures / "a.jpg", folder.pictures / "b.png"]
+    answers = vlp_jax.load(folder("answer"))
+    said = answers.generate(pictures, ["is the cat red", "is a dog blue"], max_new=3)
+    assert len(said) == 2
+    with pytest.raises(UserError, match="answers questions; give a prompt"):
+        answers.generate(pictures, ["is the cat red", " "])
+    matching = vlp_jax.load(folder("match"))
+    found = matching.match(pictures, ["a red cat", "two dog"])
+    logits = matching.method.functions()["match"]
+    text = np.int32([[29, 5, 11, 8, 2], [29, 15, 9, 2, 0]])
+    batch = {"image": np.stack([matching.decode(p) for p in pictures]), "text": text}
+    batch["text_mask"] = text > 0
+    row = np.array(logits(Vars(matching.params, matching.extra), Inputs.of(batch)))
+    np.testing.assert_allclose(found, 1 / (1 + np.exp(row[:, 0] - row[:, 1])), atol=1e-6)
+    with pytest.raises(UserError, match="writes no texts"):
+        matching.generate(pictures)
+    with pytest.raises(UserError, match="no head that matches"):
+        answers.match(pictures, ["a", "a"])
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--beams=0"], "beams=0: must be at least 1"),
+        (["--min-new=9", "--max-new=8"], "min_new=9: must be from 0 to max_new=8"),
+        (["--prompt=a", "--prompts=x"], "--prompt and --prompts: give one of them"),
+        (["--max-new=99"], "context_length=8"),
+    ],
+)
+def test_mistakes_are_one_line(folder, tmp_path, capsys, flags, message):
+    call = ["generate", f"--checkpoint={folder('caption')}", f"--images={folder.pictures}"]
+    assert main([*call, f"--out={tmp_path / 'f.jsonl'}", *flags]) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith("error: ") and message in error
+    assert not list(tmp_path.iterdir())
+
+
+def test_rows_as_a_field_wants_them(folder):
+    folder("caption")
+    words = load_tokenizer(str(folder.home / "vocab.txt"), 5)
+    field = Text(5, 30, mask=True)
+    made = lambda **how: text_rows(  # noqa: E731
+        words, Text(5, 30, mask=True, **how), "t", ["a cat", "a red cat is"]
+    )
+    assert made()["t"].tolist() == [[1, 5, 8, 2, 0], [1, 5, 11, 8, 2]]
+    assert made(mark=29)["t"].tolist() == [[29, 5, 8, 2, 0], [29, 5, 11, 8, 2]]
+    begun = made(mark=28, open=True)
+    assert begun["t"].tolist() == [[28, 5, 8, 0, 0], [28, 5, 11, 8, 0]]
+    assert begun["t_mask"].sum(1).tolist() == [3, 4]
+    assert text_rows(words, Text(5, 30), "t", ["a"]).keys() == {"t"} and field.mask
