@@ -5,13 +5,33 @@ The nearest printed numbers are ALIGN's (arXiv:2102.05918, Table 8), which leave
 the same batch: all 51.7, a half 50.2, a quarter 48.7 (COCO, picture to text, R@1).
 """
 
+from typing import Any
+
 from configs.clip import quickstart
 from experiments import common
 from vlp_jax.api.study import Cell, Column, DataSet, Study, Trend
 
 SMALL, FULL = (32, 64, 128, 256, 512), (4096, 8192, 16_384, 32_768, 65_536)
 EXAMPLES = 40_960
-FIXED = "same rate"  # whatever the batch; else proportional to its square root, as suits Adam
+FIXED = "fixed rate"  # whatever the batch; else proportional to its square root, as suits Adam
+
+
+def measures(full: bool) -> tuple[dict[str, Any], dict[str, Column]]:
+    """(evaluators, columns): ImageNet, or two of the quickstart's on the style it never saw."""
+    if full:
+        imagenet = {"path": "tfds:imagenet2012:validation", "label": "label"}
+        imagenet |= {"classes": "imagenet_classes.txt", "templates": "imagenet"}
+        evals = {"zeroshot": {"type": "zeroshot", **imagenet}}
+        return evals, {"zero-shot": Column("zeroshot.top1")}
+    found = quickstart.get_config().evals.to_dict()
+    ways = {"i2t": "picture to text", "t2i": "text to picture"}
+    columns = {
+        f"{text} R@{k}": Column(f"cross_style.{way}_r{k}")
+        for way, text in ways.items()
+        for k in (1, 10)
+    }
+    columns["zero-shot, mean of classes"] = Column("category.mean_per_class")
+    return {name: found[name] for name in ("cross_style", "category")}, columns
 
 
 def get_study(full: bool, data: DataSet) -> Study:
@@ -27,26 +47,12 @@ def get_study(full: bool, data: DataSet) -> Study:
 
     ends = sizes[0], sizes[-1]
     cells = {str(size): cell(size, (size / usual) ** 0.5) for size in sizes}
-    cells |= {f"{size}, {FIXED}": cell(size, 1.0) for size in ends}
-    if full:
-        imagenet = {"path": "tfds:imagenet2012:validation", "label": "label"}
-        imagenet |= {"classes": "imagenet_classes.txt", "templates": "imagenet"}
-        evals = {"zeroshot": {"type": "zeroshot", **imagenet}}
-        columns = {"zero-shot": Column("zeroshot.top1")}
-    else:
-        found = quickstart.get_config().evals.to_dict()
-        evals = {name: found[name] for name in ("cross_style", "category")}
-        ways = {"i2t": "picture to text", "t2i": "text to picture"}
-        columns = {
-            f"{text} R@{k}": Column(f"cross_style.{way}_r{k}")
-            for way, text in ways.items()
-            for k in (1, 10)
-        }
-        columns["zero-shot, mean of classes"] = Column("category.mean_per_class")
+    cells |= {f"{size} {FIXED}": cell(size, 1.0) for size in ends}
+    evals, columns = measures(full)
     chief = next(iter(columns)) if full else "picture to text R@10"
 
     def value(v: dict, size: int, rate: str = "") -> float:
-        return v[f"{size}, {rate}" if rate else str(size)][chief]
+        return v[f"{size} {rate}" if rate else str(size)][chief]
 
     return Study(
         title="CLIP: batch size at the same number of examples (%)",

@@ -39,9 +39,9 @@ def get_config(path: str = "") -> ConfigDict:
 
 
 def get_study(full: bool, data: DataSet) -> Study:
-    """ViT-B/32 as published, or two narrow models on the emoji, whose captions are no sentences: one
-    learns them as they are, one inside the 80 templates. Classes are 1,000 names they have learnt,
-    of pictures in the other style.
+    """ViT-B/32 as published, or two narrow models on the emoji, whose captions are no sentences:
+    one learns them as they are, one inside the 80 templates. Classes are 1,000 names that both have
+    learnt, of pictures in the other style.
     """
     if full:
         cells = {PLAIN: Cell(config=common.CLIP_FULL, paper={"80 templates": 63.2})}
