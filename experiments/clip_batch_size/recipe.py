@@ -1,8 +1,8 @@
 """CLIP at several global batch sizes and the same number of examples (arXiv:2103.00020, which
 trains at 32,768 and prints no other size).
 
-The nearest printed numbers are ALIGN's (arXiv:2102.05918, Table 8), which leaves out negatives of
-the same batch: all 51.7, a half 50.2, a quarter 48.7 (COCO, picture to text, R@1).
+ALIGN (arXiv:2102.05918, Table 8) leaves out negatives of the same batch: all 51.7, a half 50.2, a
+quarter 48.7 (COCO, picture to text, R@1).
 """
 
 from typing import Any
