@@ -6,12 +6,17 @@ The file exists so that each recipe states its table and its trends only.
 from typing import Any
 
 from vlp_jax.api.study import Column, DataSet, Run
+from vlp_jax.core.errors import UserError
 
+CLIP_FULL = "configs/clip/openai.py:ViT-B-32"
+CLIP_SMALL = "configs/clip/quickstart.py"
 MAE_FULL = "configs/mae/pretrain.py:ViT-L-16"
 MAE_SMALL = "configs/mae/tiny.py"
 SIMCLR_FULL = "configs/simclr/imagenet.py:r50x1"
 SIMCLR_SMALL = "configs/simclr/tiny.py:r18x0.125"
 NARROW = {"method.image.width": 64, "method.image.head_width": 32}
+CLIP_SIZES = {"method.embed_dim": 128, "method.image.width": 128, "method.image.num_layers": 3}
+CLIP_SIZES |= {"method.text.width": 128, "method.text.num_heads": 2}
 
 
 def small(data: DataSet, steps: int = 300, batch_size: int = 128) -> dict[str, Any]:
@@ -32,6 +37,18 @@ def small_mae(data: DataSet, patch_size: int = 4, steps: int = 300) -> dict[str,
 def small_simclr(data: DataSet, steps: int) -> dict[str, Any]:
     """The same, of SimCLR on pictures of 24 pixels."""
     return {**small(data, steps), "image_size": 24}
+
+
+def small_clip(data: DataSet, examples: int, batch_size: int = 128) -> dict[str, Any]:
+    """Changes of every small run of CLIP: the quickstart's towers, narrower, and so many examples.
+
+    Raises:
+      UserError: a data set without captions.
+    """
+    if data.grey:
+        raise UserError("--data: Fashion-MNIST has no captions; --data='' is the embedded emoji")
+    sizes = {**CLIP_SIZES, "steps": examples // batch_size, "batch_size": batch_size}
+    return {**sizes, "optim.warmup_examples": examples // 10, "keep_checkpoints": 1}
 
 
 def evaluators(full: bool, data: DataSet) -> dict[str, Any]:

@@ -1,5 +1,8 @@
 """Template sets: counts of the paper, and spot checks of the released wording."""
 
+import collections
+import re
+
 import pytest
 
 from vlp_jax.core.errors import UserError
@@ -24,6 +27,24 @@ COUNTS = {
 def test_every_set_has_the_papers_number_of_distinct_templates():
     assert {name: len(set(templates)) for name, templates in TEMPLATES.items()} == COUNTS
     assert {name: len(templates) for name, templates in TEMPLATES.items()} == COUNTS
+
+
+FACTORS = {  # pattern (clip.md 5.1) -> how many of the 80
+    r"a photo of (a|the) (hard to see|clean|dirty|cool|nice|weird|large|small) {c}\.": 16,
+    r"a photo of (a|the|many|my|one) {c}\.": 5,
+    r"a (bad|bright|dark|cropped|close-up|black and white|pixelated|blurry|good|low resolution"
+    r"|jpeg corrupted) photo of (a|the) {c}\.": 22,
+    r"a (sculpture|rendering|tattoo|drawing|painting|doodle|sketch|rendition) of (a|the) {c}\.": 16,
+    r"(graffiti|art) of (a|the) {c}\.": 4,
+    r"itap of (a|the|my) {c}\.": 3,
+    r"(a|the) (embroidered|plastic|origami|cartoon|plushie|toy) {c}\.": 12,
+    r"(a|the) {c} in a video game\.": 2,
+}
+
+
+def test_the_eighty_are_the_products_of_the_paper():
+    fits = [[p for p in FACTORS if re.fullmatch(p, t)] for t in TEMPLATES["imagenet"]]
+    assert collections.Counter(p for (p,) in fits) == FACTORS
 
 
 def test_every_template_has_one_class_name_and_clean_spaces():

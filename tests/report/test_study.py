@@ -85,6 +85,13 @@ def test_other_names_are_bars_with_their_numbers(monkeypatch):
     assert axes[0].yaxis_inverted()
 
 
+@pytest.mark.parametrize("names", ["ab", "12"])
+def test_a_paper_that_prints_nothing_is_not_drawn(monkeypatch, names):
+    cells = {name: cell({}, {"x": 4.0}) for name in names}
+    (axes,) = drawn(monkeypatch, cells)
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["ours"]
+
+
 def test_pairs_of_names_are_two_matrices(monkeypatch):
     values = {"r / s": 1.0, "r / t": 2.0, "q / s": 3.0}
     cells = {name: cell({"x": v}, {"x": 10 * v}) for name, v in values.items()}

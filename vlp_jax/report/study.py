@@ -128,9 +128,15 @@ def _series(cells: Mapping[str, Mapping[str, Any]], part: str, column: str) -> n
     return np.asarray([cell[part].get(column, np.nan) for cell in cells.values()], float)
 
 
+def _printed(cells: Mapping[str, Mapping[str, Any]]) -> bool:
+    """Whether the paper has a number for any cell."""
+    return any(cell["paper"] for cell in cells.values())
+
+
 def _line(axes: Any, column: str, cells: Mapping[str, Mapping[str, Any]]) -> None:
     place, spread = [float(name) for name in cells], _series(cells, "spread", column)
-    axes.plot(place, _series(cells, "paper", column), color=GREY, marker="s", label="paper")
+    if _printed(cells):
+        axes.plot(place, _series(cells, "paper", column), color=GREY, marker="s", label="paper")
     ours, error = _series(cells, "ours", column), np.nan_to_num(spread)
     axes.errorbar(place, ours, error, color=BLUE, marker="o", label="ours")
     axes.set_title(printable(column, 40), loc="left", fontsize=10)
@@ -138,7 +144,9 @@ def _line(axes: Any, column: str, cells: Mapping[str, Mapping[str, Any]]) -> Non
 
 def _bars(axes: Any, column: str, cells: Mapping[str, Mapping[str, Any]]) -> None:
     place, error = np.arange(len(cells)), np.nan_to_num(_series(cells, "spread", column))
-    looks = ((-0.2, "paper", GREY, None), (0.2, "ours", BLUE, error))
+    looks = [(-0.2, "paper", GREY, None), (0.2, "ours", BLUE, error)]
+    if not _printed(cells):
+        looks = [(0, *looks[1][1:])]
     for shift, part, color, spread in looks:
         values = _series(cells, part, column)
         how = dict(height=0.36, xerr=spread, color=color, label=part)
