@@ -80,6 +80,10 @@ class BLIP(Grounded):
             for name in (value,) if isinstance(value, str) else value:
                 if name not in names:
                     raise UserError(f"method.{key}: unknown {name!r}{nearest(name, names)}")
+        lacking = {"encoder": "lm", "decoder": "itc"}.get(self.text.get("roles", "both"))
+        if lacking in self.losses:
+            roles = self.text["roles"]
+            raise UserError(f"method.text.roles={roles!r}: {lacking} of method.losses needs both")
         if not self.losses or ("itm" in self.losses and "itc" not in self.losses):
             raise UserError(f"method.losses={self.losses}: itm needs itc, and one there must be")
 
