@@ -37,7 +37,7 @@ from vlp_jax.serve.ann import build_ann, check_kind
 from vlp_jax.serve.index import ANN, FORMAT, MANIFEST, Index, file_facts, read_manifest
 from vlp_jax.serve.metadata import load_pyarrow
 from vlp_jax.serve.part import Embedding, embed_part, write_part
-from vlp_jax.serve.staging import read_plan, replaced, staging
+from vlp_jax.serve.staging import check_free, check_ours, read_plan, replaced, staging
 from vlp_jax.serve.whole import write_json, write_whole
 
 
@@ -76,13 +76,6 @@ class Request:
         load_pyarrow()
         check_writable("--out", self.out)
         check_free(self.out)
-
-
-def check_free(out: str) -> None:
-    """Raises UserError where a folder holds something else than an index that we wrote."""
-    ours = os.path.exists(os.path.join(out, MANIFEST))  # also a damaged one
-    if os.path.isdir(out) and os.listdir(out) and not ours:
-        raise UserError(f"--out={out}: is not empty and holds no index of ours; choose another")
 
 
 def build_index(request: Request) -> dict[str, Any]:
@@ -136,6 +129,7 @@ def plan_of(request: Request, model: Model, source: Source) -> dict[str, Any]:
 def _build(request: Request, plan: dict[str, Any], model: Model, source: Source) -> int:
     """Embeds what is not embedded yet, and names the folder; returns how many rows are new."""
     parts = {f"{at // request.part:04d}": at for at in range(0, len(source), request.part)}
+    check_ours(request.out)
     first, new = first_process(), 0
     with staging(request.out, plan) if first else contextlib.nullcontext() as stage:
         known = json.loads(from_first(dumps([stage and stage.part(name) for name in parts])))
@@ -176,7 +170,7 @@ def _manifest(
         "skipped": dict(skipped),
         "checkpoint": {
             "path": checkpoint,
-            "beside": os.path.relpath(checkpoint, os.path.abspath(request.out)),
+            "beside": os.path.relpath(checkpoint, os.path.realpath(request.out)),
         },
         "data": request.data,
         "ann": "",

@@ -13,10 +13,11 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from vlp_jax.core.errors import RunError, UserError
+from vlp_jax.core.errors import RunError, UserError, printable
+from vlp_jax.data.index import index_path
 from vlp_jax.data.walk import tell
-from vlp_jax.serve.index import MANIFEST, check_files, read_manifest
-from vlp_jax.serve.whole import write_json
+from vlp_jax.serve.index import ANN, MANIFEST, check_files, read_manifest
+from vlp_jax.serve.whole import PARTIAL, write_json
 
 PLAN, DONE = "plan.json", "done"
 
@@ -25,7 +26,7 @@ class Staging:
     """The parts of an index on their way. Use `staging`, which takes the folder."""
 
     def __init__(self, out: str, plan: Mapping[str, Any]):
-        self.out, self.plan = os.path.abspath(out), plan
+        self.out, self.plan = os.path.realpath(out), plan
         parent, name = os.path.split(self.out)
         self.folder = os.path.join(parent, f".{name}.building")
         self.complete = False  # but for its name
@@ -86,7 +87,7 @@ class Staging:
         """Removes what a kill left half-written."""
         for folder, _, names in os.walk(self.folder):
             for name in names:
-                if name.startswith(".") or name.endswith(".part"):
+                if name.startswith(".") or name.endswith(PARTIAL):
                     os.remove(os.path.join(folder, name))
 
     def _path(self, *names: str) -> str:
@@ -95,8 +96,34 @@ class Staging:
 
 def replaced(out: str) -> str:
     """Where an older index lies for the moment in which a new one takes its name."""
-    parent, name = os.path.split(os.path.abspath(out))
+    parent, name = os.path.split(os.path.realpath(out))
     return os.path.join(parent, f".{name}.replaced")
+
+
+def check_free(out: str) -> None:
+    """Raises UserError where a folder holds something else than an index that `index` wrote."""
+    if not os.path.isdir(out) or not os.listdir(out):
+        return
+    try:
+        found = read_manifest(out)
+    except UserError as error:
+        raise UserError(f"--out={out}: {error}, or remove the folder") from error
+    if not isinstance(found.get("plan"), dict):
+        raise UserError(f"--out={out}: is not empty and holds no index of ours; choose another")
+
+
+def check_ours(out: str) -> None:
+    """Raises UserError where the folder of an index, which is about to be replaced, holds a file
+    that `index` did not write (a `safety.npz`, notes), which would go with it."""
+    if not os.path.isdir(out) or not os.listdir(out):
+        return
+    written = {MANIFEST, *ANN.values(), *read_manifest(out)["files"]}
+    written |= {index_path(name) for name in written if name.endswith(".tar")}
+    for folder, _, names in os.walk(out):
+        for name in (os.path.relpath(os.path.join(folder, name), out) for name in sorted(names)):
+            if name.removesuffix(PARTIAL) not in written:
+                what = f"holds {printable(name)!r}, which `index` did not write"
+                raise UserError(f"--out={out}: {what}; move it away, or choose another folder")
 
 
 def read_plan(folder: str) -> Any:
