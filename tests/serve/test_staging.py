@@ -24,7 +24,7 @@ def made(out, plan=PLAN):
 )
 def test_a_manifest_of_something_else(tmp_path, text):
     (tmp_path / "manifest.json").write_text(text)
-    with pytest.raises(UserError, match="^--out="):
+    with pytest.raises(UserError, match=r"^--out="):
         check_free(str(tmp_path))
 
 
@@ -33,7 +33,7 @@ def test_files_of_the_user_in_an_index(tmp_path):
     check_free(str(out)), check_ours(str(out)), check_ours(str(tmp_path / "none"))
     (out / "safety.npz").write_text("mine")
     check_free(str(out))
-    with pytest.raises(UserError, match="holds 'safety.npz', which `index` did not write"):
+    with pytest.raises(UserError, match=r"holds 'safety\.npz', which `index` did not write"):
         check_ours(str(out))
 
 

@@ -5,6 +5,7 @@ import json
 import os
 import signal
 import time
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -153,10 +154,11 @@ def test_a_changed_data_set_and_a_cut_file_are_refused(recipe, made, tmp_path):
     part.write_bytes(part.read_bytes()[:-1])
     with pytest.raises(UserError, match=r"image_features\.npy: has .* bytes of"):
         open_source(str(copy))
-    moved = json.loads((copy / "cache.json").read_text()) | {"rows": 3}
-    (copy / "cache.json").write_text(json.dumps(moved))
-    with pytest.raises(UserError, match="has changed since"):
-        open_source(str(copy))
+    for other in ({"rows": 3}, {"pictures": "of another day"}):
+        changed = json.loads((Path(made) / "cache.json").read_text()) | other
+        (copy / "cache.json").write_text(json.dumps(changed))
+        with pytest.raises(UserError, match="has changed since"):
+            open_source(str(copy))
     with pytest.raises(UserError, match="is a cache itself"):
         config = load_config(str(recipe), {"data.path": made})
         cache(Request(str(tmp_path / "x"), config=config))

@@ -32,7 +32,7 @@ from vlp_jax.data.cache_writer import CacheWriter, part_rows_of
 from vlp_jax.data.fields.base import Setup, make_readers
 from vlp_jax.data.fields.cached import one_text
 from vlp_jax.data.open import open_source
-from vlp_jax.data.source import Source
+from vlp_jax.data.source import Source, pictures_stamp
 from vlp_jax.data.text.named import open_tokenizers
 from vlp_jax.methods.base import Method
 from vlp_jax.parallel.hosts import from_first
@@ -255,6 +255,7 @@ def _plan(
         "path": os.path.abspath(os.path.expanduser(path)) if local else path,
         "fingerprint": source.fingerprint,
         "stamp": getattr(source, "stamp", ""),
+        **({"pictures": pictures} if (pictures := pictures_stamp(source)) else {}),
         "rows": len(source),
         "part_rows": request.part_rows,
         "functions": list(names),

@@ -28,7 +28,7 @@ from vlp_jax.core.strict_json import dumps
 from vlp_jax.data.damage import NOTED
 from vlp_jax.data.folder import FolderSource
 from vlp_jax.data.open import open_source
-from vlp_jax.data.source import Source, captioned, digest
+from vlp_jax.data.source import Source, captioned, digest, pictures_stamp
 from vlp_jax.data.subset import Subset
 from vlp_jax.data.walk import told
 from vlp_jax.parallel.hosts import from_first
@@ -107,16 +107,19 @@ def build_index(request: Request) -> dict[str, Any]:
 
 
 def in_order(source: Source) -> Source:
-    """The source itself; a folder in the order of its paths."""
+    """The source itself; of a folder all pictures, with captions or without, in the order of their
+    paths."""
     if not isinstance(source, FolderSource):
         return source
+    source = source.all_pictures()
     return Subset(source, np.array(sorted(range(len(source)), key=source.where), np.int64))
 
 
 def plan_of(request: Request, model: Model, source: Source) -> dict[str, Any]:
     """What an index is made of: with the same plan it is the same index."""
     texts = "text" in model.embedders() and captioned(source)
-    data = digest([source.fingerprint, getattr(source, "stamp", "")])
+    stamps = getattr(source, "stamp", ""), pictures_stamp(source)
+    data = digest([source.fingerprint, *stamps])
     return {
         "digests": {**digests(model), "data": data},
         "modalities": ["image", "text"] if texts else ["image"],

@@ -144,7 +144,7 @@ def remembered(index: Index) -> str:
       UserError: at neither, or the index does not say.
     """
     said: Mapping[str, str] = index.manifest.get("checkpoint", {})
-    beside = os.path.normpath(os.path.join(index.folder, said.get("beside", "")))
+    beside = os.path.normpath(os.path.join(os.path.realpath(index.folder), said.get("beside", "")))
     found = next((p for p in (said.get("path", ""), beside) if said and os.path.isdir(p)), "")
     if not found:
         gone = f"its checkpoint {said['path']} is gone" if said else "it names no checkpoint"
