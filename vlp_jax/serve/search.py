@@ -110,7 +110,8 @@ class Searcher:
         vectors = self.index.side(modality)
         found = min(k, vectors.rows)
         if where or self.ann(modality) is None:
-            mask = self._mask(tuple(where)) if where else None
+            conditions = (where,) if isinstance(where, str) else tuple(where)
+            mask = self._mask(conditions) if where else None
             ids, scores = self.nearest(modality).search(queries, found, mask)
         else:
             ids, scores = self.ann(modality).search(queries, found)
@@ -179,6 +180,8 @@ class Searcher:
             raise UserError(f"query of shape {list(queries.shape)}: {wanted}")
         if not np.isfinite(queries).all():
             raise UserError("query: holds numbers that are not finite")
+        if isinstance(k, bool) or not hasattr(k, "__index__"):
+            raise UserError(f"k={k!r}: must be a whole number")
         if k < 1:
             raise UserError(f"k={k}: must be at least 1")
         return queries
@@ -208,8 +211,8 @@ def check_model(index: Index, model: Model) -> None:
     if known is None:
         return tell(f"{index.folder}: does not say which model it is of; {model.path} is taken")
     for what, found in digests(model).items():
-        if found != known[what]:
-            both = f"{what} of digest {known[what]}, {model.path} has {found}"
+        if found != known.get(what):
+            both = f"{what} of digest {known.get(what)}, {model.path} has {found}"
             raise UserError(f"--index={index.folder}: is of a model with {both}")
 
 
