@@ -7,6 +7,7 @@ job died or the run hung, 75 stopped by a signal with the state saved. The file 
 """
 
 import importlib
+import logging
 import sys
 
 from vlp_jax.core.memory import use_huge_pages
@@ -48,6 +49,8 @@ def main(argv: list[str] | None = None) -> int:
         return 0 if argv else 2
     if hasattr(sys.stdout, "reconfigure"):  # not a notebook's: a name no terminal can show
         sys.stdout.reconfigure(errors="backslashreplace")
+    # before a library that a command imports gives lines a form of its own
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     command, rest = argv[0], argv[1:]
     debug = "--debug" in rest
     rest = [word for word in rest if word != "--debug"]

@@ -7,11 +7,12 @@ draws. The file exists as what `python -m vlp_jax data cache` and a notebook cal
 """
 
 import contextlib
+import copy
 import dataclasses
 import json
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,7 +22,8 @@ from jax.sharding import Mesh
 from vlp_jax.api.cached_parts import PartMaker, digests
 from vlp_jax.api.init_from import Weights
 from vlp_jax.api.model import load_model
-from vlp_jax.api.placement import runner
+from vlp_jax.api.placement import Run, runner
+from vlp_jax.api.stop import stoppable
 from vlp_jax.core.errors import UserError, nearest
 from vlp_jax.core.fields import Field, present
 from vlp_jax.core.inputs import Vars
@@ -111,8 +113,20 @@ def cache(request: Request) -> dict[str, Any]:
     source = open_source(path)
     maker = _maker(given, source, names, request)
     plan = _plan(given, source, maker, names, request)
-    with _held(request.out):
+    with _held(request.out), stoppable("parts that are whole are kept") as check:
+        functions = {name: _checked(run, check) for name, run in maker.functions.items()}
+        maker = dataclasses.replace(maker, functions=functions)
         return _write(CacheWriter(request.out, plan), maker, start)
+
+
+def _checked(run: Run, check: Callable[[], None]) -> Run:
+    """A function before whose batches the command may be stopped."""
+
+    def call(*words: Any, **options: Any) -> Any:
+        check()
+        return run(*words, **options)
+
+    return call
 
 
 def _write(writer: CacheWriter, maker: PartMaker, start: float) -> dict[str, Any]:
@@ -163,7 +177,10 @@ def _held(out: str) -> Iterator[None]:
 
 def _of_config(request: Request) -> Given:
     """The first weights of a recipe's run, on its data."""
-    trainer = Trainer(request.config)
+    config = copy.deepcopy(request.config)
+    for key in [key for key in config.optim if key.startswith("warmup")]:
+        config.optim[key] = type(config.optim[key])()  # nothing is trained: no word of it
+    trainer = Trainer(config)
     weights = Weights(trainer) if trainer.config.init_from else None
     if weights:
         weights.show()

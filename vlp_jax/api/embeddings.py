@@ -185,7 +185,7 @@ def similarity(request: Request, scale: float | None = None) -> dict[str, Any]:
 
 
 class Progress:
-    """A line on stderr: done, rate and time left, at most once a second."""
+    """A line on stderr: done, rate and time left, at most once a second, in a log every ten."""
 
     def __init__(self, total: int):
         self.total, self.done = total, 0
@@ -194,7 +194,7 @@ class Progress:
     def add(self, count: int) -> None:
         self.done += count
         now = time.perf_counter()
-        if now - self.shown < 1:
+        if now - self.shown < (1 if sys.stderr.isatty() else 10):
             return
         self.shown = now
         rate = self.done / (now - self.start)

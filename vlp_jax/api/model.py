@@ -98,7 +98,9 @@ class Model:
           UserError: a model without a text tower, or without a tokenizer that fits it.
         """
         run, texts = self.run("text"), check_texts(texts)
-        rows = embed_texts(run, texts, self.text_arrays(), how or Batching()) if texts else []
+        arrays = self.text_arrays()
+        rows = embed_texts(run, texts, arrays, how or Batching()) if texts else []
+        arrays.tell()
         return joined(rows, self.width("text"))
 
     def similarity(
@@ -159,20 +161,11 @@ class Model:
         check_vocab(tokenizer, self.method.fields()["text"].vocab_size)
         return tokenizer
 
-    def text_arrays(self) -> Callable[[list[str]], dict[str, np.ndarray]]:
+    def text_arrays(self) -> "TextArrays":
         """texts -> {text: int32[B, T]}, with text_mask bool[B, T] where the model takes one; texts
-        that do not fit are cut, and told. Raises UserError as `tokenizer`.
+        that do not fit are cut, and counted. Raises UserError as `tokenizer`.
         """
-        tokenizer, masked = self.tokenizer(), self.method.fields()["text"].mask
-
-        def arrays(texts: list[str]) -> dict[str, np.ndarray]:
-            ids = np.asarray(tokenizer(texts), np.int32)
-            if cut := tokenizer.overlong(texts, ids):
-                most = tokenizer.context_length
-                _log.warning("%s cut at %d tokens, the model's most", count_of(cut, "text"), most)
-            return {"text": ids} | ({"text_mask": tokenizer.mask(ids)} if masked else {})
-
-        return arrays
+        return TextArrays(self.tokenizer(), self.method.fields()["text"].mask)
 
     def decode(self, picture: Any) -> np.ndarray:
         """A path, the bytes of a file, a Pillow picture or uint8[H, W, 3] -> uint8[S, S, 3] by this
@@ -215,6 +208,25 @@ class Model:
     @functools.cached_property
     def _widths(self) -> dict[str, int]:
         return {}
+
+
+class TextArrays:
+    """See Model.text_arrays. cut: how many texts did not fit, until that was told."""
+
+    def __init__(self, tokenizer: Any, masked: bool):
+        self._tokenizer, self._masked, self.cut = tokenizer, masked, 0
+
+    def __call__(self, texts: list[str]) -> dict[str, np.ndarray]:
+        ids = np.asarray(self._tokenizer(texts), np.int32)
+        self.cut += self._tokenizer.overlong(texts, ids)
+        return {"text": ids} | ({"text_mask": self._tokenizer.mask(ids)} if self._masked else {})
+
+    def tell(self) -> None:
+        """Logs how many were cut, where any was."""
+        if self.cut:
+            most = self._tokenizer.context_length
+            _log.warning("%s cut at %d tokens, the model's most", count_of(self.cut, "text"), most)
+        self.cut = 0
 
 
 def load_model(path: str, sharding: str = "", mesh: Mapping[str, int] | None = None) -> Model:

@@ -30,7 +30,7 @@ from vlp_jax.serve.metadata import Metadata
 from vlp_jax.serve.sample import to_jpeg
 from vlp_jax.serve.vectors import Vectors, check_ids, numbered, part_numbers
 
-MANIFEST, FORMAT = "manifest.json", 1
+MANIFEST, FORMAT, PLAN = "manifest.json", 1, "plan.json"
 FOLDERS = {"image": "img_emb", "text": "text_emb"}
 ANN = {"image": "image.index", "text": "text.index"}
 PLACES, SIDE = ("image_path", "path"), 256
@@ -62,7 +62,7 @@ class Index:
         """
         folder = os.fspath(folder)
         if not os.path.isdir(folder):
-            raise UserError(f"--index={folder}: no such folder")
+            raise UserError(f"--index={folder}: {_unfinished(folder) or 'no such folder'}")
         manifest = read_manifest(folder)
         if manifest:
             check_files(folder, manifest["files"])
@@ -174,6 +174,25 @@ class Index:
         folder = os.path.join(self.folder, THUMBNAILS)
         tars = numbered(folder, ".tar")
         return TarSource(folder, paths=tars) if tars else None
+
+
+def building(out: str) -> str:
+    """The hidden folder in which the index of a folder grows (staging.py)."""
+    parent, name = os.path.split(os.path.realpath(out))
+    return os.path.join(parent, f".{name}.building")
+
+
+def _unfinished(folder: str) -> str:
+    """What is to be done where an index is unfinished; '' where none was begun."""
+    place = building(folder)
+    try:
+        with open(os.path.join(place, PLAN), encoding="utf-8") as file:
+            command = json.load(file)["command"]
+    except FileNotFoundError:
+        return ""
+    except (OSError, ValueError, KeyError, TypeError):
+        command = "its `index`"
+    return f"is not finished ({place}); go on with: {command}"
 
 
 def _vectors(folder: str, side: str) -> Vectors:

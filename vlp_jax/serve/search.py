@@ -8,7 +8,7 @@ import functools
 import importlib.util
 import os
 import threading
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
@@ -124,23 +124,35 @@ class Searcher:
         Near duplicates and what is unsafe are removed from the k that were found, so fewer may
         remain. Raises UserError as `search`, and where safe mode has nothing to judge by.
         """
+        return self.find_counted(query, k, options)[0]
+
+    def find_counted(
+        self, query: np.ndarray, k: int, options: Options | None = None
+    ) -> tuple[list[Hit], Counter]:
+        """As `find`, and how many {duplicates, unsafe} were left out."""
         options = options or Options()
         query = np.asarray(query, np.float32).reshape(1, -1)
         ids, scores = self.search(query, k, options.modality, options.where)
-        return self.chosen(ids[0], scores[0], options)
+        left: Counter = Counter()
+        return self.chosen(ids[0], scores[0], options, left), left
 
-    def chosen(self, ids: np.ndarray, scores: np.ndarray, options: Options) -> list[Hit]:
+    def chosen(
+        self, ids: np.ndarray, scores: np.ndarray, options: Options, left: Counter | None = None
+    ) -> list[Hit]:
         """What `find` leaves of one query's row of `search`: int64[k], -1 is none, and float32[k].
-        Raises UserError.
+        left: counts what is left out. Raises UserError.
         """
         ids, scores = ids[ids >= 0], scores[ids >= 0]
+        left = Counter() if left is None else left
         if options.deduplicate and len(ids):
             rows = self.index.vectors(ids, options.modality)
             kept = first_of_each(rows, options.alike)
+            left["duplicates"] += len(ids) - len(ids[kept])
             ids, scores = ids[kept], scores[kept]
         if options.safe and len(ids):
             side = "image" if "image" in self.index.sides else options.modality
             kept = self.safety.probability(self.index.vectors(ids, side)) <= 0.5
+            left["unsafe"] += len(ids) - len(ids[kept])
             ids, scores = ids[kept], scores[kept]
         return [Hit(*pair) for pair in zip(ids.tolist(), scores.tolist(), strict=True)]
 

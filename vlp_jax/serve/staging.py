@@ -16,26 +16,26 @@ from typing import Any
 from vlp_jax.core.errors import RunError, UserError, printable
 from vlp_jax.data.index import index_path
 from vlp_jax.data.walk import tell
-from vlp_jax.serve.index import ANN, MANIFEST, check_files, read_manifest
+from vlp_jax.serve.index import ANN, MANIFEST, PLAN, building, check_files, read_manifest
 from vlp_jax.serve.whole import PARTIAL, write_json
 
-PLAN, DONE = "plan.json", "done"
+DONE = "done"
 
 
 class Staging:
     """The parts of an index on their way. Use `staging`, which takes the folder."""
 
-    def __init__(self, out: str, plan: Mapping[str, Any]):
-        self.out, self.plan = os.path.realpath(out), plan
-        parent, name = os.path.split(self.out)
-        self.folder = os.path.join(parent, f".{name}.building")
+    def __init__(self, out: str, plan: Mapping[str, Any], command: str = ""):
+        self.out, self.plan, self._command = os.path.realpath(out), plan, command
+        self.folder = building(out)
         self.complete = False  # but for its name
         self._old = replaced(out)
 
     def begin(self) -> None:
         """Empties the folder unless it holds parts of the same plan."""
         self.complete = read_plan(self.folder) == self.plan
-        if self.complete or self.record(PLAN) == self.plan:
+        begun = self.record(PLAN)
+        if self.complete or (isinstance(begun, dict) and begun.get("plan") == self.plan):
             return
         names = os.listdir(self.folder)
         if names:
@@ -43,7 +43,7 @@ class Staging:
         for name in names:
             path = os.path.join(self.folder, name)
             shutil.rmtree(path) if os.path.isdir(path) else os.remove(path)
-        write_json(self._path(PLAN), self.plan)
+        write_json(self._path(PLAN), {"plan": self.plan, "command": self._command})
 
     def record(self, name: str) -> Any:
         """The content of a JSON file; None where it is missing or cut short."""
@@ -137,13 +137,14 @@ def read_plan(folder: str) -> Any:
 
 
 @contextlib.contextmanager
-def staging(out: str, plan: Mapping[str, Any]) -> Iterator[Staging]:
-    """The folder for a plan, held while it is used.
+def staging(out: str, plan: Mapping[str, Any], command: str = "") -> Iterator[Staging]:
+    """The folder for a plan, held while it is used. command: that makes it, for whom finds it
+    unfinished.
 
     Raises:
       UserError: another process holds it. RunError: the disk refuses.
     """
-    found = Staging(out, plan)
+    found = Staging(out, plan, command)
     try:
         os.makedirs(found.folder, exist_ok=True)
         handle = os.open(found.folder, os.O_RDONLY)
