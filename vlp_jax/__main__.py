@@ -60,10 +60,12 @@ def main(argv: list[str] | None = None) -> int:
         print(f"error: unknown command {command!r}{nearest(command, COMMANDS)}", file=sys.stderr)
         return 2
     try:
-        from vlp_jax.cli.output import take_host_flags, take_switches
+        from vlp_jax.cli.output import check_flags, take_host_flags, take_switches
 
         module = importlib.import_module(f"vlp_jax.cli.{command}")
-        code = module.main(take_switches(take_host_flags(rest), module.parser())) or 0
+        parser, rest = module.parser(), take_host_flags(rest)
+        check_flags(rest, parser)
+        code = module.main(take_switches(rest, parser)) or 0
         _leave()
         return code
     except Exception as error:

@@ -24,7 +24,7 @@ from vlp_jax.api.init_from import Weights
 from vlp_jax.api.model import load_model
 from vlp_jax.api.placement import Run, runner
 from vlp_jax.api.stop import stoppable
-from vlp_jax.core.errors import UserError, nearest
+from vlp_jax.core.errors import RunError, UserError, nearest
 from vlp_jax.core.fields import Field, present
 from vlp_jax.core.inputs import Vars
 from vlp_jax.core.pytree import flatten, merge
@@ -146,6 +146,11 @@ def _write(writer: CacheWriter, maker: PartMaker, start: float) -> dict[str, Any
         show(line, last=number == total - 1)
     if not first:
         return {}
+    sound = [np.load(file) for file in Path(writer.out).rglob("sound.npy")]
+    damaged = sum(int((~rows).sum()) for rows in sound)
+    if damaged == len(maker.source):
+        where = maker.source.where(0)
+        raise RunError(f"none of {damaged} samples can be read, first {where}")
     if done is not None:
         writer.finish(total)
     size = sum(file.stat().st_size for file in Path(writer.out).rglob("*") if file.is_file())
@@ -154,7 +159,7 @@ def _write(writer: CacheWriter, maker: PartMaker, start: float) -> dict[str, Any
         "samples": len(maker.source),
         "functions": list(maker.functions),
         "computed": computed,
-        "damaged": sum(int((~np.load(file)).sum()) for file in Path(writer.out).rglob("sound.npy")),
+        "damaged": damaged,
         "bytes": size,
         "seconds": round(time.perf_counter() - start, 2),
     }
