@@ -7,6 +7,7 @@ job died or the run hung, 75 stopped by a signal with the state saved. The file 
 """
 
 import importlib
+import logging
 import sys
 
 from vlp_jax.core.memory import use_huge_pages
@@ -49,6 +50,8 @@ def main(argv: list[str] | None = None) -> int:
         return 0 if argv else 2
     if hasattr(sys.stdout, "reconfigure"):  # not a notebook's: a name no terminal can show
         sys.stdout.reconfigure(errors="backslashreplace")
+    # before a library that a command imports gives lines a form of its own
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     command, rest = argv[0], argv[1:]
     debug = "--debug" in rest
     rest = [word for word in rest if word != "--debug"]
@@ -58,10 +61,12 @@ def main(argv: list[str] | None = None) -> int:
         print(f"error: unknown command {command!r}{nearest(command, COMMANDS)}", file=sys.stderr)
         return 2
     try:
-        from vlp_jax.cli.output import take_host_flags, take_switches
+        from vlp_jax.cli.output import check_flags, take_host_flags, take_switches
 
         module = importlib.import_module(f"vlp_jax.cli.{command}")
-        code = module.main(take_switches(take_host_flags(rest), module.parser())) or 0
+        parser, rest = module.parser(), take_host_flags(rest)
+        check_flags(rest, parser)
+        code = module.main(take_switches(rest, parser)) or 0
         _leave()
         return code
     except Exception as error:

@@ -101,11 +101,12 @@ def test_what_transformers_cannot_build_is_refused(align, tmp_path):
         ("vision_config", {"pooling_type": "max"}, "only num_channels=3 and pooling_type='mean'"),
         ("vision_config", {"hidden_dim": 2}, "hidden_dim 2 pools parts of the map"),
         ("vision_config", {"hidden_act": "swis"}, "hidden_act 'swis' is not known; did you mean"),
+        (None, {"projection_dim": 7}, "projection_dim 7 is not the .* channels of vision_config's"),
         ("text_config", {"hidden_act": "gel"}, "hidden_act 'gel' is not known; did you mean"),
     ],
 )
 def test_configs_that_are_not_read(part, change, message):
     config = json.loads((GOLDEN / "config.json").read_text())
-    config[part] |= change
+    (config[part] if part else config).update(change)
     with pytest.raises(UserError, match=message):
         families()["hf_align"].method(config, "x")

@@ -206,3 +206,18 @@ def test_doctor_speaks_json(capsys, tmp_path):
     report = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert report["backend"] == "cpu" and report["data_examples"] == 367
     assert pathlib.Path(report["compilation_cache"]).name
+
+
+@pytest.mark.parametrize(
+    "words, flag",
+    [
+        (("embed", "--bach-size=3"), "--bach-size: unknown flag; did you mean '--batch-size'"),
+        (("data", "check", "--limt=3", "x"), "--limt: unknown flag; did you mean '--limit'"),
+        (("data", "stats", "--rebuild", "x"), "--rebuild: unknown flag"),
+        (("serve", "--indx", "x"), "--indx: unknown flag; did you mean '--index'"),
+        (("train", "--confg=x"), "--confg: unknown flag; did you mean '--config'"),
+    ],
+)
+def test_unknown_flags_name_the_nearest(words, flag, capsys):
+    assert main(list(words)) == 2
+    assert capsys.readouterr().err.startswith(f"error: {flag}")

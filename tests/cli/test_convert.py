@@ -191,11 +191,12 @@ def test_mistakes(tiny_weights, tmp_path, arguments, message):
     assert sorted(os.listdir(tmp_path)) == before
 
 
-def test_nan_weights_are_refused(tiny_weights, tmp_path):
+@pytest.mark.parametrize("value, what", [(np.nan, "is not finite"), (0, "is zero")])
+def test_weights_that_embed_nothing_are_refused(tiny_weights, tmp_path, value, what):
     weights = load_file(tiny_weights)
-    weights["visual.proj"][0, 0] = np.nan
+    weights["visual.proj"][:] = value
     save_file(weights, tmp_path / "nan.safetensors")
-    with pytest.raises(UserError, match="image embedding that is not finite"):
+    with pytest.raises(UserError, match=f"image embedding that {what}"):
         convert.main([str(tmp_path / "nan.safetensors"), str(tmp_path / "out"), "--arch=tiny"])
     assert not (tmp_path / "out").exists()
 

@@ -2,7 +2,9 @@
 
 import io
 import json
+import re
 import shutil
+import signal
 import tarfile
 
 import numpy as np
@@ -114,6 +116,7 @@ def test_conditions_captions_and_a_sheet(indexed, tmp_path, capsys):
     assert main(["search", f"--index={indexed}", *words]) == 0
     said = capsys.readouterr()
     assert "--k=9: the index has no more than 4 rows" in said.err and "never measured" in said.err
+    assert re.search(r"near duplicates left out: \d\ncalled unsafe and left out: \d\n", said.err)
     assert Image.open(tmp_path / "o" / "found.png").width > 300
 
 
@@ -135,6 +138,41 @@ def build(capsys, *words):
     capsys.readouterr()
     assert main(["index", *words]) == 0
     return json.loads(capsys.readouterr().out.splitlines()[-1])
+
+
+def test_a_stopped_command_says_how_it_goes_on(
+    indexed, data, tmp_path, capsys, monkeypatch, caplog
+):
+    """Of a folder all pictures are embedded; texts that are cut are counted once, no probe is."""
+    from vlp_jax.serve import build as serve_build
+
+    some, out = shutil.copytree(data, tmp_path / "some"), tmp_path / "out"
+    shutil.copy(some / "a.png", some / "bare.png")
+    for key in "ab":
+        (some / f"{key}.txt").write_text(f"{key} word" * 99)
+    words = [f"--checkpoint={indexed.parent / 'model'}", f"--data={some}", f"--out={out}"]
+    words += ["--part=2", "--thumbnails=0"]
+    seen, embed_part = [], serve_build.embed_part
+
+    def stopped(what, rows):
+        seen.append(rows)
+        if len(seen) == 2:
+            signal.raise_signal(signal.SIGTERM)
+        return embed_part(what, rows)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(serve_build, "embed_part", stopped)
+        assert main(["index", *words]) == 75
+    assert capsys.readouterr().err.endswith("are kept; run the same command again\n")
+    error = refused(capsys, "search", f"--index={out}", "--text=x")
+    assert error.endswith(f"go on with: index {' '.join(words[:3])} --thumbnails=0 --part=2"), error
+    caplog.clear()
+    report = build(capsys, *words, "--json")
+    assert (report["rows"], report["captions"], report["embedded"]) == (5, 4, 3)
+    assert [row["caption"] for row in Index.open(str(out)).metadata([2])] == [None]
+    assert "cut at" not in caplog.text
+    report = build(capsys, *words[:3], "--thumbnails=0", "--json")
+    assert report["embedded"] == 5 and caplog.text.count("2 texts cut at") == 1
 
 
 def test_another_model_is_refused_with_both_digests(indexed, tmp_path, capsys):
@@ -253,6 +291,7 @@ BAD_SEARCH = {
     ("--image=/no/such.png",): "/no/such.png: no such file",
     ("--image=TEXT",): "unreadable_picture",
     ("--vector=TEXT",): "holds no vector",
+    ("--vector=nope.npy",): "--vector: nope.npy: no such file",
     ("--vector=WRONG",): "must be 12 finite numbers, has 3",
     ("--text=x", "--where=yeer=3"): "no column 'yeer'; did you mean 'year'",
     ("--text=x", "--text=-1*x"): "is zero; change a weight",

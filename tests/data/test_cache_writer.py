@@ -76,8 +76,21 @@ def test_another_plan_and_another_folder_are_refused(tmp_path):
     with pytest.raises(UserError, match="other rows"):
         CacheWriter(str(out), PLAN | {"rows": 7}).begin()
     assert json.loads((out / "cache.json").read_text())["arrays"]["f"]["shape"] == [3]
-    (tmp_path / "mine").mkdir()
-    (tmp_path / "mine" / "a.txt").write_text("a")
-    with pytest.raises(UserError, match="not empty and is no cache"):
-        CacheWriter(str(tmp_path / "mine"), PLAN).begin()
-    assert (tmp_path / "mine" / "a.txt").exists()
+
+
+@pytest.mark.parametrize("name", ["a.txt", "thesis.new", "part-1.new", "plan.json"])
+def test_what_we_did_not_write_is_neither_taken_nor_removed(tmp_path, name):
+    (tmp_path / name).write_text('["mine"]')
+    (tmp_path / "part-00001.new").mkdir()
+    with pytest.raises(UserError, match="no cache"):
+        CacheWriter(str(tmp_path), PLAN).begin()
+    assert sorted(os.listdir(tmp_path)) == sorted([name, "part-00001.new"])
+
+
+def test_names_that_are_no_parts(tmp_path):
+    """Half of a part goes; what is only named alike is no part, and stays."""
+    CacheWriter(str(tmp_path), PLAN).begin()
+    for name in ("part-00000", "part-100001", "part-00002.new", "draft-00003", "my.new", "part-x"):
+        (tmp_path / name).mkdir()
+    assert sorted(CacheWriter(str(tmp_path), PLAN).begin()) == [0, 100001]
+    assert (tmp_path / "my.new").exists() and not (tmp_path / "part-00002.new").exists()

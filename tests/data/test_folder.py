@@ -1,12 +1,17 @@
 """What a folder is: stated in its path, judged from its texts and sub-folders, or refused."""
 
 import logging
+import os
 
 import pytest
 from generated import fill
 
 from vlp_jax.core.errors import UserError
+from vlp_jax.data.mixture import open_pool
 from vlp_jax.data.open import open_source
+from vlp_jax.data.per_caption import PerCaption
+from vlp_jax.data.source import pictures_stamp
+from vlp_jax.data.subset import Subset
 
 
 def texts(source):
@@ -148,3 +153,40 @@ def test_the_line_is_logged_once(tmp_path, caplog):
         notes = [open_source(str(tmp_path)).notes[0] for _ in range(3)]
     line = f"{tmp_path}: 2 pictures without captions; left out: .md 1"
     assert notes == [line] * 3 and caplog.messages == [line]
+
+
+@pytest.mark.parametrize("kind, alone", [("captions", "b.png"), ("classes", "b.png")])
+def test_all_pictures_of_a_folder(tmp_path, kind, alone):
+    inside = "" if kind == "captions" else "ant/"
+    fill(
+        tmp_path, f"{inside}a.png", alone, f"{inside}c.png", *["a.txt", "c.txt"][: 2 - len(inside)]
+    )
+    some = open_source(str(tmp_path))
+    every = some.all_pictures()
+    assert some.kind == kind and (len(some), len(every)) == (2, 3) and every.all_pictures() is every
+    assert every.damage == [] and [d.where for d in some.damage] == [f"{tmp_path}/{alone}"]
+    said = {every.metadata(i)["key"]: every.metadata(i)["text"] for i in range(3)}
+    assert (
+        said["b"] == []
+        and "label" not in every.metadata(every.all_pictures()._names.index(alone))["meta"]
+    )
+    assert every.fingerprint != some.fingerprint
+
+
+@pytest.mark.parametrize("table", [False, True])
+def test_a_picture_of_the_same_size_has_another_stamp(tmp_path, table):
+    fill(tmp_path, "a.png", "b.png")
+    (tmp_path / "t.csv").write_text("image,caption\n./a.png,x\nb.png,y\n")
+    path = str(tmp_path / "t.csv") if table else str(tmp_path)
+
+    def stamps():
+        source = open_source(path)
+        pool = open_pool(f"{path},{path}")
+        wrapped = (source, Subset(source, [0]), PerCaption(source, 2), pool)
+        return source.fingerprint, [pictures_stamp(one) for one in wrapped]
+
+    before = stamps()
+    os.utime(tmp_path / "a.png", ns=(1, 1))
+    after = stamps()
+    assert before[0] == after[0] and all(before[1]) and stamps() == after
+    assert all(one != two for one, two in zip(before[1], after[1], strict=True))

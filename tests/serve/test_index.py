@@ -10,6 +10,7 @@ from PIL import Image
 
 from vlp_jax.core.errors import UserError
 from vlp_jax.serve.index import Index, file_facts
+from vlp_jax.serve.metadata import Metadata
 from vlp_jax.serve.vectors import place
 
 
@@ -47,6 +48,32 @@ def test_order_is_by_number():
     assert sorted(names, key=place) == ["img_emb_1.npy", "img_emb_2.npy", "img_emb_10.npy"]
 
 
+def test_parts_that_do_not_belong_together(foreign):
+    """Their rows add up, yet a vector would get another picture's words."""
+    parts = foreign / "metadata"
+    for one, other in (("0", "x"), ("11", "0"), ("x", "11")):  # of five and of four rows
+        (parts / f"metadata_{one}.parquet").rename(parts / f"metadata_{other}.parquet")
+    with pytest.raises(UserError, match=r"img_emb_0\.npy: 5 vectors, the metadata of its part 4"):
+        Index.open(str(foreign))
+    (parts / "metadata_0.parquet").rename(parts / "metadata_12.parquet")
+    with pytest.raises(UserError, match="img_emb has a part 0, metadata has none"):
+        Index.open(str(foreign))
+
+
+def test_thumbnails_are_in_the_order_of_the_numbers(foreign):
+    import tarfile
+
+    (foreign / "thumbnails").mkdir()
+    for part, ids in enumerate(np.array_split(np.arange(50), 12)):
+        with tarfile.open(foreign / "thumbnails" / f"thumbnails_{part}.tar", "w") as tar:
+            for at, row in enumerate(ids):
+                entry = tarfile.TarInfo(f"{at:07d}.jpg")
+                entry.size = 1
+                tar.addfile(entry, io.BytesIO(bytes([row])))
+    index = Index.open(str(foreign))
+    assert [index.thumbnail(row) for row in range(50)] == [bytes([row]) for row in range(50)]
+
+
 @pytest.mark.parametrize("ids", [[-1], [50], [0, 10**12]])
 def test_rows_that_are_none(foreign, ids):
     index = Index.open(str(foreign))
@@ -70,17 +97,97 @@ def test_conditions(foreign, conditions):
     assert found.tolist() == [i for i in range(50) if CONDITIONS[conditions](i)]
 
 
+@pytest.fixture(scope="module")
+def typed(tmp_path_factory):
+    """A table of every kind of column, in two files: `mixed` holds numbers in one, texts in the
+    other, `late` is nothing but missing in one."""
+    import datetime
+    import decimal
+
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    folder, D = tmp_path_factory.mktemp("typed"), decimal.Decimal
+    day, hour = datetime.date(2020, 1, 3), datetime.datetime(2020, 1, 3, 9, 30)
+    columns = {
+        "i": pa.array([2**53, 2**53 + 1, None, 7]),
+        "u": pa.array([2**64 - 1, 2**64 - 2, 1, None], pa.uint64()),
+        "f32": pa.array([0.1, 0.5, float("nan"), None], pa.float32()),
+        "f16": pa.array([0.1, 0.5, 1, None], pa.float16()),
+        "dec": pa.array([D("9.50"), D("10.00"), D("100.00"), None]),
+        "b": pa.array([True, False, None, True]),
+        "s": pa.array(["noto", 'tw"em', ">5", None]),
+        "bin": pa.array([b"abc", b"\xff", None, b""]),
+        "day": pa.array([day, datetime.date(2020, 1, 4), None, day]),
+        "ts": pa.array([hour, hour.replace(day=4), None, hour.replace(hour=0, minute=0)]),
+        "ns": pa.array([1, 10**18 + 1, None, 10**18], pa.timestamp("ns", "UTC")),
+        "time": pa.array([hour.time(), datetime.time(3), None, datetime.time(0)]),
+        "fsl": pa.array([[1, 2], [3, 4], None, [1, 9]], pa.list_(pa.int64(), 2)),
+        "lst": pa.array([["a", "b"], [], None, ["B"]]),
+        "dict": pa.array(["x", "y", None, "x"]).dictionary_encode(),
+        "mixed": pa.array([9, 10, None, 2]),
+        "late": pa.nulls(4),
+    }
+    pq.write_table(pa.table(columns), folder / "m_0.parquet")
+    other = {"mixed": pa.array(["10", "9.5", None]), "late": pa.array([3, 10, None])}
+    pq.write_table(pa.table(other), folder / "m_1.parquet")
+    return Metadata(str(folder))
+
+
+TYPED = {
+    **{"i=9007199254740993": [1], "i>9007199254740992": [1], "i>=9007199254740993.0": [1]},
+    **{"i<1e1": [3], "u=18446744073709551615": [0], "u>18446744073709551614": [0]},
+    **{"f32=.1": [0], "f32>=.1": [0, 1], "f16=.1": [0], "f32<inf": [0, 1], "f32>1e99": []},
+    **{"dec=9.5": [0], "dec<100": [0, 1], "dec>10": [2]},
+    **{"b=1": [0, 3], "b==Yes": [0, 3], "b=no": [1], "b>false": [0, 3], "b~tr": [0, 3]},
+    **{"s==noto": [0], "s<>noto": [1, 2, 3, 4, 5, 6], "s='noto'": [0], 's="tw"em"': [1]},
+    **{"s='>5'": [2], "s>=no": [0, 1], "bin=abc": [0], "bin~B": [0]},
+    **{"day=2020-01-03": [0, 3], "day>20200103": [1], "ts=2020-01-03": [0, 3]},
+    **{"ts>2020-01-03": [1], "ts<2020-01-03T10:30+01:00": [3], "ns>2001-09-09 01:46:39": [1, 3]},
+    **{"time>=03:00": [0, 1], "fsl=1": [0, 3], "fsl>3": [1, 3], "lst=a": [0], "lst~b": [0, 3]},
+    **{"lst!=a": [1, 2, 3, 4, 5, 6], "dict=x": [0, 3], "mixed=10": [1, 4], "mixed>2": [0, 5]},
+    **{"late<10": [4], "late!=3": [0, 1, 2, 3, 5, 6]},
+}
+
+
+@pytest.mark.parametrize("condition", TYPED)
+def test_columns_of_every_kind(typed, condition):
+    assert np.flatnonzero(typed.where(condition)).tolist() == TYPED[condition]
+
+
 @pytest.mark.parametrize(
     "condition, message",
     [
-        ("stile=noto", "no column 'stile'; did you mean 'style'"),
-        ("style", "is no condition like"),
-        ("width>wide", "the column holds numbers, 'wide' is none"),
+        ("stile=noto", "no column 'stile'"),
+        ("s", "is no condition like"),
+        (7, "is no condition like"),
+        ("i>wide", "the column holds numbers, 'wide' is none"),
+        ("i=", "the column holds numbers, '' is none"),
+        ("f32=nan", "the column holds numbers, 'nan' is none"),
+        ("s=>5", "=> is no comparison"),
+        ("s!=~5", "!=~ is no comparison"),
+        ("b=maybe", "holds true and false, 'maybe' is none"),
+        ("day>=2020-1-3", "holds dates like 2020-01-31, '2020-1-3' is none"),
+        ("ts=yesterday", "holds times like 2020-01-31 or"),
+        ("time>9", "holds times like 18:30, '9' is none"),
     ],
 )
-def test_conditions_that_are_none(foreign, condition, message):
-    with pytest.raises(UserError, match=message):
-        Index.open(str(foreign)).table.where((condition,))
+def test_conditions_that_are_none(typed, condition, message):
+    with pytest.raises(UserError, match=message) as error:
+        typed.where((condition,))
+    assert "\n" not in str(error.value)
+
+
+def test_damaged_pages_are_named(foreign):
+    path = foreign / "metadata" / "metadata_3.parquet"
+    data = bytearray(path.read_bytes())
+    pages = slice(4, -8 - int.from_bytes(data[-8:-4], "little"))  # its footer is sound
+    data[pages] = b"\xff" * len(data[pages])
+    path.write_bytes(data)
+    index = Index.open(str(foreign))
+    for ask in (lambda: index.table.where("width>3"), lambda: index.metadata(range(50))):
+        with pytest.raises(UserError, match=r"metadata_3\.parquet: row group 0 is damaged"):
+            ask()
 
 
 def test_folders_that_are_no_index(foreign, tmp_path):
@@ -151,6 +258,15 @@ def test_files_of_another_index_are_refused(foreign, rows):
     (foreign / "manifest.json").write_text(json.dumps({**manifest, "format": 9}))
     with pytest.raises(UserError, match="format 9, we read 1"):
         Index.open(str(foreign))
-    (foreign / "manifest.json").write_text("{")
-    with pytest.raises(UserError, match=r"manifest.json: damaged"):
-        Index.open(str(foreign))
+    name = names[0]
+    for wrong in (
+        *({"files": {name: facts}} for facts in ([], [1], ["a", 2], None, "ab", [1.5, 2])),
+        *({"files": []}, {"plan": 3}, {"plan": {"digests": []}}, {"checkpoint": {"path": 3}}),
+    ):
+        (foreign / "manifest.json").write_text(json.dumps({**manifest, **wrong}))
+        with pytest.raises(UserError, match=r"manifest.json: damaged \("):
+            Index.open(str(foreign))
+    for text in ("{", "[]", "{}"):
+        (foreign / "manifest.json").write_text(text)
+        with pytest.raises(UserError, match=r"manifest.json: damaged"):
+            Index.open(str(foreign))

@@ -83,6 +83,9 @@ def test_duplicates_are_removed_after_the_search(foreign, rows):
         (np.zeros(8), 3, Options(), "has vectors of 16 numbers"),
         (np.full(16, np.nan), 3, Options(), "not finite"),
         (np.ones(16), 0, Options(), "k=0: must be at least 1"),
+        (np.ones(16), 1.5, Options(), "k=1.5: must be a whole number"),
+        (np.ones(16), True, Options(), "k=True: must be a whole number"),
+        (np.ones(16), "3", Options(), "k='3': must be a whole number"),
         (np.ones(16), 3, Options("sound"), "holds no 'sound' vectors, only image, text"),
         (np.ones(16), 3, Options(where=("x=1",)), "no column 'x'"),
         (np.ones(16), 3, Options(safe=True), "safe mode needs .*safety.npz or a model"),
@@ -108,6 +111,12 @@ def test_a_trained_classifier_leaves_out(foreign, rows):
     np.savez(foreign / "safety.npz", weight=np.zeros(3, np.float32), bias=0.0)
     with pytest.raises(UserError, match=r"weight \[3\], the vectors are \[16\]"):
         Searcher(Index.open(str(foreign))).safety  # noqa: B018
+    path = foreign / "safety.npz"
+    np.savez(path, weight=np.zeros(16, np.float32), bias=np.nan)
+    for data in (path.read_bytes(), path.read_bytes()[:90], b""):
+        path.write_bytes(data)
+        with pytest.raises(UserError, match=r"safety.npz: holds n"):
+            Searcher(Index.open(str(foreign))).safety  # noqa: B018
 
 
 def test_sentences_judge_by_their_sum():
@@ -116,6 +125,8 @@ def test_sentences_judge_by_their_sum():
     found = safety.Safety(unsafe, safe, 3.0, 0.0, "").probability(row)
     against, for_it = np.exp(3 * row @ unsafe.T).sum(), np.exp(3 * row @ safe.T).sum()
     assert found[0] == pytest.approx(against / (against + for_it), rel=1e-5)
+    far = safety.Safety(unsafe, safe, 1e4, 0.0, "")  # e^-60 is the least that is told
+    assert far.probability(on_a_circle(90))[0] == pytest.approx(np.exp(-60), rel=1e-3)
 
 
 @pytest.mark.parametrize("kind", ann.KINDS)
@@ -138,6 +149,42 @@ def test_faiss_finds_nearly_the_same(tmp_path, kind):
     other = Vectors([rows[:100]])
     with pytest.raises(UserError, match="500 rows of 16 numbers, the vectors are 100"):
         ann.Ann(path, other)
+
+
+@pytest.mark.parametrize("count, probes", [(64, 32), (500, 80), (9000, 1440), (90000, 5000)])
+def test_lists_that_are_looked_at(count, probes):
+    """At least 32; of more lists four times the share that so many rows have; never above all."""
+    from types import SimpleNamespace
+
+    found = object.__new__(ann.Ann)
+    found._index = SimpleNamespace(nprobe=1, nlist=5000, ntotal=125000)
+    found._widen(count)
+    assert found._index.nprobe == probes
+
+
+def test_what_faiss_cannot_do_is_said_in_a_line(tmp_path, rows):
+    faiss = pytest.importorskip("faiss", reason="faiss-cpu (extra `search`) is not installed")
+    from vlp_jax.serve.vectors import Vectors
+
+    path = str(tmp_path / "image.index")
+    with pytest.raises(UserError, match="--ann=ivfpq: faiss cannot make it of 1 rows"):
+        ann.build_ann("ivfpq", Vectors([rows[:1]]), path)
+    for kind in ("flat", "ivfpq"):
+        with pytest.raises(UserError, match="row 3 of the vectors is not finite"):
+            broken = rows.copy()
+            broken[3, 0] = np.nan
+            ann.build_ann(kind, Vectors([broken]), path)
+    index = faiss.IndexIDMap(faiss.IndexFlatIP(16))
+    index.add_with_ids(rows, np.arange(50) + 7)
+    faiss.write_index(index, path)
+    with pytest.raises(UserError, match=r"image\.index: an IndexIDMap"):
+        ann.reconstructed(path)
+
+
+def test_a_lone_condition_is_no_list_of_letters(foreign, rows):
+    searcher = Searcher(Index.open(str(foreign)))
+    both = [searcher.search(rows[:1], 3, where=w)[0].tolist() for w in ("width<3", ["width<3"])]
+    assert both[0] == both[1] and sorted(both[0][0]) == [0, 1, 2]
 
 
 def test_clip_retrieval_leaves_a_faiss_index_alone(foreign, rows):

@@ -1,10 +1,13 @@
 """`data cache`: training from it gives the numbers of training without it; it is refused where
 weights, pictures or captions are others; a run that was killed goes on."""
 
+import dataclasses
 import json
 import os
+import shutil
 import signal
 import time
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -16,10 +19,11 @@ from vlp_jax.__main__ import main
 from vlp_jax.api.cache import Request, cache
 from vlp_jax.api.config import load_config
 from vlp_jax.api.train import train
-from vlp_jax.core.errors import UserError
+from vlp_jax.core.errors import RunError, UserError
 from vlp_jax.core.pytree import flatten
 from vlp_jax.data.cache import CacheSource
 from vlp_jax.data.caption import CaptionSpec
+from vlp_jax.data.damage import DamagedSample
 from vlp_jax.data.open import open_source
 from vlp_jax.data.per_caption import PerCaption
 from vlp_jax.data.subset import Subset
@@ -115,6 +119,25 @@ def test_the_same_command_does_nothing_twice(recipe, made):
     assert before == {f: os.stat(os.path.join(made, f)).st_mtime_ns for f in os.listdir(made)}
 
 
+def test_a_part_of_damaged_samples(recipe, tmp_path):
+    """It is a part without rows; a data set of them is refused."""
+    folder, report = shutil.copytree(recipe.parent / "data", tmp_path / "data"), {}
+    for name in sorted(folder.glob("*.png"))[9:18]:
+        name.write_bytes(f"no picture {name}".encode())
+    config = load_config(str(recipe), {"data.path": str(folder)})
+    ask = Request(str(tmp_path / "c"), config=config, part_rows=9, batch_size=8)
+    report = cache(ask)
+    assert (report["computed"], report["damaged"]) == (3, 10)
+    source = open_source(ask.out)
+    assert source.array(18, "image_features").any()
+    with pytest.raises(DamagedSample, match="not_cached"):
+        source.array(9, "image_features")
+    for name in folder.glob("*.png"):
+        name.write_bytes(f"no picture {name}".encode())
+    with pytest.raises(RunError, match="none of 22 samples can be read, first"):
+        cache(dataclasses.replace(ask, out=str(tmp_path / "none")))
+
+
 def test_samples_are_those_of_the_data_set_and_know_their_rows(recipe, made):
     source, plain = open_source(made), open_source(str(recipe.parent / "data"))
     assert isinstance(source, CacheSource) and source.fingerprint == plain.fingerprint
@@ -157,10 +180,11 @@ def test_a_changed_data_set_and_a_cut_file_are_refused(recipe, made, tmp_path):
     part.write_bytes(part.read_bytes()[:-1])
     with pytest.raises(UserError, match=r"image_features\.npy: has .* bytes of"):
         open_source(str(copy))
-    moved = json.loads((copy / "cache.json").read_text()) | {"rows": 3}
-    (copy / "cache.json").write_text(json.dumps(moved))
-    with pytest.raises(UserError, match="has changed since"):
-        open_source(str(copy))
+    for other in ({"rows": 3}, {"pictures": "of another day"}):
+        changed = json.loads((Path(made) / "cache.json").read_text()) | other
+        (copy / "cache.json").write_text(json.dumps(changed))
+        with pytest.raises(UserError, match="has changed since"):
+            open_source(str(copy))
     with pytest.raises(UserError, match="is a cache itself"):
         config = load_config(str(recipe), {"data.path": made})
         cache(Request(str(tmp_path / "x"), config=config))

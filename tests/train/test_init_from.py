@@ -120,6 +120,20 @@ def test_positions_of_another_grid_are_resized_and_others_refused(make_trainer, 
     assert "text/pos_embed is [12, 64], needs [8, 64]" in refused(make_trainer, **shorter)
 
 
+def test_another_network_names_the_flags_that_make_it_fit(make_trainer, other, tmp_path):
+    """Of a converted folder, which says what its weights are of."""
+    folder, config = tmp_path / "folder", make_trainer().config
+    method = config.method.to_dict() | {"image": {**config.method.image.to_dict(), "width": 96}}
+    arrays = {path: np.zeros(7, np.float32) for path in their(other) if path.startswith("image/")}
+    write_folder(
+        str(folder),
+        arrays,
+        {"arch": "", "golden": {}, "method": method, "preprocessing": {}, "tokenizer": {}},
+    )
+    message = refused(make_trainer, **{IMAGE: str(folder)})
+    assert "give --config.method.image.width=96)" in message and "; and " in message, message
+
+
 def test_a_longer_prefix_wins_and_what_it_gives_is_asked_of_nobody_else(
     make_trainer, other, tmp_path, capsys
 ):

@@ -141,6 +141,11 @@ def test_an_evaluation_that_a_stop_cut_off_is_made_up_for_once(make_trainer, tmp
         patch.setattr(StopSignal, "requested", lambda _, step: step == 2)
         with pytest.raises(Preempted):
             loop.run()
+    loop = loop_of(trainer, tmp_path)
+    with pytest.MonkeyPatch.context() as patch:  # a signal while the last evaluation runs
+        patch.setattr(StopSignal, "heard", property(lambda _: loop.step == 5))
+        with pytest.raises(Preempted, match="stopped at step 5 of 5, state saved"):
+            loop.run()
     for _ in range(2):  # the second resume finds everything done
         run(trainer, tmp_path)
         found = lines(tmp_path)

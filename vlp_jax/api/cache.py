@@ -7,11 +7,12 @@ draws. The file exists as what `python -m vlp_jax data cache` and a notebook cal
 """
 
 import contextlib
+import copy
 import dataclasses
 import json
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,8 +22,9 @@ from jax.sharding import Mesh
 from vlp_jax.api.cached_parts import PartMaker, digests
 from vlp_jax.api.init_from import Weights
 from vlp_jax.api.model import load_model
-from vlp_jax.api.placement import runner
-from vlp_jax.core.errors import UserError, nearest
+from vlp_jax.api.placement import Run, runner
+from vlp_jax.api.stop import stoppable
+from vlp_jax.core.errors import RunError, UserError, nearest
 from vlp_jax.core.fields import Field, present
 from vlp_jax.core.inputs import Vars
 from vlp_jax.core.pytree import flatten, merge
@@ -32,7 +34,7 @@ from vlp_jax.data.cache_writer import CacheWriter, part_rows_of
 from vlp_jax.data.fields.base import Setup, make_readers
 from vlp_jax.data.fields.cached import one_text
 from vlp_jax.data.open import open_source
-from vlp_jax.data.source import Source
+from vlp_jax.data.source import Source, pictures_stamp
 from vlp_jax.data.text.named import open_tokenizers
 from vlp_jax.methods.base import Method
 from vlp_jax.parallel.hosts import from_first
@@ -111,8 +113,20 @@ def cache(request: Request) -> dict[str, Any]:
     source = open_source(path)
     maker = _maker(given, source, names, request)
     plan = _plan(given, source, maker, names, request)
-    with _held(request.out):
+    with _held(request.out), stoppable("parts that are whole are kept") as check:
+        functions = {name: _checked(run, check) for name, run in maker.functions.items()}
+        maker = dataclasses.replace(maker, functions=functions)
         return _write(CacheWriter(request.out, plan), maker, start)
+
+
+def _checked(run: Run, check: Callable[[], None]) -> Run:
+    """A function before whose batches the command may be stopped."""
+
+    def call(*words: Any, **options: Any) -> Any:
+        check()
+        return run(*words, **options)
+
+    return call
 
 
 def _write(writer: CacheWriter, maker: PartMaker, start: float) -> dict[str, Any]:
@@ -132,6 +146,11 @@ def _write(writer: CacheWriter, maker: PartMaker, start: float) -> dict[str, Any
         show(line, last=number == total - 1)
     if not first:
         return {}
+    sound = [np.load(file) for file in Path(writer.out).rglob("sound.npy")]
+    damaged = sum(int((~rows).sum()) for rows in sound)
+    if damaged == len(maker.source):
+        where = maker.source.where(0)
+        raise RunError(f"none of {damaged} samples can be read, first {where}")
     if done is not None:
         writer.finish(total)
     size = sum(file.stat().st_size for file in Path(writer.out).rglob("*") if file.is_file())
@@ -140,7 +159,7 @@ def _write(writer: CacheWriter, maker: PartMaker, start: float) -> dict[str, Any
         "samples": len(maker.source),
         "functions": list(maker.functions),
         "computed": computed,
-        "damaged": sum(int((~np.load(file)).sum()) for file in Path(writer.out).rglob("sound.npy")),
+        "damaged": damaged,
         "bytes": size,
         "seconds": round(time.perf_counter() - start, 2),
     }
@@ -163,7 +182,10 @@ def _held(out: str) -> Iterator[None]:
 
 def _of_config(request: Request) -> Given:
     """The first weights of a recipe's run, on its data."""
-    trainer = Trainer(request.config)
+    config = copy.deepcopy(request.config)
+    for key in [key for key in config.optim if key.startswith("warmup")]:
+        config.optim[key] = type(config.optim[key])()  # nothing is trained: no word of it
+    trainer = Trainer(config)
     weights = Weights(trainer) if trainer.config.init_from else None
     if weights:
         weights.show()
@@ -255,6 +277,7 @@ def _plan(
         "path": os.path.abspath(os.path.expanduser(path)) if local else path,
         "fingerprint": source.fingerprint,
         "stamp": getattr(source, "stamp", ""),
+        **({"pictures": pictures} if (pictures := pictures_stamp(source)) else {}),
         "rows": len(source),
         "part_rows": request.part_rows,
         "functions": list(names),

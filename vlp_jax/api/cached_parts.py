@@ -14,6 +14,7 @@ import numpy as np
 
 from vlp_jax.api.placement import Run, fill
 from vlp_jax.core.errors import RunError
+from vlp_jax.core.fields import batch_spec
 from vlp_jax.core.pytree import flatten
 from vlp_jax.data.cache import CAPTION, ROW, described
 from vlp_jax.data.caption import MAX_CHARACTERS
@@ -73,9 +74,10 @@ class PartMaker:
         sound, found = np.zeros(len(rows), bool), {}
         for start, at, batch in self._batches(rows):
             sound[start + at] = True
-            outputs = {name: batch[name] for name in self.kept}
+            outputs = {name: batch[name][: len(at)] for name in self.kept}
             filled = {name: fill(array, self.batch_size) for name, array in batch.items()}
-            index = fill((rows[0] + start + at).astype(np.int32), self.batch_size)
+            numbers = at if len(at) else np.zeros(1, np.int64)
+            index = fill((rows[0] + start + numbers).astype(np.int32), self.batch_size)
             for name in names:
                 outputs |= _named(name, self.functions[name](filled, index=index), len(at))
             for name, values in outputs.items():
@@ -84,16 +86,13 @@ class PartMaker:
                     name, np.zeros((len(rows), *values.shape[1:]), values.dtype)
                 )
                 whole[start + at] = values
-        if not found:
-            where = self.source.where(rows[0])
-            raise RunError(f"none of {len(rows)} samples can be read, first {where}")
         return {**found, "sound": sound}
 
     def _batches(self, rows: range) -> Iterator[tuple[int, np.ndarray, dict[str, np.ndarray]]]:
         """(first row in the part, int[b] which rows after it are sound, their arrays); one batch is
-        read ahead."""
+        read ahead. Of a part without a sound one no row, and arrays of zeros."""
         read = EvalReader(self.source, self.rows)
-        starts = range(0, len(rows), self.batch_size)
+        starts, some = range(0, len(rows), self.batch_size), False
         with ThreadPoolExecutor(max(1, self.threads)) as pool:
             ask = lambda s: [pool.submit(read, i) for i in rows[s : s + self.batch_size]]  # noqa: E731
             ahead = ask(0)
@@ -101,8 +100,13 @@ class PartMaker:
                 futures, ahead = ahead, ask(start + self.batch_size)
                 made = [future.result() for future in futures]
                 at = [k for k, row in enumerate(made) if not isinstance(row, DamagedSample)]
+                some = some or bool(at)
                 if at:
                     yield start, np.asarray(at), stack(self.rows, [made[k] for k in at])
+        if not some:  # what the part holds, without rows
+            spec = batch_spec({name: one.field for name, one in self.rows.items()}, 1)
+            blank = {name: np.zeros(array.shape, array.dtype) for name, array in spec.items()}
+            yield 0, np.zeros(0, np.int64), blank
 
     def _texts(self, reader: Any, i: int) -> list[str]:
         try:
@@ -134,7 +138,7 @@ class PartMaker:
 
     def _check(self, name: str, values: np.ndarray, rows: np.ndarray | None) -> None:
         """Raises RunError where an output is not finite."""
-        if values.dtype.kind in "iub":
+        if values.dtype.kind in "iub" or not len(values):
             return
         good = np.isfinite(values.astype(np.float32)).reshape(len(values), -1).all(1)
         if not good.all():

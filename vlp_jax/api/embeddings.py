@@ -5,6 +5,7 @@ The file exists so that both find, read, skip and count the same pictures.
 """
 
 import dataclasses
+import logging
 import os
 import sys
 import time
@@ -21,6 +22,8 @@ from vlp_jax.core.errors import UserError, count_of
 from vlp_jax.data.damage import DamagedSample
 from vlp_jax.data.folder import read_bounded
 from vlp_jax.parallel.startup import first_process, start_jax
+
+_log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,6 +117,11 @@ def embed_found(model: Model, request: Request, found: Found) -> dict[str, np.nd
     if model.method.scale(model.params) is not None:
         result["logit_scale"] = np.float32(model.scale_of())
     progress.end()
+    for side, what in (("text", "text"), ("image", "picture")):
+        norms = np.linalg.norm(result.get(side, np.zeros((0, 1))), axis=1)
+        if bad := int((~(np.abs(norms - 1) < 0.01)).sum()):
+            why = "zero or not finite: what they are compared with says nothing"
+            _log.warning("%s with an embedding that is %s", count_of(bad, what), why)
     return result
 
 
@@ -185,7 +193,7 @@ def similarity(request: Request, scale: float | None = None) -> dict[str, Any]:
 
 
 class Progress:
-    """A line on stderr: done, rate and time left, at most once a second."""
+    """A line on stderr: done, rate and time left, at most once a second, in a log every ten."""
 
     def __init__(self, total: int):
         self.total, self.done = total, 0
@@ -194,7 +202,7 @@ class Progress:
     def add(self, count: int) -> None:
         self.done += count
         now = time.perf_counter()
-        if now - self.shown < 1:
+        if now - self.shown < (1 if sys.stderr.isatty() else 10):
             return
         self.shown = now
         rate = self.done / (now - self.start)

@@ -21,7 +21,7 @@ def check_writable(flag: str, folder: str) -> None:
     Raises:
       UserError: names the flag and what stands in the way.
     """
-    there = os.path.abspath(folder)
+    there = os.path.realpath(folder)
     while not os.path.lexists(there):
         there = os.path.dirname(there)
     if not os.path.isdir(there):

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from vlp_jax.api.switches import differing
+from vlp_jax.api.switches import differing, unlike_fields
 from vlp_jax.core.errors import UserError, nearest
 from vlp_jax.core.pytree import check_matched, flatten, matches, merge
 from vlp_jax.interop.folder import MANIFEST, is_folder, read_folder
@@ -183,6 +183,7 @@ class Weights:
         self.told: dict[str, Told] = {}
         self._notes: dict[str, list[str]] = {}
         self._wrong: dict[str, str] = {}
+        self._read: list[tuple[dict[str, str], Mapping[str, Any]]] = []
         self._folders = functools.cache(lambda folder: read_weights(folder, trainer))
         found = sources(trainer.config.init_from)
         for source in found:
@@ -194,10 +195,15 @@ class Weights:
         spared = [path for path in asked if path in self._wrong or matches(path, self.renewed)]
         lines += [f"missing {path}" for path in asked if path not in spared]
         if lines:
+            odd = parts_of(dict.fromkeys([*self._wrong, *asked], ""))
+            hints = [
+                hint for named, method in self._read for hint in self._hints(named, method, odd)
+            ]
+            hint = "; ".join(hints) or "`fresh` names what is to start anew"
+            if hints and len(lines) > NAMED:
+                lines[NAMED:] = [f"and {len(lines) - NAMED} more"]
             texts, lines = ", ".join(source.text for source in found), "; ".join(lines)
-            raise UserError(
-                f"init_from={texts}: does not fit: {lines} (`fresh` names what is to start anew)"
-            )
+            raise UserError(f"init_from={texts}: does not fit: {lines} ({hint})")
         trainer.check_given(self.weights)
 
     def _take(self, source: Source) -> None:
@@ -229,10 +235,18 @@ class Weights:
                 leaf = resized
             self.weights[path] = leaf
         named = {path: its for path, its in named.items() if path not in given}
+        self._read.append((named, method))
         self._notes[source.text] = [
             *other_networks(named, method, self.trainer),
             *(other_pictures(pictures, self.trainer) if "image" in parts_of(named) else []),
         ]
+
+    def _hints(
+        self, named: Mapping[str, str], method: Mapping[str, Any], odd: Mapping[str, str]
+    ) -> list[str]:
+        """What `fitting` says of those parts of a source that do not fit."""
+        parts = {our: its for our, its in parts_of(named).items() if our in odd}
+        return fitting(parts, method, self.trainer)
 
     def _resize(self, path: str, leaf: Any) -> np.ndarray | None:
         """Learned positions of a grid of patches, resized as open_clip does it; None for others."""
@@ -284,6 +298,26 @@ def other_networks(
         return []
     found = differing(trainer.method, make_method(method), parts_of(named))
     return [f"its weights were made for another network: {', '.join(found)}"] if found else []
+
+
+def fitting(parts: Mapping[str, str], method: Mapping[str, Any], trainer: Trainer) -> list[str]:
+    """What a recipe has to say so that weights of another network fit; [] where that is not known.
+
+    parts: {our part: theirs}; method: their config.
+    """
+    if not method:
+        return []
+    theirs = unlike_fields(trainer.method, make_method(method), parts)
+    ours = trainer.config.method
+    flags, others = [], []
+    for key, value in theirs.items():
+        part, _, field = key.partition(".")
+        said = f"method.{key}={value}"
+        known = field != "name" and field in (ours.get(part) or {})
+        (flags if known else others).append(f"--config.{said}" if known else said)
+    lines = [f"its network is another one; give {' '.join(flags)}"] if flags else []
+    lines += [f"a recipe of your own says {', '.join(others)}"] if others else []
+    return ["; ".join(lines)] if lines else []
 
 
 def other_pictures(theirs: Mapping[str, Any], trainer: Trainer) -> list[str]:

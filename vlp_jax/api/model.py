@@ -101,7 +101,9 @@ class Model:
           UserError: a model without a text tower, or without a tokenizer that fits it.
         """
         run, texts = self.run("text"), check_texts(texts)
-        rows = embed_texts(run, texts, self.text_arrays(), how or Batching()) if texts else []
+        arrays = self.text_arrays()
+        rows = embed_texts(run, texts, arrays, how or Batching()) if texts else []
+        arrays.tell()
         return joined(rows, self.width("text"))
 
     def similarity(
@@ -162,23 +164,12 @@ class Model:
         check_vocab(tokenizer, self.method.fields()["text"].vocab_size)
         return tokenizer
 
-    def text_arrays(
-        self, field: Text | None = None, name: str = "text"
-    ) -> Callable[[list[str]], dict[str, np.ndarray]]:
+    def text_arrays(self, field: Text | None = None, name: str = "text") -> "TextArrays":
         """texts -> {name: int32[B, T]}, with name_mask bool[B, T] where the field has one; texts
-        that do not fit are cut, and told. field: default the model's `text`. Raises UserError as
+        that do not fit are cut, and counted. field: default the model's `text`. Raises UserError as
         `tokenizer`.
         """
-        tokenizer, field = self.tokenizer(), field or self.method.fields()["text"]
-
-        def arrays(texts: list[str]) -> dict[str, np.ndarray]:
-            ids = np.asarray(tokenizer(texts), np.int32)
-            if cut := tokenizer.overlong(texts, ids):
-                most = tokenizer.context_length
-                _log.warning("%s cut at %d tokens, the model's most", count_of(cut, "text"), most)
-            return text_rows(tokenizer, field, name, texts)
-
-        return arrays
+        return TextArrays(self.tokenizer(), field or self.method.fields()["text"], name)
 
     def generate(
         self, pictures: Iterable[Any], prompt: str | Sequence[str] = "", **how: Any
@@ -244,6 +235,24 @@ class Model:
     @functools.cached_property
     def _widths(self) -> dict[str, int]:
         return {}
+
+
+class TextArrays:
+    """See Model.text_arrays. cut: how many texts did not fit, until that was told."""
+
+    def __init__(self, tokenizer: Any, field: Text, name: str):
+        self._tokenizer, self._field, self._name, self.cut = tokenizer, field, name, 0
+
+    def __call__(self, texts: list[str]) -> dict[str, np.ndarray]:
+        self.cut += self._tokenizer.overlong(texts, np.asarray(self._tokenizer(texts)))
+        return text_rows(self._tokenizer, self._field, self._name, texts)
+
+    def tell(self) -> None:
+        """Logs how many were cut, where any was."""
+        if self.cut:
+            most = self._tokenizer.context_length
+            _log.warning("%s cut at %d tokens, the model's most", count_of(self.cut, "text"), most)
+        self.cut = 0
 
 
 def load_model(path: str, sharding: str = "", mesh: Mapping[str, int] | None = None) -> Model:

@@ -219,9 +219,11 @@ def _golden(
 ) -> dict[str, list[float]]:
     rows = golden_embeddings(method, embedders(method, *split_extra(arrays)))
     for side, row in rows.items():
-        if not np.isfinite(row).all():
+        finite = bool(np.isfinite(row).all())
+        if not finite or np.linalg.norm(row) < 0.5:  # of unit norm, but where it is nothing
+            what = "is zero" if finite else "is not finite"
             where = f"{checkpoint.path}: its weights"
-            raise UserError(f"{where} give a {side} embedding that is not finite")
+            raise UserError(f"{where} give a {side} embedding that {what}")
     return {side: [float(value) for value in row] for side, row in rows.items()}
 
 

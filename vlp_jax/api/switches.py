@@ -69,6 +69,18 @@ def differing(ours: Method, theirs: Method, parts: Mapping[str, str]) -> list[st
     return [f"{key}={mine!r}, there {its!r}" for key, (mine, its) in sorted(found.items())]
 
 
+def unlike_fields(ours: Method, theirs: Method, parts: Mapping[str, str]) -> dict[str, Any]:
+    """{"image.width": their value} of every field that differs and changes embeddings; where a
+    part is another network altogether its name alone. parts: {our part: theirs}.
+    """
+    own, other = networks(ours), networks(theirs)
+    pairs = {our: its for our, its in parts.items() if our in own and its in other}
+    spoken = lambda net: {key: value for key, value in net.items() if key not in _SILENT}  # noqa: E731
+    left = {our: spoken(own[our]) for our in pairs}
+    found = unlike(left, {our: spoken(other[its]) for our, its in pairs.items()})
+    return {key: its for key, (_, its) in sorted(found.items())}
+
+
 def unlike(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
     """{key: (our value, their value)} of what differs, e.g. {"text.pool": ("mean", "argmax")}."""
     found = {}

@@ -74,6 +74,7 @@ def generate(
             words = ids[0, : length[0]].tolist()
             made.append(Made(tokenizer.decode(words), float(score[0]), words))
         batching.told(len(some))
+    arrays.tell()
     return made
 
 
@@ -92,6 +93,7 @@ def match(model: Any, pictures: Iterable[Any], texts: Sequence[str]) -> np.ndarr
         batch = {"image": image, **arrays([texts[i] for i in some])}
         logits = run(batch)
         found.append(1 / (1 + np.exp(logits[:, 0] - logits[:, 1])))
+    arrays.tell()
     return np.concatenate(found) if found else np.zeros(0, np.float32)
 
 

@@ -9,6 +9,7 @@ and finds a finished index finished. The file exists so that one's own pictures 
 
 import argparse
 import os
+import shlex
 from collections import Counter
 from collections.abc import Sequence
 
@@ -55,6 +56,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"{counts}, {report['dim']} numbers each -> {report['out']}")
         if left:
             print(f"skipped: {left}")
+        where = shlex.quote(report["out"])
+        print(f"next: search --index={where} --text=WORDS, or serve --index={where}")
     if as_json:
         print_json(report)
     return 0

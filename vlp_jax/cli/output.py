@@ -81,6 +81,24 @@ def folder_or_file(text: str) -> str:
     return os.path.expanduser(text)
 
 
+def check_flags(argv: list[str], parser: argparse.ArgumentParser) -> None:
+    """Raises UserError, with the nearest one, for a `--flag` that neither the parser nor its
+    sub-command has; `--config.KEY`, of which some commands have any, is left to them."""
+    from vlp_jax.core.errors import UserError, nearest
+
+    parsers = [parser]
+    for action in parser._actions:
+        if isinstance(action.choices, dict):
+            parsers += [action.choices[word] for word in argv if word in action.choices]
+    known = {flag for one in parsers for flag in one._option_string_actions}
+    for word in argv[: argv.index("--") if "--" in argv else None]:
+        flag = word.partition("=")[0]
+        if not flag.startswith("--") or flag.startswith("--config."):
+            continue
+        if not any(name.startswith(flag) for name in known):  # argparse knows beginnings
+            raise UserError(f"{flag}: unknown flag{nearest(flag, known)}")
+
+
 def take_switches(argv: list[str], parser: argparse.ArgumentParser) -> list[str]:
     """The words with `--json=true` as `--json` and without `--json=false`, for all flags of the
     parser and its sub-commands that take no value.

@@ -20,7 +20,7 @@ from vlp_jax.core.errors import RunError, UserError
 from vlp_jax.data.caption import MAX_CHARACTERS, CaptionSpec
 from vlp_jax.data.content import contents
 from vlp_jax.data.damage import Damage, DamagedSample
-from vlp_jax.data.source import Example, Source
+from vlp_jax.data.source import Example, Source, pictures_stamp
 
 MANIFEST, PLAN, FORMAT = "cache.json", "plan.json", 1
 ROW, CAPTION = "row", "caption"  # what an array has a row of
@@ -105,7 +105,8 @@ class CacheSource:
         except UserError as error:
             raise UserError(f"{self.folder}: its data set {path!r}: {error}") from error
         known = self.manifest["fingerprint"], self.manifest["stamp"], self.manifest["rows"]
-        if known != (found.fingerprint, getattr(found, "stamp", ""), len(found)):
+        touched = self.manifest.get("pictures", "") not in ("", pictures_stamp(found))
+        if touched or known != (found.fingerprint, getattr(found, "stamp", ""), len(found)):
             what = f"its data set {path!r} has changed since"
             raise UserError(f"{self.folder}: {what}; remove it and run its `data cache` again")
         return found

@@ -8,6 +8,7 @@ to hold that order.
 import contextlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,6 +21,7 @@ from vlp_jax.core.strict_json import dumps
 from vlp_jax.data.cache import FORMAT, MANIFEST, PLAN, part_name, plainly, read_manifest
 
 _NEW = ".new"  # what is still being written
+_PART = re.compile(r"part-([0-9]{5,})")
 _LOCK = "lock"
 _SAID = "arrays.json"
 
@@ -49,31 +51,32 @@ class CacheWriter:
             names = [name for name in os.listdir(self.out) if name != _LOCK]
         except OSError as error:
             raise UserError(f"--out={self.out}: cannot be written ({error.strerror})") from error
-        for name in [name for name in names if name.endswith(_NEW)]:
+        whole, begun = MANIFEST in names, [name for name in names if _is_begun(name)]
+        known = read_manifest(self.out) if whole else self._planned()
+        if known is None and len(begun) < len(names):
+            raise UserError(f"--out={self.out}: exists, is not empty and is no cache")
+        if known is not None:
+            self._compare(known)
+        for name in begun:
             _remove(os.path.join(self.out, name))
-        if MANIFEST in names:
-            self._compare(read_manifest(self.out))
+        if whole:
             _remove(os.path.join(self.out, PLAN))
             return None
-        known = self._planned()
-        if known is None and any(not name.endswith(_NEW) for name in names):
-            raise UserError(f"--out={self.out}: exists, is not empty and is no cache")
         if known is None:
             self._write_json(PLAN, self.plan)
-            return []
-        self._compare(known)
-        return [
-            int(name[-5:]) for name in names if name.startswith("part-") and name[-5:].isdigit()
-        ]
+        return [int(found[1]) for found in map(_PART.fullmatch, names) if found]
 
     def _planned(self) -> dict[str, Any] | None:
         try:
             with open(os.path.join(self.out, PLAN), encoding="utf-8") as file:
-                return json.load(file)
+                found = json.load(file)
         except FileNotFoundError:
             return None
         except ValueError as error:
             raise UserError(f"--out={self.out}: {PLAN} is damaged; remove the folder") from error
+        if not isinstance(found, dict) or "format" not in found:
+            raise UserError(f"--out={self.out}: {PLAN} is of no cache; choose another folder")
+        return found
 
     def _compare(self, known: Mapping[str, Any]) -> None:
         other = [key for key in self.plan if known.get(key) != self.plan[key]]
@@ -120,6 +123,12 @@ class CacheWriter:
             _sync(self.out)
         except OSError as error:
             raise RunError(f"{path}: cannot be written ({error.strerror or error})") from error
+
+
+def _is_begun(name: str) -> bool:
+    """Whether a kill left what a writer of ours had begun under this name."""
+    stem = name.removesuffix(_NEW)
+    return stem != name and (stem in (MANIFEST, PLAN) or _PART.fullmatch(stem) is not None)
 
 
 def _flush(file: Any) -> None:

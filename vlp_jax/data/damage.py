@@ -11,6 +11,8 @@ from typing import NamedTuple
 from vlp_jax.core.errors import RunError
 
 NOTED = frozenset({"lost_character"})  # told by `data check`, but used as it is
+# sound, but training on captions (or classes) has to leave them out
+INCOMPLETE = frozenset({"no_caption", "no_class"})
 MIN_COUNT = 10  # so that one bad picture in a folder of fifty does not stop a run
 
 

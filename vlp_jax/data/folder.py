@@ -7,6 +7,7 @@ it is not clear.
 """
 
 import bisect
+import copy
 import functools
 import glob
 import os
@@ -126,7 +127,27 @@ class FolderSource:
             listing.left_out.update(f".{suffix.lower()}" for suffix in listing.texts[stem])
         self.notes = (self._note(listing),)
         tell(self.notes[0])
-        self.fingerprint = digest(f"{n}\0{listing.pictures[n]}" for n in self._names)
+        self._bytes = listing.pictures
+        self.fingerprint = self._digest()
+
+    def _digest(self) -> str:
+        return digest(f"{n}\0{self._bytes[n]}" for n in self._names)
+
+    def all_pictures(self) -> "FolderSource":
+        """The same folder with those of its pictures that have no caption or no class, as samples
+        without one."""
+        alone = len(self._bytes) - len(self._names)
+        if not alone:
+            return self
+        found = copy.copy(self)
+        lack = {"captions": "no_caption", "classes": "no_class"}[self.kind]
+        found.damage = [damage for damage in self.damage if damage.reason != lack]
+        found._names = list(self._bytes)
+        words = {"no_caption": "a text of its name", "no_class": "a sub-folder"}[lack]
+        found.notes = (*self.notes, f"{printable(self.root)}: and {alone} without {words}")
+        tell(found.notes[-1])
+        found.fingerprint = found._digest()
+        return found
 
     def _taken(self, listing: Listing) -> list[str]:
         """The pictures of this kind of folder; the others are damage."""
@@ -166,6 +187,11 @@ class FolderSource:
         files = [os.path.join(self.root, f"{stem}.{suffix}") for stem, suffix in named]
         return digest(map(stamp_of, files)) if files else ""
 
+    @property
+    def pictures_stamp(self) -> str:
+        """Changes with the times of change of the pictures; see `source.pictures_stamp`."""
+        return digest(stamp_of(os.path.join(self.root, name)) for name in self._names)
+
     def where(self, i: int) -> str:
         return self._place(self._names[i])
 
@@ -181,7 +207,7 @@ class FolderSource:
 
         members = Members(member, functools.partial(_suffixes, base))
         example: Example = {"key": printable(stem), "text": [], "meta": {}, "members": members}
-        if self.kind == "classes":
+        if self.kind == "classes" and "/" in name:
             rank = bisect.bisect_left(self._folders, name.partition("/")[0])
             title = self.classes[rank]
             spoken = [title.replace("_", " ").replace("-", " ")] if len(self.classes) > 1 else []

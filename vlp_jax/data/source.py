@@ -34,7 +34,8 @@ class Source(Protocol):
     `fingerprint` digests the listing (keys, offsets, lengths), `damage` lists what the listing
     already knows to be lost; some have `notes`, lines on what was taken and what left out.
     `source[i]` raises DamagedSample; `metadata(i)` reads no picture. Where the fingerprint does not
-    cover the captions, a `stamp` changes with them.
+    cover the captions, a `stamp` changes with them, and where it does not cover what the pictures
+    hold, a `pictures_stamp`.
     """
 
     fingerprint: str
@@ -191,6 +192,18 @@ def digest(parts: Iterable[str | bytes]) -> str:
         state.update(len(data).to_bytes(8, "little"))
         state.update(data)
     return state.hexdigest()
+
+
+def pictures_stamp(source: Any) -> str:
+    """Changes where a picture was changed, if its size stayed the same; '' where the fingerprint or
+    the stamp covers that. A picture may be touched and the same: so it is asked by what keeps
+    results of pictures, never by a training that goes on.
+    """
+    if own := getattr(source, "pictures_stamp", ""):
+        return own
+    inside = [source.whole] if hasattr(source, "whole") else getattr(source, "sources", [])
+    found = list(map(pictures_stamp, inside))
+    return digest(found) if any(found) else ""
 
 
 def stamp_of(path: str) -> str:

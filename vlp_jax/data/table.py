@@ -19,7 +19,7 @@ from vlp_jax.data.damage import Damage
 from vlp_jax.data.delimited import Delimited, Row
 from vlp_jax.data.encoding import read_text
 from vlp_jax.data.folder import read_bounded
-from vlp_jax.data.source import MISSING, Example, Members, captions_of, digest
+from vlp_jax.data.source import MISSING, Example, Members, captions_of, digest, stamp_of
 
 IMAGE_COLUMNS = (
     *("image", "filepath", "image_path", "file_name", "filename", "path", "file", "img"),
@@ -137,6 +137,13 @@ class TableSource:
         self.fingerprint = digest(
             json.dumps(row, sort_keys=True, default=str) for row in self._rows
         )
+
+    @property
+    def pictures_stamp(self) -> str:
+        """Changes with the sizes and times of change of the pictures; see
+        `source.pictures_stamp`."""
+        paths = (os.path.join(self._folder, row[self._image]) for row in self._rows)
+        return digest(map(stamp_of, paths))
 
     def __len__(self) -> int:
         return len(self._rows)

@@ -15,6 +15,7 @@ import os
 import re
 import zlib
 from collections import Counter
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -103,16 +104,17 @@ class _Shard:
 
 
 class TarSource:
-    """Samples of all tars that `pattern` names, in shard order, then in the order of each tar.
+    """Samples of all tars that `pattern` names, in shard order, then in the order of each tar;
+    paths: in place of the pattern's, in their order.
 
     Example: {'key', 'image' bytes, 'text' captions, 'meta' the sample's JSON; 'cls' and 'shard' are
     added, 'members' all files by suffix, of which the further ones are listed}. Raises UserError
     where no shard or no sample is found, RunError where damage left no sample.
     """
 
-    def __init__(self, pattern: str, rebuild: bool = False):
+    def __init__(self, pattern: str, rebuild: bool = False, paths: Sequence[str] = ()):
         self.pattern = pattern
-        paths = expand_shards(pattern)
+        paths = paths or expand_shards(pattern)
         with ThreadPoolExecutor(min(8, len(paths))) as pool:
             indices = list(pool.map(lambda path: self._open(path, rebuild), paths))
         self._shards = [

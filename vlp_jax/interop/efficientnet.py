@@ -101,6 +101,13 @@ def hf_names(prefix: str) -> Names:
     )
 
 
+def pooled_width(config: Config) -> int:
+    """Channels that the last stage of a config that is filled up leaves to be pooled."""
+    wanted, step = config["out_channels"][-1] * config["width_coefficient"], config["depth_divisor"]
+    found = max(step, int(wanted + step / 2) // step * step)
+    return found + step * (found < 0.9 * wanted)
+
+
 def read_efficientnet(config: Config, top_width: int, where: str) -> dict[str, Any]:
     """The tower of a config that is filled up.
 

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from vlp_jax.core.errors import printable
+from vlp_jax.data.damage import INCOMPLETE
 from vlp_jax.report.console import show
 
 Report = Mapping[str, Any]
@@ -44,7 +45,8 @@ def _check(report: Report) -> None:
     kept = Counter(noted["reason"] for noted in report["noted"]).most_common()
     rows = [*Counter(report["reasons"]).most_common(), *((f"{r} (kept)", n) for r, n in kept)]
     verdict = "passed" if report["passed"] else "FAILED"
-    allowed = f"{report['damaged']} damaged of {report['allowed']:.4g} allowed"
+    what = "damaged or incomplete" if report["reasons"].keys() & INCOMPLETE else "damaged"
+    allowed = f"{report['damaged']} {what} of {report['allowed']:.4g} allowed"
     title = f"{report['samples']} samples, {allowed}: {verdict}"
     show(title, ("reason", "places"), rows)
 

@@ -38,15 +38,29 @@ def check_kind(kind: str) -> None:
 
 
 def build_ann(kind: str, vectors: Vectors, path: str) -> None:
-    """Writes a faiss index of unit vectors by inner product."""
+    """Writes a faiss index of unit vectors by inner product. Raises UserError: too few rows for the
+    kind, or one that is not finite.
+    """
     faiss = load_faiss(f"--ann={kind}")
     index = _empty(faiss, kind, vectors)
-    if not index.is_trained:
-        some = np.linspace(0, vectors.rows - 1, min(vectors.rows, _TRAINED_ON)).astype(np.int64)
-        index.train(vectors.take(some))
-    for start in range(0, vectors.rows, _BLOCK):
-        index.add(vectors.take(np.arange(start, min(start + _BLOCK, vectors.rows))))
+    try:
+        if not index.is_trained:
+            some = np.linspace(0, vectors.rows - 1, min(vectors.rows, _TRAINED_ON))
+            index.train(_finite(vectors, some.astype(np.int64)))
+        for start in range(0, vectors.rows, _BLOCK):
+            index.add(_finite(vectors, np.arange(start, min(start + _BLOCK, vectors.rows))))
+    except RuntimeError as error:  # too few rows for its lists and codes
+        many = f"faiss cannot make it of {vectors.rows} rows of {vectors.width} numbers"
+        raise UserError(f"--ann={kind}: {many}; take flat") from error
     faiss.write_index(index, path)
+
+
+def _finite(vectors: Vectors, ids: np.ndarray) -> np.ndarray:
+    rows = vectors.take(ids)
+    sound = np.isfinite(rows).all(axis=1)
+    if not sound.all():
+        raise UserError(f"row {ids[~sound][0]} of the vectors is not finite; make the index again")
+    return rows
 
 
 def _empty(faiss: Any, kind: str, vectors: Vectors) -> Any:
@@ -106,9 +120,14 @@ def read_ann(path: str) -> Any:
     """A faiss index of a file. Raises UserError."""
     faiss = load_faiss(path)
     try:
-        return faiss.read_index(path)
+        found = faiss.read_index(path)
     except (RuntimeError, OSError) as error:
         raise UserError(f"{path}: is no index of faiss or damaged") from error
+    if isinstance(found, faiss.IndexIDMap):  # asked for its vectors it ends the process
+        raise UserError(
+            f"{path}: an IndexIDMap, whose rows have numbers of its own; it must hold them in order"
+        )
+    return found
 
 
 def reconstructed(path: str) -> Vectors:

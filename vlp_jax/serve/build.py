@@ -11,9 +11,11 @@ import dataclasses
 import functools
 import json
 import os
+import shlex
 import shutil
 import time
 from collections import Counter
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -23,12 +25,13 @@ from vlp_jax.api.embed import Batching
 from vlp_jax.api.embeddings import Progress
 from vlp_jax.api.files import check_writable
 from vlp_jax.api.model import Model, load_model
+from vlp_jax.api.stop import stoppable
 from vlp_jax.core.errors import UserError
 from vlp_jax.core.strict_json import dumps
 from vlp_jax.data.damage import NOTED
 from vlp_jax.data.folder import FolderSource
 from vlp_jax.data.open import open_source
-from vlp_jax.data.source import Source, captioned, digest
+from vlp_jax.data.source import Source, captioned, digest, pictures_stamp
 from vlp_jax.data.subset import Subset
 from vlp_jax.data.walk import told
 from vlp_jax.parallel.hosts import from_first
@@ -37,7 +40,7 @@ from vlp_jax.serve.ann import build_ann, check_kind
 from vlp_jax.serve.index import ANN, FORMAT, MANIFEST, Index, file_facts, read_manifest
 from vlp_jax.serve.metadata import load_pyarrow
 from vlp_jax.serve.part import Embedding, embed_part, write_part
-from vlp_jax.serve.staging import read_plan, replaced, staging
+from vlp_jax.serve.staging import check_free, check_ours, read_plan, replaced, staging
 from vlp_jax.serve.whole import write_json, write_whole
 
 
@@ -78,13 +81,6 @@ class Request:
         check_free(self.out)
 
 
-def check_free(out: str) -> None:
-    """Raises UserError where a folder holds something else than an index that we wrote."""
-    ours = os.path.exists(os.path.join(out, MANIFEST))  # also a damaged one
-    if os.path.isdir(out) and os.listdir(out) and not ours:
-        raise UserError(f"--out={out}: is not empty and holds no index of ours; choose another")
-
-
 def build_index(request: Request) -> dict[str, Any]:
     """Writes the index folder, or finds it done; returns {out, rows, embedded (of these, now),
     captions, skipped {reason: count}, dim, ann, seconds}, in a job the first process alone.
@@ -96,12 +92,17 @@ def build_index(request: Request) -> dict[str, Any]:
     request.check()
     start = time.perf_counter()
     start_jax()
+    with stoppable("parts that are whole are kept") as check:
+        return _build_index(request, check, start)
+
+
+def _build_index(request: Request, check: Callable[[], None], start: float) -> dict[str, Any]:
     source = in_order(open_source(request.data))
     model = load_model(request.checkpoint, request.sharding)
     model.run("image", "--checkpoint: ")
     plan, embedded = plan_of(request, model, source), 0
     if from_first(str(read_plan(request.out) == plan)) == "False":
-        embedded = _build(request, plan, model, source)
+        embedded = _build(request, plan, model, source, check)
     if not first_process():
         return {}
     shutil.rmtree(replaced(request.out), ignore_errors=True)  # a kill may have left it
@@ -114,16 +115,19 @@ def build_index(request: Request) -> dict[str, Any]:
 
 
 def in_order(source: Source) -> Source:
-    """The source itself; a folder in the order of its paths."""
+    """The source itself; of a folder all pictures, with captions or without, in the order of their
+    paths."""
     if not isinstance(source, FolderSource):
         return source
+    source = source.all_pictures()
     return Subset(source, np.array(sorted(range(len(source)), key=source.where), np.int64))
 
 
 def plan_of(request: Request, model: Model, source: Source) -> dict[str, Any]:
     """What an index is made of: with the same plan it is the same index."""
     texts = "text" in model.embedders() and captioned(source)
-    data = digest([source.fingerprint, getattr(source, "stamp", "")])
+    stamps = getattr(source, "stamp", ""), pictures_stamp(source)
+    data = digest([source.fingerprint, *stamps])
     return {
         "digests": {**digests(model), "data": data},
         "modalities": ["image", "text"] if texts else ["image"],
@@ -133,17 +137,35 @@ def plan_of(request: Request, model: Model, source: Source) -> dict[str, Any]:
     }
 
 
-def _build(request: Request, plan: dict[str, Any], model: Model, source: Source) -> int:
-    """Embeds what is not embedded yet, and names the folder; returns how many rows are new."""
+def _build(
+    request: Request,
+    plan: dict[str, Any],
+    model: Model,
+    source: Source,
+    check: Callable[[], None],
+) -> int:
+    """Embeds what is not embedded yet, and names the folder; returns how many rows are new. check:
+    of `stoppable`."""
     parts = {f"{at // request.part:04d}": at for at in range(0, len(source), request.part)}
+    check_ours(request.out)
     first, new = first_process(), 0
-    with staging(request.out, plan) if first else contextlib.nullcontext() as stage:
+    with (
+        staging(request.out, plan, _command(request))
+        if first
+        else contextlib.nullcontext() as stage
+    ):
         known = json.loads(from_first(dumps([stage and stage.part(name) for name in parts])))
         todo = dict(zip(parts, known, strict=True))
         rows = {name: range(at, min(at + request.part, len(source))) for name, at in parts.items()}
         progress = Progress(sum(len(rows[name]) for name in parts if todo[name] is None))
-        how = Batching(request.batch_size, request.threads, progress.add)
-        what = Embedding(model, source, request.thumbnails, "text" in plan["modalities"], how)
+
+        def told(count: int) -> None:
+            progress.add(count)
+            check()
+
+        texts = model.text_arrays() if "text" in plan["modalities"] else None
+        how = Batching(request.batch_size, request.threads, told)
+        what = Embedding(model, source, request.thumbnails, texts, how)
         for name in (name for name in parts if todo[name] is None):
             part = embed_part(what, rows[name])
             new += len(part.samples)
@@ -151,9 +173,21 @@ def _build(request: Request, plan: dict[str, Any], model: Model, source: Source)
                 todo[name] = write_part(part, stage.folder, name)
                 stage.seal(name, todo[name])
         progress.end()
+        if texts:
+            texts.tell()
         if stage:
             stage.finish(lambda: _manifest(request, plan, source, list(todo.values())))
     return new
+
+
+def _command(request: Request) -> str:
+    """The words that make this index."""
+    words = {name: getattr(request, name) for name in ("checkpoint", "data", "out")}
+    usual = {"thumbnails": Request.thumbnails, "part": Request.part}
+    words |= {
+        name: getattr(request, name) for name in usual if getattr(request, name) != usual[name]
+    }
+    return shlex.join(["index", *(f"--{name}={value}" for name, value in words.items())])
 
 
 def _manifest(
@@ -176,7 +210,7 @@ def _manifest(
         "skipped": dict(skipped),
         "checkpoint": {
             "path": checkpoint,
-            "beside": os.path.relpath(checkpoint, os.path.abspath(request.out)),
+            "beside": os.path.relpath(checkpoint, os.path.realpath(request.out)),
         },
         "data": request.data,
         "ann": "",

@@ -28,9 +28,9 @@ from vlp_jax.data.shard_index import probe
 from vlp_jax.serve.ann import reconstructed
 from vlp_jax.serve.metadata import Metadata
 from vlp_jax.serve.sample import to_jpeg
-from vlp_jax.serve.vectors import Vectors, check_ids
+from vlp_jax.serve.vectors import Vectors, check_ids, numbered, part_numbers
 
-MANIFEST, FORMAT = "manifest.json", 1
+MANIFEST, FORMAT, PLAN = "manifest.json", 1, "plan.json"
 FOLDERS = {"image": "img_emb", "text": "text_emb"}
 ANN = {"image": "image.index", "text": "text.index"}
 PLACES, SIDE = ("image_path", "path"), 256
@@ -62,7 +62,7 @@ class Index:
         """
         folder = os.fspath(folder)
         if not os.path.isdir(folder):
-            raise UserError(f"--index={folder}: no such folder")
+            raise UserError(f"--index={folder}: {_unfinished(folder) or 'no such folder'}")
         manifest = read_manifest(folder)
         if manifest:
             check_files(folder, manifest["files"])
@@ -80,6 +80,25 @@ class Index:
                 rows = f"{vectors.rows} {side} vectors of {vectors.width} numbers"
                 many = f"{len(self.table)} rows of metadata, width {self.width}"
                 raise UserError(f"--index={self.folder}: {rows} but {many}; make it again")
+            self._check_parts(side, vectors)
+
+    def _check_parts(self, side: str, vectors: Vectors) -> None:
+        """Raises UserError where parts that are numbered on both sides do not belong together."""
+        numbers, others = part_numbers(vectors.files), part_numbers(self.table.files)
+        if numbers is None or others is None:
+            return
+        if odd := sorted(set(numbers) ^ set(others)):
+            here, there = FOLDERS[side], METADATA
+            has, lacks = (here, there) if odd[0] in numbers else (there, here)
+            number = ".".join(map(str, odd[0]))
+            raise UserError(f"--index={self.folder}: {has} has a part {number}, {lacks} has none")
+        for file, part, rows in zip(
+            vectors.files, vectors.parts, self.table.file_rows, strict=True
+        ):
+            if len(part) != rows:
+                raise UserError(
+                    f"{file}: {len(part)} vectors, the metadata of its part {rows} rows"
+                )
 
     @property
     def rows(self) -> int:
@@ -153,7 +172,27 @@ class Index:
         from vlp_jax.data.tar import TarSource
 
         folder = os.path.join(self.folder, THUMBNAILS)
-        return TarSource(os.path.join(folder, "*.tar")) if os.path.isdir(folder) else None
+        tars = numbered(folder, ".tar")
+        return TarSource(folder, paths=tars) if tars else None
+
+
+def building(out: str) -> str:
+    """The hidden folder in which the index of a folder grows (staging.py)."""
+    parent, name = os.path.split(os.path.realpath(out))
+    return os.path.join(parent, f".{name}.building")
+
+
+def _unfinished(folder: str) -> str:
+    """What is to be done where an index is unfinished; '' where none was begun."""
+    place = building(folder)
+    try:
+        with open(os.path.join(place, PLAN), encoding="utf-8") as file:
+            command = json.load(file)["command"]
+    except FileNotFoundError:
+        return ""
+    except (OSError, ValueError, KeyError, TypeError):
+        command = "its `index`"
+    return f"is not finished ({place}); go on with: {command}"
 
 
 def _vectors(folder: str, side: str) -> Vectors:
@@ -175,12 +214,32 @@ def read_manifest(folder: str) -> dict[str, Any]:
     try:
         with open(path, encoding="utf-8") as file:
             found = json.load(file)
-        known = found["format"], found["files"].items()
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        known = found["format"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path}: damaged; make the index again") from error
-    if known[0] != FORMAT:
-        raise UserError(f"{path}: format {known[0]}, we read {FORMAT}")
+    if known != FORMAT:
+        raise UserError(f"{path}: format {known}, we read {FORMAT}")
+    if wrong := next((key for key in _SHAPE if not _SHAPE[key](found.get(key, {}))), ""):
+        raise UserError(f"{path}: damaged ({wrong}); make the index again")
     return found
+
+
+def _is_files(files: Any) -> bool:
+    """Whether it is {path inside the folder: [bytes, checksum]}."""
+    return isinstance(files, dict) and all(
+        isinstance(facts, list) and len(facts) == 2 and all(type(n) is int for n in facts)
+        for facts in files.values()
+    )
+
+
+_SHAPE = {
+    "files": _is_files,
+    "plan": lambda plan: isinstance(plan, dict) and isinstance(plan.get("digests", {}), dict),
+    "checkpoint": lambda said: (
+        isinstance(said, dict)
+        and (not said or all(isinstance(said.get(key), str) for key in ("path", "beside")))
+    ),
+}
 
 
 def file_facts(path: str) -> list[int]:

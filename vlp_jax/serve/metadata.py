@@ -6,26 +6,20 @@ to open. Needs pyarrow (extra `search`). The file exists so that search results 
 chosen by what is known about them.
 """
 
-import operator
-import re
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
 
-from vlp_jax.core.errors import UserError, nearest
+from vlp_jax.core.errors import UserError
+from vlp_jax.serve.conditions import kind_of, parse, rows_of
 from vlp_jax.serve.vectors import check_ids, numbered
 
 KEPT_BYTES = 1 << 30
 OPEN_FILES = 128
 GROUP = 2048  # rows of one group, what a look-up reads
-_CONDITION = re.compile(r"\s*([^=!<>~]+?)\s*(!=|>=|<=|=|>|<|~)\s*(.*?)\s*", re.DOTALL)
-_COMPARE = {
-    **{"=": operator.eq, "!=": operator.ne, ">": operator.gt},
-    **{"<": operator.lt, ">=": operator.ge, "<=": operator.le},
-}
 
 
 def load_pyarrow() -> Any:
@@ -50,25 +44,33 @@ class Metadata:
 
     def __init__(self, folder: str):
         self._arrow = load_pyarrow()
-        self._groups: list[tuple[str, int]] = []
-        self.columns: list[str] = []
-        self.file_rows: list[int] = []
+        self._groups: list[tuple[str, int, list[str]]] = []  # file, group in it, its columns
+        self._kinds: dict[str, set[str]] = {}
+        self.files, self.file_rows = numbered(folder, ".parquet"), []
         sizes = []
-        for file in numbered(folder, ".parquet"):
+        for file in self.files:
             try:
                 found = self._arrow.parquet.read_metadata(file)
             except (OSError, self._arrow.ArrowException) as error:
                 raise UserError(f"{file}: is no Parquet file or damaged") from error
-            self._groups += [(file, group) for group in range(found.num_row_groups)]
+            schema = found.schema.to_arrow_schema()
+            self._groups += [(file, group, schema.names) for group in range(found.num_row_groups)]
             sizes += [found.row_group(group).num_rows for group in range(found.num_row_groups)]
-            names = found.schema.to_arrow_schema().names
-            self.columns += [name for name in names if name not in self.columns]
+            for field in schema:
+                kind = kind_of(self._arrow, field.type)
+                self._kinds.setdefault(field.name, set()).update({kind} if kind else ())
             self.file_rows.append(found.num_rows)
+        self.columns = list(self._kinds)
         self._ends = np.cumsum(sizes, dtype=np.int64)
         self._kept: OrderedDict[int, dict[str, Any]] = OrderedDict()
         self._opened: OrderedDict[str, Any] = OrderedDict()
         self._bytes = 0
         self._lock = threading.Lock()
+
+    def _kind(self, column: str) -> str:
+        """What a column holds in all files; where they differ, texts."""
+        kinds = self._kinds[column]
+        return next(iter(kinds)) if len(kinds) == 1 else "text"
 
     def __len__(self) -> int:
         return int(self._ends[-1]) if len(self._ends) else 0
@@ -91,12 +93,12 @@ class Metadata:
         """{name: cells} of one row group, of the columns that it has; from memory where they were
         read before."""
         with self._lock:
-            path, number = self._groups[at]
-            file, kept = self._file(path), self._kept.setdefault(at, {})
-            names = [n for n in file.schema_arrow.names if columns is None or n in columns]
+            path, number, has = self._groups[at]
+            kept = self._kept.setdefault(at, {})
+            names = [name for name in has if columns is None or name in columns]
             missing = [name for name in names if name not in kept]
             if missing:
-                table = file.read_row_group(number, columns=missing)
+                table = self._read(path, number, missing)
                 kept |= {name: table.column(name).combine_chunks() for name in missing}
                 self._bytes += table.nbytes
             self._kept.move_to_end(at)
@@ -104,6 +106,15 @@ class Metadata:
                 _, old = self._kept.popitem(last=False)
                 self._bytes -= sum(cells.nbytes for cells in old.values())
             return {name: kept[name] for name in names}
+
+    def _read(self, path: str, number: int, columns: list[str]) -> Any:
+        """Columns of a row group as a table. Raises UserError where its pages are damaged."""
+        try:
+            table = self._file(path).read_row_group(number, columns=columns, use_threads=False)
+            table.validate(full=True)
+        except (OSError, self._arrow.ArrowException) as error:
+            raise UserError(f"{path}: row group {number} is damaged; make it again") from error
+        return table
 
     def _file(self, path: str) -> Any:
         """An open Parquet file, of which the last few are."""
@@ -117,69 +128,22 @@ class Metadata:
     def where(self, conditions: Sequence[str]) -> np.ndarray:
         """bool[n]: rows that fulfil all conditions, `COLUMN=VALUE` with one of = != < <= > >= or ~
         (contains, in any case). Of a list one element must; what is missing fulfils none but !=.
+        Numbers are compared exactly, of a time given as a day all of the day counts.
 
-        Worked example: ("style=noto", "width>=64", "caption~cat").
+        Worked example: ("style=noto", "width>=64", "caption~cat", "taken>2020-01-31").
 
         Raises:
-          UserError: no such column, no condition, or a number is compared with a text.
+          UserError: no such column, no condition, or a value that the column cannot hold.
         """
         mask = np.ones(len(self), bool)
-        for condition in conditions:
-            column, compare, value = self._condition(condition)
-            start = 0
+        for text in [conditions] if isinstance(conditions, str) else conditions:
+            asked, start = parse(text, self.columns), 0
+            kind = self._kind(asked.column)
             for at, stop in enumerate(self._ends.tolist()):
-                cells = self._group(at, (column,)).get(column)
+                cells = self._group(at, (asked.column,)).get(asked.column)
                 if cells is None:  # the file lacks the column
-                    mask[start:stop] &= compare == "!="
+                    mask[start:stop] &= asked.compare == "!="
                 else:
-                    mask[start:stop] &= _rows(cells, compare, value, condition)
+                    mask[start:stop] &= rows_of(self._arrow, cells, asked, kind)
                 start = stop
         return mask
-
-    def _condition(self, text: str) -> tuple[str, str, str]:
-        found = _CONDITION.fullmatch(text)
-        if not found:
-            raise UserError(f"where: {text!r} is no condition like style=noto or width>=64")
-        if found[1] not in self.columns:
-            raise UserError(f"where: no column {found[1]!r}{nearest(found[1], self.columns)}")
-        return found[1], found[2], found[3]
-
-
-def _rows(cells: Any, compare: str, value: str, condition: str) -> np.ndarray:
-    """bool[n]: which cells fulfil a condition."""
-    fulfilled = _predicate(compare, value, condition)
-    if not _plain(cells):
-        return np.array([fulfilled(cell) for cell in cells.to_pylist()], bool)
-    distinct = cells.dictionary_encode()
-    answers = np.array([*map(fulfilled, distinct.dictionary.to_pylist()), fulfilled(None)], bool)
-    return answers[distinct.indices.fill_null(len(answers) - 1).to_numpy(zero_copy_only=False)]
-
-
-def _plain(cells: Any) -> bool:
-    """Whether the cells are numbers, texts or switches, of which each distinct one is looked at
-    once."""
-    return not str(cells.type).startswith(("list", "large_list", "struct", "map", "null", "dict"))
-
-
-def _predicate(compare: str, value: str, condition: str) -> Callable[[Any], bool]:
-    try:
-        number = float(value)
-    except ValueError:
-        number = None
-
-    def fulfilled(cell: Any) -> bool:
-        if isinstance(cell, list):
-            return all(map(fulfilled, cell)) if compare == "!=" else any(map(fulfilled, cell))
-        if cell is None:
-            return compare == "!="
-        if compare == "~":
-            return value.lower() in str(cell).lower()
-        if not isinstance(cell, int | float):
-            return _COMPARE[compare](str(cell), value)
-        if isinstance(cell, bool):
-            return _COMPARE[compare](str(cell).lower(), value.lower())
-        if number is None:
-            raise UserError(f"where: {condition!r}: the column holds numbers, {value!r} is none")
-        return _COMPARE[compare](cell, number)
-
-    return fulfilled

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from vlp_jax.api.embed import Batching, embed_pictures, embed_texts, joined
-from vlp_jax.api.model import Model
+from vlp_jax.api.model import Model, TextArrays
 from vlp_jax.data.damage import DamagedSample
 from vlp_jax.data.index import open_index
 from vlp_jax.data.source import Source
@@ -31,13 +31,13 @@ class Embedding:
 
     Attributes:
       thumbnails: pixels of their longer side, 0 for none.
-      captions: embed the first caption of every picture too.
+      texts: of the model, to embed the first caption of every picture too; None embeds none.
     """
 
     model: Model
     source: Source
     thumbnails: int
-    captions: bool
+    texts: TextArrays | None
     how: Batching
 
 
@@ -77,7 +77,7 @@ def embed_part(what: Embedding, rows: range) -> Part:
     if not sound.all():
         skipped["no_vector"] += int((~sound).sum())
     samples = [read[i] for i, good in zip(kept, sound, strict=True) if good]
-    text = _captions(what, samples) if what.captions else None
+    text = _captions(what, samples) if what.texts else None
     return Part(image[sound], text, samples, skipped)
 
 
@@ -85,8 +85,8 @@ def _captions(what: Embedding, samples: Sequence[Sample]) -> np.ndarray:
     """float32[n, E]: of every first caption, each distinct one embedded once; zeros without."""
     own = [sample.columns["caption"] for sample in samples]
     distinct = {text: at for at, text in enumerate(dict.fromkeys(filter(None, own)))}
-    how = dataclasses.replace(what.how, told=lambda count: None)
-    rows = embed_texts(what.model.run("text"), distinct, what.model.text_arrays(), how)
+    how = dataclasses.replace(what.how, told=lambda count: what.how.told(0))
+    rows = embed_texts(what.model.run("text"), distinct, what.texts, how)
     rows = np.concatenate(
         [
             joined(rows, what.model.width("text")),

@@ -51,12 +51,14 @@ class Query:
     def check(self) -> None:
         """Refuses what cannot work, before any work. Raises UserError."""
         if not (self.text or self.image or self.vector):
-            raise UserError("nothing to search for: give --text=WORDS, --image=FILE or both")
+            what = "--text=WORDS, --image=FILE or --vector=FILE.npy"
+            raise UserError(f"nothing to search for: give {what}, one or several")
         if self.k < 1:
             raise UserError(f"--k={self.k}: must be at least 1")
-        for file in map(split_weight, (*self.image, *self.vector)):
-            if not os.path.isfile(file[1]):
-                raise UserError(f"--image: {file[1]}: no such file")
+        for flag in ("image", "vector"):
+            for _, file in map(split_weight, getattr(self, flag)):
+                if not os.path.isfile(file):
+                    raise UserError(f"--{flag}: {file}: no such file")
         if self.out:
             check_writable("--out", self.out)
 
@@ -74,13 +76,16 @@ def search(query: Query) -> dict[str, Any]:
     index = Index.open(query.index)
     index.side(query.options.modality)
     searcher = Searcher(index, _model(query, index), query.exact)
-    hits = searcher.find(vector_of(query, searcher), query.k, query.options)
+    hits, left = searcher.find_counted(vector_of(query, searcher), query.k, query.options)
     results = searcher.results(hits)
     if not first_process():
         return {}
     if query.k > index.rows:
         print(f"--k={query.k}: the index has no more than {index.rows} rows", file=sys.stderr)
+    if query.options.deduplicate:
+        print(f"near duplicates left out: {left['duplicates']}", file=sys.stderr)
     if query.options.safe:
+        print(f"called unsafe and left out: {left['unsafe']}", file=sys.stderr)
         print(f"safe mode: {searcher.safety.told}", file=sys.stderr)
     return {"results": results, **({"out": _draw(query, index, results)} if query.out else {})}
 
@@ -144,7 +149,7 @@ def remembered(index: Index) -> str:
       UserError: at neither, or the index does not say.
     """
     said: Mapping[str, str] = index.manifest.get("checkpoint", {})
-    beside = os.path.normpath(os.path.join(index.folder, said.get("beside", "")))
+    beside = os.path.normpath(os.path.join(os.path.realpath(index.folder), said.get("beside", "")))
     found = next((p for p in (said.get("path", ""), beside) if said and os.path.isdir(p)), "")
     if not found:
         gone = f"its checkpoint {said['path']} is gone" if said else "it names no checkpoint"

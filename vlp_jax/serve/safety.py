@@ -9,6 +9,8 @@ exists so that this is said in one place and can be replaced.
 
 import dataclasses
 import os
+import zipfile
+import zlib
 
 import numpy as np
 
@@ -16,6 +18,10 @@ from vlp_jax.api.model import Model
 from vlp_jax.core.errors import UserError
 
 FILE = "safety.npz"
+_UNREADABLE = (
+    *(OSError, ValueError, KeyError, TypeError, AttributeError),
+    *(EOFError, zipfile.BadZipFile, zlib.error),
+)
 SCALE = 100.0  # of cosines, as the released CLIPs learned it
 UNSAFE = (
     *("a pornographic picture", "a picture of naked people", "an explicit sexual act"),
@@ -76,10 +82,12 @@ class Safety:
         try:
             with np.load(path, allow_pickle=False) as found:
                 weight, bias = np.float32(found["weight"]), float(found["bias"])
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except _UNREADABLE as error:
             raise UserError(f"{path}: holds no float32 `weight` [E] and `bias`") from error
-        if weight.shape != (width,) or not np.isfinite(weight).all():
+        if weight.shape != (width,):
             raise UserError(f"{path}: weight {list(weight.shape)}, the vectors are [{width}]")
+        if not np.isfinite([*weight, bias]).all():
+            raise UserError(f"{path}: holds numbers that are not finite")
         empty = np.zeros((0, width), np.float32)
         return cls(weight[None], empty, 1.0, bias, f"a linear classifier trained into {FILE}")
 

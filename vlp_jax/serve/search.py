@@ -8,7 +8,7 @@ import functools
 import importlib.util
 import os
 import threading
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
@@ -110,7 +110,8 @@ class Searcher:
         vectors = self.index.side(modality)
         found = min(k, vectors.rows)
         if where or self.ann(modality) is None:
-            mask = self._mask(tuple(where)) if where else None
+            conditions = (where,) if isinstance(where, str) else tuple(where)
+            mask = self._mask(conditions) if where else None
             ids, scores = self.nearest(modality).search(queries, found, mask)
         else:
             ids, scores = self.ann(modality).search(queries, found)
@@ -123,23 +124,35 @@ class Searcher:
         Near duplicates and what is unsafe are removed from the k that were found, so fewer may
         remain. Raises UserError as `search`, and where safe mode has nothing to judge by.
         """
+        return self.find_counted(query, k, options)[0]
+
+    def find_counted(
+        self, query: np.ndarray, k: int, options: Options | None = None
+    ) -> tuple[list[Hit], Counter]:
+        """As `find`, and how many {duplicates, unsafe} were left out."""
         options = options or Options()
         query = np.asarray(query, np.float32).reshape(1, -1)
         ids, scores = self.search(query, k, options.modality, options.where)
-        return self.chosen(ids[0], scores[0], options)
+        left: Counter = Counter()
+        return self.chosen(ids[0], scores[0], options, left), left
 
-    def chosen(self, ids: np.ndarray, scores: np.ndarray, options: Options) -> list[Hit]:
+    def chosen(
+        self, ids: np.ndarray, scores: np.ndarray, options: Options, left: Counter | None = None
+    ) -> list[Hit]:
         """What `find` leaves of one query's row of `search`: int64[k], -1 is none, and float32[k].
-        Raises UserError.
+        left: counts what is left out. Raises UserError.
         """
         ids, scores = ids[ids >= 0], scores[ids >= 0]
+        left = Counter() if left is None else left
         if options.deduplicate and len(ids):
             rows = self.index.vectors(ids, options.modality)
             kept = first_of_each(rows, options.alike)
+            left["duplicates"] += len(ids) - len(ids[kept])
             ids, scores = ids[kept], scores[kept]
         if options.safe and len(ids):
             side = "image" if "image" in self.index.sides else options.modality
             kept = self.safety.probability(self.index.vectors(ids, side)) <= 0.5
+            left["unsafe"] += len(ids) - len(ids[kept])
             ids, scores = ids[kept], scores[kept]
         return [Hit(*pair) for pair in zip(ids.tolist(), scores.tolist(), strict=True)]
 
@@ -179,6 +192,8 @@ class Searcher:
             raise UserError(f"query of shape {list(queries.shape)}: {wanted}")
         if not np.isfinite(queries).all():
             raise UserError("query: holds numbers that are not finite")
+        if isinstance(k, bool) or not hasattr(k, "__index__"):
+            raise UserError(f"k={k!r}: must be a whole number")
         if k < 1:
             raise UserError(f"k={k}: must be at least 1")
         return queries
@@ -208,8 +223,8 @@ def check_model(index: Index, model: Model) -> None:
     if known is None:
         return tell(f"{index.folder}: does not say which model it is of; {model.path} is taken")
     for what, found in digests(model).items():
-        if found != known[what]:
-            both = f"{what} of digest {known[what]}, {model.path} has {found}"
+        if found != known.get(what):
+            both = f"{what} of digest {known.get(what)}, {model.path} has {found}"
             raise UserError(f"--index={index.folder}: is of a model with {both}")
 
 

@@ -13,28 +13,29 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from vlp_jax.core.errors import RunError, UserError
+from vlp_jax.core.errors import RunError, UserError, printable
+from vlp_jax.data.index import index_path
 from vlp_jax.data.walk import tell
-from vlp_jax.serve.index import MANIFEST, check_files, read_manifest
-from vlp_jax.serve.whole import write_json
+from vlp_jax.serve.index import ANN, MANIFEST, PLAN, building, check_files, read_manifest
+from vlp_jax.serve.whole import PARTIAL, write_json
 
-PLAN, DONE = "plan.json", "done"
+DONE = "done"
 
 
 class Staging:
     """The parts of an index on their way. Use `staging`, which takes the folder."""
 
-    def __init__(self, out: str, plan: Mapping[str, Any]):
-        self.out, self.plan = os.path.abspath(out), plan
-        parent, name = os.path.split(self.out)
-        self.folder = os.path.join(parent, f".{name}.building")
+    def __init__(self, out: str, plan: Mapping[str, Any], command: str = ""):
+        self.out, self.plan, self._command = os.path.realpath(out), plan, command
+        self.folder = building(out)
         self.complete = False  # but for its name
         self._old = replaced(out)
 
     def begin(self) -> None:
         """Empties the folder unless it holds parts of the same plan."""
         self.complete = read_plan(self.folder) == self.plan
-        if self.complete or self.record(PLAN) == self.plan:
+        begun = self.record(PLAN)
+        if self.complete or (isinstance(begun, dict) and begun.get("plan") == self.plan):
             return
         names = os.listdir(self.folder)
         if names:
@@ -42,7 +43,7 @@ class Staging:
         for name in names:
             path = os.path.join(self.folder, name)
             shutil.rmtree(path) if os.path.isdir(path) else os.remove(path)
-        write_json(self._path(PLAN), self.plan)
+        write_json(self._path(PLAN), {"plan": self.plan, "command": self._command})
 
     def record(self, name: str) -> Any:
         """The content of a JSON file; None where it is missing or cut short."""
@@ -86,7 +87,7 @@ class Staging:
         """Removes what a kill left half-written."""
         for folder, _, names in os.walk(self.folder):
             for name in names:
-                if name.startswith(".") or name.endswith(".part"):
+                if name.startswith(".") or name.endswith(PARTIAL):
                     os.remove(os.path.join(folder, name))
 
     def _path(self, *names: str) -> str:
@@ -95,8 +96,34 @@ class Staging:
 
 def replaced(out: str) -> str:
     """Where an older index lies for the moment in which a new one takes its name."""
-    parent, name = os.path.split(os.path.abspath(out))
+    parent, name = os.path.split(os.path.realpath(out))
     return os.path.join(parent, f".{name}.replaced")
+
+
+def check_free(out: str) -> None:
+    """Raises UserError where a folder holds something else than an index that `index` wrote."""
+    if not os.path.isdir(out) or not os.listdir(out):
+        return
+    try:
+        found = read_manifest(out)
+    except UserError as error:
+        raise UserError(f"--out={out}: {error}, or remove the folder") from error
+    if not isinstance(found.get("plan"), dict):
+        raise UserError(f"--out={out}: is not empty and holds no index of ours; choose another")
+
+
+def check_ours(out: str) -> None:
+    """Raises UserError where the folder of an index, which is about to be replaced, holds a file
+    that `index` did not write (a `safety.npz`, notes), which would go with it."""
+    if not os.path.isdir(out) or not os.listdir(out):
+        return
+    written = {MANIFEST, *ANN.values(), *read_manifest(out)["files"]}
+    written |= {index_path(name) for name in written if name.endswith(".tar")}
+    for folder, _, names in os.walk(out):
+        for name in (os.path.relpath(os.path.join(folder, name), out) for name in sorted(names)):
+            if name.removesuffix(PARTIAL) not in written:
+                what = f"holds {printable(name)!r}, which `index` did not write"
+                raise UserError(f"--out={out}: {what}; move it away, or choose another folder")
 
 
 def read_plan(folder: str) -> Any:
@@ -110,13 +137,14 @@ def read_plan(folder: str) -> Any:
 
 
 @contextlib.contextmanager
-def staging(out: str, plan: Mapping[str, Any]) -> Iterator[Staging]:
-    """The folder for a plan, held while it is used.
+def staging(out: str, plan: Mapping[str, Any], command: str = "") -> Iterator[Staging]:
+    """The folder for a plan, held while it is used. command: that makes it, for whom finds it
+    unfinished.
 
     Raises:
       UserError: another process holds it. RunError: the disk refuses.
     """
-    found = Staging(out, plan)
+    found = Staging(out, plan, command)
     try:
         os.makedirs(found.folder, exist_ok=True)
         handle = os.open(found.folder, os.O_RDONLY)

@@ -14,12 +14,12 @@ import numpy as np
 from vlp_jax.core.errors import UserError
 
 DTYPES = ("float16", "float32")
-_LAST_NUMBER = re.compile(r"(\d+)\D*$")
+_NUMBER = re.compile(r"([0-9]+)")
 
 
 def numbered(folder: str, suffix: str) -> list[str]:
-    """Paths of the files of a suffix by the last number in their names, then by name; none where
-    there is no such folder.
+    """Paths of the files of a suffix in the order of the numbers in their names; none where there
+    is no such folder.
 
     >>> sorted(["a_10.npy", "a_9.npy"], key=place)
     ['a_9.npy', 'a_10.npy']
@@ -29,17 +29,31 @@ def numbered(folder: str, suffix: str) -> list[str]:
     return [os.path.join(folder, name) for name in sorted(found, key=place)]
 
 
-def place(name: str) -> tuple[int, str]:
-    """What orders the parts of a folder: the last number of a name, and the name itself."""
-    found = _LAST_NUMBER.search(name)
-    return (int(found[1]) if found else -1, name)
+def place(name: str) -> tuple[list[str | int], str]:
+    """What orders the parts of a folder: the pieces of a name, its numbers as such, and itself."""
+    pieces: list[str | int] = list(_NUMBER.split(name))  # text, digits, text, digits, ..., text
+    pieces[1::2] = map(int, pieces[1::2])
+    return pieces, name
+
+
+def part_numbers(files: Sequence[str]) -> list[tuple[int, ...]] | None:
+    """The numbers of parts, what differs among those in their names; None where that says nothing.
+
+    >>> part_numbers(["clip2_07.npy", "clip2_08.npy"])
+    [(7,), (8,)]
+    """
+    found = [[int(n) for n in _NUMBER.findall(os.path.basename(file))] for file in files]
+    if len({len(numbers) for numbers in found}) != 1:
+        return None
+    columns = [column for column in zip(*found, strict=True) if len(set(column)) > 1]
+    return list(zip(*columns, strict=True)) or None
 
 
 class Vectors:
     """Rows of several parts, float16 or float32[n, E] each, none of which is loaded."""
 
-    def __init__(self, parts: Sequence[np.ndarray]):
-        self.parts = list(parts)
+    def __init__(self, parts: Sequence[np.ndarray], files: Sequence[str] = ()):
+        self.parts, self.files = list(parts), list(files)
         self.ends = np.cumsum([len(part) for part in self.parts], dtype=np.int64)
         self.rows = int(self.ends[-1]) if self.parts else 0
         self.width = self.parts[0].shape[1] if self.parts else 0
@@ -57,7 +71,7 @@ class Vectors:
             if part.shape[1] != parts[0].shape[1]:
                 widths = f"{part.shape[1]} numbers, those of {files[0]} {parts[0].shape[1]}"
                 raise UserError(f"{file}: its vectors have {widths}")
-        return cls(parts)
+        return cls(parts, files)
 
     def take(self, ids: np.ndarray) -> np.ndarray:
         """float32[m, E]: rows by number, of unit norm again after their rounding; zeros stay.

@@ -9,11 +9,13 @@ from typing import Any
 
 from vlp_jax.core.strict_json import dumps
 
+PARTIAL = ".part"  # what is still being written
+
 
 def write_whole(path: str, write: Callable[[str], Any]) -> None:
     """Calls write(a temporary path), then gives that file its name. Raises OSError."""
     os.makedirs(os.path.dirname(path), exist_ok=True)
-    partial = f"{path}.part"
+    partial = path + PARTIAL
     write(partial)
     with open(partial, "rb") as file:
         os.fsync(file.fileno())

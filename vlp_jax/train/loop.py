@@ -61,9 +61,10 @@ class Loop:
         self.workdir, self.later = workdir, [s for s in checkpoints.steps() if s > self.start]
         self.watchdog = Watchdog(self.config.get("hang_seconds", 0.0))
         self._logged = logged(workdir / "metrics.jsonl", self.start)
-        missing = not any(name.startswith("eval/") for name in self._logged)
+        self._missing = not any(name.startswith("eval/") for name in self._logged)
         due = self._due(self.config.eval_every, after=0)
-        self._owed = due and from_first(str(missing)) == str(True)
+        self._owed = due and from_first(str(self._missing)) == str(True)
+        self._listening = StopSignal()
         self.writers, self._held = Writers([]), Held()
         if jax.process_index() == 0 and self.later:
             self.writers = Writers([self._held])
@@ -91,7 +92,7 @@ class Loop:
             batches = trainer.pipeline.batches(self.step)
             feed = DeviceFeed(batches, batch_sharding(trainer.mesh), trainer.batch_spec(1))
             self.meter.restart()
-            with StopSignal() as stop, self.watchdog, jax.set_mesh(trainer.mesh):
+            with self._listening as stop, self.watchdog, jax.set_mesh(trainer.mesh):
                 while self.step < total:
                     self._evaluate_when_due()
                     self._save_when_due()
@@ -174,19 +175,31 @@ class Loop:
         paused = self.meter.pause()
         self.watchdog.mark(self.step, "evaluate")
         fns = self.trainer.embedder.bind(eval_params(self.state, self.frozen), self.state["extra"])
-        fns = {name: self.watchdog.marking(fn) for name, fn in fns.items()}
+        fns = {name: self._stopping(self.watchdog.marking(fn)) for name, fn in fns.items()}
         self.results = run_evaluators(self.trainer.evaluators, fns, self.trainer.trained)
         values = scalars(self.results)
         if self.loss is not None:
             values = {"loss": float(self.loss), **values}
         elif "loss" in self._logged:
             values = {"loss": self._logged["loss"], **values}
-        if self.step < self.trainer.steps or self.step > self.start:  # not of a finished run again
+        again = self.step == self.start == self.trainer.steps and not self._missing
+        if not again:  # a finished run
             self.writers.write(self.step, values)
         if jax.process_index() == 0:
             for name, result in self.results.items():
                 log.info("step %d  %s", self.step, evaluation_line(name, result.metrics))
         self.meter.resume(paused)
+
+    def _stopping(self, fn: Callable) -> Callable:
+        """A function of an evaluation, before whose batches the run may be stopped. Of several
+        processes none may do so alone: they stop after the next step."""
+
+        def call(*words: Any, **options: Any) -> Any:
+            if self._listening.heard:
+                self._stop()
+            return fn(*words, **options)
+
+        return call
 
     def _save_when_due(self) -> None:
         minutes = self.config.checkpoint_minutes

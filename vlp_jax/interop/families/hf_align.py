@@ -16,6 +16,7 @@ from vlp_jax.interop.efficientnet import (
     COUNTED,
     DEFAULTS,
     hf_names,
+    pooled_width,
     read_efficientnet,
     write_efficientnet,
 )
@@ -63,6 +64,11 @@ class HfAlign(HuggingFace):
         sides = ("vision_config", DEFAULTS), ("text_config", BERT_DEFAULTS)
         vision, words = (filled(usual, config.get(k) or {}, f"{where}: {k}") for k, usual in sides)
         image, embed_dim = read_efficientnet(vision, 0, where), config.get("projection_dim", 640)
+        if embed_dim != pooled_width(vision):
+            what = f"projection_dim {embed_dim} is not the {pooled_width(vision)} channels"
+            raise UserError(
+                f"{where}: {what} of vision_config's last stage, which are not projected"
+            )
         text = read_bert(words, where) | {"pool": "first"}
         return {"name": "align", "embed_dim": embed_dim, "image": image, "text": text}
 

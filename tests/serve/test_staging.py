@@ -1,0 +1,52 @@
+"""What `index` replaces, and what it never does."""
+
+import json
+import os
+
+import pytest
+
+from vlp_jax.core.errors import UserError
+from vlp_jax.serve.staging import check_free, check_ours, read_plan, staging
+
+PLAN = {"digests": {}}
+
+
+def made(out, plan=PLAN):
+    """An index of one file as `index` leaves it."""
+    with staging(str(out), plan) as stage:
+        (out.parent / f".{out.name}.building" / "image.index").write_text("vectors")
+        stage.finish(lambda: {"format": 1, "plan": plan, "files": {}})
+    return out
+
+
+@pytest.mark.parametrize(
+    "text", ['{"name": "my app"}', "[]", "no json", '{"format": 1, "files": {}}']
+)
+def test_a_manifest_of_something_else(tmp_path, text):
+    (tmp_path / "manifest.json").write_text(text)
+    with pytest.raises(UserError, match=r"^--out="):
+        check_free(str(tmp_path))
+
+
+def test_files_of_the_user_in_an_index(tmp_path):
+    out = made(tmp_path / "x")
+    check_free(str(out)), check_ours(str(out)), check_ours(str(tmp_path / "none"))
+    (out / "safety.npz").write_text("mine")
+    check_free(str(out))
+    with pytest.raises(UserError, match=r"holds 'safety\.npz', which `index` did not write"):
+        check_ours(str(out))
+
+
+def test_a_link_is_written_where_it_points(tmp_path):
+    (tmp_path / "disk").mkdir()
+    link = tmp_path / "x"
+    link.symlink_to(tmp_path / "disk" / "real")
+    for plan in (PLAN, {"digests": {"weights": "other"}}):  # made, then replaced
+        with staging(str(link), plan) as stage:
+            stage.finish(lambda plan=plan: {"format": 1, "plan": plan, "files": {}})
+        assert link.is_symlink() and read_plan(str(link)) == plan
+    assert os.listdir(tmp_path / "disk") == ["real"] and sorted(os.listdir(tmp_path)) == [
+        "disk",
+        "x",
+    ]
+    assert json.loads((tmp_path / "disk" / "real" / "manifest.json").read_text())["plan"] == plan
