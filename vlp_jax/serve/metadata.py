@@ -50,7 +50,7 @@ class Metadata:
 
     def __init__(self, folder: str):
         self._arrow = load_pyarrow()
-        self._groups: list[tuple[str, int]] = []
+        self._groups: list[tuple[str, int, list[str]]] = []  # file, group in it, its columns
         self.columns: list[str] = []
         self.file_rows: list[int] = []
         sizes = []
@@ -59,9 +59,9 @@ class Metadata:
                 found = self._arrow.parquet.read_metadata(file)
             except (OSError, self._arrow.ArrowException) as error:
                 raise UserError(f"{file}: is no Parquet file or damaged") from error
-            self._groups += [(file, group) for group in range(found.num_row_groups)]
-            sizes += [found.row_group(group).num_rows for group in range(found.num_row_groups)]
             names = found.schema.to_arrow_schema().names
+            self._groups += [(file, group, names) for group in range(found.num_row_groups)]
+            sizes += [found.row_group(group).num_rows for group in range(found.num_row_groups)]
             self.columns += [name for name in names if name not in self.columns]
             self.file_rows.append(found.num_rows)
         self._ends = np.cumsum(sizes, dtype=np.int64)
@@ -87,16 +87,24 @@ class Metadata:
             found.append({name: cells[row - start].as_py() for name, cells in group.items()})
         return found
 
+    def warm(self, columns: Sequence[str]) -> None:
+        """Reads columns of as many rows as half of what is kept holds."""
+        for at in range(len(self._groups)):
+            if self._bytes > KEPT_BYTES // 2:
+                break
+            self._group(at, columns)
+
     def _group(self, at: int, columns: Sequence[str] | None = None) -> dict[str, Any]:
         """{name: cells} of one row group, of the columns that it has; from memory where they were
         read before."""
         with self._lock:
-            path, number = self._groups[at]
-            file, kept = self._file(path), self._kept.setdefault(at, {})
-            names = [n for n in file.schema_arrow.names if columns is None or n in columns]
+            path, number, has = self._groups[at]
+            kept = self._kept.setdefault(at, {})
+            names = [name for name in has if columns is None or name in columns]
             missing = [name for name in names if name not in kept]
             if missing:
-                table = file.read_row_group(number, columns=missing)
+                file = self._file(path)
+                table = file.read_row_group(number, columns=missing, use_threads=False)
                 kept |= {name: table.column(name).combine_chunks() for name in missing}
                 self._bytes += table.nbytes
             self._kept.move_to_end(at)
