@@ -159,15 +159,15 @@ def test_a_flood_of_one_address_waits_for_itself(served, monkeypatch):
 
     def slowly(queries):
         batches.append([query.parts[0].value for query in queries])
-        time.sleep(0.05)
+        time.sleep(0.03)
         return run(queries)
 
     monkeypatch.setattr(served.service.engine._batch, "_run", slowly)
-    with concurrent.futures.ThreadPoolExecutor(41) as pool:
-        flood = [pool.submit(query, served, {**BODY, "text": f"red {i}"}) for i in range(40)]
+    with concurrent.futures.ThreadPoolExecutor(25) as pool:
+        flood = [pool.submit(query, served, {**BODY, "text": f"red {i}"}) for i in range(24)]
         while not batches:
             time.sleep(0.005)
-        time.sleep(0.1)
+        time.sleep(0.05)
         before = len(batches)
         assert query(served, {**BODY, "text": "blue"}, "127.0.0.2")[0] == 200
         assert any("blue" in batch for batch in batches[before : before + 2])

@@ -1,9 +1,10 @@
 """Requests that arrive while one batch runs become the next: concurrent queries in few shapes.
 
 Compiled programs want one shape, requests come one by one. Whatever waits is taken together, at
-most 8 at once and the clients in turn, by one worker thread, and filled up to one of three sizes
-(`padded`). The file exists so that 500 clients cost a dozen programs and queues of known length,
-and so that no two threads run the model at once.
+most 8 at once, by one worker thread, and filled up to one of three sizes (`padded`); where several
+clients ask and batches are slow, each has one query in a batch, so that a flood makes none long.
+The file exists so that 500 clients cost a dozen programs and queues of known length, and so that no
+two threads run the model at once.
 """
 
 import asyncio
@@ -17,6 +18,8 @@ from vlp_jax.serve.fair import Turns, settle
 
 SIZES = (1, 4, 8)  # of batches, which are compiled; larger ones would let others wait too long
 PATIENCE = 1.0  # seconds that a query may have to wait
+QUICK = 0.02  # seconds of a batch that delays nobody
+MIXED = 2.0  # seconds after which a client counts as gone
 T = TypeVar("T")
 R = TypeVar("R")
 
@@ -34,6 +37,7 @@ class Batcher(Generic[T, R]):
     def __init__(self, run: Callable[[list[T]], Sequence[R]], waiting: int = 256):
         self._run = run
         self._seconds = 0.0  # of a batch, a moving mean
+        self._last, self._mixed = "", -MIXED  # who asked last; when that was another one
         self._turns: Turns[tuple[T, asyncio.Future]] = Turns(waiting, "queries")
         self._worker = ThreadPoolExecutor(1, "batches")
         self._task: asyncio.Task | None = None
@@ -44,9 +48,13 @@ class Batcher(Generic[T, R]):
         Raises:
           Refused: 429, too many wait, of this client or of all.
         """
-        if self._turns.ahead(client) / SIZES[-1] * self._seconds > PATIENCE:
+        loop = asyncio.get_running_loop()
+        ahead, own = self._turns.ahead(client)
+        if max(ahead / SIZES[-1], own / self._each(loop.time())) * self._seconds > PATIENCE:
             raise self._turns.full()
-        future = asyncio.get_running_loop().create_future()
+        if client != self._last:
+            self._last, self._mixed = client, loop.time()
+        future = loop.create_future()
         gone = self._turns.put(client, (item, future))
         if gone is not None:
             settle(gone[1], self._turns.full())
@@ -62,7 +70,7 @@ class Batcher(Generic[T, R]):
         """Runs batches until nothing waits."""
         loop = asyncio.get_running_loop()
         while self._turns:
-            waited = self._turns.take(SIZES[-1])
+            waited = self._turns.take(SIZES[-1], self._each(loop.time()))
             some = [(item, future) for item, future in waited if not future.done()]
             if not some:
                 continue
@@ -74,6 +82,11 @@ class Batcher(Generic[T, R]):
             self._seconds += 0.2 * (loop.time() - start - self._seconds)
             for (_, future), result in zip(some, results, strict=True):
                 settle(future, result)
+
+    def _each(self, now: float) -> int:
+        """Queries of one client in a batch."""
+        alone = now - self._mixed > MIXED
+        return SIZES[-1] if alone or self._seconds < QUICK else 1
 
     def close(self) -> None:
         """Ends the worker after what it does."""

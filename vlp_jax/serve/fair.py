@@ -46,10 +46,10 @@ class Turns(Generic[T]):
     def __len__(self) -> int:
         return sum(map(len, self._queues.values()))
 
-    def ahead(self, client: str) -> int:
-        """Items that are taken before a new one of this client."""
+    def ahead(self, client: str) -> tuple[int, int]:
+        """(items that are taken before a new one of this client, its own among them)."""
         own = len(self._queues.get(client, ()))
-        return sum(min(len(queue), own + 1) for queue in self._queues.values())
+        return sum(min(len(queue), own + 1) for queue in self._queues.values()), own
 
     def put(self, client: str, item: T) -> T | None:
         """Adds an item; the one that had to leave for it.
@@ -70,15 +70,15 @@ class Turns(Generic[T]):
         """What a client is told whose item finds no place."""
         return Refused(429, f"busy: too many {self._what} wait; try again")
 
-    def take(self, most: int) -> list[T]:
-        """At most `most` items; the clients take turns."""
+    def take(self, most: int, each: int) -> list[T]:
+        """At most `most` items, of one client at most `each`; the clients take turns."""
         taken: list[T] = []
-        while self._queues and len(taken) < most:
-            client = next(iter(self._queues))
-            queue = self._queues.pop(client)
-            taken.append(queue.popleft())
-            if queue:
-                self._queues[client] = queue
+        for _ in range(each):
+            for client in list(self._queues)[: most - len(taken)]:
+                queue = self._queues.pop(client)
+                taken.append(queue.popleft())
+                if queue:
+                    self._queues[client] = queue
         return taken
 
 
@@ -109,7 +109,7 @@ class Pool:
     def _next(self) -> None:
         """Starts what may start."""
         loop = asyncio.get_running_loop()
-        while self._free and (some := self._turns.take(1)):
+        while self._free and (some := self._turns.take(1, 1)):
             ((future, work, args),) = some
             if not future.done():
                 self._free -= 1
@@ -126,7 +126,7 @@ class Pool:
 
     def close(self) -> None:
         """Ends the threads after what they do."""
-        for future, *_ in self._turns.take(len(self._turns)):
+        for future, *_ in self._turns.take(len(self._turns), len(self._turns)):
             future.cancel()
         self._pool.shutdown(wait=False, cancel_futures=True)
 
