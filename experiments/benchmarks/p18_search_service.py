@@ -232,7 +232,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--index", required=True)
     parser.add_argument("--checkpoint", default="")
-    parser.add_argument("--p18", action="store_true", help="latencies alone, no attacks")
+    parser.add_argument("--attack", default="", help="those whose name holds this; none: P18 alone")
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
     files = sorted(Path(args.index, "img_emb").glob("*.npy"))
@@ -246,7 +246,7 @@ def main():
         print(f"quiet p99 {quiet:.1f} ms, {memory(pid):.0f} MB", flush=True)
         cases = [(name, name, "127.0.0.2") for name in attacks()]
         cases.append(("500 from its address", "500 parallel", "127.0.0.1"))
-        for name, attack_name, source in cases if not args.p18 else ():
+        for name, attack_name, source in [case for case in cases if args.attack in case[0]]:
             good, statuses, slowest = under(port, attack_name, source)
             p99, wrong = percent(good, 0.99), sum(status != 200 for status, _ in good)
             row = {"answers": statuses, "slowest": slowest, "p99": p99, "times": p99 / quiet}

@@ -9,6 +9,7 @@ import collections
 import contextlib
 import errno
 import socket
+import sys
 from collections.abc import Callable
 
 import uvicorn
@@ -25,6 +26,7 @@ REFUSAL = (
     b'content-length: 51\r\n\r\n{"error": "busy: too many connections; try again"}\n'
 )
 HEADERS = 5.0  # seconds for a request's first lines
+SWITCH = 5e-4  # seconds after which a busy thread hands on Python's lock, which each chunk needs
 IDLE = 30  # seconds between two requests of a connection
 
 
@@ -137,6 +139,7 @@ def config_of(app: Starlette) -> uvicorn.Config:
 def serve(app: Starlette, sock: socket.socket, listening: Callable[[], None]) -> None:
     """Serves until Ctrl-C. listening: called once requests are answered."""
     _more_files()
+    sys.setswitchinterval(SWITCH)
     with contextlib.suppress(KeyboardInterrupt):
         Told(config_of(app), listening).run(sockets=[sock])
 
