@@ -141,10 +141,17 @@ def test_a_port_in_use_and_ports_that_are_none(served):
 
 def test_one_address_has_so_many_connections_and_others_theirs(served, monkeypatch):
     monkeypatch.setattr(server, "OF_ONE", 2)
+    monkeypatch.setattr(server, "LINGER", 0.1)
     with raw(served, "GET /health HTTP/1.1") as one, raw(served, "GET /health HTTP/1.1") as two:
         assert status(one) == status(two) == 200  # both are kept open
         assert query(served, headers={"X-Forwarded-For": "10.1.1.1"})[0] == 429
         assert query(served, source="127.0.0.2")[0] == 200
+        with raw(served, "POST /search HTTP/1.1", "Content-Length: 99") as refused:
+            assert status(refused) == 429
+            with pytest.raises(OSError):  # it is not read for long
+                for _ in range(200):
+                    refused.sendall(b"x")
+                    time.sleep(0.01)
     for _ in range(50):  # until it has seen them close
         if (answer := query(served)[0]) == 200:
             break

@@ -11,7 +11,7 @@ import dataclasses
 import time
 from collections.abc import Iterator
 
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
@@ -60,11 +60,11 @@ class Share:
 
 
 class Held:
-    """The bytes of one request; `counted` of them are the budget's."""
+    """The bytes of one request; `counted` of them are the budget's. whole: its body has come."""
 
     def __init__(self, budget: Budget, share: Share):
         self._budget, self._share = budget, share
-        self._seen, self.counted = 0, 0
+        self._seen, self.counted, self.whole = 0, 0, False
 
     def take(self, count: int) -> None:
         """Adds bytes.
@@ -101,18 +101,16 @@ async def read_body(request: Request, held: Held) -> bytes:
     if int(length) > MAX_BODY:
         raise Refused(413, f"body: {int(length):,} bytes; at most {MAX_BODY:,}")
     most = MAX_BODY if int(length) else MAX_UNTOLD
-    body, deadline, stream = bytearray(), time.monotonic() + GRACE, request.stream()
-    shape = Shape()
-    while True:
+    body, deadline, shape = bytearray(), time.monotonic() + GRACE, Shape()
+    while not held.whole:
         try:
             async with asyncio.timeout(deadline + len(body) / PACE - time.monotonic()):
-                chunk = await anext(stream, None)
+                message = await request.receive()
         except TimeoutError:
             raise Refused(408, "body: came too slowly") from None
-        except ClientDisconnect:
-            raise Refused(400, "body: cut") from None
-        if chunk is None:
-            return bytes(body)
+        if message["type"] != "http.request":
+            raise Refused(400, "body: cut")
+        chunk, held.whole = message.get("body", b""), not message.get("more_body")
         if len(body) + len(chunk) > most:
             raise Refused(413, f"body: more than {most:,} bytes")
         shape.add(chunk)
@@ -120,6 +118,7 @@ async def read_body(request: Request, held: Held) -> bytes:
         body += chunk
         if len(body) > SMALL:
             deadline += await held.turn(len(chunk))
+    return bytes(body)
 
 
 class Refusal(Response):
@@ -138,7 +137,9 @@ class Refusal(Response):
         await send({"type": "http.response.body", "body": self.body, "more_body": True})
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(LINGER):
-                while (message := await receive()).get("more_body"):
+                while not self._held.whole:
+                    message = await receive()
+                    self._held.whole = not message.get("more_body")
                     await self._held.turn(len(message.get("body", b"")))
         await send({"type": "http.response.body", "body": b""})
 
