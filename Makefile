@@ -28,6 +28,8 @@ $(VENV)/.installed: pyproject.toml
 $(PEERS)/.installed: pyproject.toml
 	$(PYTHON) -m venv --clear $(PEERS)
 	$(PEERS)/bin/python -m pip install --quiet -e '.[dev,peers]'
+	# Its client needs `requests` alone; its own pins (numpy<2, open_clip<3) fit nothing here.
+	$(PEERS)/bin/python -m pip install --quiet --no-deps 'clip-retrieval==2.45.0'
 	touch $@
 
 clean:

@@ -22,7 +22,9 @@ BODY = {"modality": "image", "num_images": 1, "indice_name": None, "text": "red"
 def served(tmp_path_factory):
     folder = tmp_path_factory.mktemp("server") / "squares"
     write_index(folder)
-    found = running(make_service(folder))
+    service = make_service(folder)
+    found = running(service)
+    found.service = service
     found.port = int(found.url.rpartition(":")[2])
     yield found
     found.stop()
@@ -43,11 +45,11 @@ def status(sock):
     return int(line[1]) if line else 0
 
 
-def query(served, body=BODY):
-    """(status, seconds) of a good request."""
+def query(served, body=BODY, source="127.0.0.1", headers=None):
+    """(status, seconds) of a good request from an address."""
     start = time.perf_counter()
-    connection = http.client.HTTPConnection("127.0.0.1", served.port, timeout=20)
-    connection.request("POST", "/knn-service", json.dumps(body))
+    connection = http.client.HTTPConnection("127.0.0.1", served.port, 20, (source, 0))
+    connection.request("POST", "/knn-service", json.dumps(body), headers or {})
     answer = connection.getresponse()
     answer.read()
     connection.close()
@@ -116,12 +118,15 @@ def test_large_bodies_share_a_budget():
     from vlp_jax.serve.requests import Refused
 
     budget = bodies.Budget(1_000_000)
-    with budget.hold() as first, budget.hold() as second:
-        first.take(900_000)
+    with budget.hold("a") as first, budget.hold("b") as second, budget.hold("c") as third:
+        first.take(450_000)
         second.take(bodies.SMALL)  # small ones pass
+        with budget.hold("a") as more, pytest.raises(Refused, match="too many large requests"):
+            more.take(250_000)  # half of all is one client's
+        second.take(400_000)
         with pytest.raises(Refused, match="too many large requests"):
-            second.take(300_000)
-    assert budget.used == 0
+            third.take(300_000)
+    assert budget.used == 0 and not budget._shares
 
 
 def test_a_port_in_use_and_ports_that_are_none(served):
@@ -132,3 +137,46 @@ def test_a_port_in_use_and_ports_that_are_none(served):
             server.bind("127.0.0.1", port)
     with pytest.raises(UserError, match="--host=nowhere: no such address"):
         server.bind("nowhere", 0)
+
+
+def test_one_address_has_so_many_connections_and_others_theirs(served, monkeypatch):
+    monkeypatch.setattr(server, "OF_ONE", 2)
+    monkeypatch.setattr(server, "LINGER", 0.1)
+    with raw(served, "GET /health HTTP/1.1") as one, raw(served, "GET /health HTTP/1.1") as two:
+        assert status(one) == status(two) == 200  # both are kept open
+        assert query(served, headers={"X-Forwarded-For": "10.1.1.1"})[0] == 429
+        assert query(served, source="127.0.0.2")[0] == 200
+        with raw(served, "POST /search HTTP/1.1", "Content-Length: 99") as refused:
+            assert status(refused) == 429
+            with pytest.raises(OSError):  # it is not read for long
+                for _ in range(200):
+                    refused.sendall(b"x")
+                    time.sleep(0.01)
+    for _ in range(50):  # until it has seen them close
+        if (answer := query(served)[0]) == 200:
+            break
+        time.sleep(0.02)
+    assert answer == 200
+
+
+def test_a_flood_of_one_address_waits_for_itself(served, monkeypatch):
+    """While all places of one client are taken, another's query is the next."""
+    lookup = served.service.engine._lookup
+    batches, run = [], lookup.run
+
+    def slowly(queries):
+        batches.append([query.parts[0].value for query in queries])
+        time.sleep(0.03)
+        return run(queries)
+
+    monkeypatch.setattr(served.service.engine._batch, "_run", slowly)
+    with concurrent.futures.ThreadPoolExecutor(25) as pool:
+        flood = [pool.submit(query, served, {**BODY, "text": f"red {i}"}) for i in range(24)]
+        while not batches:
+            time.sleep(0.005)
+        time.sleep(0.05)
+        before = len(batches)
+        assert query(served, {**BODY, "text": "blue"}, "127.0.0.2")[0] == 200
+        assert any("blue" in batch for batch in batches[before : before + 2])
+        assert all(each.result()[0] == 200 for each in flood)
+    assert max(map(len, batches)) == 8

@@ -249,3 +249,47 @@ def test_metrics_count_what_was_asked(colours):
         ):
             assert line in text.splitlines(), line
         assert "knn_index_time" in client.get("/metrics-summary").text
+
+
+def test_a_body_without_its_length_is_a_small_one(client):
+    pieces = [b" " * (1 << 16)] * 17  # 64 kB more than a megabyte
+    answer = client.post("/search", content=iter(pieces))
+    assert answer.status_code == 413 and "more than 1,048,576 bytes" in answer.json()["error"]
+    answer = client.post("/search", content=b"".join(pieces))
+    assert answer.status_code == 400 and "not JSON" in answer.json()["error"]
+
+
+def test_as_many_conditions_as_parts(client):
+    for count, status in {16: 200, 17: 400}.items():
+        body = {"query": [{"text": "red"}], "where": ["shade>=5"] * count, "k": 3}
+        assert client.post("/search", json=body).status_code == status
+
+
+def test_what_is_told_of_a_clients_words():
+    from vlp_jax.serve.requests import printed
+
+    assert printed("x" * 40) == "x" * 40 and printed("x" * 41) == "x" * 40 + "..."
+    assert printed("a\nb") == "a\\nb"
+
+
+def test_warming_up_runs_every_size_and_reads_the_metadata(colours):
+    import asyncio
+
+    service = make_service(colours[0])
+    model, table = service.engine.searcher.model, service.index.table
+    asyncio.run(service.engine.warm_up(("key", "caption")))
+    assert model.calls == [(kind, n) for n in (1, 4, 8) for kind in ("pictures", "texts")]
+    assert [sorted(group) for group in table._kept.values()] == [["caption", "key"]]
+
+
+def test_bounds_hold_to_the_last_one(client):
+    from vlp_jax.serve import bodies
+    from vlp_jax.serve.requests import MAX_BRACKETS, MAX_COMMAS, Refused, Shape
+
+    for piece, most in ((b",", MAX_COMMAS), (b"[{", MAX_BRACKETS // 2)):
+        shape = Shape()
+        shape.add(piece * most)
+        with pytest.raises(Refused, match="more lists and values"):
+            shape.add(piece[:1])
+    for length, status in {bodies.MAX_BODY: 400, bodies.MAX_BODY + 1: 413}.items():
+        assert client.post("/search", content=b" " * length).status_code == status

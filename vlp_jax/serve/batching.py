@@ -1,23 +1,25 @@
 """Requests that arrive while one batch runs become the next: concurrent queries in few shapes.
 
 Compiled programs want one shape, requests come one by one. Whatever waits is taken together, at
-most 32 at once, by one worker thread, and filled up to one of three sizes (`padded`). The file
-exists so that 500 clients cost a dozen programs and one queue of known length, and so that no two
-threads run the model at once.
+most 8 at once, by one worker thread, and filled up to one of three sizes (`padded`); where several
+clients ask and batches are slow, each has one query in a batch, so that a flood makes none long.
+The file exists so that 500 clients cost a dozen programs and queues of known length, and so that no
+two threads run the model at once.
 """
 
 import asyncio
-import collections
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Generic, TypeVar
 
 import numpy as np
 
-from vlp_jax.serve.requests import Refused
+from vlp_jax.serve.fair import Turns, settle
 
-SIZES = (1, 8, 32)  # of batches, which are compiled
+SIZES = (1, 4, 8)  # of batches, which are compiled; larger ones would let others wait too long
 PATIENCE = 1.0  # seconds that a query may have to wait
+QUICK = 0.02  # seconds of a batch that delays nobody
+MIXED = 2.0  # seconds after which a client counts as gone
 T = TypeVar("T")
 R = TypeVar("R")
 
@@ -33,23 +35,29 @@ class Batcher(Generic[T, R]):
     """
 
     def __init__(self, run: Callable[[list[T]], Sequence[R]], waiting: int = 256):
-        self._run, self._waiting = run, waiting
+        self._run = run
         self._seconds = 0.0  # of a batch, a moving mean
-        self._queue: collections.deque[tuple[T, asyncio.Future]] = collections.deque()
+        self._last, self._mixed = "", -MIXED  # who asked last; when that was another one
+        self._turns: Turns[tuple[T, asyncio.Future]] = Turns(waiting, "queries")
         self._worker = ThreadPoolExecutor(1, "batches")
         self._task: asyncio.Task | None = None
 
-    async def __call__(self, item: T) -> R:
+    async def __call__(self, item: T, client: str = "") -> R:
         """The result of an item.
 
         Raises:
-          Refused: 429, too many wait.
+          Refused: 429, too many wait, of this client or of all.
         """
-        before = len(self._queue) / SIZES[-1] * self._seconds
-        if len(self._queue) >= self._waiting or (self._queue and before > PATIENCE):
-            raise Refused(429, "busy: too many queries wait; try again")
-        future = asyncio.get_running_loop().create_future()
-        self._queue.append((item, future))
+        loop = asyncio.get_running_loop()
+        ahead, own = self._turns.ahead(client)
+        if max(ahead / SIZES[-1], own / self._each(loop.time())) * self._seconds > PATIENCE:
+            raise self._turns.full()
+        if client != self._last:
+            self._last, self._mixed = client, loop.time()
+        future = loop.create_future()
+        gone = self._turns.put(client, (item, future))
+        if gone is not None:
+            settle(gone[1], self._turns.full())
         if self._task is None or self._task.done():
             self._task = asyncio.create_task(self._drain())
         return await future
@@ -61,8 +69,9 @@ class Batcher(Generic[T, R]):
     async def _drain(self) -> None:
         """Runs batches until nothing waits."""
         loop = asyncio.get_running_loop()
-        while self._queue:
-            some = self._take()
+        while self._turns:
+            waited = self._turns.take(SIZES[-1], self._each(loop.time()))
+            some = [(item, future) for item, future in waited if not future.done()]
             if not some:
                 continue
             items, start = [item for item, _ in some], loop.time()
@@ -72,36 +81,23 @@ class Batcher(Generic[T, R]):
                 results = [error] * len(items)
             self._seconds += 0.2 * (loop.time() - start - self._seconds)
             for (_, future), result in zip(some, results, strict=True):
-                _settle(future, result)
+                settle(future, result)
 
-    def _take(self) -> list[tuple[T, asyncio.Future]]:
-        """The next items, without those whose callers have gone."""
-        some: list[tuple[T, asyncio.Future]] = []
-        while self._queue and len(some) < SIZES[-1]:
-            item, future = self._queue.popleft()
-            if not future.done():
-                some.append((item, future))
-        return some
+    def _each(self, now: float) -> int:
+        """Queries of one client in a batch."""
+        alone = now - self._mixed > MIXED
+        return SIZES[-1] if alone or self._seconds < QUICK else 1
 
     def close(self) -> None:
         """Ends the worker after what it does."""
         self._worker.shutdown(wait=False, cancel_futures=True)
 
 
-def _settle(future: asyncio.Future, result: Any) -> None:
-    if future.done():
-        return
-    if isinstance(result, Exception):
-        future.set_exception(result)
-    else:
-        future.set_result(result)
-
-
 def full(count: int) -> int:
     """What a batch of count >= 1 is filled up to.
 
-    >>> [full(n) for n in (1, 2, 9, 33)]
-    [1, 8, 32, 64]
+    >>> [full(n) for n in (1, 2, 8, 9)]
+    [1, 4, 8, 16]
     """
     return next((size for size in SIZES if size >= count), -(-count // SIZES[-1]) * SIZES[-1])
 

@@ -89,6 +89,13 @@ class Metadata:
             found.append({name: cells[row - start].as_py() for name, cells in group.items()})
         return found
 
+    def warm(self, columns: Sequence[str]) -> None:
+        """Reads columns of as many rows as half of what is kept holds."""
+        for at in range(len(self._groups)):
+            if self._bytes > KEPT_BYTES // 2:
+                break
+            self._group(at, columns)
+
     def _group(self, at: int, columns: Sequence[str] | None = None) -> dict[str, Any]:
         """{name: cells} of one row group, of the columns that it has; from memory where they were
         read before."""

@@ -22,7 +22,7 @@ from vlp_jax.serve.vectors import Vectors
 
 LARGEST, SMALLEST = 1 << 16, 1 << 10  # rows of a chunk; smaller parts are filled up
 BLOCK = 2048  # rows of float32 at a time on a CPU: they stay in its cache
-_QUERIES = (1, 8, 64)  # sizes that are compiled
+_QUERIES = (1, 4, 8, 32, 64)  # sizes that are compiled
 _BEST = (128, 1024, 8192)  # of k
 _PENDING = 32  # chunks whose results are held before they are merged
 _SHARE = 0.5  # of a device's memory, that vectors may fill
@@ -134,13 +134,21 @@ def _top(scores: Array, k: int) -> tuple[Array, Array]:
 def _best(queries: Array, rows: Array, scale: Array, block: int, k: int) -> tuple[Array, Array]:
     """The k best of a chunk: scores float32[Q, k] and places int32[Q, k]; equal ones in order."""
 
-    def product(some: Array) -> Array:
-        some = some.astype(jnp.float32)
-        return jnp.matmul(queries, some.T, precision=jax.lax.Precision.HIGHEST)  # [Q, block]
+    exactly = jax.lax.Precision.HIGHEST
 
-    scores = jax.lax.map(product, rows.reshape(-1, block, rows.shape[1]))
-    scores = scores.transpose(1, 0, 2).reshape(len(queries), -1)  # [Q, size]
-    return jax.lax.top_k(jnp.where(scale > 0, scores * scale, -jnp.inf), k)
+    def product(some: tuple[Array, Array]) -> Array:
+        some, scale = some[0].astype(jnp.float32), some[1]
+        if len(queries) == 1:  # one pass over float16
+            scores = jnp.matmul(queries, some.T, precision=exactly)  # [1, block]
+        else:  # without the barriers every product turns its rows into float32 again
+            some = jax.lax.optimization_barrier(some)
+            scores = jnp.matmul(some, queries.T, precision=exactly)  # [block, Q]
+            scores = jax.lax.optimization_barrier(scores).T
+        return jnp.where(scale > 0, scores * scale, -jnp.inf)
+
+    blocks = rows.reshape(-1, block, rows.shape[1]), scale.reshape(-1, block)
+    scores = jax.lax.map(product, blocks).transpose(1, 0, 2).reshape(len(queries), -1)  # [Q, size]
+    return jax.lax.top_k(scores, k)
 
 
 @functools.partial(jax.jit, static_argnames="block")

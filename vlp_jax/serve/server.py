@@ -5,9 +5,11 @@ finish them in `HEADERS` seconds is closed. The file exists so that a port in us
 a model is loaded, and that the URL is told when it answers.
 """
 
+import collections
 import contextlib
 import errno
 import socket
+import sys
 from collections.abc import Callable
 
 import uvicorn
@@ -15,26 +17,51 @@ from starlette.applications import Starlette
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from vlp_jax.core.errors import UserError
+from vlp_jax.serve.bodies import LINGER
+from vlp_jax.serve.fair import client_of
 
-CONNECTIONS = 2_000
+CONNECTIONS, OF_ONE = 2_000, 128  # of all clients, of one address
+REFUSAL = (
+    b"HTTP/1.1 429 Too Many Requests\r\nconnection: close\r\ncontent-type: application/json\r\n"
+    b'content-length: 51\r\n\r\n{"error": "busy: too many connections; try again"}\n'
+)
 HEADERS = 5.0  # seconds for a request's first lines
+SWITCH = 5e-4  # seconds after which a busy thread hands on Python's lock, which each chunk needs
 IDLE = 30  # seconds between two requests of a connection
 
 
 class Impatient(H11Protocol):
-    """HTTP/1.1 that closes connections whose request does not begin or does not get on."""
+    """HTTP/1.1 that closes connections whose request does not begin or does not get on, and refuses
+    those of a client that has many.
+    """
 
     _late = None
+    _client = None  # whose connection this is, once it counts
+    _open: collections.Counter[str] = collections.Counter()  # connections of each client
 
     def connection_made(self, transport) -> None:
         super().connection_made(transport)
+        client = client_of((transport.get_extra_info("peername") or ("",))[0])
+        if self._open[client] >= OF_ONE:
+            transport.write(REFUSAL)
+            transport.write_eof()  # and what it says is read for a moment, else it meets a reset
+            self._late = self.loop.call_later(LINGER, transport.abort)
+            return
+        self._client = client
+        self._open[client] += 1
         self._late = self.loop.call_later(HEADERS, transport.abort)
 
     def connection_lost(self, exc) -> None:
         self._on_time()
+        if self._client is not None:
+            self._open[self._client] -= 1
+            if not self._open[self._client]:
+                del self._open[self._client]
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
+        if self._client is None:
+            return
         if self._late is None and (self.cycle is None or self.cycle.response_complete):
             self._late = self.loop.call_later(HEADERS, self.transport.abort)
         super().data_received(data)
@@ -101,6 +128,7 @@ def config_of(app: Starlette) -> uvicorn.Config:
         log_level="warning",
         access_log=False,
         server_header=False,
+        proxy_headers=False,  # who asks is the socket's other end (fair.py)
         limit_concurrency=CONNECTIONS,
         timeout_keep_alive=IDLE,
         timeout_graceful_shutdown=2,
@@ -111,6 +139,7 @@ def config_of(app: Starlette) -> uvicorn.Config:
 def serve(app: Starlette, sock: socket.socket, listening: Callable[[], None]) -> None:
     """Serves until Ctrl-C. listening: called once requests are answered."""
     _more_files()
+    sys.setswitchinterval(SWITCH)
     with contextlib.suppress(KeyboardInterrupt):
         Told(config_of(app), listening).run(sockets=[sock])
 

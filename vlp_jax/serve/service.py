@@ -33,6 +33,7 @@ from vlp_jax.core.strict_json import dumps
 from vlp_jax.serve import requests
 from vlp_jax.serve.bodies import Budget, Held, Paced, Refusal, read_body
 from vlp_jax.serve.engine import Engine
+from vlp_jax.serve.fair import client_of
 from vlp_jax.serve.lookup import Found
 from vlp_jax.serve.metrics import CONTENT_TYPE_LATEST, Metrics
 from vlp_jax.serve.page import page_response
@@ -47,7 +48,7 @@ CARD = ("key", "caption", "image_path")  # what the page shows of a result
 ANSWER = (*CARD, "path", "url", "width", "height", "NSFW")  # of `/knn-service`
 SAMPLE = 24  # rows that the page shows before a query
 
-Answer = Callable[[Mapping[str, Any]], Awaitable[Any]]
+Answer = Callable[[Mapping[str, Any], str], Awaitable[Any]]  # of a body and who sent it
 
 
 class Service:
@@ -99,12 +100,12 @@ class Service:
 
     @contextlib.asynccontextmanager
     async def _lifespan(self, app: Starlette) -> AsyncIterator[None]:
-        warming = asyncio.create_task(self.engine.warm_up())
+        warming = asyncio.create_task(self.engine.warm_up(ANSWER))
         yield
         warming.cancel()
         self.engine.close()
 
-    async def knn(self, body: Mapping[str, Any]) -> list[dict[str, Any]]:
+    async def knn(self, body: Mapping[str, Any], client: str) -> list[dict[str, Any]]:
         """clip-retrieval's `/knn-service`: a list of {id, similarity, metadata..., image}. Its
         safety model is a trained one; without safety.npz it is not applied, as on its server.
         """
@@ -112,39 +113,39 @@ class Service:
         query = dataclasses.replace(query, safe=query.safe and self.trained)
         self._check_name(body["indice_name"])
         with self.metrics.time("full_knn_request_time"):
-            found = await self.engine.find(query)
+            found = await self.engine.find(query, client)
             ids = [hit.id for hit in found.hits]
-            rows = await asyncio.to_thread(self._described, ids[: query.detailed], ANSWER, True)
+            rows = await self._read(client, ids[: query.detailed], ANSWER, True)
         rows += [{} for _ in ids[len(rows) :]]
         return [
             row | {"id": hit.id, "similarity": hit.score}
             for row, hit in zip(rows, found.hits, strict=True)
         ]
 
-    async def metadata(self, body: Mapping[str, Any]) -> list[dict[str, Any]]:
+    async def metadata(self, body: Mapping[str, Any], client: str) -> list[dict[str, Any]]:
         """clip-retrieval's `/metadata`: [{id, metadata}]."""
         self._check_name(body.get("indice_name"))
         ids = requests.ids(body, self.index.rows)
-        rows = await asyncio.to_thread(self._described, ids, None, True)
+        rows = await self._read(client, ids, None, True)
         return [{"id": i, "metadata": row} for i, row in zip(ids, rows, strict=True)]
 
-    async def search(self, body: Mapping[str, Any]) -> dict[str, Any]:
+    async def search(self, body: Mapping[str, Any], client: str) -> dict[str, Any]:
         """The page's query: {"results": [{id, score, metadata}], "vectors": of the pictures}."""
         query = requests.page_query(body, self.index.width, self.index.rows)
         with self.metrics.time("full_knn_request_time"):
-            found = await self.engine.find(query)
-            rows = await asyncio.to_thread(self._described, [hit.id for hit in found.hits], CARD)
+            found = await self.engine.find(query, client)
+            rows = await self._read(client, [hit.id for hit in found.hits], CARD)
         results = [
             {"metadata": row, "id": hit.id, "score": hit.score}
             for row, hit in zip(rows, found.hits, strict=True)
         ]
         return {"results": results, "vectors": _of_pictures(query.parts, found)}
 
-    async def seen(self, body: Mapping[str, Any]) -> dict[str, Any]:
+    async def seen(self, body: Mapping[str, Any], client: str) -> dict[str, Any]:
         """Which words of the list are nearest to a query: {"words": [{text, score}]}."""
         found = requests.parts(body.get("query"), self.index.width, self.index.rows)
         count = requests.whole(body, "k", 1, 100, default=12)
-        vector = (await self.engine.find(Query(found, 0, 0))).query
+        vector = (await self.engine.find(Query(found, 0, 0), client)).query
         best = await self.words.nearest(vector, count)
         return {"words": [{"text": text, "score": score} for text, score in best]}
 
@@ -161,7 +162,7 @@ class Service:
         """What the page must know before it asks."""
         rows = self.index.rows
         shown = [i * rows // min(rows, SAMPLE) for i in range(min(rows, SAMPLE))]
-        described = await asyncio.to_thread(self._described, shown, CARD)
+        described = await self._read(_client(request), shown, CARD)
         sample = [{"id": i, "metadata": row} for i, row in zip(shown, described, strict=True)]
         known = {"modalities": self.index.modalities, "columns": self.index.columns}
         found = {"name": self.name, "rows": rows, "version": self.version, "model": self.model}
@@ -176,7 +177,7 @@ class Service:
         row = request.path_params["row"]
         if not row < self.index.rows:
             raise Refused(404, f"no row {row}; the index has {self.index.rows}")
-        data = await asyncio.to_thread(self.index.thumbnail, row)
+        data = await self.engine.read(_client(request), self.index.thumbnail, row)
         if data is None:
             raise Refused(404, f"row {row} has no picture here")
         kept = {"cache-control": "private, max-age=604800, immutable"}
@@ -194,13 +195,15 @@ class Service:
         if name is not None and name != self.name:
             raise Refused(400, f"indice_name: no index {printed(name)!r}; there is {self.name!r}")
 
+    async def _read(self, client: str, *args: Any) -> list[dict[str, Any]]:
+        """`_described` in the turn of a client."""
+        return await self.engine.read(client, self._described, *args) if args[0] else []
+
     def _described(
         self, ids: Sequence[int], columns: Sequence[str] | None, pictures: bool = False
     ) -> list[dict[str, Any]]:
         """Metadata of rows, all where `columns` is None, and their pictures in base64 as
         clip-retrieval sends them."""
-        if not ids:
-            return []
         with self.metrics.time("metadata_get_time"):
             rows = [dict(row) for row in self.index.metadata(ids, columns)]
             for i, row in zip(ids, rows, strict=True):
@@ -217,8 +220,9 @@ class Post:
         self._service, self._path, self._answer = service, path, answer
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        with self._service.budget.hold() as held:
-            response = await self._respond(Request(scope, receive), held)
+        request = Request(scope, receive)
+        with self._service.budget.hold(_client(request)) as held:
+            response = await self._respond(request, held)
             self._service.metrics.answers.labels(self._path, str(response.status_code)).inc()
             await response(scope, receive, send)
 
@@ -228,18 +232,25 @@ class Post:
             _check_origin(request)
             body = await read_body(request, held)
             read = True
-            text = dumps(await self._answer(requests.parse(body)), ensure_ascii=False)
+            answer = await self._answer(requests.parse(body), _client(request))
+            text = dumps(answer, ensure_ascii=False)
             data = text.encode("utf-8", "replace")
             held.take(len(data))
             return Paced(data, media_type="application/json")
         except Refused as refused:
-            kind = Paced if read else Refusal
-            return kind(_told(refused), refused.status, media_type="application/json")
+            if not read:
+                return Refusal(_told(refused), refused.status, held)
+            return Paced(_told(refused), refused.status, media_type="application/json")
         except UserError as error:
             return Paced(_told(error), 400, media_type="application/json")
         except Exception:
             _log.exception("%s failed", self._path)
             return Paced(b'{"error": "the service failed; see its log"}', 500)
+
+
+def _client(request: Request) -> str:
+    """Whose turn a request takes. The socket's address: X-Forwarded-For is what anybody writes."""
+    return client_of(request.client.host if request.client else "")
 
 
 def _check_origin(request: Request) -> None:
