@@ -94,10 +94,9 @@ def one_of_each(source: Source) -> list[int]:
 
 
 def examples(path: str) -> list[Example]:
-    """Those samples of a set, with their names as only captions."""
+    """Those samples of a set."""
     source = open_source(path)
-    found = [source[i] for i in one_of_each(source)]
-    return [{**one, "text": [one["meta"]["label"]], "members": {}} for one in found]
+    return [{**source[i], "members": {}} for i in one_of_each(source)]
 
 
 def decoded(data: bytes) -> np.ndarray:
