@@ -10,6 +10,7 @@ from PIL import Image
 from vlp_jax.__main__ import main
 
 RECIPE = """
+from pathlib import Path
 from vlp_jax.api.study import Cell, Column, Study, Trend
 
 SMALL = dict(image_size=16, patch_size=8, width=16, num_layers=1, head_width=8, cls_token=True)
@@ -41,6 +42,8 @@ def get_study(full, data):
             Trend("hiding less costs more", lambda v: v["0.25"]["cost"] {sign} v["0.5"]["cost"]),
             Trend("both have a number", lambda v: v["0.5"]["accuracy"] >= 0),
         ),
+        prepare=lambda names: Path(DATA).with_name("prepared").write_text(" ".join(names)),
+        notes=("one thing to know",),
     )
 """
 
@@ -71,6 +74,7 @@ def results(out):
 
 def test_two_cells_and_what_they_leave(run):
     _, _, out, code = run
+    assert "\n\none thing to know\n\n| cell |" in (out / "report.md").read_text()
     found = results(out)
     assert code == 0 and list(found["trends"].values()) == [True, True]
     assert found["cells"]["0.25"]["paper"] == {"accuracy": 25.0}
@@ -112,9 +116,10 @@ def test_a_trend_that_fails_is_exit_code_1_with_the_table_written(run, tmp_path,
 
 
 def test_a_trend_without_its_cell_is_not_run(run, tmp_path):
-    study, _, out, _ = run
+    study, data, out, _ = run
     shutil.copytree(out, tmp_path / "out")
     assert main(["repro", study, f"--out={tmp_path / 'out'}", "--only=0.25"]) == 0
+    assert data.with_name("prepared").read_text() == "0.25"
     assert set(results(tmp_path / "out")["trends"].values()) == {None}
 
 

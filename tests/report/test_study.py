@@ -43,6 +43,12 @@ def test_a_side_without_numbers_has_no_column():
 def test_the_page_and_the_screen(trends, tmp_path):
     outcome = {"cells": CELLS, "trends": trends, "data": "D", "changes": {"steps": "3"}}
     console = Console(file=io.StringIO(), width=120)
+    drawn = []
+    own = lambda *what: drawn.append(what)  # noqa: E731
+    write_study("Title", outcome, str(tmp_path / "own"), console, own)
+    assert drawn == [("Title", CELLS, str(tmp_path / "own" / "figure.png"))]
+    assert not (tmp_path / "own" / "figure.png").exists()
+    console = Console(file=io.StringIO(), width=120)
     write_study("Title", outcome, str(tmp_path), console)
     page, screen = (tmp_path / "report.md").read_text(), console.file.getvalue()
     assert page.startswith(

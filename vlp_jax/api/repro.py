@@ -58,13 +58,16 @@ def reproduce(request: Request) -> dict[str, Any]:
         raise UserError(f"--seeds={request.seeds}: must be at least 1")
     start_jax()
     runs = check_configs(study, names, request.seeds, request.changes)
+    if study.prepare:
+        study.prepare(names)
     found = summary(study, run_cells(study, runs, request.folder), names)
     used = {"data": request.data or "the embedded emoji", "changes": dict(request.changes)}
+    used |= {"notes": list(study.notes)}
     outcome = {"study": request.study, "full": request.full, **used, **found}
     if first_process():
         from vlp_jax.report.study import write_study
 
-        write_study(study.title, outcome, str(request.folder))
+        write_study(study.title, outcome, str(request.folder), draw=study.draw)
     return outcome
 
 

@@ -150,6 +150,9 @@ class Study:
       trends: what must hold.
       follow_ups: runs on each finished cell, whose workdir is `{run}` in theirs.
       minutes: at most, of this form with one seed on two cores; 0: unknown.
+      prepare: writes what the cells of these names read, before the first of them runs.
+      draw: (title, {cell: its numbers}, path of the PNG) -> that path; None: the usual figure.
+      notes: lines of the report.
     """
 
     title: str
@@ -159,6 +162,9 @@ class Study:
     trends: tuple[Trend, ...]
     follow_ups: Mapping[str, Run] = dataclasses.field(default_factory=dict)
     minutes: int = 0
+    prepare: Callable[[list[str]], None] | None = None
+    draw: Callable[[str, Mapping[str, Mapping[str, Any]], str], str] | None = None
+    notes: tuple[str, ...] = ()
 
     def config(self, name: str, seed: int, more: Mapping[str, str]) -> ConfigDict:
         """The config of a cell: its own, with the study's evaluators at the end and `seed`."""

@@ -5,7 +5,7 @@ side.
 """
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,7 +19,11 @@ VERDICTS = {True: "pass", False: "FAIL", None: "not run"}
 
 
 def write_study(
-    title: str, outcome: Mapping[str, Any], folder: str, console: Console | None = None
+    title: str,
+    outcome: Mapping[str, Any],
+    folder: str,
+    console: Console | None = None,
+    draw: Callable[[str, Mapping[str, Mapping[str, Any]], str], str] | None = None,
 ) -> None:
     """Prints the table and writes results.json, report.md and figure.png.
 
@@ -27,6 +31,7 @@ def write_study(
       title: of the study.
       outcome: {cells: {name: {paper, ours, spread}}, trends: {text: verdict}, ...}.
       folder: created.
+      draw: as `draw_study`, which it replaces.
     """
     console = console or Console()
     rows, verdicts = cell_rows(outcome["cells"]), trend_rows(outcome["trends"])
@@ -41,14 +46,24 @@ def write_study(
             table.add_row(*row.values(), **red)
         console.print(table)
     write_json(os.path.join(folder, "results.json"), outcome)
-    draw_study(title, outcome["cells"], os.path.join(folder, "figure.png"))
+    (draw or draw_study)(title, outcome["cells"], os.path.join(folder, "figure.png"))
     changes = "".join(f" --config.{k}={v}" for k, v in outcome.get("changes", {}).items())
     versions = ", ".join(f"{k} {v}" for k, v in outcome.get("versions", {}).items())
     made = f"Data: {outcome.get('data', '')}; changes:{changes or ' none'}."
     made += f" Versions: {versions}." if versions else ""
     if any(cell.get("sampling") for cell in outcome["cells"].values()):
         made += " In brackets: the standard error that comes of the test pictures."
-    parts = [f"# {title}", made, markdown_table(rows), markdown_table(verdicts), "![](figure.png)"]
+    notes = "\n".join(outcome.get("notes", ()))
+    if notes:
+        console.print(notes, markup=False, highlight=False)
+    parts = [
+        f"# {title}",
+        made,
+        notes,
+        markdown_table(rows),
+        markdown_table(verdicts),
+        "![](figure.png)",
+    ]
     write_text(os.path.join(folder, "report.md"), "\n\n".join(filter(None, parts)) + "\n")
     console.print(f"results.json, report.md and figure.png in {folder}")
 
