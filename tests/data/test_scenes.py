@@ -2,6 +2,7 @@
 
 import glob
 import io
+import itertools
 import json
 import os
 from collections import Counter, defaultdict
@@ -115,7 +116,7 @@ def test_counts_in_captions_and_objects_are_true(splits):
 def _told(text):
     """{name: count} that a caption speaks of: 'a dog', 'two dogs'; 'the dog' is known already."""
     words, found = text.split(), Counter()
-    for before, word in zip(words, words[1:], strict=False):
+    for before, word in itertools.pairwise(words):
         name = PLURALS.get(word, word)
         if name in PLURALS.values() and before != "the":
             found[name] = NUMBERS.index(before) if word in PLURALS else {"a": 1, "an": 1}[before]
@@ -216,9 +217,13 @@ def test_every_answer_is_true_of_the_boxes(splits):
     assert len(kinds) >= 6
 
 
-def test_ten_answers_of_which_the_first_is_the_commonest_and_all_are_known_words(splits, folder):
+def _words(folder):
     with open(os.path.join(folder, "vocab.txt")) as file:
-        words = file.read().split("\n")[:-1]
+        return file.read().split("\n")[:-1]
+
+
+def test_ten_answers_of_which_the_first_is_the_commonest_and_all_are_known_words(splits, folder):
+    words = _words(folder)
     assert len(words) < 150 and words[:5] == ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
     for example in [*splits["vqa-train"], *splits["vqa-test"]]:
         meta = example["meta"]
@@ -248,7 +253,7 @@ def test_no_answer_is_right_without_a_look(splits):
 def test_a_question_sample_is_of_its_scene(splits):
     for of in ("train", "test"):
         for example in splits[f"vqa-{of}"][::7]:
-            scene = splits[of][int(example["meta"]["scene"])] if len(splits[of]) else None
+            scene = splits[of][int(example["meta"]["scene"])]
             assert example["image"] == scene["image"] and example["text"] == []
             asked = [one["question"] for one in scene["meta"]["questions"]]
             assert example["meta"]["question"] in asked
@@ -316,7 +321,7 @@ def test_fields_find_questions_answers_and_maps(folder):
     rng = lambda draw: np.random.default_rng(0)  # noqa: E731
     row = {reader.name: value for reader, value, _ in read_row(readers, source, 4, rng)}
     ids = stack(readers, [row])["question"][0]
-    pieces = open(os.path.join(folder, "vocab.txt")).read().split("\n")
+    pieces = _words(folder)
     read = [pieces[i] for i in ids if i]
     assert read[0] == "[CLS]" and read[-1] == "[SEP]"
     assert " ".join(read[1:-1]) == source[4]["meta"]["question"]

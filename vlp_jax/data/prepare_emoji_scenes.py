@@ -99,7 +99,7 @@ def main(out: str, options: Options) -> dict:
     except OSError as error:
         raise RunError(f"cannot write {out!r}: {error}") from error
     counts = sum((found for _, found in done), Counter())
-    shards = {name: found[split, "samples"] for (name, found), (split, _) in zip(done, work)}
+    shards = {name: found[at[0], "samples"] for (name, found), at in zip(done, work, strict=True)}
     return {"shards": shards, **_report(counts), "words": len(words)}
 
 

@@ -1,4 +1,5 @@
-"""The contact sheet of composed scenes: pictures with their maps and what is said and asked of them.
+"""The contact sheet of composed scenes: pictures with their maps, and what is said and
+asked of them.
 
 The file exists because a wrong caption or a hole in a mask is seen at once, and hardly otherwise.
 """
@@ -64,8 +65,8 @@ def scene_sheet(folder: str, out: str) -> str:
     captions in red; returns the path of the PNG."""
     sources = {}
     for split in SPLITS:
-        if found := sorted(glob.glob(f"{NAME}-{split}-*.tar", root_dir=folder)):
-            sources[split] = open_source(",".join(os.path.join(folder, name) for name in found))
+        if glob.glob(f"{NAME}-{split}-*.tar", root_dir=folder):
+            sources[split] = open_source(os.path.join(folder, f"{NAME}-{split}-*.tar"))
     head, cell, columns = 0.35, 2.35, 4
     blocks = {split: -(-min(SHOWN, len(source)) // columns) for split, source in sources.items()}
     width, column = 15.0, 15.0 / columns

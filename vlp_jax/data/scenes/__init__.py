@@ -1,1 +1,1 @@
-"""Composed scenes of emoji: what is in them, where, how they look, what is said and asked of them."""
+"""Composed scenes of emoji: what is in them and where, how they look, what is said and asked."""

@@ -5,7 +5,7 @@ The file exists so that masks and edge maps need no library of image processing.
 
 import numpy as np
 
-LOW, HIGH = 40.0, 100.0  # of Canny's hysteresis, in levels over two pixels
+LOW, HIGH = 12.0, 30.0  # of Canny's hysteresis, in levels over two pixels: a pale cloud has edges
 _BLUR = np.asarray([1, 4, 6, 4, 1], np.float32) / 16
 
 

@@ -21,7 +21,7 @@ class Options:
       objects: "small", 24 objects of one word each, or "all" emoji without skin tone.
       most: objects in a scene at most.
       train, val, test, noisy: scenes; test is drawn in the other style.
-      vqa_train, vqa_test: questions, three to a scene; their scenes are the first of train and test.
+      vqa_train, vqa_test: questions, three to a scene, on the first scenes of train and test.
       wrong: share of noisy scenes with the captions of another.
       per_shard: samples of a tar.
     """

@@ -44,7 +44,7 @@ def _third(value: float, names: tuple[str, str]) -> str | None:
 
 
 def position(placed: Placed) -> str | None:
-    """'top left', 'top', ..., 'middle' of the canvas; None where it is neither one nor the other."""
+    """'top left', 'top', ..., 'middle' of the canvas; None where it is between."""
     y, x = placed.centre
     row, column = _third(y, ("top", "bottom")), _third(x, ("left", "right"))
     if row is None or column is None:

@@ -8,66 +8,12 @@ from collections.abc import Iterable
 from vlp_jax.data.scenes.things import Thing, roster
 
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
-FUNCTION = (
-    *[
-        "a",
-        "an",
-        "the",
-        "and",
-        "of",
-        "in",
-        "on",
-        "at",
-        "to",
-        "with",
-        "is",
-        "are",
-        "there",
-        "this",
-        "here",
-        "we",
-        "see",
-        "you",
-        "do",
-        "it",
-        "no",
-        "yes",
-    ],
-    *[
-        "not",
-        "picture",
-        "image",
-        "photo",
-        "shows",
-        "what",
-        "where",
-        "how",
-        "many",
-        "many",
-        "things",
-        "object",
-        "objects",
-        "side",
-    ],
-    *[
-        "left",
-        "right",
-        "above",
-        "below",
-        "over",
-        "under",
-        "top",
-        "bottom",
-        "middle",
-        "corner",
-        "part",
-        "two",
-        "three",
-        "four",
-        "one",
-    ],
-    *["1", "2", "3", "4", "?", "which", "can", "only"],
-)
+_FUNCTION = """
+a an the and of in on at to with is are there this here we see you do no yes
+picture image photo shows what where how many things object objects thing side
+left right above below over under top bottom middle corner one two three four 0 1 2 3 4 ?
+"""
+FUNCTION = tuple(_FUNCTION.split())
 NUMBERS = ("no", "one", "two", "three", "four")
 RELATIONS = {
     "left": ("left of", "to the left of"),
