@@ -164,19 +164,51 @@ def convert(path: str, out: str, to: str = "tar", per_shard: int = 10_000) -> di
     return {"path": path, "out": out, "notes": _notes(source), **export(source, out, to, per_shard)}
 
 
-def prepare(name: str, out: str | None = None, source: str = "") -> dict[str, Any]:
-    """Builds the embedded emoji set from its npm packages, or Fashion-MNIST from Debian's.
+def prepare(name: str, out: str | None = None, source: str = "", **scenes: Any) -> dict[str, Any]:
+    """Builds the embedded emoji set from its npm packages, Fashion-MNIST from Debian's, or scenes
+    of the embedded emoji.
+
+    Args:
+      scenes: of emoji_scenes, see data/scenes/options.py.
 
     Raises:
-      UserError: fashion_mnist without `out`.
+      UserError: no `out` where it has no default, or an option of another set.
     """
     from vlp_jax.data import prepare_emoji, prepare_fashion_mnist
 
-    if name != "fashion_mnist":
+    for key in scenes if name != "emoji_scenes" else ():
+        raise UserError(f"data prepare {name}: {_flag(key)} is an option of emoji_scenes")
+    if source and name != "fashion_mnist":
+        raise UserError(f"data prepare {name}: --source is an option of fashion_mnist")
+    if not out and name != "emoji":
+        raise UserError(f"data prepare {name}: --out=DIR says where to write")
+    if name == "emoji":
         return {"name": name, **prepare_emoji.main(out or prepare_emoji.FOLDER)}
-    if not out:
-        raise UserError("data prepare fashion_mnist: --out=DIR says where to write")
-    return {"name": name, **prepare_fashion_mnist.main(out, source)}
+    if name == "fashion_mnist":
+        return {"name": name, **prepare_fashion_mnist.main(out, source)}
+    return {"name": name, **_scenes(out, scenes)}
+
+
+def _flag(key: str) -> str:
+    return f"--{key.replace('_', '-')}"
+
+
+def _scenes(out: str, given: dict[str, Any]) -> dict[str, Any]:
+    """Builds the scenes and draws what they look like."""
+    from vlp_jax.core.schema import build
+    from vlp_jax.data import prepare_emoji_scenes
+    from vlp_jax.data.scenes.options import Options
+    from vlp_jax.report.scene_sheet import scene_sheet
+
+    try:
+        options = build(Options, given, "scenes")
+    except UserError as error:  # names scenes.KEY
+        text = str(error)
+        for key in given:
+            text = text.replace(f"scenes.{key}", _flag(key))
+        raise UserError(f"data prepare emoji_scenes: {text}") from error
+    report = prepare_emoji_scenes.main(out, options)
+    return {**report, "sheet": scene_sheet(out, os.path.join(out, "sheet.png"))}
 
 
 def wordpieces(path: str, out: str, size: int = 100_000) -> dict[str, Any]:

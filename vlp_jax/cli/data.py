@@ -6,6 +6,7 @@ Every sub-command takes --json: one JSON object on the last line of stdout.
 """
 
 import argparse
+import dataclasses
 import os
 import sys
 from collections.abc import Sequence
@@ -14,6 +15,7 @@ from typing import Any
 from vlp_jax.api.config import split_overrides
 from vlp_jax.cli.output import add_json, folder_or_file, print_json
 from vlp_jax.core.errors import UserError
+from vlp_jax.data.scenes.options import Options
 from vlp_jax.parallel.hosts import process_id
 
 PATH_HELP = (
@@ -59,17 +61,33 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("out", metavar="FILE.json", help="for data.tokenizer")
     sub.add_argument("--size", type=int, default=100_000, help="pieces (default 100000, ALIGN's)")
     sub = add("prepare", "build a known data set", None)
-    sub.add_argument("name", choices=("emoji", "fashion_mnist"))
+    sub.add_argument("name", choices=("emoji", "fashion_mnist", "emoji_scenes"))
     sub.add_argument("--out", metavar="DIR", help="default for emoji: the package's own folder")
     text = (
         "fashion_mnist: folder of its four *-ubyte.gz files (default: Debian's package "
         "dataset-fashion-mnist, downloaded by apt-get and only unpacked)"
     )
     sub.add_argument("--source", metavar="DIR", default="", help=text)
+    _add_scenes(sub)
     _add_cache(
         add("cache", "outputs of a model's functions, to train on instead of pictures", None)
     )
     return cli
+
+
+def _add_scenes(sub: argparse.ArgumentParser) -> None:
+    """A flag for each option of emoji_scenes, absent where it is not given."""
+    group = sub.add_argument_group("emoji_scenes", "composed scenes of the embedded emoji")
+    texts = {
+        **{"objects": "small (24, one word each) or all emoji", "most": "objects in a scene"},
+        **dict.fromkeys(("train", "val", "test", "noisy"), "scenes"),
+        **dict.fromkeys(("vqa_train", "vqa_test"), "questions, three to a scene"),
+        **{"wrong": "share of noisy scenes with captions of another", "per_shard": "samples"},
+    }
+    for field in dataclasses.fields(Options):
+        text = f"{texts.get(field.name, '')} (default {field.default})".strip()
+        kind, flag = type(field.default), f"--{field.name.replace('_', '-')}"
+        group.add_argument(flag, type=kind, default=argparse.SUPPRESS, help=text)
 
 
 def _add_cache(sub: argparse.ArgumentParser) -> None:

@@ -183,6 +183,13 @@ def _write(folder: str, metas: dict[str, dict], pictures: dict[str, dict[str, np
     return report
 
 
+def copy_licences(out: str) -> None:
+    """Copies README.md and LICENSES of the embedded set: attribution travels with the pictures."""
+    shutil.copy(os.path.join(FOLDER, "README.md"), out)
+    licences = os.path.join(FOLDER, "LICENSES")
+    shutil.copytree(licences, os.path.join(out, "LICENSES"), dirs_exist_ok=True)
+
+
 def main(out: str = FOLDER) -> dict:
     """Downloads the pinned packages and writes the tars, indices, README and licences to `out`.
 
@@ -193,11 +200,8 @@ def main(out: str = FOLDER) -> dict:
     with tempfile.TemporaryDirectory() as folder:
         metas, pictures = collect([fetch(package, folder) for package in PACKAGES])
     report = _write(out, metas, pictures)
-    if os.path.realpath(out) != os.path.realpath(FOLDER):  # attribution travels with the pictures
-        shutil.copy(os.path.join(FOLDER, "README.md"), out)
-        shutil.copytree(
-            os.path.join(FOLDER, "LICENSES"), os.path.join(out, "LICENSES"), dirs_exist_ok=True
-        )
+    if os.path.realpath(out) != os.path.realpath(FOLDER):
+        copy_licences(out)
     report["concepts"] = len({meta["concept"] for meta in metas.values()})
     report["categories"] = dict(collections.Counter(meta["category"] for meta in metas.values()))
     return report

@@ -33,10 +33,26 @@ def print_report(command: str, report: Report, flags: Mapping[str, Any]) -> None
         left = report["damaged"] or "none"
         title = f"{report['samples']} samples written, damaged and left out: {left}"
         show(title, ("shard",), [[path] for path in report["shards"]])
+    elif report.get("name") == "emoji_scenes":
+        _scenes(report)
     else:
         name = f" {report['name']}" if command == "prepare" else ""
         items = [(key, value) for key, value in report.items() if key != "name"]
         show(command + name, ("what", "value"), items)
+
+
+def _scenes(report: Report) -> None:
+    counts = report["counts"]
+    columns = sorted({column for row in counts.values() for column in row} - {"samples"})
+    rows = [[split, row["samples"], *(row.get(c) or "" for c in columns)] for split, row in
+            counts.items()]  # fmt: skip
+    title = f"prepare emoji_scenes: {len(report['shards'])} tars, {report['words']} word pieces"
+    names = [f"{c} object{'s' * (c != 'of 1')}" if c[:2] == "of" else c for c in columns]
+    show(title, ("split", "samples", *names), rows)
+    asked = report["questions"]
+    if asked:
+        show("questions", tuple(asked[0]), [list(row.values()) for row in asked])
+    print(f"a look at it: {report['sheet']}")
 
 
 def _check(report: Report) -> None:

@@ -1,0 +1,40 @@
+"""What `data prepare emoji_scenes` may be told, with the small form as default.
+
+The file exists so that the command line, a notebook and the builder's processes share one set of
+checked options.
+"""
+
+import dataclasses
+import os
+from typing import Annotated, Literal
+
+from vlp_jax.core.schema import Chance, Range, Size
+
+Count = Annotated[int, Range(0)]
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """Sizes of 0 leave a split out.
+
+    Attributes:
+      objects: "small", 24 objects of one word each, or "all" emoji without skin tone.
+      most: objects in a scene at most.
+      train, val, test, noisy: scenes; test is drawn in the other style.
+      vqa_train, vqa_test: questions, three to a scene, on the first scenes of train and test.
+      wrong: share of noisy scenes with the captions of another.
+      per_shard: samples of a tar.
+    """
+
+    objects: Literal["small", "all"] = "small"
+    most: Annotated[int, Range(1, 4)] = 3
+    train: Count = 6000
+    val: Count = 250
+    test: Count = 500
+    noisy: Count = 6000
+    vqa_train: Count = 9000
+    vqa_test: Count = 1500
+    wrong: Chance = 0.4
+    per_shard: Size = 1000
+    seed: Count = 0
+    processes: Size = os.cpu_count() or 1

@@ -1,0 +1,126 @@
+"""Which emoji are objects of scenes, what they are called, and their pictures with masks.
+
+The embedded pictures lie on white without alpha, so the mask of an object is what white does not
+reach from the border: white parts inside belong to it. The file exists as the one place where an
+emoji becomes an object that can be laid on a canvas.
+"""
+
+import functools
+import re
+import unicodedata
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from vlp_jax.data.decode import decode_image
+from vlp_jax.data.open import open_source
+from vlp_jax.data.scenes.flood import reached
+
+SIDE = 64
+WHITE = 250  # least channel of what counts as paper
+LEAST = 0.05  # share of its picture that an object fills at least
+SMALL = {
+    **{"apple": "1f34e", "banana": "1f34c", "carrot": "1f955", "pizza": "1f355", "cat": "1f431"},
+    **{"dog": "1f436", "frog": "1f438", "panda": "1f43c", "penguin": "1f427", "tree": "1f333"},
+    **{"butterfly": "1f98b", "flower": "1f33b", "star": "2b50", "heart": "2764", "sun": "2600"},
+    **{"moon": "1f319", "cloud": "2601", "bus": "1f68c", "rocket": "1f680", "house": "1f3e0"},
+    **{"balloon": "1f388", "guitar": "1f3b8", "key": "1f511", "umbrella": "2602"},
+}
+_CONSONANT = ("uni", "eu", "ew", "one", "ut", "uk", "us")  # beginnings that sound as "you" or "won"
+
+
+class Thing(NamedTuple):
+    """A kind of object: its name and the key of its emoji."""
+
+    name: str
+    key: str
+
+    @property
+    def plural(self) -> str:
+        """The name of several, by the regular rules; a name in the plural stays."""
+        name = self.name
+        if name.endswith("s") and not name.endswith(("ss", "us")):
+            return name
+        if name.endswith(("s", "x", "ch", "sh")):
+            return f"{name}es"
+        ends = name.endswith("y") and name[-2:-1] not in "aeiou"
+        return f"{name[:-1]}ies" if ends else f"{name}s"
+
+    @property
+    def one(self) -> str:
+        """The name with its article."""
+        vowel = self.name[0] in "aeiou" and not self.name.startswith(_CONSONANT)
+        return f"{'an' if vowel else 'a'} {self.name}"
+
+    def apart(self, other: "Thing") -> bool:
+        """Whether the names have no word in common, so that neither may be taken for the other."""
+        return not set(self.name.split()) & set(other.name.split())
+
+
+@functools.cache
+def _shards(style: str) -> tuple:
+    found = [open_source(f"builtin:emoji/{style}-{split}") for split in ("train", "val", "test")]
+    return tuple((source, {key: i for i, key in enumerate(source.shards[0][1].keys)})
+                 for source in found)  # fmt: skip
+
+
+@functools.cache
+def pixels(style: str, key: str) -> np.ndarray:
+    """The embedded picture of an emoji: uint8[64, 64, 3]."""
+    source, row = next((source, rows[key]) for source, rows in _shards(style) if key in rows)
+    return decode_image(source[row]["image"], SIDE, "squash", None)
+
+
+@functools.cache
+def whole_mask(style: str, key: str) -> np.ndarray:
+    """Where the object is in its picture: bool[64, 64]."""
+    paper = pixels(style, key).min(-1) >= WHITE
+    edge = np.pad(np.zeros((SIDE - 2, SIDE - 2), bool), 1, constant_values=True)
+    return ~reached(paper & edge, paper)
+
+
+@functools.lru_cache(4096)
+def sized(style: str, key: str, side: int) -> tuple[np.ndarray, np.ndarray]:
+    """The object at another size: its picture uint8[side, side, 3] and its cover
+    float32[side, side] in [0, 1]; it is where the cover is at least a half."""
+    picture = Image.fromarray(pixels(style, key)).resize((side, side), Image.Resampling.BOX)
+    cover = Image.fromarray(np.uint8(whole_mask(style, key)) * 255)
+    cover = np.asarray(cover.resize((side, side), Image.Resampling.BOX), np.float32) / 255
+    return np.asarray(picture), cover
+
+
+def ascii_words(label: str) -> str:
+    """A label in lower case words of ASCII letters and digits.
+
+    >>> ascii_words("woman’s hat"), ascii_words("piñata")
+    ('womans hat', 'pinata')
+    """
+    plain = unicodedata.normalize("NFKD", label).replace("’", "").encode("ascii", "ignore")
+    return " ".join(re.findall("[a-z0-9]+", plain.decode().lower()))
+
+
+@functools.cache
+def roster(objects: str) -> tuple[Thing, ...]:
+    """All kinds of objects, "small" or "all". Of emoji with one name or one picture in a style the
+    first is kept, and none that is nearly all white."""
+    if objects == "small":
+        return tuple(Thing(*entry) for entry in SMALL.items())
+    names: dict[str, str] = {}
+    for source, rows in _shards("noto"):
+        for key, row in rows.items():
+            meta = source.metadata(row)["meta"]
+            if meta["skin_tone"] == "none":
+                names.setdefault(ascii_words(meta["label"]), key)
+    taken: set[bytes] = set()
+    kept = []
+    for name, key in sorted(names.items(), key=lambda entry: entry[1]):
+        looks = {style.encode() + pixels(style, key).tobytes() for style in ("noto", "twemoji")}
+        if not looks & taken and all(_fills(style, key) for style in ("noto", "twemoji")):
+            kept.append(Thing(name, key))
+        taken |= looks
+    return tuple(kept)
+
+
+def _fills(style: str, key: str) -> bool:
+    return bool(whole_mask(style, key).mean() >= LEAST)
