@@ -155,3 +155,22 @@ def test_slow_batches_hold_one_query_of_each_of_several_clients():
 
     asyncio.run(go("aaab"))
     assert sizes == [2, 1, 1, 5]
+
+
+def test_quick_batches_are_full_and_who_must_leave_hears_it():
+    sizes = []
+
+    def run(items):
+        sizes.append(len(items))
+        return items
+
+    async def go():
+        batcher = Batcher(run, waiting=6)
+        asked = [batcher(i, client) for i, client in enumerate("aaabbcd")]
+        found = await asyncio.gather(*asked, return_exceptions=True)
+        batcher.close()
+        return found
+
+    found = asyncio.run(go())
+    assert isinstance(found.pop(2), Refused) and found == [0, 1, 3, 4, 5, 6]
+    assert sizes == [6]

@@ -37,7 +37,8 @@ class Batcher(Generic[T, R]):
     def __init__(self, run: Callable[[list[T]], Sequence[R]], waiting: int = 256):
         self._run = run
         self._seconds = 0.0  # of a batch, a moving mean
-        self._last, self._mixed = "", -MIXED  # who asked last; when that was another one
+        self._last: str | None = None  # who asked last
+        self._mixed = -MIXED  # when that was another one than before
         self._turns: Turns[tuple[T, asyncio.Future]] = Turns(waiting, "queries")
         self._worker = ThreadPoolExecutor(1, "batches")
         self._task: asyncio.Task | None = None
@@ -52,8 +53,9 @@ class Batcher(Generic[T, R]):
         ahead, own = self._turns.ahead(client)
         if max(ahead / SIZES[-1], own / self._each(loop.time())) * self._seconds > PATIENCE:
             raise self._turns.full()
-        if client != self._last:
-            self._last, self._mixed = client, loop.time()
+        if self._last not in (None, client):
+            self._mixed = loop.time()
+        self._last = client
         future = loop.create_future()
         gone = self._turns.put(client, (item, future))
         if gone is not None:
