@@ -1,5 +1,6 @@
 """`data prepare emoji_scenes`: what the tars say is true of their pictures."""
 
+import dataclasses
 import glob
 import io
 import itertools
@@ -367,6 +368,15 @@ def test_names_of_all_emoji_become_words():
         kind = things.Thing(name, "")
         assert (kind.one, kind.plural) == (one, several)
     assert not things.Thing("dog face", "").apart(things.Thing("dog", ""))
+
+
+def test_help_tells_the_default_of_every_option(capsys):
+    with pytest.raises(SystemExit):
+        data_main(["prepare", "--help"])
+    told = " ".join(capsys.readouterr().out.split()).partition(" composed scenes ")[2]
+    for field in dataclasses.fields(Options):
+        rest = told.partition(f"--{field.name.replace('_', '-')} ")[2]
+        assert rest.partition("(default ")[2].partition(")")[0] == str(field.default)
 
 
 @pytest.mark.parametrize(
