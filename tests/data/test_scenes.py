@@ -383,7 +383,7 @@ def test_help_tells_the_default_of_every_option(capsys):
     ("flags", "message"),
     [
         (["--objects=smal"], "--objects is 'smal'; did you mean 'small'"),
-        (["--most=5"], "--most=5 is out of range; it must be from 1 to 4"),
+        (["--most=1"], "--most=1 is out of range; it must be from 2 to 4"),
         (["--vqa-train=-1"], "--vqa-train=-1 is out of range"),
         (["--source=x"], "--source is an option of fashion_mnist"),
         ([f"--{name.replace('_', '-')}=0" for name in SIZES], "every split is of size 0"),

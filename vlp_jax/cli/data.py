@@ -78,7 +78,7 @@ def _add_scenes(sub: argparse.ArgumentParser) -> None:
     group = sub.add_argument_group("emoji_scenes", "composed scenes of the embedded emoji")
     for flag, default, text in (
         ("objects", "small", "24 emoji of one word each, or all"),
-        ("most", 3, "objects in a scene at most, up to 4"),
+        ("most", 3, "objects in a scene at most, 2 to 4"),
         ("train", 6000, "scenes"),
         ("val", 250, "scenes"),
         ("test", 500, "scenes in the other style"),
