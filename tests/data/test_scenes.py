@@ -1,5 +1,6 @@
 """`data prepare emoji_scenes`: what the tars say is true of their pictures."""
 
+import dataclasses
 import glob
 import io
 import itertools
@@ -21,9 +22,10 @@ from vlp_jax.data.scenes import layout, samples, things
 from vlp_jax.data.scenes.flood import edges, reached
 from vlp_jax.data.scenes.options import Options
 from vlp_jax.data.scenes.questions import ANSWERS
-from vlp_jax.data.scenes.words import LONGEST, unknown
+from vlp_jax.data.scenes.words import unknown
 from vlp_jax.data.text import load_tokenizer
 
+LONGEST = 32  # pieces of a text
 SIZES = {"train": 60, "val": 20, "test": 40, "noisy": 50, "vqa_train": 180, "vqa_test": 90}
 NUMBERS = ("no", "one", "two", "three")
 WAYS = {"left of": (1, -1), "right of": (1, 1), **dict.fromkeys(("above", "over"), (0, -1))}
@@ -273,6 +275,13 @@ def test_forty_percent_of_noisy_captions_are_of_another_scene_and_false(splits):
         assert one["meta"]["clean"] == (one["meta"]["captions"] == one["meta"]["right_captions"])
 
 
+def test_a_wrong_caption_is_never_right_by_accident():
+    options = Options(noisy=300)
+    kinds = layout.contents(options, "noisy")
+    for number in range(300):
+        assert set(kinds[samples._stranger(options, number)]) - set(kinds[number])
+
+
 def test_splits_share_no_content_and_test_has_the_other_style(splits):
     content = {
         split: [_key(_counts(one["meta"])) for one in splits[split]]
@@ -339,6 +348,9 @@ def test_holes_belong_to_the_mask_and_walls_stop_the_flood():
     ring[4, 4] = True  # white inside
     edge = np.pad(np.zeros((7, 7), bool), 1, constant_values=True)
     assert (~reached(ring & edge, ring)).sum() == 25
+    panda = things.pixels("noto", things.SMALL["panda"])
+    mask = things.whole_mask("noto", things.SMALL["panda"])
+    assert (mask & (panda.min(-1) >= things.WHITE)).sum() > 100  # a white face on white paper
     square = np.full((20, 20, 3), 255, np.uint8)
     square[5:15, 5:15, 2] = 0  # yellow
     found = edges(square) > 0
@@ -358,11 +370,20 @@ def test_names_of_all_emoji_become_words():
     assert not things.Thing("dog face", "").apart(things.Thing("dog", ""))
 
 
+def test_help_tells_the_default_of_every_option(capsys):
+    with pytest.raises(SystemExit):
+        data_main(["prepare", "--help"])
+    told = " ".join(capsys.readouterr().out.split()).partition(" composed scenes ")[2]
+    for field in dataclasses.fields(Options):
+        rest = told.partition(f"--{field.name.replace('_', '-')} ")[2]
+        assert rest.partition("(default ")[2].partition(")")[0] == str(field.default)
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
         (["--objects=smal"], "--objects is 'smal'; did you mean 'small'"),
-        (["--most=5"], "--most=5 is out of range; it must be from 1 to 4"),
+        (["--most=1"], "--most=1 is out of range; it must be from 2 to 4"),
         (["--vqa-train=-1"], "--vqa-train=-1 is out of range"),
         (["--source=x"], "--source is an option of fashion_mnist"),
         ([f"--{name.replace('_', '-')}=0" for name in SIZES], "every split is of size 0"),

@@ -6,7 +6,6 @@ Every sub-command takes --json: one JSON object on the last line of stdout.
 """
 
 import argparse
-import dataclasses
 import os
 import sys
 from collections.abc import Sequence
@@ -15,7 +14,6 @@ from typing import Any
 from vlp_jax.api.config import split_overrides
 from vlp_jax.cli.output import add_json, folder_or_file, print_json
 from vlp_jax.core.errors import UserError
-from vlp_jax.data.scenes.options import Options
 from vlp_jax.parallel.hosts import process_id
 
 PATH_HELP = (
@@ -76,18 +74,25 @@ def parser() -> argparse.ArgumentParser:
 
 
 def _add_scenes(sub: argparse.ArgumentParser) -> None:
-    """A flag for each option of emoji_scenes, absent where it is not given."""
+    """A flag for each of data/scenes/options.py, absent where it is not given; the numbers here are
+    its defaults."""
     group = sub.add_argument_group("emoji_scenes", "composed scenes of the embedded emoji")
-    texts = {
-        **{"objects": "small (24, one word each) or all emoji", "most": "objects in a scene"},
-        **dict.fromkeys(("train", "val", "test", "noisy"), "scenes"),
-        **dict.fromkeys(("vqa_train", "vqa_test"), "questions, three to a scene"),
-        **{"wrong": "share of noisy scenes with captions of another", "per_shard": "samples"},
-    }
-    for field in dataclasses.fields(Options):
-        text = f"{texts.get(field.name, '')} (default {field.default})".strip()
-        kind, flag = type(field.default), f"--{field.name.replace('_', '-')}"
-        group.add_argument(flag, type=kind, default=argparse.SUPPRESS, help=text)
+    for flag, default, text in (
+        ("objects", "small", "24 emoji of one word each, or all"),
+        ("most", 3, "objects in a scene at most, 2 to 4"),
+        ("train", 6000, "scenes"),
+        ("val", 250, "scenes"),
+        ("test", 500, "scenes in the other style"),
+        ("noisy", 6000, "scenes, of which a share has another's captions"),
+        ("vqa-train", 9000, "questions, three to a scene"),
+        ("vqa-test", 1500, "questions in the other style"),
+        ("wrong", 0.4, "that share"),
+        ("per-shard", 1000, "samples of a tar"),
+        ("seed", 0, "another one, other scenes"),
+        ("processes", os.cpu_count() or 1, "that draw"),
+    ):
+        said = f"{text} (default {default})"
+        group.add_argument(f"--{flag}", type=type(default), default=argparse.SUPPRESS, help=said)
 
 
 def _add_cache(sub: argparse.ArgumentParser) -> None:

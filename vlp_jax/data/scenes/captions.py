@@ -53,15 +53,18 @@ def _phrase(relation: str, rng: np.random.Generator) -> str:
 
 
 def _where(scene: Scene, rng: np.random.Generator) -> str:
-    """'a dog in the top left and two stars'; '' where no single object has a clear place."""
-    parts, said = [], 0
+    """'a dog in the top left and two stars', those with a place first, so that it is read as theirs
+    alone; '' where no single object has a clear place."""
+    parts, others = [], []
     for kind in _all_kinds(scene, rng):
         placed = [one for one in scene.objects if one.thing == kind]
         place = position(placed[0]) if len(placed) == 1 else None
-        said += place is not None
         told = counted(kind, len(placed))
-        parts.append(f"{told} {at(place, bool(rng.integers(2)))}" if place else told)
-    return " and ".join(parts) if said else ""
+        if place:
+            parts.append(f"{told} {at(place, bool(rng.integers(2)))}")
+        else:
+            others.append(told)
+    return " and ".join(parts + others) if parts else ""
 
 
 def captions(scene: Scene, rng: np.random.Generator) -> list[str]:

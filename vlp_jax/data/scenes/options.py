@@ -19,7 +19,7 @@ class Options:
 
     Attributes:
       objects: "small", 24 objects of one word each, or "all" emoji without skin tone.
-      most: objects in a scene at most.
+      most: objects in a scene at most; of single ones test would show kinds that train never does.
       train, val, test, noisy: scenes; test is drawn in the other style.
       vqa_train, vqa_test: questions, three to a scene, on the first scenes of train and test.
       wrong: share of noisy scenes with the captions of another.
@@ -27,7 +27,7 @@ class Options:
     """
 
     objects: Literal["small", "all"] = "small"
-    most: Annotated[int, Range(1, 4)] = 3
+    most: Annotated[int, Range(2, 4)] = 3
     train: Count = 6000
     val: Count = 250
     test: Count = 500

@@ -21,7 +21,6 @@ RELATIONS = {
     "above": ("above", "over"),
     "below": ("below", "under"),
 }
-LONGEST = 60  # tokens of the longest text with [CLS] and [SEP], small form
 
 
 def counted(kind: Thing, count: int) -> str:
