@@ -262,18 +262,23 @@ class Weights:
             return None
 
     def show(self) -> None:
-        """Tells what became of the leaves, one line a source."""
+        """Tells what became of the leaves, one line a source, once a process."""
         for text, told in self.told.items():
-            show(f"init_from {text}: {told.line()}", last=True)
+            _show(f"init_from {text}: {told.line()}")
         if self.fresh:
-            show(f"init_from: {len(self.fresh)} fresh{some(self.fresh)}", last=True)
+            _show(f"init_from: {len(self.fresh)} fresh{some(self.fresh)}")
         for text, notes in self._notes.items():
             for note in notes:
-                show(f"note: init_from={text}: {note}", last=True)
+                _show(f"note: init_from={text}: {note}")
 
     def record(self) -> dict[str, Any]:
         """Every path, for the workdir: {"from": {source: {loaded, resized, unused}}, "fresh"}."""
         return {"from": {text: vars(told) for text, told in self.told.items()}, "fresh": self.fresh}
+
+
+@functools.cache
+def _show(line: str) -> None:
+    show(line, last=True)
 
 
 def on_host(leaf: Any, trainer: Trainer) -> np.ndarray:
