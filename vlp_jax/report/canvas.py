@@ -33,7 +33,7 @@ def installed(families: Iterable[str]) -> list[str]:
     found = []
     for family in families:
         with contextlib.suppress(ValueError):
-            findfont(FontProperties(family=family), fallback_to_default=False)
+            findfont(FontProperties(family=[family]), fallback_to_default=False)
             found.append(family)
     return found
 
@@ -60,7 +60,7 @@ def save(figure: Figure, path: str, dpi: int = 110) -> str:
 
 @functools.cache
 def _known_glyphs() -> frozenset[int]:
-    paths = map(findfont, (FontProperties(family=family) for family in FAMILIES))
+    paths = map(findfont, (FontProperties(family=[family]) for family in FAMILIES))
     return frozenset(glyph for path in paths for glyph in FT2Font(path).get_charmap())
 
 
