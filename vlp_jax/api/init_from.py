@@ -10,6 +10,7 @@ compiled.
 import dataclasses
 import functools
 import os
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -319,7 +320,7 @@ def fitting(parts: Mapping[str, str], method: Mapping[str, Any], trainer: Traine
         part, _, field = key.partition(".")
         said = f"method.{key}={value}"
         known = field != "name" and field in (ours.get(part) or {})
-        (flags if known else others).append(f"--config.{said}" if known else said)
+        (flags if known else others).append(shlex.quote(f"--config.{said}") if known else said)
     lines = [f"its network is another one; give {' '.join(flags)}"] if flags else []
     lines += [f"a recipe of your own says {', '.join(others)}"] if others else []
     return ["; ".join(lines)] if lines else []
