@@ -7,7 +7,7 @@ import subprocess
 import sys
 
 import pytest
-from generated import sample, tar_bytes
+from generated import fill, sample, tar_bytes
 
 from vlp_jax.cli.data import main
 from vlp_jax.core.errors import UserError
@@ -225,3 +225,12 @@ def test_help_imports_nothing_heavy(argv):
     assert "usage" in out.stdout
     for heavy in ("numpy", "jax", "PIL", "rich", "grain"):
         assert f"| {heavy}\n" not in out.stderr.replace(" ", "").replace("|", "| ")
+
+
+def test_a_missing_caption_is_not_called_damage(tmp_path, capsys):
+    fill(tmp_path, "a.png", "a.txt", "b.png")
+    assert main(["check", str(tmp_path)]) == 1
+    assert "1 damaged or incomplete of" in capsys.readouterr().out
+    (tmp_path / "b.txt").write_text("b")
+    assert main(["check", str(tmp_path)]) == 0
+    assert "0 damaged of" in capsys.readouterr().out

@@ -218,3 +218,10 @@ def test_the_curve_shows_what_each_evaluator_logged(monkeypatch, tmp_path):
     wanted = [f"{name}/{key}" for name in "ab" for key in ("i2t_r1", "t2i_r1", "top1")]
     assert seen == [("LOG", wanted)]
     assert drawn == {"Training": str(tmp_path / "training_curve.png")}
+
+
+def test_fonts_that_are_not_there_stand_in_for_nothing():
+    from vlp_jax.report.canvas import FAMILIES, installed
+
+    assert installed(("No Such Sans", "DejaVu Serif")) == ["DejaVu Serif"]
+    assert FAMILIES[0] in ("sans-serif", "DejaVu Sans")

@@ -1,13 +1,13 @@
 """`data cache`: training from it gives the numbers of training without it; it is refused where
 weights, pictures or captions are others; a run that was killed goes on."""
 
-import dataclasses
 import json
 import os
 import shutil
 import signal
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -16,12 +16,13 @@ from PIL import Image
 from small_runs import start
 
 from vlp_jax.__main__ import main
-from vlp_jax.api.cache import Request, cache
+from vlp_jax.api.cache import Request, _write, cache
 from vlp_jax.api.config import load_config
 from vlp_jax.api.train import train
 from vlp_jax.core.errors import RunError, UserError
 from vlp_jax.core.pytree import flatten
 from vlp_jax.data.cache import CacheSource
+from vlp_jax.data.cache_writer import CacheWriter
 from vlp_jax.data.caption import CaptionSpec
 from vlp_jax.data.damage import DamagedSample
 from vlp_jax.data.open import open_source
@@ -121,7 +122,7 @@ def test_the_same_command_does_nothing_twice(recipe, made):
 
 def test_a_part_of_damaged_samples(recipe, tmp_path):
     """It is a part without rows; a data set of them is refused."""
-    folder, report = shutil.copytree(recipe.parent / "data", tmp_path / "data"), {}
+    folder = shutil.copytree(recipe.parent / "data", tmp_path / "data")
     for name in sorted(folder.glob("*.png"))[9:18]:
         name.write_bytes(f"no picture {name}".encode())
     config = load_config(str(recipe), {"data.path": str(folder)})
@@ -132,10 +133,11 @@ def test_a_part_of_damaged_samples(recipe, tmp_path):
     assert source.array(18, "image_features").any()
     with pytest.raises(DamagedSample, match="not_cached"):
         source.array(9, "image_features")
-    for name in folder.glob("*.png"):
-        name.write_bytes(f"no picture {name}".encode())
-    with pytest.raises(RunError, match="none of 22 samples can be read, first"):
-        cache(dataclasses.replace(ask, out=str(tmp_path / "none")))
+    lost = {"sound": np.zeros(9, bool), "f": np.zeros((9, 1), np.float32)}
+    maker = SimpleNamespace(parts=1, part=lambda _: (lost, {}), source=Subset(source, range(9)))
+    with pytest.raises(RunError, match="none of 9 samples can be read, first"):
+        _write(CacheWriter(str(tmp_path / "none"), {}), maker, 0.0)
+    assert not (tmp_path / "none" / "cache.json").exists()
 
 
 def test_samples_are_those_of_the_data_set_and_know_their_rows(recipe, made):

@@ -122,15 +122,14 @@ def test_positions_of_another_grid_are_resized_and_others_refused(make_trainer, 
 
 def test_another_network_names_the_flags_that_make_it_fit(make_trainer, other, tmp_path):
     """Of a converted folder, which says what its weights are of."""
-    folder, config = tmp_path / "folder", make_trainer().config
+    folder, config = str(tmp_path / "folder"), make_trainer().config
     method = config.method.to_dict() | {"image": {**config.method.image.to_dict(), "width": 96}}
     arrays = {path: np.zeros(7, np.float32) for path in their(other) if path.startswith("image/")}
-    write_folder(
-        str(folder),
-        arrays,
-        {"arch": "", "golden": {}, "method": method, "preprocessing": {}, "tokenizer": {}},
-    )
-    message = refused(make_trainer, **{IMAGE: str(folder)})
+    how = {"image_size": 32, "mean": (0.5,) * 3, "std": (0.5,) * 3, "crop": "center"}
+    how |= {"resample": "bicubic"}
+    manifest = dict(arch="", method=method, preprocessing=how, tokenizer={}, golden={})
+    write_folder(folder, arrays, manifest)
+    message = refused(make_trainer, **{IMAGE: folder})
     assert "give --config.method.image.width=96)" in message and "; and " in message, message
 
 

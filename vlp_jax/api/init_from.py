@@ -10,6 +10,7 @@ compiled.
 import dataclasses
 import functools
 import os
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -262,18 +263,23 @@ class Weights:
             return None
 
     def show(self) -> None:
-        """Tells what became of the leaves, one line a source."""
+        """Tells what became of the leaves, one line a source, once a process."""
         for text, told in self.told.items():
-            show(f"init_from {text}: {told.line()}", last=True)
+            _show(f"init_from {text}: {told.line()}")
         if self.fresh:
-            show(f"init_from: {len(self.fresh)} fresh{some(self.fresh)}", last=True)
+            _show(f"init_from: {len(self.fresh)} fresh{some(self.fresh)}")
         for text, notes in self._notes.items():
             for note in notes:
-                show(f"note: init_from={text}: {note}", last=True)
+                _show(f"note: init_from={text}: {note}")
 
     def record(self) -> dict[str, Any]:
         """Every path, for the workdir: {"from": {source: {loaded, resized, unused}}, "fresh"}."""
         return {"from": {text: vars(told) for text, told in self.told.items()}, "fresh": self.fresh}
+
+
+@functools.cache
+def _show(line: str) -> None:
+    show(line, last=True)
 
 
 def on_host(leaf: Any, trainer: Trainer) -> np.ndarray:
@@ -314,7 +320,7 @@ def fitting(parts: Mapping[str, str], method: Mapping[str, Any], trainer: Traine
         part, _, field = key.partition(".")
         said = f"method.{key}={value}"
         known = field != "name" and field in (ours.get(part) or {})
-        (flags if known else others).append(f"--config.{said}" if known else said)
+        (flags if known else others).append(shlex.quote(f"--config.{said}") if known else said)
     lines = [f"its network is another one; give {' '.join(flags)}"] if flags else []
     lines += [f"a recipe of your own says {', '.join(others)}"] if others else []
     return ["; ".join(lines)] if lines else []

@@ -51,9 +51,9 @@ class Watchdog:
     def marking(self, fn: Callable[..., Any]) -> Callable[..., Any]:
         """`fn`, every call of which counts as getting on."""
 
-        def call(*words: Any) -> Any:
+        def call(*words: Any, **how: Any) -> Any:
             self.mark(*self._place)
-            return fn(*words)
+            return fn(*words, **how)
 
         return call
 

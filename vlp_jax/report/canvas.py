@@ -5,9 +5,11 @@ survives captions in any script (glyphs that the font lacks become their Unicode
 half-written.
 """
 
+import contextlib
 import functools
 import os
 import unicodedata
+from collections.abc import Iterable
 
 import matplotlib
 import numpy as np
@@ -18,8 +20,27 @@ from matplotlib.ft2font import FT2Font
 
 BLUE, ORANGE, GREEN, RED, GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#6B6B6B"
 
+# stand in where the font lacks a character, as far as a machine has them
+_FALLBACKS = (
+    *("Noto Sans CJK SC", "Noto Sans CJK JP", "Noto Sans SC", "Source Han Sans SC"),
+    *("WenQuanYi Micro Hei", "Droid Sans Fallback", "PingFang SC", "Hiragino Sans"),
+    *("Microsoft YaHei", "Arial Unicode MS"),
+)
+
+
+def installed(families: Iterable[str]) -> list[str]:
+    """Those font families that this machine has."""
+    found = []
+    for family in families:
+        with contextlib.suppress(ValueError):
+            findfont(FontProperties(family=[family]), fallback_to_default=False)
+            found.append(family)
+    return found
+
+
+FAMILIES = [*matplotlib.rcParams["font.family"], *installed(_FALLBACKS)]
 # decorator of every function that draws: `$` in a caption is a dollar sign, not mathematics
-literal_text = matplotlib.rc_context({"text.parse_math": False})
+literal_text = matplotlib.rc_context({"text.parse_math": False, "font.family": FAMILIES})
 
 
 def new_figure(width: float, height: float) -> Figure:
@@ -39,7 +60,8 @@ def save(figure: Figure, path: str, dpi: int = 110) -> str:
 
 @functools.cache
 def _known_glyphs() -> frozenset[int]:
-    return frozenset(FT2Font(findfont(FontProperties())).get_charmap())
+    paths = map(findfont, (FontProperties(family=[family]) for family in FAMILIES))
+    return frozenset(glyph for path in paths for glyph in FT2Font(path).get_charmap())
 
 
 def printable(text: str, width: int = 0) -> str:
