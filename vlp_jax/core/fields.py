@@ -69,7 +69,7 @@ class Picture(Field):
 
 @dataclasses.dataclass(frozen=True)
 class Text(Field):
-    """int32[B, T] ids under the field's name.
+    """int32[B, T] ids under the field's name, or int32[B, K, T].
 
     Attributes:
       length: T.
@@ -94,13 +94,16 @@ class Text(Field):
     end: int = -1
     mark: int = -1
     open: bool = False
+    count: int = 0
 
     def spec(self, name: str, batch_size: int) -> Spec:
-        """NAME, and NAME_mask where there is one."""
-        shape = (batch_size, self.length)
-        arrays = {name: jax.ShapeDtypeStruct(shape, jnp.int32)}
+        """NAME, with NAME_mask and NAME_weight where there are such."""
+        rows = (batch_size, self.count) if self.count else (batch_size,)
+        arrays = {name: jax.ShapeDtypeStruct((*rows, self.length), jnp.int32)}
         if self.mask:
-            arrays[f"{name}_mask"] = jax.ShapeDtypeStruct(shape, jnp.bool_)
+            arrays[f"{name}_mask"] = jax.ShapeDtypeStruct((*rows, self.length), jnp.bool_)
+        if self.count:
+            arrays[f"{name}_weight"] = jax.ShapeDtypeStruct(rows, jnp.float32)
         return arrays
 
 

@@ -1,7 +1,10 @@
 """BLIP that answers: the encoder reads a question beside a picture, and a decoder of its own writes
-the answer beside the question's states (arXiv:2201.12086, section 4.4 and Figure 5).
+the answer beside the question's states (arXiv:2201.12086, section 4.4 and Figure 5; reference:
+salesforce/BLIP blip_vqa.py).
 
-The file exists because its decoder never sees the picture.
+Every answer of a question costs its summed loss times the share of annotators who gave it; the sum
+is divided by the questions, not by tokens. The file exists because its decoder never sees the
+picture.
 """
 
 import dataclasses
@@ -9,10 +12,16 @@ from collections.abc import Mapping
 from functools import cached_property
 from typing import Any
 
+import jax
+from einops import rearrange, repeat
+
 from vlp_jax.core.errors import UserError
+from vlp_jax.core.fields import Field
 from vlp_jax.core.inputs import Aux, Inputs, Vars
+from vlp_jax.core.schema import Rate, Size
 from vlp_jax.core.types import Array
 from vlp_jax.decoding.how import Writing
+from vlp_jax.losses.language import counted, text_loss
 from vlp_jax.methods.base import Function, Part
 from vlp_jax.methods.kits.grounded import Grounded
 from vlp_jax.models.med import MED, reads
@@ -21,13 +30,19 @@ from vlp_jax.nn.cache import States
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class BLIPAnswers(Grounded):
-    """Parts image, text (an encoder) and answer (a decoder); nothing trains them yet.
+    """Parts image, text (an encoder) and answer (a decoder).
 
     Attributes:
       answer: config of the second MED; the others: see Grounded, whose text is the question.
+      answers: distinct answers of a question that are learned, the commonest.
+      answer_length: tokens of one; the tokenizer `answer` cuts and pads to it.
+      label_smoothing: of the loss.
     """
 
     answer: Mapping[str, Any]
+    answers: Size = 4
+    answer_length: Size = 10
+    label_smoothing: Rate = 0.1
 
     def __post_init__(self) -> None:
         """Raises UserError for other roles."""
@@ -46,9 +61,33 @@ class BLIPAnswers(Grounded):
         answer = Part(self.answer_net, reads(self.answer_net, self.text_net.width))
         return {**super().parts(), "answer": answer}
 
-    def encode(self, v: Vars, x: Inputs) -> tuple[Any, Aux]:
-        """Raises UserError: nothing here trains."""
-        raise UserError("method.name=blip_vqa: has no loss yet")
+    def fields(self) -> dict[str, Field]:
+        """image; text, the question; answer: int32[B, K, T'] with answer_mask and answer_weight."""
+        found = super().fields()
+        how = dict(tokenizer="answer", count=self.answers, cut=False, mark=self.marks["decode"])
+        answer = dataclasses.replace(found["text"], length=self.answer_length, **how)
+        question = dataclasses.replace(found["text"], mark=self.marks["ground"])
+        return found | {"text": question, "answer": answer}
+
+    def encode(self, v: Vars, x: Inputs) -> tuple[dict[str, Array], Aux]:
+        """Rows: the weighted loss of each question's answers float32[B], and its loss without
+        smoothing."""
+        asked, count = self.question(v, x), self.answers
+        each = States(*(repeat(a, "b ... -> (b k) ...", k=count) for a in asked))
+        ids, mask = (
+            rearrange(x.batch[name], "b k t -> (b k) t") for name in ("answer", "answer_mask")
+        )
+        keys = jax.vmap(lambda key: jax.random.split(key, count))(x.rng)  # [B, K]
+        wide = x.replace(rng=keys.reshape(-1))
+        logits = self.apply("answer", v, wide, ids, mask, each, mode="decode")[1]["logits"]
+        losses = text_loss(logits, ids, counted(mask), self.label_smoothing)
+        losses = [rearrange(loss, "(b k) -> b k", k=count) for loss in losses]
+        answer, unsmoothed = ((loss * x.batch["answer_weight"]).sum(1) for loss in losses)
+        return {"answer": answer, "unsmoothed": unsmoothed}, Aux()
+
+    def objective(self, v: Vars, rows: dict[str, Array], x: Inputs) -> tuple[Array, Aux]:
+        """The mean over questions; metrics: the same without smoothing."""
+        return x.share(rows["answer"]), Aux({"unsmoothed": x.share(rows["unsmoothed"])})
 
     def question(self, v: Vars, x: Inputs) -> States:
         """The question's states [B, T, D] beside the picture, with its mask."""

@@ -8,10 +8,12 @@ from collections import Counter
 from typing import Any
 
 import numpy as np
+from einops import rearrange
 
 from vlp_jax.core.errors import UserError
 from vlp_jax.core.schema import Chance
 from vlp_jax.data.caption import CHOICES, CaptionSpec, choose_caption
+from vlp_jax.data.damage import DamagedSample
 from vlp_jax.data.fields.base import Reader as Base
 from vlp_jax.data.fields.base import Setup, Stream
 from vlp_jax.data.source import Example, Source, check_captions, check_key, check_member
@@ -73,15 +75,42 @@ class Reader(Base):
         else:
             check_key(source, self.captions.choice, self.flag("key"))
 
-    def read(self, example: Example, stream: Stream, clipped: Counter) -> str:
-        """See Reader. Draws: caption, word_dropout, template."""
+    def read(
+        self, example: Example, stream: Stream, clipped: Counter
+    ) -> str | list[tuple[str, float]]:
+        """See Reader; of a field with a count (text, share) pairs. Draws: caption, word_dropout,
+        template."""
+        if self.field.count:
+            return self._several(example)
         return choose_caption(example, self.captions, self.draws(stream), clipped)
+
+    def _several(self, example: Example) -> list[tuple[str, float]]:
+        """The commonest texts with their shares; of equally common ones the first. Raises
+        DamagedSample."""
+        texts = self.captions.texts(example)
+        if not texts:
+            raise DamagedSample("no_caption")
+        common = Counter(texts).most_common(self.field.count)
+        return [(text, count / len(texts)) for text, count in common]
 
     def fits(self, row: str, limit: int) -> bool:
         """Whether the ids of a text that is cut keep to the limit."""
         return not self.cut or self.tokenizer.length(row) <= limit
 
-    def arrays(self, rows: list[str], limit: int | None = None) -> dict[str, np.ndarray]:
-        """NAME, cut at the limit where the field may be, and NAME_mask where it has one."""
+    def arrays(self, rows: list[Any], limit: int | None = None) -> dict[str, np.ndarray]:
+        """NAME, cut at the limit where the field may be, with NAME_mask and NAME_weight where it
+        has them."""
+        if self.field.count:
+            return self._of_several(rows)
         found = text_rows(self.tokenizer, self.field, self.name, rows)
         return {name: array[:, : limit if self.cut else None] for name, array in found.items()}
+
+    def _of_several(self, rows: list[list[tuple[str, float]]]) -> dict[str, np.ndarray]:
+        """[B, K, T] of lists of pairs; a place without a text repeats the first with weight 0."""
+        size = self.field.count
+        full = [[*pairs, *[(pairs[0][0], 0.0)] * (size - len(pairs))] for pairs in rows]
+        flat = [text for pairs in full for text, _ in pairs]
+        found = text_rows(self.tokenizer, self.field, self.name, flat)
+        found = {name: rearrange(a, "(b k) t -> b k t", k=size) for name, a in found.items()}
+        weight = np.float32([[share for _, share in pairs] for pairs in full])
+        return found | {f"{self.name}_weight": weight}
