@@ -190,3 +190,8 @@ def test_json_of_another_kind_is_told_in_a_line(table):
 def test_a_giant_cell_is_no_caption(table):
     source = table("image,caption\na.png," + "x" * (2**20 + 1) + "\nb.png,y\n")
     assert lost(source) == [("bad_quotes", 2)] and rows(source) == {"b": ["y"]}
+
+
+def test_a_row_knows_its_pictures_own_path(table, tmp_path):
+    example = table("image,caption\n./sub/../a.png,one\n").metadata(0)
+    assert example["key"] == "a" and example["path"] == str(tmp_path / "a.png")

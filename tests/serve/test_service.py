@@ -214,6 +214,8 @@ def test_thumbnails_pages_and_wrong_addresses(client, colours):
     for path in ("/thumbnail/60", "/thumbnail/-1", "/thumbnail/x", "/../../etc/passwd", "/nope"):
         answer = client.get(path)
         assert answer.status_code == 404 and set(answer.json()) == {"error"}
+    told = answer.json()["error"]
+    assert told.startswith("GET /nope: no such route; there are /, ") and "/knn-service" in told
     assert client.get("/knn-service").status_code == 405
     page = client.get("/")
     policy = page.headers["content-security-policy"]

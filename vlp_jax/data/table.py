@@ -152,13 +152,14 @@ class TableSource:
         return f"{self.path}: {self._rows[i][self._image]!r}"
 
     def metadata(self, i: int) -> Example:
-        """Key (the picture's path without suffix), captions and all columns of row i; members: the
-        files that columns name."""
+        """Key (the picture's path without suffix), captions, all columns and the picture's path of
+        row i; members: the files that columns name."""
         row = self._rows[i]
         captions = captions_of(None, {"captions": row.get(self._caption)})
         members = Members(functools.partial(self._file, i), list)
-        key = os.path.splitext(row[self._image])[0]
-        return {"key": key, "text": captions, "meta": row, "members": members}
+        name = os.path.normpath(row[self._image])
+        found = {"key": os.path.splitext(name)[0], "path": os.path.join(self._folder, name)}
+        return {**found, "text": captions, "meta": row, "members": members}
 
     def _file(self, i: int, column: str) -> bytes | None:
         """The file that a column names, None where it names none."""

@@ -38,7 +38,8 @@ def read_sample(source: Source, i: int, decode: Callable[[bytes], np.ndarray], s
     small, (width, height) = shrink(data, side or 64)
     texts = [clean(text) for text in example["text"]]
     columns: dict[str, Any] = {"key": clean(example["key"]), "caption": (texts or [None])[0]}
-    columns |= {"captions": texts, "path": clean(source.where(i)), "width": width, "height": height}
+    path = clean(example.get("path") or source.where(i))
+    columns |= {"captions": texts, "path": path, "width": width, "height": height}
     own = {clean(str(name)): _plain(value) for name, value in example["meta"].items()}
     return Sample(picture, {**own, **columns}, to_jpeg(small) if side else b"")
 

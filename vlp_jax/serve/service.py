@@ -93,7 +93,13 @@ class Service:
             for path, answer in posts.items()
         ]
         guards = [Middleware(TrustedHostMiddleware, allowed_hosts=list(hosts), www_redirect=False)]
-        handlers = {404: _missing, 405: _missing, Refused: _refused}
+        known = ", ".join([*gets, *posts])
+
+        async def missing(request: Request, error: Any) -> Response:
+            told = f"{request.method} {printed(request.url.path)}: no such route; there are {known}"
+            return JSONResponse({"error": told}, error.status_code)
+
+        handlers = {404: missing, 405: missing, Refused: _refused}
         return Starlette(
             routes=routes, middleware=guards, exception_handlers=handlers, lifespan=self._lifespan
         )
@@ -262,10 +268,6 @@ def _check_origin(request: Request) -> None:
 
 def _told(error: Exception) -> bytes:
     return dumps({"error": " ".join(str(error).split())}).encode()
-
-
-async def _missing(request: Request, error: Any) -> Response:
-    return JSONResponse({"error": f"{error.detail}"}, error.status_code)
 
 
 async def _refused(request: Request, error: Refused) -> Response:
