@@ -73,6 +73,10 @@ def test_a_black_square_hides_a_part_that_the_pixels_choose(pictures):
     hidden = (found != pictures).any(-1)
     assert (found[hidden] == 0).all() and (hidden.mean((1, 2)) <= 0.25).all()
     assert not np.array_equal(hidden[0], hidden[1]) and hidden.any((1, 2)).all()
+    many = np.full((24, *pictures.shape[1:]), 200, np.uint8)
+    many[:, 0, 0, 0] = range(24)
+    black = (render.render("partly hidden", many) == 0).all(-1)
+    assert black.mean((1, 2)).max() == 0.25  # whole: half the side
 
 
 @pytest.mark.parametrize("name", render.RENDERINGS)
