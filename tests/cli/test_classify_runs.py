@@ -143,6 +143,8 @@ def test_numbered_folders_must_be_the_trained_ones(run, tmp_path, capsys):
 def test_a_start_that_does_not_fit_names_what_differs(run, tmp_path, capsys):
     wide = ("--config.method.image.width=32", f"--config.init_from={run[0]}:image/.*")
     assert train(tmp_path / "w", run[1], "", *TOWER, *wide) == 2
-    assert "image/patch_embed/bias is [16], needs [32]" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert "image/blocks/attn/out/b" in error and "needs [" in error
+    assert "(its network is another one; give --config.method.image.width=16)" in error
     assert train(tmp_path / "w", run[1], tmp_path / "nothing") == 2
     assert "no training workdir" in capsys.readouterr().err

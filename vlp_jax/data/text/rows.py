@@ -25,7 +25,7 @@ def text_rows(
       UserError: an open field and a tokenizer that ends nothing.
     """
     ids = np.asarray(tokenizer(texts), np.int32)
-    mask = tokenizer.mask(ids)
+    mask = tokenizer.mask(ids) if field.mask or field.open else None
     if field.mark >= 0:
         ids[:, 0] = field.mark
     if field.open:
