@@ -13,7 +13,7 @@ from small_service import make_service, running, write_index
 
 pytest.importorskip("uvicorn", reason="the service is of the extra `search`")
 from vlp_jax.core.errors import UserError
-from vlp_jax.serve import bodies, server
+from vlp_jax.serve import batching, bodies, server
 
 BODY = {"modality": "image", "num_images": 1, "indice_name": None, "text": "red"}
 
@@ -173,6 +173,7 @@ def test_a_flood_of_one_address_waits_for_itself(served, monkeypatch):
         return run(queries)
 
     monkeypatch.setattr(served.service.engine._batch, "_run", slowly)
+    monkeypatch.setattr(batching, "PATIENCE", 60.0)  # however slow this machine is
     with concurrent.futures.ThreadPoolExecutor(25) as pool:
         flood = [pool.submit(query, served, {**BODY, "text": f"red {i}"}) for i in range(24)]
         while not batches:
