@@ -197,7 +197,7 @@ def test_what_looks_like_none_is_text():
             read_texts(texts)
 
 
-def test_a_vocabulary_that_is_too_large_is_refused(tiny_model, texts, tmp_path):
+def test_only_texts_need_a_tokenizer(tiny_model, pictures, texts, tmp_path):
     manifest = json.loads((tiny_model / "vlp_jax.json").read_text())
     manifest["tokenizer"]["name"] = ""
     (tiny_model / "vlp_jax.json").write_text(json.dumps(manifest))
@@ -205,6 +205,8 @@ def test_a_vocabulary_that_is_too_large_is_refused(tiny_model, texts, tmp_path):
         UserError, match="carries no tokenizer; convert it again with --tokenizer=FILE"
     ):
         run(tiny_model, tmp_path / "e.npz", texts=texts)
+    assert run(tiny_model, tmp_path / "e.npz", images=pictures) == 0
+    assert len(np.load(tmp_path / "e.npz")["text"]) == 0
 
 
 def test_a_full_disk_is_a_failure_and_leaves_nothing(tiny_model, texts, tmp_path, monkeypatch):

@@ -101,8 +101,10 @@ class Model:
           UserError: a model without a text tower, or without a tokenizer that fits it.
         """
         run, texts = self.run("text"), check_texts(texts)
+        if not texts:  # then none needs a tokenizer
+            return joined([], self.width("text"))
         arrays = self.text_arrays()
-        rows = embed_texts(run, texts, arrays, how or Batching()) if texts else []
+        rows = embed_texts(run, texts, arrays, how or Batching())
         arrays.tell()
         return joined(rows, self.width("text"))
 
