@@ -1,7 +1,9 @@
 """`generate`, `Model.generate` and `Model.match` on folders of transformers' three BLIP classes."""
 
 import json
+import os
 import pathlib
+import shutil
 
 import numpy as np
 import pytest
@@ -129,6 +131,21 @@ def test_questions_are_answered_and_pairs_are_matched(folder):
         answers.match(pictures, ["a", "a"])
 
 
+def test_pictures_that_cannot_be_read_and_odd_names(folder, tmp_path, capsys):
+    """A damaged one is named; a name that is no UTF-8 is read back from its line."""
+    pictures, out = tmp_path / "p", tmp_path / "f.jsonl"
+    pictures.mkdir()
+    odd = os.fsdecode(b"\xff.png")
+    shutil.copy(folder.pictures / "b.png", pictures / odd)
+    call = ["generate", f"--checkpoint={folder('caption')}", f"--images={pictures}", "--max-new=2"]
+    assert main([*call, f"--out={out}"]) == 0
+    assert [row["image"] for row in lines(out)] == [odd]
+    (pictures / "z.png").write_bytes(b"no picture")
+    assert main([*call, f"--out={tmp_path / 'g.jsonl'}"]) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert "z.png" in error and "--skip" not in error and not (tmp_path / "g.jsonl").exists()
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
@@ -149,7 +166,6 @@ def test_mistakes_are_one_line(folder, tmp_path, capsys, flags, message):
 def test_rows_as_a_field_wants_them(folder):
     folder("caption")
     words = load_tokenizer(str(folder.home / "vocab.txt"), 5)
-    field = Text(5, 30, mask=True)
     made = lambda **how: text_rows(  # noqa: E731
         words, Text(5, 30, mask=True, **how), "t", ["a cat", "a red cat is"]
     )
@@ -158,4 +174,4 @@ def test_rows_as_a_field_wants_them(folder):
     begun = made(mark=28, open=True)
     assert begun["t"].tolist() == [[28, 5, 8, 0, 0], [28, 5, 11, 8, 0]]
     assert begun["t_mask"].sum(1).tolist() == [3, 4]
-    assert text_rows(words, Text(5, 30), "t", ["a"]).keys() == {"t"} and field.mask
+    assert text_rows(words, Text(5, 30), "t", ["a"]).keys() == {"t"}

@@ -14,7 +14,7 @@ from vlp_jax.core.options import options
 from vlp_jax.data.text.bytes import ByteTokenizer
 from vlp_jax.evals.base import EvalContext, make_evaluator
 from vlp_jax.evals.caption import bleu, cider_d, rouge_l, tokenize
-from vlp_jax.evals.kits.wording import prompt_arrays
+from vlp_jax.evals.kits.wording import prompted
 from vlp_jax.methods.base import Function, Leaf, Method, Part
 from vlp_jax.parallel.mesh import make_mesh
 from vlp_jax.report.gallery import draw_results
@@ -126,9 +126,9 @@ def test_prompts_options_and_damage(functions, memory_source):
 
 
 def test_a_prompt_has_no_end():
-    found = prompt_arrays(["ab", "x" * 50], TOKENIZER)
+    found = prompted(lambda batch: batch, ["ab", "x" * 50], CONTEXT)({"index": np.arange(2)})
     assert found["prompt"][0, :4].tolist() == [257, 98, 99, 0]
-    assert found["prompt_mask"].sum(1).tolist() == [3, 40] and 258 not in found["prompt"]
+    assert found["prompt_mask"].sum(1).tolist() == [3, 39] and 258 not in found["prompt"]
 
 
 def test_what_is_refused_before_any_work(memory_source, context):

@@ -14,6 +14,7 @@ from vlp_jax.core.inputs import Inputs, Vars
 from vlp_jax.core.pytree import flatten
 from vlp_jax.core.rng import example_keys, step_key
 from vlp_jax.methods.base import make_method, run
+from vlp_jax.models.flops import med_flops, tower_flops
 from vlp_jax.parallel.mesh import batch_sharding, make_mesh
 from vlp_jax.parallel.sharding import param_sharding
 from vlp_jax.train.gradient import loss_and_gradient
@@ -285,3 +286,14 @@ def test_a_queue_that_the_batch_does_not_divide():
     made = method(queue=24)
     with pytest.raises(UserError, match=r"method.queue=24: must be a multiple of batch_size=16"):
         jax.eval_shape(lambda: made.loss(made.fresh(jax.random.key(0)), inputs(made, batch())))
+
+
+def test_flops_are_those_of_the_passes_that_learn():
+    """More losses cost more, matching three grounded readings."""
+    cost = {names: method(losses=names).flops() for names in (("itc",), ("itc", "itm"), ("lm",))}
+    made = method()
+    ground = med_flops(made.text_net, "ground", T, made.states_shape)
+    assert cost["itc", "itm"] - cost["itc",] == pytest.approx(3 * ground)
+    both = cost["itc", "itm"] + cost["lm",] - tower_flops(made.image_tower)
+    assert made.flops() == pytest.approx(both)
+    assert made.flops(3) < made.flops()

@@ -1,5 +1,7 @@
 """Every released size exists and its parameter count is the published one, to the last weight."""
 
+import copy
+
 import jax
 import pytest
 
@@ -7,7 +9,7 @@ from vlp_jax.core.dispatch import load
 from vlp_jax.core.pytree import size
 from vlp_jax.methods.base import make_method
 from vlp_jax.models.archs.align import align_arch
-from vlp_jax.models.archs.blip import blip_arch
+from vlp_jax.models.archs.blip import ARCHS as BLIP
 from vlp_jax.models.archs.clip import ARCHS, clip_arch, is_siglip
 
 EXACT = {
@@ -97,7 +99,7 @@ def test_flops_formula(name):
     ],
 )
 def test_blip(name, changes, wanted):
-    arch = blip_arch(name)
+    arch = copy.deepcopy(BLIP[name])
     for part, fields in changes.items():
         arch[part] |= fields
     params, _ = jax.eval_shape(make_method({"name": "blip", **arch}).init, jax.random.key(0))

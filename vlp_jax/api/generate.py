@@ -12,18 +12,14 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-
 from vlp_jax.api.embed import Batching
 from vlp_jax.api.embeddings import Progress
 from vlp_jax.api.files import check_writable
-from vlp_jax.api.model import Model, load_model
-from vlp_jax.api.pictures import SKIP, list_pictures
+from vlp_jax.api.model import load_model
+from vlp_jax.api.pictures import list_pictures
 from vlp_jax.api.writing import generate
 from vlp_jax.core.errors import UserError
-from vlp_jax.data.damage import DamagedSample
 from vlp_jax.data.encoding import read_text
-from vlp_jax.data.folder import read_bounded
 from vlp_jax.decoding.how import Writing
 from vlp_jax.parallel.startup import first_process, start_jax
 
@@ -68,37 +64,22 @@ def write(request: Request) -> dict[str, Any]:
     progress = Progress(len(names))
     how = {f.name: getattr(request.how, f.name) for f in dataclasses.fields(request.how)}
     batching = Batching(request.batch_size, told=progress.add)
-    found = generate(model, _Files(root, names, model), prompt, request.seed, batching, **how)
+    paths = [os.path.join(root, name) for name in names]
+    found = generate(model, paths, prompt, request.seed, batching, **how)
     progress.end()
     if not first_process():
         return {}
     prompts = itertools.repeat(prompt) if isinstance(prompt, str) else prompt
     os.makedirs(os.path.dirname(os.path.abspath(request.out)), exist_ok=True)
     partial = f"{request.out}.partial"
-    with open(partial, "w", encoding="utf-8") as file:
+    # a name that is no UTF-8 becomes \udcXX, which JSON reads back
+    with open(partial, "w", encoding="utf-8", errors="backslashreplace") as file:
         for name, begun, made in zip(names, prompts, found, strict=False):
             row = {"image": name, "prompt": begun, **made._asdict()}
             file.write(json.dumps(row, ensure_ascii=False) + "\n")
     os.replace(partial, request.out)
     seconds = round(time.perf_counter() - start, 2)
     return {"out": request.out, "images": len(names), "seconds": seconds}
-
-
-class _Files(Sequence):
-    """Pictures by their names below a root; an unreadable one is an error that names it."""
-
-    def __init__(self, root: str, names: list[str], model: Model):
-        self._root, self._names, self._decode = root, names, model.decode
-
-    def __len__(self) -> int:
-        return len(self._names)
-
-    def __getitem__(self, number: int) -> np.ndarray:
-        name = self._names[number]
-        try:
-            return self._decode(read_bounded(os.path.join(self._root, name), ""))
-        except DamagedSample as error:
-            raise UserError(f"--images: {name}: {error} {SKIP}") from error
 
 
 def _lines(path: str, count: int) -> list[str]:

@@ -28,6 +28,7 @@ from vlp_jax.losses.mining import draw_negatives
 from vlp_jax.methods.base import Function, Leaf, Part
 from vlp_jax.methods.kits.grounded import Grounded
 from vlp_jax.methods.kits.trunk import floats
+from vlp_jax.models.flops import med_flops
 from vlp_jax.models.head import Head
 from vlp_jax.models.med import ENCODER
 from vlp_jax.parallel.rows import take_rows
@@ -257,6 +258,15 @@ class BLIP(Grounded):
             return {}
         near = lambda hers, mine: self.momentum * hers + (1 - self.momentum) * mine  # noqa: E731
         return {"teacher": jax.tree.map(near, v.extra["teacher"], _followed(v.params))}
+
+    def flops(self, text_length: int | None = None) -> float:
+        """Forward FLOPs of one pair through all that learns; the teacher's passes are not among
+        them."""
+        length = text_length or self.text_length
+        cost = lambda mode: med_flops(self.text_net, mode, length, self.states_shape)  # noqa: E731
+        modes = {"itc": ["text"], "itm": ["ground"] * 3, "lm": ["decode"]}
+        passes = [cost(mode) for loss in self.losses for mode in modes[loss]]
+        return super().flops() + sum(passes)
 
     def scale(self, params: Params) -> Array | None:
         """1 / temperature."""

@@ -24,6 +24,7 @@ from vlp_jax.decoding.how import Writing
 from vlp_jax.losses.language import counted, text_loss
 from vlp_jax.methods.base import Function, Part
 from vlp_jax.methods.kits.grounded import Grounded
+from vlp_jax.models.flops import med_flops
 from vlp_jax.models.med import MED, reads
 from vlp_jax.nn.cache import States
 
@@ -88,6 +89,14 @@ class BLIPAnswers(Grounded):
     def objective(self, v: Vars, rows: dict[str, Array], x: Inputs) -> tuple[Array, Aux]:
         """The mean over questions; metrics: the same without smoothing."""
         return x.share(rows["answer"]), Aux({"unsmoothed": x.share(rows["unsmoothed"])})
+
+    def flops(self, text_length: int | None = None) -> float:
+        """Forward FLOPs of one question with its answers."""
+        length = text_length or self.text_length
+        asked = med_flops(self.text_net, "ground", length, self.states_shape)
+        states = length, self.text_net.width
+        told = med_flops(self.answer_net, "decode", self.answer_length, states)
+        return super().flops() + asked + self.answers * told
 
     def question(self, v: Vars, x: Inputs) -> States:
         """The question's states [B, T, D] beside the picture, with its mask."""

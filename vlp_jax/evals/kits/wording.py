@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 
 from vlp_jax.core.errors import UserError
+from vlp_jax.core.fields import Text
 from vlp_jax.core.types import HostBatch
-from vlp_jax.data.text.tokenizer import Tokenizer
+from vlp_jax.data.text.rows import text_rows
 from vlp_jax.evals.base import EvalContext, EvalFn
 
 
@@ -22,21 +23,6 @@ def tokenizer_of(context: EvalContext) -> Any:
     return context.tokenizer
 
 
-def prompt_arrays(texts: Sequence[str], tokenizer: Tokenizer) -> dict[str, np.ndarray]:
-    """Prompts to go on from: the start and the text without an end, padded on the right; too long
-    a one loses its last tokens.
-
-    Worked example with start 7, end 8, padding 0, length 5: a text of ids 3, 4 becomes
-    [7, 3, 4, 0, 0] with mask [1, 1, 1, 0, 0].
-    """
-    ids = np.full((len(texts), tokenizer.context_length), tokenizer.pad_id, np.int32)
-    mask = np.zeros(ids.shape, bool)
-    for row, real, text in zip(ids, mask, texts, strict=True):
-        found = [*tokenizer.prefix, *tokenizer.encode(text)][: len(row)]
-        row[: len(found)], real[: len(found)] = found, True
-    return {"prompt": ids, "prompt_mask": mask}
-
-
 def prompted(fn: EvalFn, texts: Sequence[str] | str, context: EvalContext) -> EvalFn:
     """`fn` with a prompt for every row of its batch: one for all ('' is none), or one for each
     sample of the data set.
@@ -44,11 +30,13 @@ def prompted(fn: EvalFn, texts: Sequence[str] | str, context: EvalContext) -> Ev
     if not texts:
         return fn
     tokenizer = tokenizer_of(context)
+    size = tokenizer.context_length, tokenizer.vocab_size
+    field = Text(*size, mask=True, open=True)  # the start and the text, without an end
 
     def run(batch: HostBatch) -> Any:
         rows = batch["index"].tolist()
         mine = [texts if isinstance(texts, str) else texts[i] if i >= 0 else "" for i in rows]
-        return fn({**batch, **prompt_arrays(mine, tokenizer)})
+        return fn({**batch, **text_rows(tokenizer, field, "prompt", mine)})
 
     return run
 

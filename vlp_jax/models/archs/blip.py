@@ -4,10 +4,8 @@ hold its fine-tuned parts.
 The file exists so that recipes, converters and tests share one table.
 """
 
-import copy
 from typing import Any
 
-from vlp_jax.core.errors import UserError, nearest
 from vlp_jax.models.archs.vit import vit_tower
 
 VISION = {"base": (12, 768), "large": (24, 1024)}  # layers, width; heads are 64 wide
@@ -37,14 +35,3 @@ ARCHS: dict[str, dict[str, Any]] = {
         f"blip-itm-{size}": _transformers(size, "encoder", losses=("itc", "itm")) for size in VISION
     },
 }
-
-
-def blip_arch(name: str) -> dict[str, Any]:
-    """Config of the method `blip` that the caller may change.
-
-    Raises:
-      UserError: an unknown name; the message gives the nearest one.
-    """
-    if name not in ARCHS:
-        raise UserError(f"BLIP size: unknown {name!r}{nearest(name, ARCHS)}")
-    return copy.deepcopy(ARCHS[name])
