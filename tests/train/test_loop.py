@@ -8,6 +8,7 @@ import pytest
 from small_runs import digests
 
 from vlp_jax.core.errors import RunError, UserError
+from vlp_jax.parallel.watchdog import Watchdog
 from vlp_jax.train.checkpoint import Checkpoints
 from vlp_jax.train.loop import Loop
 from vlp_jax.train.metrics import JsonlWriter, logged, open_writers
@@ -232,3 +233,8 @@ def test_an_evaluation_that_fails_costs_no_training(make_trainer, tmp_path, monk
     with pytest.raises(UserError):
         loop.run()
     assert Checkpoints(tmp_path / "checkpoints").steps()[-1] == 2
+
+
+def test_the_watchdog_hands_options_of_a_function_on():
+    seen = Watchdog(0).marking(lambda batch, how=None: (batch, how))
+    assert seen(1, how={"beams": 2}) == (1, {"beams": 2})
