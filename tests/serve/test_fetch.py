@@ -72,6 +72,7 @@ def host(monkeypatch, names):
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self):
+            answers.setdefault("hosts", []).append(self.headers["Host"])  # before anyone can look
             status, headers, body = answers[self.path]
             self.send_response(status)
             for name, value in headers.items():
@@ -80,7 +81,6 @@ def host(monkeypatch, names):
             with contextlib.suppress(OSError):
                 time.sleep(0.6 if self.path == "/slow" else 0)
                 self.wfile.write(body)
-            answers.setdefault("hosts", []).append(self.headers["Host"])
 
         def log_message(self, *args):
             pass
