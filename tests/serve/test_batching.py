@@ -174,3 +174,50 @@ def test_quick_batches_are_full_and_who_must_leave_hears_it():
     found = asyncio.run(go())
     assert isinstance(found.pop(2), Refused) and found == [0, 1, 3, 4, 5, 6]
     assert sizes == [6]
+
+
+@pytest.mark.parametrize("share", [1e-9, 0.5])
+def test_a_crowd_waits_in_gaps_and_is_served_in_the_end(monkeypatch, share):
+    monkeypatch.setattr(batching, "SHARE", share)
+    monkeypatch.setattr(batching, "PATIENCE", 1e9)
+    order = []
+
+    def run(items):
+        order.extend(items)
+        time.sleep(0.03)
+        return items
+
+    async def go():
+        batcher = Batcher(run)
+        batcher._seconds = 0.03
+        flood = [asyncio.create_task(batcher("a", "a")) for _ in range(batching.CROWD + 2)]
+        for _ in range(4):
+            await batcher("b", "b")
+        early = order.count("a")
+        if share == 1e-9:
+            await asyncio.sleep(0.1)
+            assert order.count("a") == early  # an idle worker, but the gap is long
+            batcher._last, batcher._mixed = "a", -batching.MIXED  # the others are gone
+            await batcher("c", "a")
+        await asyncio.gather(*flood)
+        batcher.close()
+        return early
+
+    early = asyncio.run(go())
+    assert order.count("a") == batching.CROWD + 2 and order.count("b") == 4
+    if share == 1e-9:
+        assert early <= 1
+
+
+def test_a_crowd_is_told_how_long_its_gaps_make_it_wait(monkeypatch):
+    monkeypatch.setattr(batching, "PATIENCE", 0.5)
+
+    async def go():
+        batcher = Batcher(lambda items: time.sleep(0.03) or items)
+        batcher._seconds, batcher._last = 0.04, "b"
+        asked = [batcher(i, "a") for i in range(20)]
+        found = await asyncio.gather(*asked, return_exceptions=True)
+        batcher.close()
+        return sum(isinstance(each, Refused) for each in found)
+
+    assert asyncio.run(go()) == 20 - batching.CROWD  # the ninth would wait 8 * 0.04 / SHARE

@@ -1,13 +1,15 @@
 """Requests that arrive while one batch runs become the next: concurrent queries in few shapes.
 
 Compiled programs want one shape, requests come one by one. Whatever waits is taken together, at
-most 8 at once, by one worker thread, and filled up to one of three sizes (`padded`); where several
-clients ask and batches are slow, each has one query in a batch, so that a flood makes none long.
-The file exists so that 500 clients cost a dozen programs and queues of known length, and so that no
-two threads run the model at once.
+most 8 at once, by one worker thread, and filled up to one of three sizes (`padded`). Where several
+clients ask and batches are slow, each has one query in a batch, so that a flood makes none long,
+and a crowd (a client that has many) waits in gaps between the others for a share of the time. The
+file exists so that 500 clients cost a dozen programs and queues of known length, and so that no two
+threads run the model at once.
 """
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Generic, TypeVar
@@ -19,7 +21,9 @@ from vlp_jax.serve.fair import Turns, settle
 SIZES = (1, 4, 8)  # of batches, which are compiled; larger ones would let others wait too long
 PATIENCE = 1.0  # seconds that a query may have to wait
 QUICK = 0.02  # seconds of a batch that delays nobody
-MIXED = 2.0  # seconds after which a client counts as gone
+MIXED = 2.0  # seconds after which a client counts as gone, and a crowd as none
+CROWD = 8  # queries of one client that make it a crowd; to be refused does, too
+SHARE = 0.25  # of the time is a crowd's while others ask
 T = TypeVar("T")
 R = TypeVar("R")
 
@@ -39,6 +43,9 @@ class Batcher(Generic[T, R]):
         self._seconds = 0.0  # of a batch, a moving mean
         self._last: str | None = None  # who asked last
         self._mixed = -MIXED  # when that was another one than before
+        self._crowds: dict[str, float] = {}  # client -> when it was one
+        self._gap = 0.0  # no crowd's turn before this time
+        self._came = asyncio.Event()
         self._turns: Turns[tuple[T, asyncio.Future]] = Turns(waiting, "queries")
         self._worker = ThreadPoolExecutor(1, "batches")
         self._task: asyncio.Task | None = None
@@ -50,16 +57,21 @@ class Batcher(Generic[T, R]):
           Refused: 429, too many wait, of this client or of all.
         """
         loop = asyncio.get_running_loop()
-        ahead, own = self._turns.ahead(client)
-        if max(ahead / SIZES[-1], own / self._each(loop.time())) * self._seconds > PATIENCE:
+        now, (ahead, own) = loop.time(), self._turns.ahead(client)
+        if own >= CROWD:
+            self._crowds[client] = now
+        turns = own / self._each(now) / (SHARE if client in self._crowding(now) else 1)
+        if max(ahead / SIZES[-1], turns) * self._seconds > PATIENCE:
+            self._crowds[client] = now
             raise self._turns.full()
         if self._last not in (None, client):
-            self._mixed = loop.time()
+            self._mixed = now
         self._last = client
         future = loop.create_future()
         gone = self._turns.put(client, (item, future))
         if gone is not None:
             settle(gone[1], self._turns.full())
+        self._came.set()
         if self._task is None or self._task.done():
             self._task = asyncio.create_task(self._drain())
         return await future
@@ -72,18 +84,37 @@ class Batcher(Generic[T, R]):
         """Runs batches until nothing waits."""
         loop = asyncio.get_running_loop()
         while self._turns:
-            waited = self._turns.take(SIZES[-1], self._each(loop.time()))
+            start = loop.time()
+            crowds = self._crowding(start)
+            waited = self._turns.take(SIZES[-1], self._each(start), crowds)
+            gap = not waited
+            if gap and start < self._gap:
+                self._came.clear()
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._came.wait(), self._gap - start)
+                continue
+            waited = waited or self._turns.take(1, 1)
             some = [(item, future) for item, future in waited if not future.done()]
             if not some:
                 continue
-            items, start = [item for item, _ in some], loop.time()
+            items = [item for item, _ in some]
             try:
                 results = await loop.run_in_executor(self._worker, self._run, items)
             except Exception as error:  # of the whole batch: every caller hears it
                 results = [error] * len(items)
-            self._seconds += 0.2 * (loop.time() - start - self._seconds)
+            took = loop.time() - start
+            self._seconds += 0.2 * (took - self._seconds)
+            if gap:
+                self._gap = loop.time() + min(took * (1 / SHARE - 1), MIXED)
             for (_, future), result in zip(some, results, strict=True):
                 settle(future, result)
+
+    def _crowding(self, now: float) -> set[str]:
+        """Clients that wait in the gaps: none where batches are quick or one client asks alone."""
+        if self._each(now) > 1:
+            return set()
+        self._crowds = {name: at for name, at in self._crowds.items() if now - at < MIXED}
+        return set(self._crowds)
 
     def _each(self, now: float) -> int:
         """Queries of one client in a batch."""

@@ -9,7 +9,7 @@ import asyncio
 import collections
 import contextlib
 import ipaddress
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Generic, TypeVar
 
@@ -70,11 +70,13 @@ class Turns(Generic[T]):
         """What a client is told whose item finds no place."""
         return Refused(429, f"busy: too many {self._what} wait; try again")
 
-    def take(self, most: int, each: int) -> list[T]:
-        """At most `most` items, of one client at most `each`; the clients take turns."""
+    def take(self, most: int, each: int, without: Collection[str] = ()) -> list[T]:
+        """At most `most` items, of one client at most `each`, of those in `without` none; the
+        clients take turns."""
         taken: list[T] = []
         for _ in range(each):
-            for client in list(self._queues)[: most - len(taken)]:
+            clients = [client for client in self._queues if client not in without]
+            for client in clients[: most - len(taken)]:
                 queue = self._queues.pop(client)
                 taken.append(queue.popleft())
                 if queue:
