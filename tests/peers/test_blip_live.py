@@ -29,7 +29,6 @@ ODD = (  # changes of TEXT, of VISION
     dict(hidden_size=40, num_attention_heads=5, image_size=24, intermediate_size=52,
          layer_norm_eps=1e-6, num_hidden_layers=1, hidden_act="gelu_pytorch_tanh"),
 )  # fmt: skip
-WORST = {}  # largest differences, for a report: pytest -s
 
 rng = np.random.default_rng(0)
 IDS = rng.integers(3, DEC, (4, T)).astype(np.int32)
@@ -37,10 +36,7 @@ MASK = np.arange(T) < np.array([[9], [6], [2], [4]])
 
 
 def near(name, found, wanted, limit=1e-5):
-    """Asserts and notes the largest difference."""
-    WORST[name] = float(np.abs(np.asarray(found) - np.asarray(wanted)).max())
-    print(f"{name}: {WORST[name]:.1e}")
-    assert WORST[name] <= limit, name
+    np.testing.assert_allclose(found, wanted, rtol=0, atol=limit, err_msg=name)
 
 
 def build(kind, text=(), vision=(), **others):
