@@ -41,7 +41,7 @@ def _of(towers: dict) -> ConfigDict:
 
 
 def _small(c: ConfigDict, scenes: str) -> ConfigDict:
-    texts(c, 20)
+    c.data.context_length = 20  # method.text_length refers to it
     c.method.end_id = END
     c.method.unroll = True
     c.method.answer_length = c.data.tokenizers.answer.context_length = 6
