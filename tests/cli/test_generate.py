@@ -131,6 +131,38 @@ def test_questions_are_answered_and_pairs_are_matched(folder):
         answers.match(pictures, ["a", "a"])
 
 
+def test_scores_are_the_models_own_logits_of_the_texts(folder):
+    """A text after a prompt, and an answer to a question, teacher-forced."""
+    pictures = [folder.pictures / "a.jpg", folder.pictures / "b.png"]
+    texts, prompts, tails = ["red cat", "dog"], ["a", "the two"], [[11, 8, 2], [9, 2]]
+
+    def wanted(model, name, read, begun, others):
+        logits = model.method.functions()[name]
+        for picture, start, more in zip(pictures, begun, others, strict=True):
+            image = model.decode(picture)[None]
+            for tail in tails:
+                ids = np.int32([[*start, *tail]])
+                x = Inputs.of({"image": image, read: ids, **more})
+                row = logits(Vars(model.params, model.extra), x)[0]
+                log_p = row - np.log(np.exp(row).sum(-1, keepdims=True))
+                yield sum(log_p[len(start) - 1 + i, word] for i, word in enumerate(tail))
+
+    model = vlp_jax.load(folder("caption"))
+    begun = [[28, 5], [28, 7, 15]]
+    own = np.float32(list(wanted(model, "lm_logits", "text", begun, [{}, {}]))).reshape(2, 2)
+    np.testing.assert_allclose(model.score(pictures, texts, prompts), own, atol=1e-5)
+    model = vlp_jax.load(folder("answer"))
+    asked = [{"text": np.int32([[29, 10, 5, 2]])}, {"text": np.int32([[29, 7, 9, 2]])}]
+    own = list(wanted(model, "answer_logits", "answer", [[28], [28]], asked))
+    found = model.score(pictures, texts, ["is a", "the dog"])
+    np.testing.assert_allclose(found, np.float32(own).reshape(2, 2), atol=1e-5)
+    assert model.score([], texts, []).shape == (0, 2)
+    with pytest.raises(UserError, match="answers questions; give a prompt"):
+        model.score(pictures, texts)
+    with pytest.raises(UserError, match="scores no texts"):
+        vlp_jax.load(folder("match")).score(pictures, texts)
+
+
 def test_pictures_that_cannot_be_read_and_odd_names(folder, tmp_path, capsys):
     """A damaged one is named; a name that is no UTF-8 is read back from its line."""
     pictures, out = tmp_path / "p", tmp_path / "f.jsonl"
