@@ -57,7 +57,7 @@ def reads(function: Function) -> dict[str, Wanted]:
             shape = list(spec.shape[1:])
             if most:
                 shape = (["K"] if field.count == ANY else shape[:-1]) + ["T"]
-            optional = _optional(field) or array == f"{name}_mask"
+            optional = field.optional or array == f"{name}_mask"
             below = 0 if array != name else _below(field)
             found[array] = Wanted(spec.dtype.name, ("B", *shape), most, optional, below)
     return found
@@ -66,7 +66,7 @@ def reads(function: Function) -> dict[str, Wanted]:
 def writes(method: Method, name: str, v: Vars) -> dict[str, Wanted]:
     """{array: what it is} of a function's results, by their paths."""
     function = find(method, name)
-    fields = {key: field for key, field in function.reads.items() if not _optional(field)}
+    fields = {key: field for key, field in function.reads.items() if not field.optional}
     wanted = reads(dataclasses.replace(function, reads=fields))
     most = max((array.most for array in wanted.values()), default=0)
     free = {"B": 2, "T": most, "K": 2}  # each other number that follows one of these is named so
@@ -166,6 +166,10 @@ def checked(
             batch[array] = _checked(array, arrays[array], what, sizes)
     for text in texts:
         mask = f"{text}_mask"
+        if text not in batch:  # an optional one
+            if mask in batch:
+                raise UserError(f"--inputs: {mask}: there is no {text}, which it would mask")
+            continue
         real = np.ones(batch[text].shape, bool)
         if mask in needless & arrays.keys():
             given = _checked(mask, arrays[mask], Wanted("bool", ("B", f"T of {text}")), dict(sizes))
@@ -275,10 +279,6 @@ def list_functions(checkpoint: str, sharding: str = "") -> dict[str, Any]:
             for name, parts in found.items()
         },
     }
-
-
-def _optional(field: Field) -> bool:
-    return isinstance(field, Numbers) and field.optional
 
 
 def _below(field: Field) -> int:
