@@ -143,24 +143,84 @@ def test_pictures_that_cannot_be_read_and_odd_names(folder, tmp_path, capsys):
     (pictures / "z.png").write_bytes(b"no picture")
     assert main([*call, f"--out={tmp_path / 'g.jsonl'}"]) == 2
     error = capsys.readouterr().err.splitlines()[-1]
-    assert "z.png" in error and "--skip" not in error and not (tmp_path / "g.jsonl").exists()
+    assert "z.png" in error and "(--skip-damaged leaves it out)" in error
+    assert not (tmp_path / "g.jsonl").exists()
 
 
-@pytest.mark.parametrize(
-    ("flags", "message"),
-    [
-        (["--beams=0"], "beams=0: must be at least 1"),
-        (["--min-new=9", "--max-new=8"], "min_new=9: must be from 0 to max_new=8"),
-        (["--prompt=a", "--prompts=x"], "--prompt and --prompts: give one of them"),
-        (["--max-new=99"], "context_length=8"),
-    ],
-)
-def test_mistakes_are_one_line(folder, tmp_path, capsys, flags, message):
-    call = ["generate", f"--checkpoint={folder('caption')}", f"--images={folder.pictures}"]
-    assert main([*call, f"--out={tmp_path / 'f.jsonl'}", *flags]) == 2
-    error = capsys.readouterr().err.splitlines()[-1]
-    assert error.startswith("error: ") and message in error
-    assert not list(tmp_path.iterdir())
+def test_a_damaged_picture_harms_no_other(folder, tmp_path, capsys):
+    """The others draw what they drew, also those of its batch; alone it is an error."""
+    pictures = tmp_path / "p"
+    pictures.mkdir()
+    for name in ("a.jpg", "b.png"):
+        shutil.copy(folder.pictures / name, pictures / name)
+    shutil.copy(folder.pictures / "b.png", pictures / "c.png")
+    call = ["generate", f"--checkpoint={folder('caption')}", f"--images={pictures}"]
+    call += ["--max-new=3", "--temperature=3", "--batch-size=2", f"--out={tmp_path / 'f.jsonl'}"]
+    assert main(call) == 0
+    whole = lines(tmp_path / "f.jsonl")
+    (pictures / "b.png").write_bytes(b"no picture")
+    assert main([*call, "--skip-damaged"]) == 0
+    assert capsys.readouterr().out.splitlines()[-1].endswith("f.jsonl, skipped: 1")
+    assert lines(tmp_path / "f.jsonl") == [whole[0], whole[2]]
+    for name in ("a.jpg", "c.png"):
+        (pictures / name).write_bytes(b"")
+    assert main([*call, "--skip-damaged"]) == 2
+    assert "none of 3 pictures can be read" in capsys.readouterr().err
+
+
+def test_a_text_ends_at_a_stop_word(folder):
+    model, picture = vlp_jax.load(folder("caption")), [folder.pictures / "b.png"]
+    whole = model.generate(picture, max_new=4, min_new=4)[0].split()
+    assert len(set(whole)) > 1
+    at = next(i for i, word in enumerate(whole) if word != whole[0])
+    assert model.generate(picture, max_new=4, stop=[whole[at]]) == [" ".join(whole[:at])]
+
+
+EARLY = [  # before any checkpoint is opened
+    (["--beams=0"], "--beams=0: must be at least 1"),
+    (["--max-new=0"], "--max-new=0: must be at least 1"),
+    (["--min-new=9", "--max-new=8"], "--min-new=9: must be from 0 to --max-new=8"),
+    (["--top-p=0"], "--top-p=0.0 is out of range; it must be from 1e-06 to 1"),
+    (["--top-p=1.5"], "--top-p=1.5 is out of range"),
+    (["--temperature=0"], "--temperature=0.0 is out of range"),
+    (["--temperature=-1"], "--temperature=-1.0 is out of range"),
+    (["--temperature=nan"], "--temperature=nan is out of range"),
+    (["--repetition-penalty=0"], "--repetition-penalty=0.0 is out of range"),
+    (["--length-penalty=inf"], "--length-penalty=inf is out of range"),
+    (["--top-k=-1"], "--top-k=-1: must be at least 0"),
+    (["--beams=2", "--top-p=0.5"], "remove --temperature, --top-p, --top-k"),
+    (["--batch-size=0"], "--batch-size=0: must be at least 1"),
+    (["--prompt=a", "--prompts=x"], "--prompt and --prompts: give one of them"),
+    (["--prompts=three"], "--prompts=three: 2 lines for 3 pictures"),
+    (["--prompts=nowhere"], "--prompts: "),
+    (["--images=nowhere"], "--images: nowhere: no such file or folder"),
+    (["--out=three/f.jsonl"], "--out="),
+]
+LATE = [
+    (["--max-new=99"], "--max-new=99: after 1 token more than the model's 8 places"),
+    (["--max-new=6", "--prompt=a picture"], "--max-new=6: after 3 tokens more than"),
+    ([f"--prompt={'a red cat ' * 1000}"], "is too long; the model reads 8 tokens"),
+    (["--stop=zebra"], "--stop='zebra': is no single token of the vocabulary"),
+    (["--stop=a cat"], "--stop='a cat': is no single token"),
+]
+
+
+@pytest.mark.parametrize(("flags", "message"), EARLY + LATE)
+def test_mistakes_are_one_line(folder, tmp_path, capsys, monkeypatch, flags, message):
+    monkeypatch.chdir(tmp_path)
+    pathlib.Path("three").write_text("a\nb\n")
+    made = folder("caption") if (flags, message) in LATE else "nothing"
+    call = ["generate", f"--checkpoint={made}", f"--images={folder.pictures}", "--out=f.jsonl"]
+    assert main([*call, *flags]) == 2
+    told = capsys.readouterr().err.strip().splitlines()
+    assert told[-1].startswith("error: ") and message in told[-1], told
+    assert len(told[-1]) < 200 and os.listdir() == ["three"]
+
+
+def test_prompt_and_new_tokens_may_fill_every_place(folder):
+    """Three tokens are read in a bucket of four, for which there is no room."""
+    model, picture = vlp_jax.load(folder("caption")), [folder.pictures / "b.png"]
+    assert len(model.generate(picture, "a picture", max_new=5, min_new=5)[0].split()) == 5
 
 
 def test_rows_as_a_field_wants_them(folder):

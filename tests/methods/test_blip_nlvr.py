@@ -155,7 +155,7 @@ def data(tmp_path):
     rows = []
     for k, label in enumerate(("True", "False")):
         for i in range(2):
-            noise = np.random.default_rng(k).integers(0, 256, (20, 20, 3), np.uint8)
+            noise = np.random.default_rng(2 * k + i).integers(0, 256, (20, 20, 3), np.uint8)
             Image.fromarray(noise).save(tmp_path / f"dev-1-{k}-img{i}.png")
         rows.append({"sentence": "red left", "label": label, "identifier": f"dev-1-{k}-0"})
     (tmp_path / "dev.json").write_text("\n".join(map(json.dumps, rows)))

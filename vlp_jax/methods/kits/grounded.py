@@ -152,7 +152,7 @@ class Grounded(Trunk):
         if ids is None:
             ids = jnp.zeros((len(states.states), 1), jnp.int32)
         ids = self.marked(ids, "decode")  # whatever a tokenizer starts with
-        stop = (self.end_id,)
+        stop = (self.end_id, *how.stop)
         return write(self, v, x, part, net, states, ids, mask, how, stop)._asdict()
 
     @property
