@@ -13,14 +13,11 @@ import numpy as np
 from vlp_jax.api.embed import Batching
 from vlp_jax.api.pictures import check_list, read_numbered
 from vlp_jax.api.placement import fill, runner
-from vlp_jax.core.errors import UserError, count_of
+from vlp_jax.api.prompts import check_prompts, readable, stop_ids
+from vlp_jax.core.errors import UserError
 from vlp_jax.core.inputs import Vars
-from vlp_jax.data.damage import DamagedSample
 
-WRITERS = {  # function: the text it reads, the part that writes
-    "generate_text": ("prompt", "text"),
-    "generate_answer": ("text", "answer"),
-}
+WRITERS = {"generate_text": "prompt", "generate_answer": "text"}  # function: the text it reads
 BUCKETS = (1, 4, 8, 16, 32, 64)  # tokens of prompts, each a program
 ROWS = 1 << 20  # keys of one seed
 
@@ -61,81 +58,37 @@ def generate(
     """
     name, function = _writer(model)
     options = function.options(how, "generate")
-    options = dataclasses.replace(options, stop=(*options.stop, *_stops(model, stop)))
+    options = dataclasses.replace(options, stop=(*options.stop, *stop_ids(model, stop)))
     listed = list(check_list(pictures, "pictures"))
     prompts = [prompt] * len(listed) if isinstance(prompt, str) else list(prompt)
     if len(prompts) != len(listed):
         raise UserError(f"prompt: {len(prompts)} for {len(listed)} pictures; give one of each")
-    read, part = WRITERS[name]
-    asks = not function.reads[read].optional
-    if asks and not all(p.strip() for p in prompts):
-        raise UserError(f"prompt: {model.path} answers questions; give a prompt")
-    _check_length(model, dict.fromkeys(prompts))
-    room = getattr(model.method, f"{part}_net").context_length - options.max_new
-    _check_room(model, [] if asks else prompts, room, options.max_new)
+    read = WRITERS[name]
+    if not function.reads[read].optional and not all(p.strip() for p in prompts):
+        raise UserError(f"{model.path}: answers questions; give a prompt")
+    room = check_prompts(model, name, prompts, options.max_new)
     run = runner(model.method, name, Vars(model.params, model.extra), model.mesh)
     arrays, tokenizer = model.text_arrays(function.reads[read], read), model.tokenizer()
-    made: list[Made | None] = [None] * len(listed)
+    made: dict[int, Made] = {}
     batching = batching or Batching()
     for some in _chunks(range(len(listed)), batching.size):
-        seen = {i: _seen(model, i, listed[i], skip_damaged) for i in some}
-        rows = [i for i in some if seen[i] is not None]
-        if not rows:
-            batching.told(len(some))
+        seen = readable(model, listed, some, skip_damaged)
+        some = list(seen)
+        if not some:
             continue
-        batch = {"image": np.stack([seen[i] for i in rows])}
-        if any(prompts[i] for i in rows) or asks:
-            batch |= _bucket(arrays([prompts[i] for i in rows]), read, None if asks else room)
-        index = np.array([(i + seed * ROWS) % 2**31 for i in rows], np.int32)
+        batch = {"image": np.stack(list(seen.values()))}
+        if any(prompts[i] for i in some) or not function.reads[read].optional:
+            batch |= _bucket(arrays([prompts[i] for i in some]), read, room)
+        index = np.array([(i + seed * ROWS) % 2**31 for i in some], np.int32)
         size = min(batching.size, len(listed))
         batch, index = {k: fill(a, size) for k, a in batch.items()}, fill(index, size)
         out = run(batch, options, index)
-        found = (out[key][: len(rows)] for key in ("ids", "length", "score"))
-        for i, ids, length, score in zip(rows, *found, strict=True):
+        rows = (out[key][: len(some)] for key in ("ids", "length", "score"))
+        for i, ids, length, score in zip(some, *rows, strict=True):
             words = ids[0, : length[0]].tolist()
             made[i] = Made(tokenizer.decode(words), float(score[0]), words)
         batching.told(len(some))
-    return made
-
-
-def _seen(model: Any, number: int, picture: Any, skip_damaged: bool) -> np.ndarray | None:
-    """uint8[S, S, 3], None of one that is damaged and may be left out."""
-    try:
-        return read_numbered(model.decode, (number, picture))
-    except UserError as error:
-        if skip_damaged and isinstance(error.__cause__, DamagedSample):
-            return None
-        raise
-
-
-def _stops(model: Any, words: Sequence[str]) -> list[int]:
-    """The ids of words. Raises UserError for one that is not a single token."""
-    found = []
-    for word in words:
-        tokenizer = model.tokenizer()
-        ids = tokenizer.encode(word, 2)
-        if len(ids) != 1 or tokenizer.decode(ids).strip() != word.strip().lower():
-            raise UserError(f"stop={word!r}: is no single token of the vocabulary")
-        found.append(int(ids[0]))
-    return found
-
-
-def _check_length(model: Any, prompts: Iterable[str]) -> None:
-    """Raises UserError for a prompt that would be cut."""
-    for prompt in prompts:
-        tokenizer = model.tokenizer() if prompt else None
-        if prompt and tokenizer.overlong([prompt], tokenizer([prompt])):
-            shown = prompt if len(prompt) < 40 else f"{prompt[:36]}..."
-            most = tokenizer.context_length
-            raise UserError(f"prompt: {shown!r} is too long; the model reads {most} tokens")
-
-
-def _check_room(model: Any, prompts: Sequence[str], room: int, max_new: int) -> None:
-    """Raises UserError where prompt and new tokens are more than the network has places for."""
-    longest = max((model.tokenizer().length(p) - 1 for p in set(prompts) if p), default=1)
-    if longest > room:
-        places, begun = room + max_new, count_of(longest, "token")
-        raise UserError(f"max_new={max_new}: after {begun} more than the model's {places} places")
+    return [made.get(i) for i in range(len(listed))]
 
 
 def match(model: Any, pictures: Iterable[Any], texts: Sequence[str]) -> np.ndarray:
@@ -166,12 +119,11 @@ def _writer(model: Any) -> tuple[str, Any]:
     raise UserError(f"{model.path}: its method {model.config['method']['name']!r} writes no texts")
 
 
-def _bucket(arrays: dict[str, np.ndarray], name: str, room: int | None) -> dict[str, np.ndarray]:
-    """Texts cut to the least bucket that holds the longest of them, at most `room`."""
+def _bucket(arrays: dict[str, np.ndarray], name: str, room: int) -> dict[str, np.ndarray]:
+    """Texts cut to the least bucket that holds the longest of them, and to `room` tokens."""
     longest = int(arrays[f"{name}_mask"].sum(1).max())
     most = arrays[name].shape[1]
-    length = min([most, *(bucket for bucket in BUCKETS if bucket >= longest)])
-    length = length if room is None else min(length, room)
+    length = min([most, room, *(bucket for bucket in BUCKETS if bucket >= longest)])
     return {key: array[:, :length] for key, array in arrays.items()}
 
 

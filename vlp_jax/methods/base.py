@@ -148,6 +148,11 @@ class Method:
         """
         raise NotImplementedError(type(self).__name__)
 
+    def check_batch(self, batch_size: int) -> None:
+        """Before anything is compiled. Raises UserError for a batch that it cannot take."""
+        if self.coupled and batch_size < 2:
+            raise UserError("batch_size=1: a contrastive loss needs at least 2 examples")
+
     def totals(self, x: Inputs) -> dict[str, Array]:
         """Denominators of the whole batch x: its rows; a method adds what else it divides by."""
         return {ROWS: jnp.float32(len(x.index))}

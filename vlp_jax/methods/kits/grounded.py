@@ -12,6 +12,7 @@ import jax.numpy as jnp
 
 from vlp_jax.augment import pictures
 from vlp_jax.augment.rand_augment import RandAugment, rand_augment
+from vlp_jax.core.errors import UserError
 from vlp_jax.core.fields import Field, Numbers, Text
 from vlp_jax.core.inputs import Inputs, Vars
 from vlp_jax.core.schema import Size, build
@@ -61,8 +62,16 @@ class Grounded(Trunk):
 
     @property
     def marks(self) -> dict[str, int]:
-        """The first id of a text by the mode that reads it; `text` keeps its own."""
-        dec = self.text_net.vocab_size - 2 if self.dec_id < 0 else self.dec_id
+        """The first id of a text by the mode that reads it; `text` keeps its own.
+
+        Raises:
+          UserError: the vocabulary has no place for both.
+        """
+        size = self.text_net.vocab_size
+        dec = size - 2 if self.dec_id < 0 else self.dec_id
+        if not 0 <= dec < size - 1:
+            need = f"[DEC] and [ENC] are two ids below method.text.vocab_size={size}"
+            raise UserError(f"method.dec_id={self.dec_id}: {need}")
         return {"decode": dec, "ground": dec + 1}
 
     def fields(self) -> dict[str, Field]:
