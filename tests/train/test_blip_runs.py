@@ -13,6 +13,7 @@ from PIL import Image
 from small_runs import digests
 
 from vlp_jax.api.config import load_config
+from vlp_jax.core.errors import UserError
 from vlp_jax.core.pytree import flatten
 from vlp_jax.data.device import to_device
 from vlp_jax.methods.kits.grounded import Grounded
@@ -35,19 +36,33 @@ SIZES = {
 
 
 @pytest.fixture(scope="module")
-def trainer(tmp_path_factory):
-    """Its program makes NaN of the first pixel of a black picture."""
+def data(tmp_path_factory):
+    """Pictures with captions, and a vocabulary of seven."""
     data, rng = tmp_path_factory.mktemp("pairs"), np.random.default_rng(0)
     for i in range(10):
         Image.fromarray(rng.integers(1, 256, (16, 16, 3), np.uint8)).save(data / f"{i}.png")
         (data / f"{i}.txt").write_text(f"{'ab'[i % 2]} {'ab'[i // 5]}")
     words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "b"]
     (data / "vocab.txt").write_text("\n".join(words) + "\n")
+    return data
+
+
+def small(data, **changes):
+    """The small recipe at a size of nothing, on the first of the simulated devices."""
     where = {"data.path": data, "data.tokenizer": data / "vocab.txt"}
-    flags = {key: str(value) for key, value in {**SIZES, **where}.items()}
+    flags = {key: str(value) for key, value in {**SIZES, **where, **changes}.items()}
     config = load_config(f"{RECIPE}:{data}", flags)
     with config.unlocked():
         config.evals = {}
+    with pytest.MonkeyPatch.context() as patch:
+        one = mesh.make_mesh({"data": 1, "fsdp": 1, "tensor": 1}, jax.devices()[:1])
+        patch.setattr(trainers, "make_mesh", lambda shape: one)
+        return trainers.Trainer(config)
+
+
+@pytest.fixture(scope="module")
+def trainer(data):
+    """Its program makes NaN of the first pixel of a black picture."""
     prepare = Grounded.prepare
 
     def poisoned(self, images, rng, **how):
@@ -56,10 +71,8 @@ def trainer(tmp_path_factory):
         return pixels.at[:, 0, 0, 0].add(jnp.where(black, jnp.nan, 0))
 
     with pytest.MonkeyPatch.context() as patch:
-        one = mesh.make_mesh({"data": 1, "fsdp": 1, "tensor": 1}, jax.devices()[:1])
-        patch.setattr(trainers, "make_mesh", lambda shape: one)
         patch.setattr(Grounded, "prepare", poisoned)
-        yield trainers.Trainer(config)
+        yield small(data)
 
 
 def run(trainer, steps, workdir):
@@ -106,3 +119,18 @@ def test_a_nan_pixel_moves_neither_queue_nor_teacher(trainer):
     moved = {path for path in kept[2] if kept[2][path] != kept[1][path]}
     assert {"extra/queue/at", "extra/queue/image", "extra/queue/text"} <= moved
     assert any(path.startswith("extra/teacher/text/") for path in moved)
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"method.queue": 10}, "method.queue=10: must be a positive multiple of batch_size=4"),
+        ({"method.queue": 0}, "method.queue=0: must be a positive multiple of batch_size=4"),
+        ({"method.text.vocab_size": 8}, r"without \[DEC\] and \[ENC\]"),
+        ({"method.text.vocab_size": 1}, "two ids below method.text.vocab_size=1"),
+    ],
+)
+def test_what_a_run_is_refused_for(data, changes, message):
+    with pytest.raises(UserError, match=message) as caught:
+        small(data, **changes)
+    assert "\n" not in str(caught.value)

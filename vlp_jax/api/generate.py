@@ -6,7 +6,6 @@ whole or not at all.
 
 import dataclasses
 import itertools
-import json
 import os
 import re
 import time
@@ -22,6 +21,7 @@ from vlp_jax.api.pictures import SKIP, list_pictures
 from vlp_jax.api.writing import generate
 from vlp_jax.core.errors import UserError
 from vlp_jax.core.schema import build
+from vlp_jax.core.strict_json import dumps
 from vlp_jax.data.encoding import read_text
 from vlp_jax.decoding.how import Writing
 from vlp_jax.parallel.startup import first_process, start_jax
@@ -91,7 +91,7 @@ def write(request: Request) -> dict[str, Any]:
             if made is None:
                 continue
             row = {"image": name, "prompt": begun, **made._asdict()}
-            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+            file.write(dumps(row, ensure_ascii=False) + "\n")
     os.replace(partial, request.out)
     seconds = round(time.perf_counter() - start, 2)
     images = sum(made is not None for made in found)
