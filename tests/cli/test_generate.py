@@ -11,6 +11,7 @@ from PIL import Image
 
 import vlp_jax
 from vlp_jax.__main__ import main
+from vlp_jax.api.writing import generate
 from vlp_jax.core.errors import UserError
 from vlp_jax.core.fields import Text
 from vlp_jax.core.inputs import Inputs, Vars
@@ -110,13 +111,16 @@ def test_draws_follow_their_seed(folder):
     assert first == draw(0) != draw(1) and len(set(first)) > 3, "each picture draws for itself"
 
 
-def test_questions_are_answered_and_pairs_are_matched(folder):
+def test_questions_are_answered_and_pairs_are_matched(folder, tmp_path, capsys):
     pictures = [folder.pictures / "a.jpg", folder.pictures / "b.png"]
     answers = vlp_jax.load(folder("answer"))
     said = answers.generate(pictures, ["is the cat red", "is a dog blue"], max_new=3)
     assert len(said) == 2
     with pytest.raises(UserError, match="answers questions; give a prompt"):
         answers.generate(pictures, ["is the cat red", " "])
+    call = ["generate", f"--checkpoint={folder('answer')}", f"--images={folder.pictures}"]
+    assert main([*call, f"--out={tmp_path / 'f.jsonl'}"]) == 2
+    assert "answers questions; give --prompt" in capsys.readouterr().err.splitlines()[-1]
     matching = vlp_jax.load(folder("match"))
     found = matching.match(pictures, ["a red cat", "two dog"])
     logits = matching.method.functions()["match"]
@@ -170,10 +174,10 @@ def test_a_damaged_picture_harms_no_other(folder, tmp_path, capsys):
 
 def test_a_text_ends_at_a_stop_word(folder):
     model, picture = vlp_jax.load(folder("caption")), [folder.pictures / "b.png"]
-    whole = model.generate(picture, max_new=4, min_new=4)[0].split()
-    assert len(set(whole)) > 1
-    at = next(i for i, word in enumerate(whole) if word != whole[0])
-    assert model.generate(picture, max_new=4, stop=[whole[at]]) == [" ".join(whole[:at])]
+    ids = generate(model, picture, max_new=4, min_new=4)[0].ids
+    words = [model.tokenizer().decode([i]) for i in ids]
+    at = next(i for i, word in enumerate(words) if word and word not in words[:i] and i)
+    assert generate(model, picture, max_new=4, stop=[words[at]])[0].ids == ids[:at]
 
 
 EARLY = [  # before any checkpoint is opened
@@ -220,7 +224,7 @@ def test_mistakes_are_one_line(folder, tmp_path, capsys, monkeypatch, flags, mes
 def test_prompt_and_new_tokens_may_fill_every_place(folder):
     """Three tokens are read in a bucket of four, for which there is no room."""
     model, picture = vlp_jax.load(folder("caption")), [folder.pictures / "b.png"]
-    assert len(model.generate(picture, "a picture", max_new=5, min_new=5)[0].split()) == 5
+    assert len(generate(model, picture, "a picture", max_new=5, min_new=5)[0].ids) == 5
 
 
 def test_rows_as_a_field_wants_them(folder):

@@ -114,7 +114,7 @@ def by_flag() -> Iterator[None]:
             said = re.sub(_KEY, lambda found: "--" + found[1].replace("_", "-"), said)
         elif re.match(r"pictures\[\d+\]: ", said):
             said = re.sub(r"^pictures\[\d+\]", "--images", said) + f" {SKIP}"
-        raise UserError(said) from error
+        raise UserError(said.replace("; give a prompt", "; give --prompt")) from error
 
 
 def _lines(path: str, count: int) -> list[str]:
