@@ -47,6 +47,8 @@ def texts(c: ConfigDict, length: int) -> None:
     c.data.buckets = ()
 
 
-def published(size: str, image_size: int, **text: str) -> dict:
-    """Towers of `base` or `large`."""
-    return blip_towers(size or "base", image_size, **text)
+def published(size: str, image_size: int, **text: str | int) -> dict:
+    """Towers of `base` or `large`; the reference's ViT-L always has stochastic depth."""
+    towers = blip_towers(size or "base", image_size, **text)
+    towers["image"]["drop_path"] = 0.1 if size == "large" else 0.0
+    return towers

@@ -20,6 +20,7 @@ def get_config(what: str = "base") -> ConfigDict:
     """Args: base, or a folder of scenes."""
     what = what or "base"
     c = _of(published(what, 480) if what == "base" else small_towers())
+    c.method.image.drop_path = 0.1 if what == "base" else 0.0  # as blip_vqa.py has it
     return c if what == "base" else _small(c, what)
 
 

@@ -175,18 +175,19 @@ class Model:
 
     def generate(
         self, pictures: Iterable[Any], prompt: str | Sequence[str] = "", **how: Any
-    ) -> list[str]:
+    ) -> list[str | None]:
         """The best text for each picture: a caption, or the answer to a question.
 
         Args:
           pictures: as `embed_images` takes them.
           prompt: how the text begins, or the question; one for all, or one of each.
-          how: decoding/how.py Writing (beams=3, max_new=20, top_p=0.9, ...), and seed.
+          how: decoding/how.py Writing (beams=3, max_new=20, top_p=0.9, ...), seed, stop=["."],
+            and skip_damaged: None for a picture that cannot be read.
 
         Raises:
           UserError: a model that writes nothing; see api/writing.py.
         """
-        return [made.text for made in generate(self, pictures, prompt, **how)]
+        return [made and made.text for made in generate(self, pictures, prompt, **how)]
 
     def score(
         self, pictures: Iterable[Any], texts: Sequence[str], prompt: str | Sequence[str] = ""

@@ -48,11 +48,15 @@ class BLIPAnswers(Grounded):
     label_smoothing: Rate = 0.1
 
     def __post_init__(self) -> None:
-        """Raises UserError for other roles."""
+        """Raises UserError for other roles, or two vocabularies."""
         for key, role in (("text", "encoder"), ("answer", "decoder")):
             said = getattr(self, key).get("roles", "both")
             if said != role:
                 raise UserError(f"method.{key}.roles={said!r}: must be {role!r}")
+        ours, theirs = self.answer_net.vocab_size, self.text_net.vocab_size
+        if ours != theirs:
+            said = f"method.answer.vocab_size={ours}: must be method.text.vocab_size"
+            raise UserError(f"{said}={theirs}")
 
     @cached_property
     def answer_net(self) -> MED:
@@ -132,5 +136,7 @@ class BLIPAnswers(Grounded):
         return found | {
             "answer_logits": Function(answer_logits, read),
             "answer_loglik": Function(answer_loglik, asked | several, Scoring),
-            "generate_answer": Function(generate_answer, asked, Writing),
+            "generate_answer": Function(
+                generate_answer, asked, Writing, self.answer_net.context_length
+            ),
         }

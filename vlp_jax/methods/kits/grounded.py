@@ -12,6 +12,7 @@ import jax.numpy as jnp
 
 from vlp_jax.augment import pictures
 from vlp_jax.augment.rand_augment import RandAugment, rand_augment
+from vlp_jax.core.errors import UserError
 from vlp_jax.core.fields import ANY, Field, Numbers, Text
 from vlp_jax.core.inputs import Inputs, Vars
 from vlp_jax.core.schema import Size, build
@@ -62,8 +63,16 @@ class Grounded(Trunk):
 
     @property
     def marks(self) -> dict[str, int]:
-        """The first id of a text by the mode that reads it; `text` keeps its own."""
-        dec = self.text_net.vocab_size - 2 if self.dec_id < 0 else self.dec_id
+        """The first id of a text by the mode that reads it; `text` keeps its own.
+
+        Raises:
+          UserError: the vocabulary has no place for both.
+        """
+        size = self.text_net.vocab_size
+        dec = size - 2 if self.dec_id < 0 else self.dec_id
+        if not 0 <= dec < size - 1:
+            need = f"[DEC] and [ENC] are two ids below method.text.vocab_size={size}"
+            raise UserError(f"method.dec_id={self.dec_id}: {need}")
         return {"decode": dec, "ground": dec + 1}
 
     def fields(self) -> dict[str, Field]:
@@ -148,7 +157,9 @@ class Grounded(Trunk):
         if self.text_net.roles != "encoder":
             found["lm_logits"] = Function(lm_logits, image | {"text": self.given("decode")})
             read = image | {"prompt": prompt}
-            found["generate_text"] = Function(generate_text, read, Writing)
+            found["generate_text"] = Function(
+                generate_text, read, Writing, self.text_net.context_length
+            )
             texts = {"texts": self.given("decode", count=ANY)}
             found["loglik"] = Function(loglik, read | texts, Scoring)
         return super().functions() | found
@@ -166,7 +177,7 @@ class Grounded(Trunk):
 
     def written(self, writer: Writer, x: Inputs, how: Writing) -> dict[str, Array]:
         """What is written after the prompt: decoding/steps.py Written as a dict."""
-        return write(writer, *self.prompt(x), how, (self.end_id,), x.rng)._asdict()
+        return write(writer, *self.prompt(x), how, (self.end_id, *how.stop), x.rng)._asdict()
 
     def likely(self, writer: Writer, x: Inputs, texts: str, how: Scoring) -> Array:
         """float32[B, K], how likely each of the field `texts` is after the prompt."""
