@@ -16,7 +16,8 @@ import numpy as np
 import pyarrow.parquet  # noqa: F401  (what forks share)
 
 from vlp_jax.api import files  # noqa: F401  (this too)
-from vlp_jax.serve import build, whole
+from vlp_jax.data import whole
+from vlp_jax.serve import build
 
 ROWS, PART = 6, 4
 LAST = 6  # operations on the disk before the end, from which an older index is at stake
