@@ -19,7 +19,10 @@ from test_generate import folder  # noqa: F401  (the fixture)
 import vlp_jax
 from vlp_jax.__main__ import main
 from vlp_jax.api import capfilt as api
+from vlp_jax.api.capfilt_part import CapFilt
+from vlp_jax.api.writing import Made
 from vlp_jax.core.fields import Picture, Text
+from vlp_jax.data.decode import decode_image
 from vlp_jax.data.open import open_source
 from vlp_jax.data.pipeline import TrainPipeline
 from vlp_jax.data.text import load_tokenizer
@@ -163,6 +166,26 @@ def test_ways_of_writing_and_one_of_the_two(call, folder, data, tmp_path, capsys
     assert all(t["kept"] and t["score"] is None for n in notes(tmp_path / "w") for t in n["texts"])
 
 
+def test_each_model_sees_a_picture_by_its_own_preprocessing(data):
+    seen = {"writer": [], "matcher": []}
+
+    def writes(image, prompts, numbers):
+        seen["writer"].append(image.shape)
+        return [Made(f"text {len(set(numbers))}", 0.0, []) for _ in numbers]
+
+    def matches(image, texts):
+        seen["matcher"].append(image.shape)
+        return [image[0].mean() / 255] * len(texts)
+
+    views = {"writer": lambda d: decode_image(d, 4), "matcher": lambda d: decode_image(d, 6)}
+    work = CapFilt(open_source(str(data)), writes, matches, views, size=2, threads=1)
+    part = work.part(range(5))
+    assert {shape[1:] for shape in seen["writer"]} == {(4, 4, 3)}
+    assert {shape[1:] for shape in seen["matcher"]} == {(6, 6, 3)}
+    assert sum(shape[0] for shape in seen["matcher"]) == 8 and max(map(len, seen.values())) == 5
+    assert len(part.notes) == 4 and part.skipped == {"unreadable_picture": 1}
+
+
 def test_one_checkpoint_is_loaded_once(monkeypatch, tmp_path):
     loaded = []
     monkeypatch.setattr(api, "load_model", lambda *words: loaded.append(words) or SimpleNamespace())
@@ -198,7 +221,7 @@ def test_mistakes_are_one_line(call, folder, data, tmp_path, capsys, flags, mess
 
 
 def test_killed_at_every_operation(data, tmp_path):
-    words = [sys.executable, str(SERVE / "killed_capfilt.py"), f"pictures:{data}", str(tmp_path)]
+    words = [sys.executable, str(SERVE / "killed_capfilt.py"), str(data), str(tmp_path)]
     done = subprocess.run(words, capture_output=True, text=True, cwd=SERVE.parents[1])
     assert done.returncode == 0, done.stderr[-2000:]
     assert json.loads(done.stdout.splitlines()[-1])["kills"] > 20
