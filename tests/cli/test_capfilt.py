@@ -202,6 +202,7 @@ def test_one_checkpoint_is_loaded_once(monkeypatch, tmp_path):
         (["--filter={caption}"], "/caption: its method has no head that matches"),
         (["--beams=0"], "beams=0: must be at least 1"),
         (["--beams=2", "--top-p=0.5"], "beams=2: draws nothing"),
+        (["--top-p=1.5"], "--top-p=1.5: must be above 0 and at most 1"),
         (["--threshold=1"], "--threshold=1: must be from 0 to below 1"),
         (["--texts=-1"], "--texts=-1: must be at least 0"),
         (["--captioner=", "--keep-human"], "--keep-human: without --captioner"),

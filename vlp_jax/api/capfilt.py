@@ -93,6 +93,8 @@ class Request:
             raise UserError(f"--threshold={self.threshold:g}: must be from 0 to below 1")
         if not self.captioner and not self.filter:
             raise UserError("capfilt: give --captioner, --filter or both")
+        if self.how.top_p is not None and not 0 < self.how.top_p <= 1:
+            raise UserError(f"--top-p={self.how.top_p:g}: must be above 0 and at most 1")
         if self.keep_human and not self.captioner:
             raise UserError("--keep-human: without --captioner it leaves nothing to filter")
         if self.how.returned != 1:

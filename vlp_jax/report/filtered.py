@@ -15,7 +15,7 @@ from vlp_jax.report.told import told_sheet
 
 SHOWN = 6  # pictures of a group
 _LINES = 5  # texts of a picture
-TITLE = "Kept and dropped texts, with the filter's probability that they match"
+TITLE = "Kept and dropped texts, with the probability of a match"
 
 Note = Mapping[str, Any]  # of api/capfilt_part.py
 
