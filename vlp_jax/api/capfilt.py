@@ -168,7 +168,10 @@ def load_models(request: Request) -> dict[str, Model]:
     for name in NEEDS:
         if path := getattr(request, name):
             place = os.path.realpath(path)
-            loaded[place] = loaded.get(place) or load_model(path, request.sharding)
+            try:
+                loaded[place] = loaded.get(place) or load_model(path, request.sharding)
+            except UserError as error:
+                raise UserError(str(error).replace("--checkpoint", f"--{name}")) from None
             found[name] = loaded[place]
     return found
 
