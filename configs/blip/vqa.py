@@ -29,6 +29,7 @@ def _of(towers: dict) -> ConfigDict:
     towers["text"] |= {"roles": "encoder"}
     c = recipe(towers, "blip_vqa")
     texts(c, 35)
+    c.data.tokenizer_options.clean = "blip_question"
     c.method.answer.dropout = 0.1
     c.method.answers = 4
     c.method.answer_length = 10

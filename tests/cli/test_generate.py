@@ -11,7 +11,7 @@ from PIL import Image
 
 import vlp_jax
 from vlp_jax.__main__ import main
-from vlp_jax.api.forward import forward, functions
+from vlp_jax.api.forward import functions
 from vlp_jax.api.writing import generate
 from vlp_jax.core.errors import UserError
 from vlp_jax.core.fields import Text

@@ -1,5 +1,5 @@
-"""Texts that a model writes for pictures, how likely it holds given ones, and whether one belongs to
-a picture: what `Model.generate`, `Model.score`, `Model.match` and the command `generate` do.
+"""Texts that a model writes for pictures, how likely it holds given ones, and whether one belongs
+to a picture: what `Model.generate`, `Model.score`, `Model.match` and the command `generate` do.
 
 The file exists so that a command and a notebook write the same texts.
 """
