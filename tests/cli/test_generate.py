@@ -5,6 +5,7 @@ import os
 import pathlib
 import shutil
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image
@@ -142,13 +143,14 @@ def test_scores_are_the_models_own_logits_of_the_texts(folder):
     texts, prompts, tails = ["red cat", "dog"], ["a", "the two"], [[11, 8, 2], [9, 2]]
 
     def wanted(model, name, read, begun, others):
-        logits = model.method.functions()[name]
+        function, v = model.method.functions()[name], Vars(model.params, model.extra)
+        logits = jax.jit(lambda x: function(v, x))
         for picture, start, more in zip(pictures, begun, others, strict=True):
             image = model.decode(picture)[None]
             for tail in tails:
-                ids = np.int32([[*start, *tail]])
-                x = Inputs.of({"image": image, read: ids, **more})
-                row = logits(Vars(model.params, model.extra), x)[0]
+                ids = [*start, *tail]
+                x = {"image": image, read: np.int32([ids + [0] * (6 - len(ids))]), **more}
+                row = np.array(logits(Inputs.of(x)))[0]
                 log_p = row - np.log(np.exp(row).sum(-1, keepdims=True))
                 yield sum(log_p[len(start) - 1 + i, word] for i, word in enumerate(tail))
 
