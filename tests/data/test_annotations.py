@@ -183,7 +183,10 @@ def test_other_forms_of_pairs(write):
     source, found = examples(f"{root}/nlvr_dev.json")
     assert [e["meta"]["label"] for e in found] == [0, 1] and found[0]["key"] == "dev/a"
     assert source[0]["members"]["second_image"] != source[0]["image"]
-    root = write({"own.jsonl": {"image": "dev/a.png", "sentence": "x", "identifier": "a-1"}})
+    flat = {**named, "images": ["far/c.png", "far/d.png"]}
+    source, _ = examples(f"{write({'flat.json': [flat]}, ['dev/c.png', 'dev/d.png'])}/flat.json")
+    assert source[0]["image"] != source[0]["members"]["second_image"], "found by their own names"
+    root = write({"own.jsonl": {"filename": "dev/a.png", "sentence": "x", "identifier": "a-1"}})
     assert "second_image" not in examples(f"{root}/own.jsonl")[1][0]["meta"]
 
 

@@ -31,7 +31,7 @@ SIZES = {
     "method.text.width": 16, "method.text.num_layers": 1, "method.text.num_heads": 2,
     "method.text.dropout": 0.1, "method.queue": QUEUE, "method.embed_dim": 4,
     "data.context_length": 6, "batch_size": B, "steps": STEPS, "checkpoint_every": CUT,
-    "log_every": 1, "method.losses": "('itc', 'itm')", "method.text.roles": "encoder",
+    "log_every": 1, "method.text.roles": "encoder",
 }  # fmt: skip
 
 
@@ -53,7 +53,7 @@ def small(data, **changes):
     flags = {key: str(value) for key, value in {**SIZES, **where, **changes}.items()}
     config = load_config(f"{RECIPE}:{data}", flags)
     with config.unlocked():
-        config.evals = {}
+        config.evals, config.method.losses = {}, ("itc", "itm")
     with pytest.MonkeyPatch.context() as patch:
         one = mesh.make_mesh({"data": 1, "fsdp": 1, "tensor": 1}, jax.devices()[:1])
         patch.setattr(trainers, "make_mesh", lambda shape: one)

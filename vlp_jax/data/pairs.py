@@ -22,7 +22,7 @@ def is_pair(entry: Any) -> bool:
         return False
     if isinstance(entry.get("images"), list):
         return len(entry["images"]) == 2 and all(isinstance(name, str) for name in entry["images"])
-    return IMAGES[0] not in entry and _name(entry) is not None
+    return _name(entry) is not None
 
 
 def _name(entry: Mapping[str, Any]) -> re.Match | None:

@@ -157,7 +157,10 @@ def check_member(source: Source, name: str, flag: str) -> None:
     found: set[str] = set()
     for example in _looked_at(source, f"{flag}={name!r}"):
         members = example.get("members", {}) if example else {}
-        if name in members:
+        try:
+            if name in members:
+                return
+        except DamagedSample:  # a table names it, and it is lost
             return
         found |= set(members) if len(found) < _SPREAD else set()
     raise UserError(f"{flag}={name!r}: no sample has such a file{nearest(name, found)}")

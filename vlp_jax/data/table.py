@@ -99,7 +99,8 @@ class TableSource:
             self._folder = pictures_of(self._folder, rows[0][1]["image"])
         elif is_json:
             rows, self.damage = _read_jsonl(path, lines)
-            if not image_key and rows and all(is_pair(row) for _, row in rows):
+            named = image_key or (rows and _column(list(rows[0][1]), "", IMAGE_COLUMNS))
+            if not named and rows and all(is_pair(row) for _, row in rows):
                 rows = [(number, pair_of(row)) for number, row in rows]
                 self._folder = placed(self._folder, [row for _, row in rows])
         else:

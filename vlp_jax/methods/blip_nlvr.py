@@ -70,7 +70,7 @@ class BLIPPairs(Grounded):
 
     def judged(self, v: Vars, x: Inputs, states: Array, ids: Array) -> Array:
         """float32[B, 2], logits of false and true, of what [ENC] saw."""
-        ids, mask = self.marked(ids, "ground"), x.batch.get("text_mask")
+        ids, mask = self.marked(jnp.asarray(ids), "ground"), x.batch.get("text_mask")
         read, _ = self.read(v, x, "ground", ids, mask, states)
         return self.apply("judge", v, x, read[:, 0].astype(jnp.float32))
 
