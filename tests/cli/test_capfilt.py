@@ -20,7 +20,6 @@ import vlp_jax
 from vlp_jax.__main__ import main
 from vlp_jax.api import capfilt as api
 from vlp_jax.api.capfilt_part import CapFilt
-from vlp_jax.api.writing import Made
 from vlp_jax.core.fields import Picture, Text
 from vlp_jax.data.decode import decode_image
 from vlp_jax.data.open import open_source
@@ -169,9 +168,9 @@ def test_ways_of_writing_and_one_of_the_two(call, folder, data, tmp_path, capsys
 def test_each_model_sees_a_picture_by_its_own_preprocessing(data):
     seen = {"writer": [], "matcher": []}
 
-    def writes(image, prompts, numbers):
+    def writes(image, numbers):
         seen["writer"].append(image.shape)
-        return [Made(f"text {len(set(numbers))}", 0.0, []) for _ in numbers]
+        return [f"text {number}" for number in numbers]
 
     def matches(image, texts):
         seen["matcher"].append(image.shape)

@@ -17,6 +17,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+from vlp_jax.api.batches import Matcher, Writer
 from vlp_jax.api.capfilt_part import TEXTS, CapFilt, write_part
 from vlp_jax.api.config import FRESH
 from vlp_jax.api.digests import digests
@@ -25,7 +26,6 @@ from vlp_jax.api.files import check_writable
 from vlp_jax.api.model import Model, load_model
 from vlp_jax.api.placement import ways
 from vlp_jax.api.stop import stoppable
-from vlp_jax.api.writing import Matcher, Writer
 from vlp_jax.core.errors import RunError, UserError
 from vlp_jax.core.strict_json import dumps
 from vlp_jax.data.damage import NOTED
@@ -58,8 +58,8 @@ class Request:
       captioner, filter: converted checkpoints or workdirs, which may be one; '' does without.
       data: what data/open.py opens.
       out: the folder to write.
-      how: decoding/how.py; prompt, seed, threshold, most, truth, threads: see
-        capfilt_part.py CapFilt.
+      how: decoding/how.py; prompt: how every text begins, itself left out.
+      seed, threshold, most, truth, threads: see capfilt_part.py CapFilt.
       keep_human: the data's own texts are people's, kept unseen.
       batch_size: pictures of each device at once, so that their number changes no program.
       shard_size: pictures of one part, after which a killed run goes on, and most of one tar.
@@ -199,13 +199,12 @@ def _work(
     writer = matcher = None
     views = {}
     if captioner := models.get("captioner"):
-        writer = Writer(captioner, dataclasses.asdict(request.how), size)
-        writer.check([request.prompt])
+        writer = Writer(captioner, request.how, request.prompt, size)
         views["writer"] = captioner.decode
     if judge := models.get("filter"):
         matcher = Matcher(judge, size)
         views["matcher"] = judge.decode
-    keys = ("prompt", "seed", "threshold", "most", "truth", "threads")
+    keys = ("seed", "threshold", "most", "truth", "threads")
     how = {key: getattr(request, key) for key in keys}
     how |= {"human": request.keep_human, "size": size, "told": told}
     return CapFilt(source, writer, matcher, views, **how)

@@ -15,8 +15,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from vlp_jax.api.batches import Matcher, Writer
 from vlp_jax.api.embed import ahead, chunks
-from vlp_jax.api.writing import Matcher, Writer
 from vlp_jax.data.damage import DamagedSample
 from vlp_jax.data.export import suffix_of, write_tar
 from vlp_jax.data.index import open_index
@@ -74,7 +74,7 @@ class CapFilt:
       writer, matcher: captioner and filter; None does without.
       views: {'writer', 'matcher': f(bytes of a file) -> uint8[S, S, 3]}, each by its own model's
         preprocessing.
-      prompt, seed: of what is written.
+      seed: of what is written.
       threshold: a text is kept above this probability that it matches.
       human: the data's own texts are kept unseen.
       most: of them at most so many a picture; 0: all.
@@ -87,7 +87,6 @@ class CapFilt:
     writer: Writer | None
     matcher: Matcher | None
     views: Mapping[str, Callable[[bytes], np.ndarray]]
-    prompt: str = ""
     seed: int = 0
     threshold: float = 0.5
     human: bool = False
@@ -148,7 +147,7 @@ class CapFilt:
         """A text for every picture; it draws by what the picture holds."""
         image = np.stack([one.views["writer"] for one in seen])
         numbers = [number_of(one.example["image"], self.seed) for one in seen]
-        return [made.text for made in self.writer(image, [self.prompt] * len(seen), numbers)]
+        return self.writer(image, numbers)
 
     def _match(self, asked: Sequence[tuple[Seen, dict[str, Any]]]) -> None:
         """Fills in score and decision."""

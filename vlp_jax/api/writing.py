@@ -4,7 +4,7 @@
 The file exists so that a command and a notebook write the same texts.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -48,108 +48,53 @@ def generate(
       UserError: a model that writes nothing, a question that is empty, another number of prompts,
         options that do not go together, a picture that cannot be read.
     """
+    name, function = _writer(model)
+    options = function.options(how, "generate")
     listed = list(check_list(pictures, "pictures"))
     prompts = [prompt] * len(listed) if isinstance(prompt, str) else list(prompt)
     if len(prompts) != len(listed):
         raise UserError(f"prompt: {len(prompts)} for {len(listed)} pictures; give one of each")
-    batching = batching or Batching()
-    writer = Writer(model, how, min(batching.size, len(listed)))
-    writer.check(prompts)
+    read = WRITERS[name]
+    if not function.reads[read].optional and not all(p.strip() for p in prompts):
+        raise UserError(f"{model.path}: answers questions; give a prompt")
+    run = runner(model.method, name, Vars(model.params, model.extra), model.mesh)
+    arrays, tokenizer = model.text_arrays(function.reads[read], read), model.tokenizer()
     made: list[Made] = []
+    batching = batching or Batching()
     for some in _chunks(range(len(listed)), batching.size):
-        image = np.stack([read_numbered(model.decode, (i, listed[i])) for i in some])
-        numbers = [(i + seed * ROWS) % 2**31 for i in some]
-        made += writer(image, [prompts[i] for i in some], numbers)
+        batch = {"image": np.stack([read_numbered(model.decode, (i, listed[i])) for i in some])}
+        if any(prompts[i] for i in some) or not function.reads[read].optional:
+            batch |= _bucket(arrays([prompts[i] for i in some]), read)
+        index = np.array([(i + seed * ROWS) % 2**31 for i in some], np.int32)
+        size = min(batching.size, len(listed))
+        batch, index = {k: fill(a, size) for k, a in batch.items()}, fill(index, size)
+        out = run(batch, options, index)
+        rows = (out[key][: len(some)] for key in ("ids", "length", "score"))
+        for ids, length, score in zip(*rows, strict=True):
+            words = ids[0, : length[0]].tolist()
+            made.append(Made(tokenizer.decode(words), float(score[0]), words))
         batching.told(len(some))
-    writer.arrays.tell()
+    arrays.tell()
     return made
 
 
 def match(model: Any, pictures: Iterable[Any], texts: Sequence[str]) -> np.ndarray:
     """float32[N]: see Model.match."""
+    functions = model.method.functions()
+    if "match" not in functions:
+        raise UserError(f"{model.path}: its method has no head that matches pictures and texts")
     listed, texts = list(check_list(pictures, "pictures")), list(texts)
-    matcher = Matcher(model)
     if len(listed) != len(texts):
         raise UserError(f"match: {len(texts)} texts for {len(listed)} pictures; give one of each")
-    found = []
+    run = runner(model.method, "match", Vars(model.params, model.extra), model.mesh)
+    arrays, found = model.text_arrays(functions["match"].reads["text"]), []
     for some in _chunks(range(len(listed)), Batching().size):
         image = np.stack([read_numbered(model.decode, (i, listed[i])) for i in some])
-        found.append(matcher(image, [texts[i] for i in some]))
-    matcher.arrays.tell()
+        batch = {"image": image, **arrays([texts[i] for i in some])}
+        logits = run(batch)
+        found.append(1 / (1 + np.exp(logits[:, 0] - logits[:, 1])))
+    arrays.tell()
     return np.concatenate(found) if found else np.zeros(0, np.float32)
-
-
-class Writer:
-    """A model that writes, in one way: one text for each picture of a batch.
-
-    Attributes:
-      arrays: texts -> ids, which counts those that are cut.
-
-    Args:
-      how: fields of decoding/how.py Writing. size: rows that every batch is filled up to.
-
-    Raises:
-      UserError: the model writes nothing, or options that do not go together.
-    """
-
-    def __init__(self, model: Any, how: Mapping[str, Any], size: int):
-        self.model, self.size = model, size
-        name, function = _writer(model)
-        self._read = WRITERS[name]
-        self._optional = function.reads[self._read].optional
-        self._how = function.options(how, "generate")
-        self._run = runner(model.method, name, Vars(model.params, model.extra), model.mesh)
-        self.arrays = model.text_arrays(function.reads[self._read], self._read)
-
-    def check(self, prompts: Sequence[str]) -> None:
-        """Raises UserError where a question is empty."""
-        if not self._optional and not all(prompt.strip() for prompt in prompts):
-            raise UserError(f"{self.model.path}: answers questions; give a prompt")
-
-    def __call__(
-        self, image: np.ndarray, prompts: Sequence[str], numbers: Sequence[int]
-    ) -> list[Made]:
-        """Texts of uint8[b, S, S, 3]; each draws by its number, below 2^31."""
-        batch = {"image": image}
-        if any(prompts) or not self._optional:
-            batch |= _bucket(self.arrays(list(prompts)), self._read)
-        index = fill(np.array(numbers, np.int32), self.size)
-        out = self._run({k: fill(a, self.size) for k, a in batch.items()}, self._how, index)
-        made, decode = [], self.model.tokenizer().decode
-        rows = (out[key][: len(image)] for key in ("ids", "length", "score"))
-        for ids, length, score in zip(*rows, strict=True):
-            words = ids[0, : length[0]].tolist()
-            made.append(Made(decode(words), float(score[0]), words))
-        return made
-
-
-class Matcher:
-    """A model that says whether a picture and a text belong together.
-
-    Attributes:
-      arrays: texts -> ids, which counts those that are cut.
-
-    Args:
-      size: rows that every batch is filled up to; 0: as they come.
-
-    Raises:
-      UserError: the model has no such head.
-    """
-
-    def __init__(self, model: Any, size: int = 0):
-        functions = model.method.functions()
-        if "match" not in functions:
-            raise UserError(f"{model.path}: its method has no head that matches pictures and texts")
-        self.size = size
-        self._run = runner(model.method, "match", Vars(model.params, model.extra), model.mesh)
-        self.arrays = model.text_arrays(functions["match"].reads["text"])
-
-    def __call__(self, image: np.ndarray, texts: Sequence[str]) -> np.ndarray:
-        """float32[b], probabilities; image: uint8[b, S, S, 3]."""
-        batch = {"image": image, **self.arrays(list(texts))}
-        size = max(self.size, len(image))
-        logits = self._run({name: fill(rows, size) for name, rows in batch.items()})[: len(image)]
-        return 1 / (1 + np.exp(logits[:, 0] - logits[:, 1]))
 
 
 def _writer(model: Any) -> tuple[str, Any]:
