@@ -17,7 +17,7 @@ from vlp_jax.api import capfilt
 from vlp_jax.api.capfilt_part import CapFilt
 from vlp_jax.data.whole import write_whole
 
-ROWS, PART = 5, 2
+ROWS, PART = 5, 3
 QUIET = SimpleNamespace(tell=lambda: None)
 
 
