@@ -171,7 +171,7 @@ def test_each_model_sees_a_picture_by_its_own_preprocessing(data):
 
     def writes(image, prompts, numbers):
         seen["writer"].append(image.shape)
-        return [Made(f"text {len(set(numbers))}", 0.0, []) for _ in numbers]
+        return [Made(f"text {number}", 0.0, []) for number in numbers]
 
     def matches(image, texts):
         seen["matcher"].append(image.shape)

@@ -18,7 +18,7 @@ from vlp_jax.api.capfilt_part import CapFilt
 from vlp_jax.api.writing import Made
 from vlp_jax.data.whole import write_whole
 
-ROWS, PART = 5, 2
+ROWS, PART = 5, 3
 QUIET = SimpleNamespace(tell=lambda: None)
 
 
