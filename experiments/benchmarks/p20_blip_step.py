@@ -23,7 +23,14 @@ from typing import Any
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-from experiments.benchmarks.duel import Worker, alternate, serve, timed
+from experiments.benchmarks.duel import (
+    Worker,
+    alternate,
+    serve,
+    show,
+    timed,
+    transformers_modules,
+)
 
 ROOT = Path(__file__).resolve().parents[2]
 MOMENTUM, ALPHA, RATE, DECAY = 0.995, 0.4, 1e-5, 0.05
@@ -142,18 +149,6 @@ def ours(args: argparse.Namespace) -> None:
     serve({"loss": lambda: {**run(), "flops": flops}, "step": timed(run)})
 
 
-def peer_modules() -> tuple[Any, Any, Any]:
-    """torch, transformers and what must stay alive for them."""
-    sys.path.insert(0, str(ROOT / "tests" / "peers"))
-    from conftest import declare_torchvision_operators
-
-    library = declare_torchvision_operators()
-    import torch
-    import transformers
-
-    return torch, transformers, library
-
-
 def build(torch: Any, transformers: Any, folder: str, told: dict[str, Any]) -> tuple[Any, Any]:
     """transformers' modules with our weights, and the teacher."""
     config = transformers.BlipConfig(**told["config"])
@@ -259,7 +254,7 @@ class Losses:
 
 def peer(args: argparse.Namespace) -> None:
     """transformers' side, with torch's fused AdamW and one fused update of the teacher."""
-    torch, transformers, library = peer_modules()
+    torch, transformers, library = transformers_modules()
     device = "cuda" if torch.cuda.is_available() else "cpu"
     told = json.loads(Path(args.folder, "told.json").read_text())
     model, teacher = (m.to(device) for m in build(torch, transformers, args.folder, told))
@@ -310,10 +305,7 @@ def main() -> int:
         timing = alternate(a, b, args.pairs)
         report["gflops_per_s_ours"] = first["flops"] / timing["seconds_ours"] / 1e9
         report |= timing
-    for key, value in report.items():
-        print(f"{key:>20}  {value}")
-    if args.json:
-        print(json.dumps(report))
+    show(report, args.json)
     return 0
 
 

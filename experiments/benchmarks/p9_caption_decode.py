@@ -12,7 +12,6 @@ which `Model.generate` is asked to show on prompts of 1 to 10 words.
 """
 
 import argparse
-import json
 import subprocess
 import sys
 import tempfile
@@ -22,7 +21,14 @@ from typing import Any
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-from experiments.benchmarks.duel import Worker, alternate, serve, timed
+from experiments.benchmarks.duel import (
+    Worker,
+    alternate,
+    serve,
+    show,
+    timed,
+    transformers_modules,
+)
 
 ROOT = Path(__file__).resolve().parents[2]
 END = 102
@@ -70,7 +76,7 @@ def vocab_of(args: argparse.Namespace) -> int:
 
 def weights(args: argparse.Namespace) -> None:
     """transformers' random weights, with words as sure as a trained model's and no ends."""
-    torch, transformers, _ = peer_modules()
+    torch, transformers, _ = transformers_modules()
     size, width, layers, heads = SIZES[args.arch]["image"]
     image = dict(hidden_size=width, intermediate_size=4 * width, num_hidden_layers=layers)
     image |= dict(num_attention_heads=heads, image_size=size, patch_size=16, layer_norm_eps=1e-6)
@@ -157,21 +163,9 @@ def programs(model: Any, images: np.ndarray) -> dict[str, int]:
     return {"prompts": len(prompts), "first": apart, "again": count[0]}
 
 
-def peer_modules() -> tuple[Any, Any, Any]:
-    """torch, transformers and what must stay alive for them."""
-    sys.path.insert(0, str(ROOT / "tests" / "peers"))
-    from conftest import declare_torchvision_operators
-
-    library = declare_torchvision_operators()
-    import torch
-    import transformers
-
-    return torch, transformers, library
-
-
 def peer(args: argparse.Namespace) -> None:
     """transformers' side: the decoder's generate, as its captioning class calls it."""
-    torch, transformers, library = peer_modules()
+    torch, transformers, library = transformers_modules()
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model = transformers.BlipForConditionalGeneration.from_pretrained(f"{args.folder}/peer")
     model = model.to(device).eval()
@@ -235,10 +229,7 @@ def main() -> int:
     for side in ("ours", "peer"):
         report[f"tokens_per_s_{side}"] = tokens / timing[f"seconds_{side}"]
     report |= timing
-    for key, value in report.items():
-        print(f"{key:>20}  {value}")
-    if args.json:
-        print(json.dumps(report))
+    show(report, args.json)
     return 0
 
 

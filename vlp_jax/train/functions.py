@@ -38,7 +38,7 @@ def compiled(method: Method, name: str, out_shardings: Any = None) -> Program:
       UserError: the method has no such function, or it has no such options.
     """
     made = vars(method).setdefault("_compiled", {})  # beside its cached properties
-    if True:
+    if (name, out_shardings) not in made:
         made[name, out_shardings] = _compiled(method, name, out_shardings)
     return made[name, out_shardings]
 
