@@ -26,6 +26,7 @@ COMMANDS = {
     "search": "find pictures of an index by text, picture or vector",
     "serve": "the search page and its JSON service over an index",
     "similarity": "own pictures x own prompts: table, heat map, map of the shared space",
+    "capfilt": "write texts for pictures, drop those that do not match, keep the rest as data",
     "generate": "captions of pictures, or answers to questions about them",
     "forward": "any function of a checkpoint on arrays of an .npz",
     "doctor": "versions, devices, data visibility",

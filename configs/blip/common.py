@@ -33,6 +33,7 @@ def recipe(towers: dict, name: str = "blip") -> ConfigDict:
     random.num_ops, random.magnitude, random.std, random.ops = 2, 5.0, 0.0, OPS
     random.translate = c.get_ref("image_size").to_float() ** -1 * 10  # pixels
     c.data.image.crop = c.data.image.eval_crop = "squash"
+    c.data.tokenizer_options.clean = "blip"
     c.data.tokenizer = "bert-base-uncased/vocab.txt"
     c.optim.weight_decay, c.optim.no_decay = 0.05, ()
     c.optim.b2, c.optim.eps, c.optim.clip_norm = 0.999, 1e-8, 0.0
@@ -47,6 +48,8 @@ def texts(c: ConfigDict, length: int) -> None:
     c.data.buckets = ()
 
 
-def published(size: str, image_size: int, **text: str) -> dict:
-    """Towers of `base` or `large`."""
-    return blip_towers(size or "base", image_size, **text)
+def published(size: str, image_size: int, **text: str | int) -> dict:
+    """Towers of `base` or `large`; the reference's ViT-L always has stochastic depth."""
+    towers = blip_towers(size or "base", image_size, **text)
+    towers["image"]["drop_path"] = 0.1 if size == "large" else 0.0
+    return towers

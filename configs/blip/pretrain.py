@@ -24,6 +24,7 @@ def get_config(size: str = "base") -> ConfigDict:
     c = recipe(published(size, 224))
     c.batch_size, c.optim.lr, c.method.image.drop_path = BATCH[size]
     texts(c, 30)
+    c.data.tokenizer_options.clean = "blip_30"
     c.method.embed_dim = 256
     c.method.queue = 57_600
     c.method.alpha_examples = 2 * PAIRS  # alpha rises over two epochs; set it with your data

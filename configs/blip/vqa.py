@@ -20,6 +20,7 @@ def get_config(what: str = "base") -> ConfigDict:
     """Args: base, or a folder of scenes."""
     what = what or "base"
     c = _of(published(what, 480) if what == "base" else small_towers())
+    c.method.image.drop_path = 0.1 if what == "base" else 0.0  # as blip_vqa.py has it
     return c if what == "base" else _small(c, what)
 
 
@@ -28,6 +29,7 @@ def _of(towers: dict) -> ConfigDict:
     towers["text"] |= {"roles": "encoder"}
     c = recipe(towers, "blip_vqa")
     texts(c, 35)
+    c.data.tokenizer_options.clean = "blip_question"
     c.method.answer.dropout = 0.1
     c.method.answers = 4
     c.method.answer_length = 10
@@ -41,7 +43,7 @@ def _of(towers: dict) -> ConfigDict:
 
 
 def _small(c: ConfigDict, scenes: str) -> ConfigDict:
-    texts(c, 20)
+    c.data.context_length = 20  # method.text_length refers to it
     c.method.end_id = END
     c.method.unroll = True
     c.method.answer_length = c.data.tokenizers.answer.context_length = 6
@@ -53,5 +55,8 @@ def _small(c: ConfigDict, scenes: str) -> ConfigDict:
     c.batch_size, c.steps, c.epochs = 64, 2000, 0.0
     c.optim.lr, c.optim.warmup_steps, c.optim.clip_norm = 5e-4, 100, 1.0
     c.optim.lr_by_epoch = False
+    asked = {"type": "vqa", "path": f"{scenes}/emoji_scenes-vqa-test-*.tar", "limit": 1000}
+    c.evals.vqa = {**asked, "how": {"max_new": 6, "beams": 3}}
+    c.evals.ranked = {**asked, "mode": "rank"}
     c.log_every, c.checkpoint_every = 50, 500
     return c

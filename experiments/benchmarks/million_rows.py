@@ -30,7 +30,8 @@ def make(index: Any, out: str, rows: int) -> None:
     import pyarrow as pa
 
     from vlp_jax.core.strict_json import dumps
-    from vlp_jax.serve.index import FOLDERS, METADATA, file_facts
+    from vlp_jax.data.staging import file_facts
+    from vlp_jax.serve.index import FOLDERS, METADATA
     from vlp_jax.serve.metadata import GROUP
 
     rng, few = np.random.default_rng(0), index.vectors(range(index.rows))

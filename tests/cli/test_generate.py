@@ -11,6 +11,8 @@ from PIL import Image
 
 import vlp_jax
 from vlp_jax.__main__ import main
+from vlp_jax.api.forward import functions
+from vlp_jax.api.writing import generate
 from vlp_jax.core.errors import UserError
 from vlp_jax.core.fields import Text
 from vlp_jax.core.inputs import Inputs, Vars
@@ -110,13 +112,16 @@ def test_draws_follow_their_seed(folder):
     assert first == draw(0) != draw(1) and len(set(first)) > 3, "each picture draws for itself"
 
 
-def test_questions_are_answered_and_pairs_are_matched(folder):
+def test_questions_are_answered_and_pairs_are_matched(folder, tmp_path, capsys):
     pictures = [folder.pictures / "a.jpg", folder.pictures / "b.png"]
     answers = vlp_jax.load(folder("answer"))
     said = answers.generate(pictures, ["is the cat red", "is a dog blue"], max_new=3)
     assert len(said) == 2
     with pytest.raises(UserError, match="answers questions; give a prompt"):
         answers.generate(pictures, ["is the cat red", " "])
+    call = ["generate", f"--checkpoint={folder('answer')}", f"--images={folder.pictures}"]
+    assert main([*call, f"--out={tmp_path / 'f.jsonl'}"]) == 2
+    assert "answers questions; give --prompt" in capsys.readouterr().err.splitlines()[-1]
     matching = vlp_jax.load(folder("match"))
     found = matching.match(pictures, ["a red cat", "two dog"])
     logits = matching.method.functions()["match"]
@@ -131,6 +136,43 @@ def test_questions_are_answered_and_pairs_are_matched(folder):
         answers.match(pictures, ["a", "a"])
 
 
+def test_scores_are_the_models_own_logits_of_the_texts(folder):
+    """A text after a prompt, and an answer to a question, teacher-forced."""
+    pictures = [folder.pictures / "a.jpg", folder.pictures / "b.png"]
+    texts, prompts, tails = ["red cat", "dog"], ["a", "the two"], [[11, 8, 2], [9, 2]]
+
+    def wanted(model, name, read, begun, others):
+        logits = model.method.functions()[name]
+        for picture, start, more in zip(pictures, begun, others, strict=True):
+            image = model.decode(picture)[None]
+            for tail in tails:
+                ids = np.int32([[*start, *tail]])
+                x = Inputs.of({"image": image, read: ids, **more})
+                row = logits(Vars(model.params, model.extra), x)[0]
+                log_p = row - np.log(np.exp(row).sum(-1, keepdims=True))
+                yield sum(log_p[len(start) - 1 + i, word] for i, word in enumerate(tail))
+
+    model = vlp_jax.load(folder("caption"))
+    begun = [[28, 5], [28, 7, 15]]
+    own = np.float32(list(wanted(model, "lm_logits", "text", begun, [{}, {}]))).reshape(2, 2)
+    np.testing.assert_allclose(model.score(pictures, texts, prompts), own, atol=1e-5)
+    model = vlp_jax.load(folder("answer"))
+    asked = [{"text": np.int32([[29, 10, 5, 2]])}, {"text": np.int32([[29, 7, 9, 2]])}]
+    own = list(wanted(model, "answer_logits", "answer", [[28], [28]], asked))
+    found = model.score(pictures, texts, ["is a", "the dog"])
+    np.testing.assert_allclose(found, np.float32(own).reshape(2, 2), atol=1e-5)
+    assert model.score([], texts, []).shape == (0, 2)
+    kinds = {k: str(a) for k, a in functions(model)["answer_loglik"]["reads"].items()}
+    assert kinds["answers"] == f"int32[B, K, T], T at most {model.method.text_length}"
+    assert kinds["answers_mask"].startswith("bool[B, K, T]") and "answers_weight" not in kinds
+    wrote = functions(model)["answer_loglik"]["writes"]
+    assert {k: str(a) for k, a in wrote.items()} == {"out": "float32[B, K]"}
+    with pytest.raises(UserError, match="answers questions; give a prompt"):
+        model.score(pictures, texts)
+    with pytest.raises(UserError, match="scores no texts"):
+        vlp_jax.load(folder("match")).score(pictures, texts)
+
+
 def test_pictures_that_cannot_be_read_and_odd_names(folder, tmp_path, capsys):
     """A damaged one is named; a name that is no UTF-8 is read back from its line."""
     pictures, out = tmp_path / "p", tmp_path / "f.jsonl"
@@ -143,24 +185,84 @@ def test_pictures_that_cannot_be_read_and_odd_names(folder, tmp_path, capsys):
     (pictures / "z.png").write_bytes(b"no picture")
     assert main([*call, f"--out={tmp_path / 'g.jsonl'}"]) == 2
     error = capsys.readouterr().err.splitlines()[-1]
-    assert "z.png" in error and "--skip" not in error and not (tmp_path / "g.jsonl").exists()
+    assert "z.png" in error and "(--skip-damaged leaves it out)" in error
+    assert not (tmp_path / "g.jsonl").exists()
 
 
-@pytest.mark.parametrize(
-    ("flags", "message"),
-    [
-        (["--beams=0"], "beams=0: must be at least 1"),
-        (["--min-new=9", "--max-new=8"], "min_new=9: must be from 0 to max_new=8"),
-        (["--prompt=a", "--prompts=x"], "--prompt and --prompts: give one of them"),
-        (["--max-new=99"], "context_length=8"),
-    ],
-)
-def test_mistakes_are_one_line(folder, tmp_path, capsys, flags, message):
-    call = ["generate", f"--checkpoint={folder('caption')}", f"--images={folder.pictures}"]
-    assert main([*call, f"--out={tmp_path / 'f.jsonl'}", *flags]) == 2
-    error = capsys.readouterr().err.splitlines()[-1]
-    assert error.startswith("error: ") and message in error
-    assert not list(tmp_path.iterdir())
+def test_a_damaged_picture_harms_no_other(folder, tmp_path, capsys):
+    """The others draw what they drew, also those of its batch; alone it is an error."""
+    pictures = tmp_path / "p"
+    pictures.mkdir()
+    for name in ("a.jpg", "b.png"):
+        shutil.copy(folder.pictures / name, pictures / name)
+    shutil.copy(folder.pictures / "b.png", pictures / "c.png")
+    call = ["generate", f"--checkpoint={folder('caption')}", f"--images={pictures}"]
+    call += ["--max-new=3", "--temperature=3", "--batch-size=2", f"--out={tmp_path / 'f.jsonl'}"]
+    assert main(call) == 0
+    whole = lines(tmp_path / "f.jsonl")
+    (pictures / "b.png").write_bytes(b"no picture")
+    assert main([*call, "--skip-damaged"]) == 0
+    assert capsys.readouterr().out.splitlines()[-1].endswith("f.jsonl, skipped: 1")
+    assert lines(tmp_path / "f.jsonl") == [whole[0], whole[2]]
+    for name in ("a.jpg", "c.png"):
+        (pictures / name).write_bytes(b"")
+    assert main([*call, "--skip-damaged"]) == 2
+    assert "none of 3 pictures can be read" in capsys.readouterr().err
+
+
+def test_a_text_ends_at_a_stop_word(folder):
+    model, picture = vlp_jax.load(folder("caption")), [folder.pictures / "b.png"]
+    ids = generate(model, picture, max_new=4, min_new=4)[0].ids
+    words = [model.tokenizer().decode([i]) for i in ids]
+    at = next(i for i, word in enumerate(words) if word and word not in words[:i] and i)
+    assert generate(model, picture, max_new=4, stop=[words[at]])[0].ids == ids[:at]
+
+
+EARLY = [  # before any checkpoint is opened
+    (["--beams=0"], "--beams=0: must be at least 1"),
+    (["--max-new=0"], "--max-new=0: must be at least 1"),
+    (["--min-new=9", "--max-new=8"], "--min-new=9: must be from 0 to --max-new=8"),
+    (["--top-p=0"], "--top-p=0.0 is out of range; it must be from 1e-06 to 1"),
+    (["--top-p=1.5"], "--top-p=1.5 is out of range"),
+    (["--temperature=0"], "--temperature=0.0 is out of range"),
+    (["--temperature=-1"], "--temperature=-1.0 is out of range"),
+    (["--temperature=nan"], "--temperature=nan is out of range"),
+    (["--repetition-penalty=0"], "--repetition-penalty=0.0 is out of range"),
+    (["--length-penalty=inf"], "--length-penalty=inf is out of range"),
+    (["--top-k=-1"], "--top-k=-1: must be at least 0"),
+    (["--beams=2", "--top-p=0.5"], "remove --temperature, --top-p, --top-k"),
+    (["--batch-size=0"], "--batch-size=0: must be at least 1"),
+    (["--prompt=a", "--prompts=x"], "--prompt and --prompts: give one of them"),
+    (["--prompts=three"], "--prompts=three: 2 lines for 3 pictures"),
+    (["--prompts=nowhere"], "--prompts: "),
+    (["--images=nowhere"], "--images: nowhere: no such file or folder"),
+    (["--out=three/f.jsonl"], "--out="),
+]
+LATE = [
+    (["--max-new=99"], "--max-new=99: after 1 token more than the model's 8 places"),
+    (["--max-new=6", "--prompt=a picture"], "--max-new=6: after 3 tokens more than"),
+    ([f"--prompt={'a red cat ' * 1000}"], "is too long; the model reads 8 tokens"),
+    (["--stop=zebra"], "--stop='zebra': is no single token of the vocabulary"),
+    (["--stop=a cat"], "--stop='a cat': is no single token"),
+]
+
+
+@pytest.mark.parametrize(("flags", "message"), EARLY + LATE)
+def test_mistakes_are_one_line(folder, tmp_path, capsys, monkeypatch, flags, message):
+    monkeypatch.chdir(tmp_path)
+    pathlib.Path("three").write_text("a\nb\n")
+    made = folder("caption") if (flags, message) in LATE else "nothing"
+    call = ["generate", f"--checkpoint={made}", f"--images={folder.pictures}", "--out=f.jsonl"]
+    assert main([*call, *flags]) == 2
+    told = capsys.readouterr().err.strip().splitlines()
+    assert told[-1].startswith("error: ") and message in told[-1], told
+    assert len(told[-1]) < 200 and os.listdir() == ["three"]
+
+
+def test_prompt_and_new_tokens_may_fill_every_place(folder):
+    """Three tokens are read in a bucket of four, for which there is no room."""
+    model, picture = vlp_jax.load(folder("caption")), [folder.pictures / "b.png"]
+    assert len(generate(model, picture, "a picture", max_new=5, min_new=5)[0].ids) == 5
 
 
 def test_rows_as_a_field_wants_them(folder):

@@ -2,12 +2,16 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from vlp_jax.__main__ import main
+from vlp_jax.api import repro
+from vlp_jax.api.study import Cell, Run, Study
+from vlp_jax.core.errors import UserError
 
 RECIPE = """
 from pathlib import Path
@@ -191,3 +195,42 @@ def test_without_a_name_the_studies_are_listed_with_their_minutes(capsys):
     assert len(found) == len(lines) and all(0 < row["minutes"] <= 20 for row in found.values())
     assert main(["repro", "--full"]) == 0
     assert "mae_mask_ratio       10 runs  MAE" in capsys.readouterr().out
+
+
+def test_a_cell_that_others_make_data_for(tmp_path, monkeypatch):
+    """`before` is called once, when what it needs is there; a cell aside is measured by nothing."""
+    config, trained, made = "configs/mae/tiny.py", [], []
+
+    def before(place, out, seed):
+        made.append((place("aside").relative_to(out), seed))
+        return {"share": 0.5}
+
+    def fake_train(config, folder):
+        trained.append((folder.name, config.init_from, sorted(config.evals), config.seed))
+        folder.mkdir(parents=True)
+
+    monkeypatch.setattr("vlp_jax.api.train.train", fake_train)
+    monkeypatch.setattr(repro, "run_measures", lambda *words: {"loss": 1.0})
+    cells = {
+        "first": Cell(config=config, changes={"data.path": "{out}/sets/{seed}"}),
+        "aside": Cell(config=config, start="first", start_at="", aside=True),
+        "last": Cell(config=config, needs=("aside",), before=before, then={"batch_size": 7}),
+    }
+    then = {"then": Run(config=config, changes={"init_from": "{run}"})}
+    evals = {"knn": {"type": "knn", "path": "x"}}
+    study = Study(title="", cells=cells, evals=evals, columns={}, trends=(), follow_ups=then)
+    runs = repro.check_configs(study, list(cells), 1, {}, tmp_path)
+    assert runs["first", 0].data.path == f"{tmp_path}/sets/0"
+    with pytest.raises(UserError, match="starts from 'aside', which"):
+        repro.run_cells(study, {key: runs[key] for key in runs if key[0] == "last"}, tmp_path)
+    found = repro.run_cells(study, runs, tmp_path)
+    first = str(tmp_path / "cells" / "first" / "seed0")
+    assert [name for name, *_ in trained] == ["seed0", "then", "seed0", "seed0", "then"]
+    assert [trained[k][2] for k in (0, 2, 3)] == [["knn"], [], ["knn"]]
+    assert trained[2][1] == first and trained[1][1] == first
+    assert found["last"] == [{"share": 0.5, "loss": 1.0, "then.loss": 1.0}]
+    assert made == [(Path("cells/aside/seed0"), 0)]
+    repro.run_cells(study, repro.check_configs(study, list(cells), 1, {}, tmp_path), tmp_path)
+    assert len(made) == 1 and len(trained) == 5
+    asked = json.loads((tmp_path / "cells" / "last" / "seed0" / "measures.json").read_text())
+    assert "'batch_size': 7" in asked["asked"]["then.then"]

@@ -1,6 +1,7 @@
 """Caption and question sets as downloaded: what an example holds, splits, and what is refused."""
 
 import json
+import pathlib
 
 import numpy as np
 import pytest
@@ -149,6 +150,41 @@ def test_a_test_set_has_questions_alone(write):
     _, found = examples(f"{root}/v2_OpenEnded_mscoco_test-dev2015_questions.json")
     assert found[2]["key"] == "test2015/COCO_test2015_000000000043"
     assert "answers" not in found[2]["meta"] and len(found) == 3
+
+
+NLVR2 = [
+    {"sentence": "Both are red.", "label": "True", "identifier": "dev-7-1-0", "synset": "bus"},
+    {"sentence": "Both are red.", "label": "False", "identifier": "dev-7-2-0"},
+]
+
+
+@pytest.mark.parametrize("name", ["dev.json", "dev.jsonl"])
+@pytest.mark.parametrize("below", ["", "images/dev/"])
+def test_sentences_about_two_pictures(write, name, below):
+    lines = "\n".join(map(json.dumps, NLVR2)) + "\n"
+    pictures = [f"{below}dev-7-{k}-img{i}.png" for k in (1, 2) for i in (0, 1)]
+    root = write({name: lines}, pictures)
+    source, found = examples(f"{root}/{name}")
+    assert [e["meta"]["label"] for e in found] == [1, 0] and found[0]["meta"]["synset"] == "bus"
+    assert found[1]["text"] == ["Both are red."] and found[1]["meta"]["identifier"] == "dev-7-2-0"
+    levels = [pathlib.Path(root, picture).read_bytes() for picture in pictures]
+    assert source[1]["image"] == levels[2]
+    assert source[1]["members"]["second_image"] == levels[3] != levels[2]
+
+
+def test_other_forms_of_pairs(write):
+    """Training pictures lie in numbered folders; salesforce/BLIP's lists name the pictures."""
+    row = {"sentence": "One.", "label": "True", "identifier": "train-1-0-1", "directory": 3}
+    root = write({"train.json": row}, [f"images/train/3/train-1-0-img{i}.png" for i in (0, 1)])
+    source, found = examples(f"{root}/train.json")
+    assert source[0]["image"] and source[0]["members"]["second_image"] and len(found) == 1
+    named = {"sentence": "Two.", "label": "False", "images": ["dev/a.png", "dev/b.png"]}
+    root = write({"nlvr_dev.json": [named, {**named, "label": "true"}]}, ["dev/a.png", "dev/b.png"])
+    source, found = examples(f"{root}/nlvr_dev.json")
+    assert [e["meta"]["label"] for e in found] == [0, 1] and found[0]["key"] == "dev/a"
+    assert source[0]["members"]["second_image"] != source[0]["image"]
+    root = write({"own.jsonl": {"image": "dev/a.png", "sentence": "x", "identifier": "a-1"}})
+    assert "second_image" not in examples(f"{root}/own.jsonl")[1][0]["meta"]
 
 
 @pytest.mark.parametrize(

@@ -67,3 +67,12 @@ def test_a_draw_more_in_one_place_moves_no_other():
         chosen = pick("random")
         dropped = pick("first", (), 0.5).split()  # places kept, as letters of the first caption
         assert words == [chosen.split()["abcd".index(letter)] for letter in dropped]
+
+
+def test_a_caption_that_cleaning_empties_is_none():
+    blank = lambda text: text == "four"  # noqa: E731
+    first, spec = CaptionSpec("first", ("{c}!",)), CaptionSpec("random", ("{c}!",))
+    assert choose_caption(EXAMPLE, first, stream(0), None, blank) == "one two three!"
+    with pytest.raises(DamagedSample, match="empty_caption"):
+        for position in range(20):
+            choose_caption(EXAMPLE, spec, stream(position), None, blank)

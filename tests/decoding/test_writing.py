@@ -100,6 +100,17 @@ def test_a_row_is_the_same_whatever_the_batch(how):
     np.testing.assert_allclose(turned.score, whole.score[[2, 0, 1]], rtol=1e-6)
 
 
+@pytest.mark.parametrize("how", [{"beams": 3}, {"temperature": 1.0}], ids=str)
+def test_a_row_without_numbers_harms_no_other(how):
+    scores = table(2)
+    whole = write(scores, max_new=6, **how)
+    scores[3, 4] = np.nan  # where the second prompt ends, and no other text comes
+    broken = write(scores, max_new=6, **how)
+    np.testing.assert_array_equal(broken.ids[[0, 2]], whole.ids[[0, 2]])
+    np.testing.assert_array_equal(broken.score[[0, 2]], whole.score[[0, 2]])
+    assert not np.isfinite(broken.score[1, 0])
+
+
 def test_several_stop_ids_and_none():
     scores = table(4)
     several = write(scores, stop=(STOP, 1), max_new=6)

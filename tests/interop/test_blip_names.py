@@ -227,6 +227,41 @@ def test_what_should_repeat_and_does_not_is_refused(name, tiny, tmp_path):
         read(tmp_path, state)
 
 
+def pair_of_pictures():
+    """The tensors of three layers, of which the last two merge (nlvr_encoder.py)."""
+    rng, text = np.random.default_rng(0), bert("text_encoder.")
+    one = {name: shape for name, shape in text.items() if ".layer.0." in name}
+    found = vision() | {n: shape for n, shape in text.items() if n not in one}
+    for layer in range(3):
+        for name, shape in one.items():
+            twins = [name]
+            for word in ("crossattention.self.", "crossattention.output.dense."):
+                if word in name:
+                    twins = [name.replace(word, f"{word[:-1]}{i}.") for i in range(2)]
+            found |= {twin.replace(".layer.0.", f".layer.{layer}."): shape for twin in twins}
+        merge = f"text_encoder.encoder.layer.{layer}.crossattention.output.merge_layer"
+        found |= pairs(merge, D, 2 * D) if layer else {}
+    found |= pairs("cls_head.0", D, D) | pairs("cls_head.2", 2, D)
+    return {name: rng.normal(size=shape).astype(np.float32) for name, shape in found.items()}
+
+
+def test_the_file_of_two_pictures(tiny, tmp_path, monkeypatch):
+    deep = {**archs.ARCHS["tiny"], "text": archs.ARCHS["tiny"]["text"] | {"num_layers": 3}}
+    monkeypatch.setitem(archs.ARCHS, "tiny", deep)
+    state = pair_of_pictures()
+    config, _, arrays = read(tmp_path, state)
+    assert (config["name"], config["text"]["merge_from"]) == ("blip_nlvr", 1)
+    other = "text_encoder.encoder.layer.2.crossattention"
+    for i, ours in enumerate(("cross_attn", "second_cross_attn")):
+        found = arrays[f"text/blocks/{ours}/query/kernel"][2].reshape(D, D)
+        np.testing.assert_array_equal(found, state[f"{other}.self{i}.query.weight"].T)
+        out = arrays[f"text/blocks/{ours}/out/kernel"][2].reshape(D, D)
+        np.testing.assert_array_equal(out, state[f"{other}.output.dense{i}.weight"].T)
+    wanted = state[f"{other}.output.merge_layer.weight"].T
+    np.testing.assert_array_equal(arrays["text/merge/kernel"][1], wanted)
+    np.testing.assert_array_equal(arrays["judge/out/bias"], state["cls_head.2.bias"])
+
+
 def test_no_class_of_transformers_is_encoder_and_decoder(tiny, tmp_path):
     _, method, _ = read(tmp_path, drawn("pretrain"))
     family, said = families()["hf_blip"], described(method)

@@ -126,13 +126,39 @@ def test_shards(tmp_path):
         ({"weight_map": {"a": "../m-1.safetensors"}}, "not the name of a safetensors file"),
         ({"weight_map": {"a": "/etc/passwd"}}, "not the name of a safetensors file"),
         ({"weight_map": {"a": "m-3.safetensors"}}, "cannot be read"),
-        ({"weight_map": {"c": "m-1.safetensors"}}, "first 'c'"),
+        ({"weight_map": {"c": "m-1.safetensors"}}, "m-1.safetensors: lacks 'c', which .* in it"),
+        ({"weight_map": dict.fromkeys("acd", "m-1.safetensors")}, "lacks 'c' and 1 more, which"),
+        ({"weight_map": {"a": "m-1-of-2.safetensors"}}, "lists nothing in m-2-of-2.safetensors"),
         ({"weight_map": [1]}, "no weight_map"),
         ({}, "no weight_map"),
     ):
         index.write_text(json.dumps(bad))
         with pytest.raises(UserError, match=message):
             read_sharded(str(index))
+
+
+def test_shards_that_are_not_those_of_their_index(tmp_path):
+    """R23: missing, cut, exchanged, or of another model: the file is named, no tensor is read."""
+    names = [f"m-{i}.safetensors" for i in (1, 2)]
+    save_file({"a": np.ones(2, np.float32)}, tmp_path / names[0])
+    save_file({"b": np.zeros(3, np.float32)}, tmp_path / names[1])
+    whole = (tmp_path / names[1]).read_bytes()
+    index = tmp_path / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": {"a": names[0], "b": names[1]}}))
+
+    def refused(message):
+        with pytest.raises(UserError, match=message) as caught:
+            read_sharded(str(index))
+        assert "\n" not in str(caught.value)
+
+    (tmp_path / names[1]).write_bytes(whole[:-4])
+    refused(f"{names[1]}: malformed safetensors header .*do not fit")
+    save_file({"a": np.ones(2, np.float32), "b": np.ones(3, np.float32)}, tmp_path / names[1])
+    refused(f"{names[1]}: holds 'a', which model.safetensors.index.json lists in {names[0]}")
+    save_file({"other": np.ones(3, np.float32)}, tmp_path / names[1])
+    refused(f"{names[1]}: lacks 'b', which")
+    (tmp_path / names[1]).unlink()
+    refused(f"{names[1]}: cannot be read")
 
 
 def test_json_that_is_none(tmp_path):

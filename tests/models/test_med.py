@@ -151,6 +151,30 @@ def test_encoder_and_decoder_differ_in_what_they_do_not_share(run, params):
             assert far > 1e-2 if mode in modes else far == 0, (path, mode)
 
 
+def test_two_pictures_that_are_one(run, params):
+    """By equal weights, and a map that takes the mean as the layers before it do, two looks at one
+    picture are the one look; the second sees the second picture."""
+    net = NET.clone(roles="encoder", merge_from=1)
+    shapes = jax.eval_shape(net.init, jax.random.key(0), *reads(net, WIDE, S))["params"]
+    blocks = {k: v for k, v in params["blocks"].items() if not k.startswith("decode_")}
+    blocks["second_cross_attn"] = blocks["cross_attn"]
+    mean = jnp.concatenate([jnp.eye(D), jnp.eye(D)])[None] / 2
+    merge = {"kernel": mean, "bias": jnp.zeros((1, D))}
+    twice = {k: params[k] for k in ("token_embed", "pos_embed", "norm_embed")}
+    twice |= {"blocks": blocks, "merge": merge}
+    assert jax.tree.map(jnp.shape, twice) == jax.tree.map(lambda leaf: leaf.shape, shapes)
+    how = dict(mode="ground")
+    call = jax.jit(lambda p, two: net.apply({"params": p}, IDS, MASK, jnp.stack(two, 1), **how)[0])
+    wanted = run("ground", IDS, MASK, STATES)[0]
+    np.testing.assert_allclose(call(twice, (STATES, STATES)), wanted, atol=1e-5)
+    for states in ((STATES, STATES + 1), (STATES + 1, STATES)):
+        assert jnp.abs(call(twice, states) - wanted).max() > 1e-2
+    for name, times in (("kernel", 2), ("bias", 1)):  # of the last layer alone
+        other = merge | {name: merge[name] * times + jnp.arange(D) * (name == "bias")}
+        moved = jnp.abs(call(twice | {"merge": other}, (STATES, STATES)) - wanted)
+        assert moved.max() > 1e-2, name
+
+
 def test_scan_equals_unrolled_and_the_mixed_precision_is_near(run, params):
     how = dict(mask=MASK, context=STATES, mode="decode")
     wanted = run("decode", IDS, MASK, STATES)[1]["logits"]
@@ -184,6 +208,7 @@ def test_the_table_of_words_learns_from_both_of_its_ends(params):
         ({"num_heads": 5}, {}, "text.num_heads=5 does not divide width=16"),
         ({}, {"mode": "ground", "context": None}, "mode 'ground' needs states to look at"),
         ({}, {"mode": "grund"}, "no mode 'grund' of roles='both'; did you mean 'ground'"),
+        ({"merge_from": 0}, {}, "text.merge_from=0: needs roles='encoder'"),
         ({"roles": "encoder"}, {"mode": "decode"}, "no mode 'decode' of roles='encoder'"),
         ({"context_length": 6}, {}, "texts of 7 tokens but the text tower takes context_length=6"),
         ({}, {"mode": "decode", "cache": 13}, "texts of 13 tokens"),
@@ -219,3 +244,14 @@ def test_flops_are_those_of_the_products(params, mode):
     call = lambda p: NET.apply({"params": p}, IDS[:1], None, STATES[:1], mode=mode)  # noqa: E731
     found = products(jax.make_jaxpr(call)(params).jaxpr)
     assert found == med_flops(NET, mode, T, (S, WIDE))
+
+
+def test_flops_of_two_pictures():
+    net = NET.clone(roles="encoder", merge_from=0)
+    given = IDS[:1], None, jnp.stack([STATES[:1]] * 2, 1)
+    call = lambda: net.init(jax.random.key(0), *given, mode="ground")  # noqa: E731
+    assert products(jax.make_jaxpr(call)().jaxpr) == med_flops(net, "ground", T, (S, WIDE))
+    less = net.clone(merge_from=1)
+    assert med_flops(less, "ground", T, (S, WIDE)) == products(
+        jax.make_jaxpr(call)().jaxpr
+    ) - 4 * T * D**2  # fmt: skip

@@ -104,3 +104,16 @@ def test_blip(name, changes, wanted):
         arch[part] |= fields
     params, _ = jax.eval_shape(make_method({"name": "blip", **arch}).init, jax.random.key(0))
     assert size(params) == wanted
+
+
+# salesforce/BLIP's blip_nlvr, base at 384 pixels; as LAVIS builds it.
+def test_blip_of_two_pictures():
+    arch = copy.deepcopy(BLIP["blip-base"])
+    arch["image"]["image_size"] = 384
+    arch["text"] |= {"roles": "encoder", "merge_from": 6}
+    method = make_method({"name": "blip_nlvr", **arch})
+    params, _ = jax.eval_shape(method.init, jax.random.key(0))
+    square = 768 * 768 + 768
+    whole = 223_452_418 + (577 - 197) * 768 - 2 * (768 + 1) - 2 * (768 + 1) * 256  # the ITM class
+    more = 12 * 4 * square + 6 * (2 * 768 * 768 + 768) + square + 2 * 769
+    assert size(params) == whole + more == 259_372_034

@@ -3,6 +3,9 @@
 Beside some CPU builds of PyTorch torchvision misses its compiled operators and fails to import.
 open_clip and transformers import torchvision for picture transforms alone, which need no operator;
 declaring the operators' names is enough. Also keeps PyTorch to two threads.
+
+What a test compares with np.testing.assert_allclose is noted, and the largest difference of every
+test printed at the end: the table of vlp_jax/interop/README.md.
 """
 
 import io
@@ -42,6 +45,34 @@ def declare_torchvision_operators() -> object | None:
 
 
 LIBRARY = declare_torchvision_operators()
+
+
+@pytest.fixture(autouse=True)
+def noted(monkeypatch, record_property):
+    """Keeps how far apart the arrays of each comparison were, and how large the largest number."""
+    check = np.testing.assert_allclose
+
+    def assert_allclose(found, wanted, *args, **how):
+        check(found, wanted, *args, **how)
+        apart = np.abs(np.asarray(found, float) - np.asarray(wanted, float)).max(initial=0)
+        size = np.abs(np.asarray(wanted, float)).max(initial=0)
+        record_property("compared", (how.get("err_msg", ""), float(apart), float(size)))
+
+    monkeypatch.setattr(np.testing, "assert_allclose", assert_allclose)
+
+
+def pytest_terminal_summary(terminalreporter):
+    """The largest difference of every test and name."""
+    rows = {}
+    for report in terminalreporter.stats.get("passed", ()):
+        test = report.nodeid.rpartition("/")[2].partition("[")[0]
+        for key, (name, *found) in report.user_properties if report.when == "call" else ():
+            if key == "compared":
+                rows.setdefault((test, name), []).append(found)
+    for (test, name), found in rows.items():
+        apart, size = np.max(found, axis=0)
+        terminalreporter.write_line(f"{apart:8.1e} of {size:8.1e}  {test} {name}")
+
 
 SIZES = (
     (300, 200, "PNG"),

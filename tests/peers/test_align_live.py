@@ -23,8 +23,6 @@ from vlp_jax.cli import convert  # noqa: E402
 from vlp_jax.core.inputs import Inputs, Vars  # noqa: E402
 from vlp_jax.interop.family import families  # noqa: E402
 
-SEEN = {}  # largest differences, for a report: pytest -s
-
 
 def ours(model, name, batch):
     run = model.method.functions()[name]
@@ -32,10 +30,7 @@ def ours(model, name, batch):
 
 
 def differ(name, found, wanted):
-    """Asserts 1e-4, and notes the largest difference."""
-    SEEN[name] = float(np.abs(found - wanted.detach().numpy()).max())
-    print(f"{name}: {SEEN[name]:.2e}")
-    assert SEEN[name] <= 1e-4
+    np.testing.assert_allclose(found, wanted.detach().numpy(), rtol=0, atol=1e-4, err_msg=name)
 
 
 def both_ways(model, folder, kind):

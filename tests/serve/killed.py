@@ -16,7 +16,8 @@ import numpy as np
 import pyarrow.parquet  # noqa: F401  (what forks share)
 
 from vlp_jax.api import files  # noqa: F401  (this too)
-from vlp_jax.serve import build, whole
+from vlp_jax.data import whole
+from vlp_jax.serve import build
 
 ROWS, PART = 6, 4
 LAST = 6  # operations on the disk before the end, from which an older index is at stake
@@ -48,9 +49,9 @@ def patch():
     build.digests = lambda model: {"weights": "w", "preprocessing": "p"}
 
 
-def run(request, fatal):
-    """Builds in a fork that kills itself before operation number `fatal`; returns (whether it came
-    to its end, rows that it embedded)."""
+def run(request, fatal, make=build.build_index):
+    """Builds in a fork that kills itself before operation number `fatal`; returns its report, None
+    where it did not come to its end."""
     reader, writer = os.pipe()
     child = os.fork()
     if child:
@@ -73,7 +74,7 @@ def run(request, fatal):
     for name in ("replace", "rename", "remove", "makedirs"):
         setattr(os, name, counted(getattr(os, name)))
     shutil.rmtree = counted(shutil.rmtree)
-    report = build.build_index(request)
+    report = make(request)
     os.write(writer, json.dumps(report).encode())
     os._exit(0)
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vlp_jax.serve.whole import write_whole
+from vlp_jax.data.whole import write_whole
 
 HERE = pathlib.Path(__file__).parent
 

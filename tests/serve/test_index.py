@@ -9,7 +9,8 @@ import pytest
 from PIL import Image
 
 from vlp_jax.core.errors import UserError
-from vlp_jax.serve.index import Index, file_facts
+from vlp_jax.data.staging import file_facts
+from vlp_jax.serve.index import Index
 from vlp_jax.serve.metadata import Metadata
 from vlp_jax.serve.vectors import place
 

@@ -82,7 +82,7 @@ def embed_pictures(
     """
     rows, kept, size = [], [], 0
     with ThreadPoolExecutor(how.threads) as pool:
-        for some, decoded in _ahead(pool, decode, _chunks(pictures, how.size)):
+        for some, decoded in ahead(pool, decode, chunks(pictures, how.size)):
             size = size or len(some)
             good = [i for i, picture in enumerate(decoded) if picture is not None]
             kept += [some[i] for i in good]
@@ -101,7 +101,7 @@ def embed_texts(
 ) -> list[np.ndarray]:
     """Rows of texts, in batches; arrays: texts -> the batch that they are."""
     rows, size = [], 0
-    for some in _chunks(texts, how.size):
+    for some in chunks(texts, how.size):
         size = size or len(some)
         rows.append(_padded(fn, arrays(some), size))
         how.told(len(some))
@@ -132,14 +132,14 @@ def shares(image: np.ndarray, text: np.ndarray, scale: float) -> np.ndarray:
     return (powers / powers.sum(axis=1, keepdims=True)).astype(np.float32)
 
 
-def _chunks(items: Iterable[T], size: int) -> Iterator[list[T]]:
+def chunks(items: Iterable[T], size: int) -> Iterator[list[T]]:
     """Lists of `size` items, the last one shorter."""
     source = iter(items)
     while some := list(itertools.islice(source, size)):
         yield some
 
 
-def _ahead(
+def ahead(
     pool: ThreadPoolExecutor, work: Callable[[T], Any], chunks: Iterable[list[T]]
 ) -> Iterator[tuple[list[T], list[Any]]]:
     """(a chunk, work of each of its items) while the next chunk is being worked on."""

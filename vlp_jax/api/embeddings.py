@@ -195,8 +195,8 @@ def similarity(request: Request, scale: float | None = None) -> dict[str, Any]:
 class Progress:
     """A line on stderr: done, rate and time left, at most once a second, in a log every ten."""
 
-    def __init__(self, total: int):
-        self.total, self.done = total, 0
+    def __init__(self, total: int, word: str = "embed"):
+        self.total, self.done, self.word = total, 0, word
         self.start = self.shown = time.perf_counter()
 
     def add(self, count: int) -> None:
@@ -209,7 +209,7 @@ class Progress:
         left = (self.total - self.done) / rate
         end = "\r" if sys.stderr.isatty() else "\n"
         print(
-            f"embed {self.done}/{self.total}  {rate:.1f}/s  {left:.0f} s left  ",
+            f"{self.word} {self.done}/{self.total}  {rate:.1f}/s  {left:.0f} s left  ",
             end=end,
             file=sys.stderr,
             flush=True,

@@ -35,6 +35,11 @@ _CLEAN = {  # data/text/clean.py -> normalizers of tokenizer.json
     ],
     "none": [],
 }
+_BLIP = {"Regex": r'[.!"()*#:;~]'}  # ids end before the words that its cleaning allows
+_CLEAN |= {
+    name: [{"type": "Replace", "pattern": _BLIP, "content": put}, {"type": "Lowercase"}, *_SPACES]
+    for name, put in (("blip", " "), ("blip_30", " "), ("blip_question", ""))
+}
 
 
 def tokenizer_files(
@@ -60,8 +65,8 @@ def tokenizer_files(
     clip = spec["name"] == "clip"
     clean = options.get("clean", "lower" if clip else "whitespace")
     if to == "open_clip":
-        if clean == "none":
-            raise UserError(_refusal(to, "data.tokenizer_options.clean='none'"))
+        if clean == "none" or clean.startswith("blip"):
+            raise UserError(_refusal(to, f"data.tokenizer_options.clean={clean!r}"))
         said = {} if clean == ("lower" if clip else "whitespace") else {"clean": clean}
         said = {"tokenizer_kwargs": said} if said else {}
         if clip:

@@ -31,7 +31,7 @@ from vlp_jax.api.embed import (
 from vlp_jax.api.pictures import check_list, check_texts, frame, read_numbered
 from vlp_jax.api.placement import Run, choose_mesh, places, shapes
 from vlp_jax.api.weights import check_shapes, golden_embeddings, split_extra, tokenizer_name
-from vlp_jax.api.writing import generate, match
+from vlp_jax.api.writing import generate, match, score
 from vlp_jax.core.errors import UserError, count_of
 from vlp_jax.core.fields import Text
 from vlp_jax.core.inputs import Vars
@@ -175,18 +175,33 @@ class Model:
 
     def generate(
         self, pictures: Iterable[Any], prompt: str | Sequence[str] = "", **how: Any
-    ) -> list[str]:
+    ) -> list[str | None]:
         """The best text for each picture: a caption, or the answer to a question.
 
         Args:
           pictures: as `embed_images` takes them.
           prompt: how the text begins, or the question; one for all, or one of each.
-          how: decoding/how.py Writing (beams=3, max_new=20, top_p=0.9, ...), and seed.
+          how: decoding/how.py Writing (beams=3, max_new=20, top_p=0.9, ...), seed, stop=["."],
+            and skip_damaged: None for a picture that cannot be read.
 
         Raises:
           UserError: a model that writes nothing; see api/writing.py.
         """
-        return [made.text for made in generate(self, pictures, prompt, **how)]
+        return [made and made.text for made in generate(self, pictures, prompt, **how)]
+
+    def score(
+        self, pictures: Iterable[Any], texts: Sequence[str], prompt: str | Sequence[str] = ""
+    ) -> np.ndarray:
+        """float32[N, K], the log-likelihood of each of K texts, their end included, as what the
+        model would write for each picture after the prompt, or in answer to the question.
+
+        Args:
+          pictures, prompt: as `generate` takes them.
+
+        Raises:
+          UserError: a model that scores no texts; see api/writing.py.
+        """
+        return score(self, pictures, texts, prompt)
 
     def match(self, pictures: Iterable[Any], texts: Sequence[str]) -> np.ndarray:
         """float32[N], the probability that each picture and its text belong together.

@@ -66,7 +66,7 @@ def runner(method: Method, name: str, v: Vars, mesh: Mesh | None = None) -> Run:
             if mesh is None:
                 return jax.tree.map(np.asarray, program(*v, batch, index, how))
             count = len(next(iter(batch.values())))
-            most = -(-count // _ways(mesh)) * _ways(mesh)
+            most = -(-count // ways(mesh)) * ways(mesh)
             filled = {array: fill(rows, most) for array, rows in batch.items()}
             index = None if index is None else fill(index, most)
             with jax.set_mesh(mesh):
@@ -81,7 +81,7 @@ def fill(rows: np.ndarray, count: int) -> np.ndarray:
     return np.concatenate([rows, np.repeat(rows[:1], count - len(rows), axis=0)])
 
 
-def _ways(mesh: Mesh) -> int:
+def ways(mesh: Mesh) -> int:
     """How many devices share the rows of a batch."""
     return math.prod(mesh.shape[axis] for axis in BATCH_AXES)
 

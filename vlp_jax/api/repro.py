@@ -4,10 +4,11 @@ The file exists as the one runner of all studies: an interrupted one goes on whe
 """
 
 import dataclasses
+import functools
 import json
 import statistics
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +58,7 @@ def reproduce(request: Request) -> dict[str, Any]:
     if request.seeds < 1:
         raise UserError(f"--seeds={request.seeds}: must be at least 1")
     start_jax()
-    runs = check_configs(study, names, request.seeds, request.changes)
+    runs = check_configs(study, names, request.seeds, request.changes, request.folder)
     if study.prepare:
         study.prepare(names)
     found = summary(study, run_cells(study, runs, request.folder), names)
@@ -99,7 +100,7 @@ def chosen(only: str, cells: list[str]) -> list[str]:
 
 
 def check_configs(
-    study: Any, names: list[str], seeds: int, overrides: Mapping[str, str]
+    study: Any, names: list[str], seeds: int, overrides: Mapping[str, str], out: Path | str = "runs"
 ) -> dict[tuple[str, int], Any]:
     """{(cell, seed): config}, seed by seed, each of whose methods and optimisers could be built.
 
@@ -117,7 +118,7 @@ def check_configs(
     runs = {}
     for seed in range(seeds):
         for name in names:
-            runs[name, seed] = config = study.config(name, seed, overrides)
+            runs[name, seed] = config = study.config(name, seed, overrides, out)
             make_method(config.method), make_optimizer(config.optim)
     return runs
 
@@ -135,8 +136,11 @@ def run_cells(
     from vlp_jax.train.progress import duration_text, show
 
     for (name, seed), config in runs.items():
-        if study.cells[name].start:
-            config.init_from = start_of(study.cells[name].start, seed, runs, out)
+        cell = study.cells[name]
+        for other in filter(None, (cell.start, *cell.needs)):
+            check_there(other, seed, runs, out)
+        if cell.start:
+            config.init_from = start_of(cell.start, seed, out, cell.start_at)
     found: dict[str, list[dict[str, float]]] = {}
     took: list[float] = []
     with StopSignal() as stop:
@@ -145,7 +149,15 @@ def run_cells(
             eta = f", ETA {duration_text(rest)}" if took else ""
             show(f"cell {index + 1} of {len(runs)}: {name}, seed {seed}{eta}", last=True)
             start = time.monotonic()
-            measures, new = run_cell(config, study.follow_ups, folder_of(name, seed, out))
+            cell, before = study.cells[name], None
+            if cell.before:
+                place = functools.partial(folder_of, seed=seed, out=out)
+                before = functools.partial(cell.before, place, out, seed)
+            follow_ups = {
+                name: dataclasses.replace(run, changes={**run.changes, **cell.then})
+                for name, run in ({} if cell.aside else study.follow_ups).items()
+            }
+            measures, new = run_cell(config, follow_ups, folder_of(name, seed, out), before)
             found.setdefault(name, []).append(measures)
             took += [time.monotonic() - start] * new
             if stop.heard and index + 1 < len(runs):
@@ -158,24 +170,30 @@ def folder_of(cell: str, seed: int, out: Path) -> Path:
     return out / "cells" / cell.replace(" / ", "_x_").replace(" ", "_") / f"seed{seed}"
 
 
-def start_of(cell: str, seed: int, runs: Mapping[tuple[str, int], Any], out: Path) -> str:
-    """`init_from` of a run that starts from the tower of `cell`.
+def start_of(cell: str, seed: int, out: Path, paths: str) -> str:
+    """`init_from` of a run that starts from some paths of `cell`."""
+    return f"{folder_of(cell, seed, out)}{paths and ':'}{paths}"
 
-    Raises:
-      UserError: that cell will not be there.
-    """
+
+def check_there(cell: str, seed: int, runs: Mapping[tuple[str, int], Any], out: Path) -> None:
+    """Raises UserError where a cell that another needs will not be there."""
     from vlp_jax.core.errors import UserError
 
-    folder = folder_of(cell, seed, out)
-    if (cell, seed) not in runs and not (folder / "measures.json").is_file():
+    there = (folder_of(cell, seed, out) / "measures.json").is_file()
+    if (cell, seed) not in runs and not there:
         raise UserError(f"--only: a cell starts from {cell!r}, which {out} lacks; name it as well")
-    return f"{folder}:(batch_stats/)?image/.*"
 
 
 def run_cell(
-    config: Any, follow_ups: Mapping[str, Any], folder: Path
+    config: Any,
+    follow_ups: Mapping[str, Any],
+    folder: Path,
+    before: Callable[[], Mapping[str, float]] | None = None,
 ) -> tuple[dict[str, float], bool]:
     """Trains and evaluates a cell and its follow-ups, or reads what `folder` holds of them.
+
+    Args:
+      before: writes what the training reads, and gives more measures.
 
     Returns:
       ({measure: number}, whether anything was run).
@@ -193,8 +211,9 @@ def run_cell(
     done = json.loads(file.read_text()) if file.is_file() else {}
     if done.get("asked") == asked:
         return done["measures"], False
+    made = dict(before()) if before else {}
     try:
-        measures = run_measures(config, folder, train(config, folder))
+        measures = {**made, **run_measures(config, folder, train(config, folder))}
     except UserError as error:
         text = str(error).replace("choose another folder or pass --force", "choose another --out")
         raise UserError(text) from error

@@ -61,7 +61,8 @@ class Run:
 
     Attributes:
       config: FILE.py[:ARGS] of the repository.
-      changes: {key: value}, as `--config.KEY=VALUE`.
+      changes: {key: value}, as `--config.KEY=VALUE`; `{out}` is the study's folder, `{seed}` the
+        seed.
       image: a tower's config that takes the place of `method.image`, where methods share a trunk.
     """
 
@@ -69,15 +70,25 @@ class Run:
     changes: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     image: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
-    def load(self, more: Mapping[str, str], run: str = "") -> ConfigDict:
-        """The config, `more` overrides on top; every `{run}` in it stands for the workdir `run`.
+    def load(
+        self, more: Mapping[str, str], run: str = "", places: Mapping[str, str] | None = None
+    ) -> ConfigDict:
+        """The config, `more` overrides on top; every `{run}` in it stands for the workdir `run`,
+        every key of `places` for its value.
 
         Raises:
           UserError: see api/config.py.
         """
-        spec = self.config.replace("{run}", run)
+        places = {"{run}": run, **(places or {})}
+
+        def placed(text: str) -> str:
+            for mark, value in places.items():
+                text = text.replace(mark, value)
+            return text
+
+        spec = placed(self.config)
         spec = spec if Path(spec.partition(":")[0]).is_absolute() else f"{ROOT}/{spec}"
-        changes = {key: str(value).replace("{run}", run) for key, value in self.changes.items()}
+        changes = {key: placed(str(value)) for key, value in self.changes.items()}
         config = load_config(spec, {**changes, **more})
         if self.image:
             with config.unlocked():
@@ -96,10 +107,20 @@ class Cell(Run):
     Attributes:
       paper: {column: the paper's number}.
       evals: evaluators that replace those of the study with the same names.
-      start: an earlier cell, whose tower of the same seed this one starts from.
+      start: an earlier cell, from whose weights of the same seed this one starts; start_at: which
+        of them, a path regex (its picture's tower), '' for all.
+      aside: is no row of the paper's: the study's evaluators and follow-ups leave it out.
+      then: changes of its follow-ups.
+      needs: cells that must be there before it; before: f(f(cell) -> its workdir, the
+        study's folder, seed) -> {measure: number}, writes what it reads once they are.
     """
 
     start: str = ""
+    start_at: str = "(batch_stats/)?image/.*"
+    aside: bool = False
+    then: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    needs: tuple[str, ...] = ()
+    before: Callable[[Callable[[str], Path], Path, int], Mapping[str, float]] | None = None
     paper: Mapping[str, float] = dataclasses.field(default_factory=dict)
     evals: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
 
@@ -166,12 +187,16 @@ class Study:
     draw: Callable[[str, Mapping[str, Mapping[str, Any]], str], str] | None = None
     notes: tuple[str, ...] = ()
 
-    def config(self, name: str, seed: int, more: Mapping[str, str]) -> ConfigDict:
-        """The config of a cell: its own, with the study's evaluators at the end and `seed`."""
+    def config(
+        self, name: str, seed: int, more: Mapping[str, str], out: str | Path = "runs"
+    ) -> ConfigDict:
+        """The config of a cell in the study's folder `out`: its own, with the study's evaluators at
+        the end and `seed`."""
         cell = self.cells[name]
-        config = cell.load({"seed": str(seed), "eval_every": "0", **more})
+        places = {"{out}": str(out), "{seed}": str(seed)}
+        config = cell.load({"seed": str(seed), "eval_every": "0", **more}, places=places)
         with config.unlocked():
-            config.evals = ConfigDict({**self.evals, **cell.evals})
+            config.evals = ConfigDict({**({} if cell.aside else self.evals), **cell.evals})
         return config
 
     def values(self, measures: Values) -> dict[str, dict[str, float]]:

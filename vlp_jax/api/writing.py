@@ -1,21 +1,25 @@
-"""Texts that a model writes for pictures, and whether a text belongs to one: what `Model.generate`,
-`Model.match` and the command `generate` do.
+"""Texts that a model writes for pictures, how likely it holds given ones, and whether one belongs
+to a picture: what `Model.generate`, `Model.score`, `Model.match` and the command `generate` do.
 
 The file exists so that a command and a notebook write the same texts.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+import dataclasses
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from vlp_jax.api.embed import Batching
-from vlp_jax.api.pictures import check_list, read_numbered
+from vlp_jax.api.pictures import check_list, check_texts, read_numbered
 from vlp_jax.api.placement import fill, runner
+from vlp_jax.api.prompts import check_prompts, readable, stop_ids
 from vlp_jax.core.errors import UserError
 from vlp_jax.core.inputs import Vars
+from vlp_jax.methods.base import Function
 
 WRITERS = {"generate_text": "prompt", "generate_answer": "text"}  # function: the text it reads
+SCORERS = {"loglik": ("prompt", "texts"), "answer_loglik": ("text", "answers")}  # and those scored
 BUCKETS = (1, 4, 8, 16, 32, 64)  # tokens of prompts, each a program
 ROWS = 1 << 20  # keys of one seed
 
@@ -34,83 +38,198 @@ def generate(
     prompt: str | Sequence[str] = "",
     seed: int = 0,
     batching: Batching | None = None,
+    *,
+    stop: Sequence[str] = (),
+    skip_damaged: bool = False,
     **how: Any,
-) -> list[Made]:
+) -> list[Made | None]:
     """The best text for each picture.
 
     Args:
       pictures: paths, Pillow pictures or uint8[H, W, 3].
       prompt: one for all, or as many as pictures.
       seed: of what is drawn; each picture draws by its number.
+      stop: words of one token each that end a text, beside the model's own end.
+      skip_damaged: None for a picture that cannot be read.
       how: fields of decoding/how.py Writing.
 
     Raises:
       UserError: a model that writes nothing, a question that is empty, another number of prompts,
-        options that do not go together, a picture that cannot be read.
+        one that is too long, options that do not go together, a stop that is no token, a picture
+        that cannot be read.
     """
-    name, function = _writer(model)
-    options = function.options(how, "generate")
     listed = list(check_list(pictures, "pictures"))
-    prompts = [prompt] * len(listed) if isinstance(prompt, str) else list(prompt)
-    if len(prompts) != len(listed):
-        raise UserError(f"prompt: {len(prompts)} for {len(listed)} pictures; give one of each")
-    read = WRITERS[name]
-    if not function.reads[read].optional and not all(p.strip() for p in prompts):
-        raise UserError(f"{model.path}: answers questions; give a prompt")
-    run = runner(model.method, name, Vars(model.params, model.extra), model.mesh)
-    arrays, tokenizer = model.text_arrays(function.reads[read], read), model.tokenizer()
-    made: list[Made] = []
-    batching = batching or Batching()
+    batching, made = batching or Batching(), {}
+    writer = Writer(model, how, min(batching.size, len(listed)), stop)
+    prompts = _prompts(prompt, len(listed))
+    writer.check(prompts)
     for some in _chunks(range(len(listed)), batching.size):
-        batch = {"image": np.stack([read_numbered(model.decode, (i, listed[i])) for i in some])}
-        if any(prompts[i] for i in some) or not function.reads[read].optional:
-            batch |= _bucket(arrays([prompts[i] for i in some]), read)
-        index = np.array([(i + seed * ROWS) % 2**31 for i in some], np.int32)
-        size = min(batching.size, len(listed))
-        batch, index = {k: fill(a, size) for k, a in batch.items()}, fill(index, size)
-        out = run(batch, options, index)
-        rows = (out[key][: len(some)] for key in ("ids", "length", "score"))
-        for ids, length, score in zip(*rows, strict=True):
-            words = ids[0, : length[0]].tolist()
-            made.append(Made(tokenizer.decode(words), float(score[0]), words))
+        if seen := readable(model, listed, some, skip_damaged):
+            numbers = [(i + seed * ROWS) % 2**31 for i in seen]
+            texts = writer(np.stack(list(seen.values())), [prompts[i] for i in seen], numbers)
+            made |= dict(zip(seen, texts, strict=True))
         batching.told(len(some))
+    return [made.get(i) for i in range(len(listed))]
+
+
+def score(
+    model: Any, pictures: Iterable[Any], texts: Sequence[str], prompt: str | Sequence[str] = ""
+) -> np.ndarray:
+    """float32[N, K]: see Model.score."""
+    name, function = _function(model, SCORERS, "scores no texts")
+    listed, texts = list(check_list(pictures, "pictures")), check_texts(texts)
+    (read, scored), prompts = SCORERS[name], _prompts(prompt, len(listed))
+    asked = _Asked(model, function.reads[read], read)
+    arrays = model.text_arrays(function.reads[scored], scored)
+    asked.check(prompts)
+    if not texts or not listed:
+        return np.zeros((len(listed), len(texts)), np.float32)
+    given, found = _bucket(arrays(texts), scored), []
     arrays.tell()
-    return made
+    run = runner(model.method, name, Vars(model.params, model.extra), model.mesh)
+    size = min(Batching().size, len(listed))
+    for some in _chunks(range(len(listed)), size):
+        image = np.stack([read_numbered(model.decode, (i, listed[i])) for i in some])
+        batch = {"image": image, **asked([prompts[i] for i in some])}
+        batch |= {k: np.repeat(a[None], len(some), axis=0) for k, a in given.items()}
+        batch = {k: fill(a, size) for k, a in batch.items()}
+        found.append(run(batch, {"first": 0})[: len(some)])
+    asked.arrays.tell()
+    return np.concatenate(found)
 
 
 def match(model: Any, pictures: Iterable[Any], texts: Sequence[str]) -> np.ndarray:
     """float32[N]: see Model.match."""
-    functions = model.method.functions()
-    if "match" not in functions:
-        raise UserError(f"{model.path}: its method has no head that matches pictures and texts")
     listed, texts = list(check_list(pictures, "pictures")), list(texts)
+    matcher = Matcher(model)
     if len(listed) != len(texts):
         raise UserError(f"match: {len(texts)} texts for {len(listed)} pictures; give one of each")
-    run = runner(model.method, "match", Vars(model.params, model.extra), model.mesh)
-    arrays, found = model.text_arrays(functions["match"].reads["text"]), []
+    found = []
     for some in _chunks(range(len(listed)), Batching().size):
         image = np.stack([read_numbered(model.decode, (i, listed[i])) for i in some])
-        batch = {"image": image, **arrays([texts[i] for i in some])}
-        logits = run(batch)
-        found.append(1 / (1 + np.exp(logits[:, 0] - logits[:, 1])))
-    arrays.tell()
+        found.append(matcher(image, [texts[i] for i in some]))
+    matcher.arrays.tell()
     return np.concatenate(found) if found else np.zeros(0, np.float32)
 
 
-def _writer(model: Any) -> tuple[str, Any]:
-    """(name, function) of what a model writes with. Raises UserError: it writes nothing."""
+class Writer:
+    """A model that writes, in one way: one text for each picture of a batch.
+
+    Attributes:
+      arrays: texts -> ids, which counts those that are cut.
+
+    Args:
+      how: fields of decoding/how.py Writing. size: rows that every batch is filled up to. stop: see
+        `generate`.
+
+    Raises:
+      UserError: the model writes nothing, options that do not go together, a stop that is no token.
+    """
+
+    def __init__(self, model: Any, how: Mapping[str, Any], size: int, stop: Sequence[str] = ()):
+        self.model, self.size = model, size
+        self._name, self._function = _function(model, WRITERS, "writes no texts")
+        options = self._function.options(how, "generate")
+        self._how = dataclasses.replace(options, stop=(*options.stop, *stop_ids(model, stop)))
+        read = WRITERS[self._name]
+        self._asked = _Asked(model, self._function.reads[read], read)
+        self._run = runner(model.method, self._name, Vars(model.params, model.extra), model.mesh)
+        self.arrays = self._asked.arrays
+
+    def check(self, prompts: Sequence[str]) -> None:
+        """Raises UserError where a question is empty, or a prompt longer than there is room."""
+        self._asked.check(prompts)
+        self._asked.room = check_prompts(self.model, self._function, prompts, self._how.max_new)
+
+    def __call__(
+        self, image: np.ndarray, prompts: Sequence[str], numbers: Sequence[int]
+    ) -> list[Made]:
+        """Texts of uint8[b, S, S, 3]; each draws by its number, below 2^31."""
+        batch, index = {"image": image, **self._asked(prompts)}, np.array(numbers, np.int32)
+        batch = {k: fill(a, self.size) for k, a in batch.items()}
+        out = self._run(batch, self._how, fill(index, self.size))
+        made, decode = [], self.model.tokenizer().decode
+        rows = (out[key][: len(image)] for key in ("ids", "length", "score"))
+        for ids, length, score in zip(*rows, strict=True):
+            words = ids[0, : length[0]].tolist()
+            made.append(Made(decode(words), float(score[0]), words))
+        return made
+
+
+class Matcher:
+    """A model that says whether a picture and a text belong together.
+
+    Attributes:
+      arrays: texts -> ids, which counts those that are cut.
+
+    Args:
+      size: rows that every batch is filled up to; 0: as they come.
+
+    Raises:
+      UserError: the model has no such head.
+    """
+
+    def __init__(self, model: Any, size: int = 0):
+        functions = model.method.functions()
+        if "match" not in functions:
+            raise UserError(f"{model.path}: its method has no head that matches pictures and texts")
+        self.size = size
+        self._run = runner(model.method, "match", Vars(model.params, model.extra), model.mesh)
+        self.arrays = model.text_arrays(functions["match"].reads["text"])
+
+    def __call__(self, image: np.ndarray, texts: Sequence[str]) -> np.ndarray:
+        """float32[b], probabilities; image: uint8[b, S, S, 3]."""
+        batch = {"image": image, **self.arrays(list(texts))}
+        size = max(self.size, len(image))
+        logits = self._run({name: fill(rows, size) for name, rows in batch.items()})[: len(image)]
+        return 1 / (1 + np.exp(logits[:, 0] - logits[:, 1]))
+
+
+class _Asked:
+    """Prompts or questions as the field that a function reads them by.
+
+    Attributes:
+      arrays: see Writer. room: tokens of one at most.
+    """
+
+    def __init__(self, model: Any, field: Any, name: str):
+        self.arrays, self.room = model.text_arrays(field, name), field.length
+        self._path, self._optional, self._name = model.path, field.optional, name
+
+    def check(self, prompts: Sequence[str]) -> None:
+        """Raises UserError where a question is empty."""
+        if not self._optional and not all(prompt.strip() for prompt in prompts):
+            raise UserError(f"{self._path}: answers questions; give a prompt")
+
+    def __call__(self, prompts: Sequence[str]) -> dict[str, np.ndarray]:
+        """Their arrays; none where none says anything and none needs to."""
+        if self._optional and not any(prompts):
+            return {}
+        return _bucket(self.arrays(list(prompts)), self._name, self.room)
+
+
+def _function(model: Any, known: Mapping[str, Any], lacks: str) -> tuple[str, Function]:
+    """(name, function), the first of `known` that the method has. Raises UserError: none."""
     functions = model.method.functions()
-    for name in WRITERS:
+    for name in known:
         if name in functions:
             return name, functions[name]
-    raise UserError(f"{model.path}: its method {model.config['method']['name']!r} writes no texts")
+    raise UserError(f"{model.path}: its method {model.config['method']['name']!r} {lacks}")
 
 
-def _bucket(arrays: dict[str, np.ndarray], name: str) -> dict[str, np.ndarray]:
-    """Texts cut to the least bucket that holds the longest of them."""
+def _prompts(prompt: str | Sequence[str], count: int) -> list[str]:
+    """As many as pictures. Raises UserError for another number."""
+    prompts = [prompt] * count if isinstance(prompt, str) else list(prompt)
+    if len(prompts) != count:
+        raise UserError(f"prompt: {len(prompts)} for {count} pictures; give one of each")
+    return prompts
+
+
+def _bucket(arrays: dict[str, np.ndarray], name: str, room: int = 2**31) -> dict[str, np.ndarray]:
+    """Texts cut to the least bucket that holds the longest of them, and to `room` tokens."""
     longest = int(arrays[f"{name}_mask"].sum(1).max())
     most = arrays[name].shape[1]
-    length = min([most, *(bucket for bucket in BUCKETS if bucket >= longest)])
+    length = min([most, room, *(bucket for bucket in BUCKETS if bucket >= longest)])
     return {key: array[:, :length] for key, array in arrays.items()}
 
 

@@ -34,8 +34,12 @@ def parser() -> argparse.ArgumentParser:
     add("--top-k", type=int, default=0, help="draw, from so many likeliest tokens")
     add("--repetition-penalty", type=float, help="above 1: against what was said already")
     add("--length-penalty", type=float, default=1.0, help="above 1: for longer texts; default 1")
+    add("--stop", action="append", default=[], metavar="WORD",
+        help="a word that ends a text, beside the model's own end; may be repeated")  # fmt: skip
     add("--seed", type=int, default=0, help="of what is drawn")
     add("--batch-size", type=int, default=32, help="pictures at once; default 32")
+    add("--skip-damaged", action="store_true",
+        help="leave unreadable pictures out instead of stopping")  # fmt: skip
     add_sharding(cli)
     add_json(cli)
     return cli
@@ -52,14 +56,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     as_json = flags.pop("json")
     from vlp_jax.api.generate import Request, write
     from vlp_jax.core.errors import UserError, count_of
-    from vlp_jax.decoding.how import Writing
 
     if flags["prompt"] and flags["prompts"]:
         raise UserError("--prompt and --prompts: give one of them")
-    how = Writing(**{key: flags.pop(key) for key in HOW})
+    how = {key: flags.pop(key) for key in HOW}
     report = write(Request(how=how, **flags))
     if report:
-        print(f"{count_of(report['images'], 'picture')} -> {report['out']}")
+        skipped = f", skipped: {report['skipped']}" if report["skipped"] else ""
+        print(f"{count_of(report['images'], 'picture')} -> {report['out']}{skipped}")
     if as_json:
         print_json(report)
     return 0

@@ -2,23 +2,27 @@
 
 Karpathy's splits (dataset_coco.json, dataset_flickr8k.json, dataset_flickr30k.json), COCO's
 captions (captions_val2014.json), NoCaps (its form, with a `domain`), VQA's questions with their
-annotations beside them (v1, v2, OK-VQA). The file exists so that they are read as downloaded.
+annotations beside them (v1, v2, OK-VQA), SugarCrepe's categories (data/contrasts.py), NLVR2's
+sentences about two pictures (data/pairs.py). The file exists so that they are read as downloaded.
 """
 
 import json
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from vlp_jax.core.errors import UserError, nearest
 from vlp_jax.data.caption_list import pictures_of
+from vlp_jax.data.contrasts import is_sugar_crepe, sugar_crepe
 from vlp_jax.data.damage import Damage
 from vlp_jax.data.encoding import read_text
+from vlp_jax.data.pairs import IMAGES, PAIRS, is_pair, pair_lines, pair_of
 
 Row = tuple[int, dict[str, Any]]  # number from 1, columns
 Read = tuple[list[dict[str, Any]], list[Damage]]
+_CONTRASTS = "contrasts"
 _NAMED = re.compile(r"(.*\.json)(?::([\w+-]+))?", re.IGNORECASE | re.DOTALL)
 
 
@@ -46,15 +50,21 @@ def read_annotations(path: str) -> tuple[list[Row], list[Damage], str]:
         rows = _part(rows, split, file)
     if not rows:
         raise UserError(f"no pictures in {path!r}")
-    folder = _place(os.path.dirname(os.path.abspath(file)), rows)
+    folder = placed(os.path.dirname(os.path.abspath(file)), rows)
     return list(enumerate(rows, 1)), damage, folder
 
 
 def _load(path: str) -> dict[str, Any]:
+    text = read_text(path)
     try:
-        found = json.loads(read_text(path))
+        found = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{path!r} is no JSON: {error}") from None
+        found = pair_lines(text)
+        if not found:
+            raise UserError(f"{path!r} is no JSON: {error}") from None
+    entries = found if isinstance(found, list) else [found]
+    if entries and all(map(is_pair, entries)):
+        return {PAIRS: entries}
     if isinstance(found, dict):
         return found
     raise UserError(f"{path!r}: a table of JSON ends with .jsonl and holds one object a line")
@@ -62,6 +72,7 @@ def _load(path: str) -> dict[str, Any]:
 
 def _read(path: str) -> Read:
     found = _load(path)
+    found = {_CONTRASTS: [found]} if is_sugar_crepe(found) else found
     for keys, key, read in _FORMS:
         first = _first(found, keys[0])
         if all(isinstance(found.get(name), list) for name in keys) and (not key or key in first):
@@ -75,7 +86,7 @@ def _read(path: str) -> Read:
     held = ", ".join(list(found)[:8]) or "nothing"
     raise UserError(
         f"{path!r}: of no known form (Karpathy's splits, COCO's or NoCaps' captions, VQA's "
-        f"questions; a table of JSON ends with .jsonl); it holds {held}"
+        f"questions, SugarCrepe; a table of JSON ends with .jsonl); it holds {held}"
     )
 
 
@@ -94,16 +105,16 @@ def _part(rows: list[dict[str, Any]], split: str, path: str) -> list[dict[str, A
     return [row for row in rows if row.get("split") in split.split("+")]
 
 
-def _place(folder: str, rows: list[dict[str, Any]]) -> str:
-    """The folder from which the pictures are named. Where none is under its folder's name, all are
-    looked for by their own name."""
+def placed(folder: str, rows: Sequence[dict[str, Any]]) -> str:
+    """The folder from which the pictures of rows are named. Where none is under its folder's name,
+    all are looked for by their own name, which the rows then have."""
     for short in (False, True):
         name = rows[0]["image"]
         name = os.path.basename(name) if short else name
         found = pictures_of(folder, name)
         if os.path.exists(os.path.join(found, name)):
             for row in rows if short else ():
-                row["image"] = os.path.basename(row["image"])
+                row |= {key: os.path.basename(row[key]) for key in IMAGES if key in row}
             return found
     return folder
 
@@ -176,6 +187,10 @@ def _of_questions(path: str, found: dict[str, Any]) -> Read:
     return _questions(questions, _load(questions))
 
 
+def _pairs(path: str, found: dict[str, Any]) -> Read:
+    return [pair_of(entry) for entry in found[PAIRS]], []
+
+
 def _beside(path: str, ours: str, theirs: str) -> str:
     """The file that goes with one: v2_OpenEnded_mscoco_val2014_questions.json and
     v2_mscoco_val2014_annotations.json; '' where there is none."""
@@ -193,4 +208,6 @@ _FORMS = (
     (("images", "annotations"), "file_name", _coco),
     (("questions",), "question", _questions),
     (("annotations",), "question_id", _of_questions),
+    ((_CONTRASTS,), "", lambda path, found: (sugar_crepe(path, found[_CONTRASTS][0]), [])),
+    ((PAIRS,), "sentence", _pairs),
 )

@@ -62,8 +62,10 @@ def choose_caption(
     spec: CaptionSpec,
     stream: Callable[[str], np.random.Generator],
     clipped: Counter | None = None,
+    blank: Callable[[str], bool] = lambda text: False,
 ) -> str:
-    """The text of one example. Raises DamagedSample('no_caption') where there is none.
+    """The text of one example. Raises DamagedSample('no_caption') where there is none, and
+    'empty_caption' where it is `blank`, once cleaned.
 
     `stream` gives a generator for each of 'caption', 'word_dropout' and 'template'. Captions above
     10,000 characters are cut there and counted under 'long_caption' in `clipped`.
@@ -73,6 +75,8 @@ def choose_caption(
         raise DamagedSample("no_caption")
     drawn = spec.choice not in ("first", "all") and not spec.member
     text = texts[int(stream("caption").integers(len(texts))) if drawn else 0]
+    if blank(text):
+        raise DamagedSample("empty_caption")
     if len(text) > MAX_CHARACTERS:
         text = text[:MAX_CHARACTERS]
         if clipped is not None:

@@ -14,10 +14,13 @@ import os
 import re
 from collections.abc import Iterable
 
+import numpy as np
+
 from vlp_jax.core.errors import RunError, UserError, printable
 from vlp_jax.data.damage import Damage, DamagedSample
 from vlp_jax.data.encoding import decode_json, decode_text
-from vlp_jax.data.source import Example, Members, captions_of, digest, stamp_of
+from vlp_jax.data.source import Example, Members, Source, captions_of, digest, stamp_of
+from vlp_jax.data.subset import Subset
 from vlp_jax.data.walk import IMAGE_SUFFIXES, TEXT_SUFFIXES, Listing, tell, told, walk
 
 MAX_BYTES = 64 * 2**20
@@ -220,3 +223,12 @@ class FolderSource:
     def __getitem__(self, i: int) -> Example:
         path = os.path.join(self.root, self._names[i])
         return {**self.metadata(i), "image": read_bounded(path, self.where(i))}
+
+
+def in_order(source: Source) -> Source:
+    """The source itself; of a folder all pictures, with captions or without, in the order of their
+    paths."""
+    if not isinstance(source, FolderSource):
+        return source
+    source = source.all_pictures()
+    return Subset(source, np.array(sorted(range(len(source)), key=source.where), np.int64))

@@ -13,13 +13,16 @@ import re
 from collections.abc import Sequence
 
 from vlp_jax.core.errors import UserError, nearest
-from vlp_jax.data.annotations import read_annotations, split_path
+from vlp_jax.data.annotations import placed, read_annotations, split_path
 from vlp_jax.data.caption_list import is_caption_list, pictures_of, read_caption_list
+from vlp_jax.data.contrasts import with_pairs
 from vlp_jax.data.damage import Damage
 from vlp_jax.data.delimited import Delimited, Row
 from vlp_jax.data.encoding import read_text
 from vlp_jax.data.folder import read_bounded
+from vlp_jax.data.pairs import is_pair, pair_of
 from vlp_jax.data.source import MISSING, Example, Members, captions_of, digest, stamp_of
+from vlp_jax.data.walk import IMAGE_SUFFIXES, suffix_of
 
 IMAGE_COLUMNS = (
     *("image", "filepath", "image_path", "file_name", "filename", "path", "file", "img"),
@@ -52,7 +55,7 @@ def _read_jsonl(path: str, lines: list[str]) -> tuple[list[Row], list[Damage]]:
             rows.append((number, row))
         else:
             damage.append(Damage("bad_json", f"{path}: line {number}"))
-    return rows, damage
+    return with_pairs(rows, path), damage
 
 
 def _count(rows: Sequence[Row], column: str) -> None:
@@ -96,6 +99,9 @@ class TableSource:
             self._folder = pictures_of(self._folder, rows[0][1]["image"])
         elif is_json:
             rows, self.damage = _read_jsonl(path, lines)
+            if not image_key and rows and all(is_pair(row) for _, row in rows):
+                rows = [(number, pair_of(row)) for number, row in rows]
+                self._folder = placed(self._folder, [row for _, row in rows])
         else:
             pictures, others = (image_key, *IMAGE_COLUMNS), (caption_key, *CAPTION_COLUMNS)
             table = Delimited(path, lines, pictures, others)
@@ -156,10 +162,17 @@ class TableSource:
         row i; members: the files that columns name."""
         row = self._rows[i]
         captions = captions_of(None, {"captions": row.get(self._caption)})
-        members = Members(functools.partial(self._file, i), list)
+        members = Members(*(functools.partial(each, i) for each in (self._file, self._files)))
         name = os.path.normpath(row[self._image])
         found = {"key": os.path.splitext(name)[0], "path": os.path.join(self._folder, name)}
         return {**found, "text": captions, "meta": row, "members": members}
+
+    def _files(self, i: int) -> list[str]:
+        """The columns but for the picture's that name a file which is there."""
+        row, folder = self._rows[i], self._folder
+        named = [c for c, v in row.items() if isinstance(v, str) and suffix_of(v) in IMAGE_SUFFIXES]
+        there = [c for c in named if os.path.isfile(os.path.join(folder, row[c]))]
+        return [column for column in there if column != self._image]
 
     def _file(self, i: int, column: str) -> bytes | None:
         """The file that a column names, None where it names none."""

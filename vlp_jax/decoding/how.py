@@ -4,8 +4,13 @@ The file exists as the one set of names that functions, commands and evaluators 
 those of transformers' GenerationConfig, lengths counting new tokens alone.
 """
 
+from typing import Annotated
+
 from vlp_jax.core.errors import UserError
 from vlp_jax.core.options import options
+from vlp_jax.core.schema import Range
+
+Positive = Annotated[float, Range(1e-6)]
 
 
 @options
@@ -23,18 +28,20 @@ class Writing:
       length_penalty: a text's score is the sum of its log-probabilities / tokens^this.
       early_stopping: beam search ends once there are enough texts, however good they are.
       returned: texts per row, best first.
+      stop: further ids that end a text.
     """
 
     max_new: int = 20
     min_new: int = 0
     beams: int = 1
-    temperature: float | None = None
-    top_p: float | None = None
+    temperature: Positive | None = None
+    top_p: Annotated[float, Range(1e-6, 1)] | None = None
     top_k: int = 0
-    repetition_penalty: float | None = None
-    length_penalty: float = 1.0
+    repetition_penalty: Positive | None = None
+    length_penalty: Annotated[float, Range()] = 1.0
     early_stopping: bool = False
     returned: int = 1
+    stop: tuple[int, ...] = ()
 
     @property
     def draws(self) -> bool:

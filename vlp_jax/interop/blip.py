@@ -17,6 +17,7 @@ from vlp_jax.interop.rules import Rule
 from vlp_jax.interop.tensors import State
 
 ENCODER, DECODER_LM = "text_encoder.", "text_decoder."
+SECOND = "second_"  # before our names of a second picture's (nn/transformer.py)
 _OWN = "decode_"  # before our names of what is the decoder's alone (models/med.py)
 WORDS = "embeddings.word_embeddings.weight"
 TIED = (  # in the decoder: a name, and that of the tensor that it repeats
@@ -62,23 +63,58 @@ def _embedding_rules(ours: str, theirs: str) -> tuple[Rule, ...]:
     )
 
 
+def pair_rules(ours: str, names: Iterable[str]) -> tuple[Rule, ...]:
+    """An encoder that looks at two pictures (NLVR2); names: of its tensors, which say what the
+    first layer is that merges them linearly."""
+    layer, blocks = f"{ENCODER}encoder.layer.{{i}}", f"{ours}/blocks"
+    other = f"{layer}.crossattention"
+    merge, own = f"{other}.output.merge_layer", f"{ours}/merge"
+    first = first_merged(names)
+    return (
+        *_embedding_rules(ours, ENCODER),
+        *bert_layers(ours, layer),
+        *_looks(f"{blocks}/cross_attn", f"{other}.self0", f"{other}.output.dense0"),
+        *_looks(f"{blocks}/{SECOND}cross_attn", f"{other}.self1", f"{other}.output.dense1"),
+        *norm(f"{ours}/blocks/norm_cross", f"{other}.output.LayerNorm"),
+        Rule(f"{own}/kernel", f"{merge}.weight", "l o i -> l i o", first=first),
+        Rule(f"{own}/bias", f"{merge}.bias", first=first),
+    )
+
+
+def first_merged(names: Iterable[str]) -> int:
+    """The first layer that merges two pictures linearly; the number of layers where none does."""
+    found, layers = [], 0
+    for name in names:
+        number = re.match(rf"{ENCODER}encoder\.layer\.(\d+)\.", name)
+        if number:
+            layers = max(layers, int(number[1]) + 1)
+            found += [int(number[1])] if "merge_layer" in name else []
+    return min(found, default=layers)
+
+
 def _layers(ours: str, theirs: str) -> tuple[Rule, ...]:
     """Self-attention, MLP and cross-attention of every layer."""
-    layer, cross = f"{theirs}encoder.layer.{{i}}", f"{ours}/blocks/cross_attn"
+    layer = f"{theirs}encoder.layer.{{i}}"
     other = f"{layer}.crossattention"
-    weights, biases = (
-        tuple(f"{other}.self.{name}.{end}" for name in ("key", "value"))
-        for end in ("weight", "bias")
-    )
     return (
         *bert_layers(ours, layer),
-        Rule(f"{cross}/query/kernel", f"{other}.self.query.weight", "l (h k) i -> l i h k"),
-        Rule(f"{cross}/query/bias", f"{other}.self.query.bias", "l (h k) -> l h k"),
-        Rule(f"{cross}/key_value/kernel", weights, "l two (h k) i -> l i h two k"),
-        Rule(f"{cross}/key_value/bias", biases, "l two (h k) -> l h two k"),
-        Rule(f"{cross}/out/kernel", f"{other}.output.dense.weight", "l o (h k) -> l h k o"),
-        Rule(f"{cross}/out/bias", f"{other}.output.dense.bias"),
+        *_looks(f"{ours}/blocks/cross_attn", f"{other}.self", f"{other}.output.dense"),
         *norm(f"{ours}/blocks/norm_cross", f"{other}.output.LayerNorm"),
+    )
+
+
+def _looks(ours: str, theirs: str, out: str) -> tuple[Rule, ...]:
+    """A cross-attention of every layer."""
+    weights, biases = (
+        tuple(f"{theirs}.{name}.{end}" for name in ("key", "value")) for end in ("weight", "bias")
+    )
+    return (
+        Rule(f"{ours}/query/kernel", f"{theirs}.query.weight", "l (h k) i -> l i h k"),
+        Rule(f"{ours}/query/bias", f"{theirs}.query.bias", "l (h k) -> l h k"),
+        Rule(f"{ours}/key_value/kernel", weights, "l two (h k) i -> l i h two k"),
+        Rule(f"{ours}/key_value/bias", biases, "l two (h k) -> l h two k"),
+        Rule(f"{ours}/out/kernel", f"{out}.weight", "l o (h k) -> l h k o"),
+        Rule(f"{ours}/out/bias", f"{out}.bias"),
     )
 
 

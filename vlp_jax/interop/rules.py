@@ -34,12 +34,14 @@ class Rule:
       layout: einops pattern from their array (layers and names stacked in front) to ours; "" for
         equal layouts.
       part: (start, stop, of): our array is this share of the first axis of theirs.
+      first: the number of the first stacked layer.
     """
 
     ours: str
     theirs: str | tuple[str, ...]
     layout: str = ""
     part: tuple[int, int, int] | None = None
+    first: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -221,7 +223,7 @@ def _bind(table: Table, expected: Shapes) -> list[_Bound]:
 def _bound(rule: Rule, path: str, shape: tuple[int, ...], words: dict[str, str]) -> _Bound:
     patterns = (rule.theirs,) if isinstance(rule.theirs, str) else rule.theirs
     stacked = "{i}" in patterns[0]
-    layers: Iterable[int] = range(shape[0]) if stacked else (0,)
+    layers: Iterable[int] = range(rule.first, rule.first + shape[0]) if stacked else (0,)
     names = tuple(tuple(pattern.format(i=i, **words) for pattern in patterns) for i in layers)
     return _Bound(path, shape, names, rule, stacked)
 

@@ -10,6 +10,7 @@ import itertools
 import json
 import math
 import os
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -53,14 +54,15 @@ def read_sharded(
       read_torch: reads a `.bin` shard; None refuses those.
 
     Raises:
-      UserError: a malformed index, a shard outside the index's folder, a shard or tensor that is
-        missing.
+      UserError: a malformed index, a shard outside the index's folder, one that is missing or cut,
+        or that lacks a tensor which the index says it holds, or holds one of another shard's.
     """
     weight_map = read_json(index_path).get("weight_map")
     if not isinstance(weight_map, dict) or not all(isinstance(v, str) for v in weight_map.values()):
         raise UserError(f"{index_path}: no weight_map of names to files")
     folder, tensors = os.path.dirname(index_path), {}
     suffixes = (".safetensors", ".bin") if read_torch else (".safetensors",)
+    _check_count(index_path, set(weight_map.values()))
     for shard in sorted(set(weight_map.values())):
         if os.path.basename(shard) != shard or not shard.endswith(suffixes):
             kinds = "safetensors or .bin" if read_torch else "safetensors"
@@ -68,13 +70,31 @@ def read_sharded(
                 f"{index_path}: {shard!r} is not the name of a {kinds} file beside the index"
             )
         read = read_safetensors if shard.endswith(".safetensors") else read_torch
-        tensors.update(read(os.path.join(folder, shard)))
-    missing = sorted(set(weight_map) - set(tensors))
-    if missing:
-        raise UserError(
-            f"{index_path}: the shards lack {len(missing)} tensors it lists, first {missing[0]!r}"
-        )
+        path = os.path.join(folder, shard)
+        found = read(path)
+        listed = {name for name, its in weight_map.items() if its == shard}
+        others = sorted(name for name in found.keys() - listed if name in weight_map)
+        lacking = sorted(listed - found.keys())
+        verb, names = ("lacks", lacking) if lacking else ("holds", others)
+        if names:
+            more = f" and {len(names) - 1} more" if names[1:] else ""
+            where = weight_map[names[0]] if verb == "holds" else "it"
+            lists = f"{os.path.basename(index_path)} lists in {where}"
+            raise UserError(f"{path}: {verb} {names[0]!r}{more}, which {lists}")
+        tensors.update(found)
     return tensors
+
+
+def _check_count(index_path: str, shards: set[str]) -> None:
+    """Raises UserError where an index leaves out one of the files NAME-I-of-N that it names."""
+    for shard in sorted(shards):
+        found = re.fullmatch(r"(.*-)(\d+)(-of-(\d+)\..*)", shard)
+        if found and int(found[4]) <= 10**5:
+            for i in range(1, int(found[4]) + 1):
+                other = f"{found[1]}{i:0{len(found[2])}}{found[3]}"
+                if other not in shards:
+                    raise UserError(f"{index_path}: lists nothing in {other}")
+            return
 
 
 def read_json(path: str) -> dict[str, Any]:

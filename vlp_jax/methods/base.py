@@ -75,11 +75,13 @@ class Function:
       reads: {name: Field} of what it takes from the batch; another function's output is a Numbers
         of that function's name.
       how: the class of its options (core/options.py), None where it has none.
+      places: tokens at most of what it writes, with the prompt that it goes on from.
     """
 
     run: Callable[[Vars, Inputs, Any], Any]
     reads: Mapping[str, Field]
     how: type | None = None
+    places: int = 0
 
     def keys(self) -> tuple[str, ...]:
         """Names of its options."""
@@ -147,6 +149,11 @@ class Method:
         add up over micro-batches.
         """
         raise NotImplementedError(type(self).__name__)
+
+    def check_batch(self, batch_size: int) -> None:
+        """Before anything is compiled. Raises UserError for a batch that it cannot take."""
+        if self.coupled and batch_size < 2:
+            raise UserError("batch_size=1: a contrastive loss needs at least 2 examples")
 
     def totals(self, x: Inputs) -> dict[str, Array]:
         """Denominators of the whole batch x: its rows; a method adds what else it divides by."""

@@ -121,6 +121,13 @@ class BLIP(Grounded):
         queue |= {"group": jnp.full(self.queue, FREE, jnp.int32), "at": jnp.int32(0)}
         return {"teacher": jax.tree.map(jnp.copy, _followed(v.params)), "queue": queue}
 
+    def check_batch(self, batch_size: int) -> None:
+        """See Method; a batch takes its places of the queue whole."""
+        super().check_batch(batch_size)
+        if self.contrasts and (self.queue % batch_size or not self.queue):
+            said = f"method.queue={self.queue}: must be a positive multiple of"
+            raise UserError(f"{said} batch_size={batch_size}")
+
     def totals(self, x: Inputs) -> dict[str, Array]:
         """rows, and the tokens that the LM loss counts."""
         tokens = counted(x.batch["text_mask"], self.prompt_tokens).sum()
@@ -217,8 +224,7 @@ class BLIP(Grounded):
     def _contrast(self, v: Vars, rows: dict[str, Array], x: Inputs) -> tuple[dict, Extra]:
         """Metrics, `itc` the loss; the queue as it moved."""
         queue, count = v.extra["queue"], len(rows["image"])
-        if self.queue % count:
-            raise UserError(f"method.queue={self.queue}: must be a multiple of batch_size={count}")
+        self.check_batch(count)
         scale = 1 / v.params["temperature"]
         ramp = x.step * count / self.alpha_examples if self.alpha_examples else 1.0
         weight = self.alpha * jnp.minimum(1.0, ramp)

@@ -25,14 +25,17 @@ def med_flops(net: MED, mode: str, length: int, states: tuple[int, int] = (0, 0)
     """Forward FLOPs of one text of `length` tokens in a mode of models/med.py but `look`.
 
     Args:
-      states: (S, D'), how many a text looks at and their width; unused under `text`.
+      states: (S, D'), how many a text looks at (of each of two pictures under net.merge_from) and
+        their width; unused under `text`.
     """
     config, width = net.stack_config(), net.width
     total = stack_flops(config, length)
     if mode != "text":
         count, wide = states
         cross = 4 * length * width**2 + 4 * count * wide * width + 4 * length * count * width
-        total += config.num_layers * cross
+        total += config.num_layers * cross * (1 if net.merge_from < 0 else 2)
+        if net.merge_from >= 0:
+            total += (config.num_layers - net.merge_from) * 4 * length * width**2
     return total + (2 * length * width * (width + net.vocab_size) if mode == "decode" else 0)
 
 

@@ -44,6 +44,8 @@ class MED(nn.Module):
       share: a name of SHARES.
       roles: `both`, or the weights of one alone: `encoder` (without the head of words) or
         `decoder`, under the names that they have beside each other.
+      merge_from: 0 or more, of an encoder: it looks at two pictures, at each by a cross-attention
+        of its own; a layer takes their mean, from this one on a linear map of both.
       The others: see nn/transformer.py StackConfig.
     """
 
@@ -58,6 +60,7 @@ class MED(nn.Module):
     mlp_ratio: float = 4.0
     share: str = "except_self_attention"
     roles: str = "both"
+    merge_from: int = -1
     activation: str = "gelu"
     norm_eps: float = 1e-12
     weight_init: str = "bert"
@@ -80,9 +83,11 @@ class MED(nn.Module):
         """The transformer body's sizes.
 
         Raises:
-          UserError: num_heads does not divide width; see `twins`.
+          UserError: num_heads does not divide width; a second picture of a decoder; see `twins`.
         """
-        return bert_stack(self, twins=self.twins)
+        if self.merge_from >= 0 and self.roles != "encoder":
+            raise UserError(f"text.merge_from={self.merge_from}: needs roles='encoder'")
+        return bert_stack(self, twins=self.twins, merge_from=self.merge_from)
 
     def empty_cache(self, batch_size: int, slots: int) -> caches.Cache:
         """A cache for texts of at most `slots` tokens."""
@@ -105,7 +110,8 @@ class MED(nn.Module):
           ids: int32[B, T], T <= context_length.
           mask: bool[B, T], True where a token is real, padded on the right; None: all are.
           context: float[B, S, D'], a picture's or a question's states, any D'; with a mask as
-            nn/cache.py States; or what mode `look` made of them.
+            nn/cache.py States; or what mode `look` made of them. Under merge_from those of two
+            pictures, float[B, 2, S, D'].
           cache: under `decode`, of the tokens before these.
           rng: key[B] for dropout; None is deterministic.
           mode: `text`, bidirectional and without a look at the context; `ground`, bidirectional
@@ -134,7 +140,7 @@ class MED(nn.Module):
         at = jnp.int32(0) if cache is None else cache.at
         x, table = self._embed(ids, at, rngs.fold(rng, "embed"), roles)
         seen = self._seen(mode, ids, mask, cache)
-        how = (roles, None if mode == "text" else context, cache)
+        how = (roles, None if mode == "text" else context, cache, self._merge())
         x = run_blocks(config, x, seen, rngs.fold(rng, "blocks"), *how)
         out = {}
         if cache is not None:
@@ -170,6 +176,16 @@ class MED(nn.Module):
         before = jnp.tri(ids.shape[1], dtype=bool)[None, None]
         return before if real is None else before & real
 
+    def _merge(self) -> tuple[Array, Array] | None:
+        """The map of two pictures for every layer, zeros for those that have none."""
+        if self.merge_from < 0:
+            return None
+        first, width = min(self.merge_from, self.num_layers), self.width
+        if first == self.num_layers:
+            return jnp.zeros((first, 2 * width, width)), jnp.zeros((first, width))
+        found = _Merge(self.num_layers - first, width, name="merge")()
+        return tuple(jnp.pad(a, ((first, 0), *[(0, 0)] * (a.ndim - 1))) for a in found)
+
     def _embed(
         self, ids: Array, at: Array, rng: Array | None, roles: tuple[str, ...]
     ) -> tuple[Array, Array]:
@@ -203,6 +219,18 @@ class _WordHead(nn.Module):
         return jnp.einsum("btd,vd->btv", x, table.astype(self.dtype), **how) + bias
 
 
+class _Merge(nn.Module):
+    """The last `layers` layers' (kernel [L', 2 D, D], bias [L', D])."""
+
+    layers: int
+    width: int
+
+    @nn.compact
+    def __call__(self) -> tuple[Array, Array]:
+        kernel = self.param("kernel", _NORMAL, (self.layers, 2 * self.width, self.width))
+        return kernel, self.param("bias", nn.initializers.zeros, (self.layers, self.width))
+
+
 def reads(net: MED, context_width: int, states: int = 1) -> tuple[jax.ShapeDtypeStruct, ...]:
     """Inputs of a call that makes every parameter, for `Part`: ids, mask, context."""
     shape = jax.ShapeDtypeStruct
@@ -210,5 +238,5 @@ def reads(net: MED, context_width: int, states: int = 1) -> tuple[jax.ShapeDtype
     return (
         shape((1, length), jnp.int32),
         shape((1, length), jnp.bool_),
-        shape((1, states, context_width), jnp.float32),
+        shape((1, *[2] * (net.merge_from >= 0), states, context_width), jnp.float32),
     )

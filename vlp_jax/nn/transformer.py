@@ -41,6 +41,8 @@ class StackConfig:
       causal, attention: see nn/attention.py attend (`attention` is its implementation).
       post_norm: norms follow the sums, as in BERT; else they stand before the branches.
       twins: those of BRANCHES, with their norms, that every role of `run_blocks` has for itself.
+      merge_from: 0 or more: two cross-attentions look at two contexts; their mean counts, from this
+        layer on a linear map of both (NLVR2).
     """
 
     width: int
@@ -60,6 +62,7 @@ class StackConfig:
     attention: str = "auto"
     post_norm: bool = False
     twins: tuple[str, ...] = ()
+    merge_from: int = -1
 
     def block_init(self) -> BlockInit:
         """The initialisers of one block."""
@@ -131,6 +134,7 @@ class Mlp(nn.Module):
 
 
 BRANCHES = {"attn": "norm1", "cross_attn": "norm_cross", "mlp": "norm2"}  # and their norms
+SECOND = "second_"  # before the name of the cross-attention of a second context
 
 
 class Shared(NamedTuple):
@@ -146,10 +150,12 @@ class Shared(NamedTuple):
 
 
 class Own(NamedTuple):
-    """What a layer sees of a Cache and of a Context: (keys, values), float[B, H, S, K]."""
+    """What a layer sees of a Cache and of a Context: (keys, values), float[B, H, S, K]; merge: the
+    map of two contexts, (kernel [2 D, D], bias [D])."""
 
     cache: tuple[Array, Array] | None = None
     context: tuple[Array, Array] | None = None
+    merge: tuple[Array, Array] | None = None
 
 
 class Block(nn.Module):
@@ -184,7 +190,13 @@ class Block(nn.Module):
             return out
 
         def cross_attn(name: str, x: Array) -> Array:
-            return self._cross(name)(x, context, shared.context_mask)
+            if c.merge_from < 0:
+                return self._cross(name)(x, context, shared.context_mask)
+            names = enumerate((name, SECOND + name))
+            looks = [self._cross(each)(x, context[:, i]) for i, each in names]  # [B, T, D] each
+            kernel, bias = (a.astype(x.dtype) for a in own.merge)
+            merged = jnp.concatenate(looks, -1) @ kernel + bias
+            return jnp.where(layer < c.merge_from, (looks[0] + looks[1]) / 2, merged)
 
         x = barrier(constrain_batch(x))
         x = self._branch("attn", attn, x, rate, rng)
@@ -258,6 +270,7 @@ def run_blocks(
     roles: tuple[str, ...] = ("",),
     context: States | Context | None = None,
     cache: Cache | None = None,
+    merge: tuple[Array, Array] | None = None,
 ) -> Array | tuple[Array, tuple[Array, Array]]:
     """Runs L blocks whose weights lie stacked under `blocks` of the calling module (inside its
     @nn.compact).
@@ -270,8 +283,10 @@ def run_blocks(
       rng: key[B], or None for no dropout.
       roles: what stands before the names of config.twins. Several roles run one after another, so
         that one call makes every weight; what is no twin then runs once.
-      context: what cross-attention looks at; None: the blocks have none.
+      context: what cross-attention looks at; None: the blocks have none. Under config.merge_from
+        States of two contexts, float[B, 2, S, D'], without a mask.
       cache: keys and values of earlier tokens.
+      merge: (kernel [L, 2 D, D], bias [L, D]) of config.merge_from; of earlier layers any.
 
     Returns:
       float[B, T, D] in the compute dtype, not normalised but under post_norm; with a cache also the
@@ -282,6 +297,7 @@ def run_blocks(
     own = Own(
         None if cache is None else (cache.key, cache.value),
         (context.key, context.value) if isinstance(context, Context) else None,
+        merge,
     )
     seen = None if context is None or context.mask is None else context.mask[:, None, None, :]
     shared = Shared(mask, None if cache is None else cache.at, states, seen)

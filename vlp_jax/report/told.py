@@ -24,7 +24,8 @@ def shown_rows(groups: Groups) -> list[int]:
 
 @literal_text
 def told_sheet(groups: Groups, pictures: Mapping[int, np.ndarray], out: str, title: str) -> str:
-    """Draws entries {image, score, said, right[, asked]} one below the other.
+    """Draws entries {image, score, said, right[, asked]}, or {image, lines [(text, style)]}, one
+    below the other.
 
     groups: {'best': [...], 'worst': [...]}. pictures: row -> uint8[S, S, 3] of every `image`.
     Returns the path of the PNG.
@@ -56,6 +57,8 @@ def told_sheet(groups: Groups, pictures: Mapping[int, np.ndarray], out: str, tit
 def _lines(entry: Mapping[str, Any]) -> list[tuple[str, dict[str, Any]]]:
     """What stands beside a picture, from above: the question, what the model says, what people
     say."""
+    if "lines" in entry:
+        return entry["lines"]
     said = f"{entry['score']:.2f}  {entry['said'] or '(nothing)'}"
     people = "\n".join(wrapped(text, 88, 1) for text in entry["right"][:3])
     asked = [(wrapped(entry["asked"], 88, 1), {})] if "asked" in entry else []

@@ -18,8 +18,6 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
-
 from vlp_jax.api.digests import digests
 from vlp_jax.api.embed import Batching
 from vlp_jax.api.embeddings import Progress
@@ -29,19 +27,19 @@ from vlp_jax.api.stop import stoppable
 from vlp_jax.core.errors import UserError
 from vlp_jax.core.strict_json import dumps
 from vlp_jax.data.damage import NOTED
-from vlp_jax.data.folder import FolderSource
+from vlp_jax.data.folder import in_order
 from vlp_jax.data.open import open_source
 from vlp_jax.data.source import Source, captioned, digest, pictures_stamp
-from vlp_jax.data.subset import Subset
+from vlp_jax.data.staging import MANIFEST, file_facts, replaced
 from vlp_jax.data.walk import told
+from vlp_jax.data.whole import write_json, write_whole
 from vlp_jax.parallel.hosts import from_first
 from vlp_jax.parallel.startup import first_process, start_jax
 from vlp_jax.serve.ann import build_ann, check_kind
-from vlp_jax.serve.index import ANN, FORMAT, MANIFEST, Index, file_facts, read_manifest
+from vlp_jax.serve.index import ANN, FORMAT, Index, read_manifest
 from vlp_jax.serve.metadata import load_pyarrow
 from vlp_jax.serve.part import Embedding, embed_part, write_part
-from vlp_jax.serve.staging import check_free, check_ours, read_plan, replaced, staging
-from vlp_jax.serve.whole import write_json, write_whole
+from vlp_jax.serve.staging import check_free, check_ours, read_plan, staging
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,15 +110,6 @@ def _build_index(request: Request, check: Callable[[], None], start: float) -> d
     said = {key: manifest[key] for key in ("rows", "captions", "skipped", "dim", "ann")}
     seconds = round(time.perf_counter() - start, 2)
     return {"out": request.out, **said, "embedded": embedded, "seconds": seconds}
-
-
-def in_order(source: Source) -> Source:
-    """The source itself; of a folder all pictures, with captions or without, in the order of their
-    paths."""
-    if not isinstance(source, FolderSource):
-        return source
-    source = source.all_pictures()
-    return Subset(source, np.array(sorted(range(len(source)), key=source.where), np.int64))
 
 
 def plan_of(request: Request, model: Model, source: Source) -> dict[str, Any]:

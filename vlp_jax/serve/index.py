@@ -23,14 +23,13 @@ from vlp_jax.core.errors import UserError
 from vlp_jax.data.damage import DamagedSample
 from vlp_jax.data.decode import shrink
 from vlp_jax.data.folder import read_bounded
-from vlp_jax.data.shard import ShardFile
-from vlp_jax.data.shard_index import probe
+from vlp_jax.data.staging import MANIFEST, PLAN, building, check_files
 from vlp_jax.serve.ann import reconstructed
 from vlp_jax.serve.metadata import Metadata
 from vlp_jax.serve.sample import to_jpeg
 from vlp_jax.serve.vectors import Vectors, check_ids, numbered, part_numbers
 
-MANIFEST, FORMAT, PLAN = "manifest.json", 1, "plan.json"
+FORMAT = 1
 FOLDERS = {"image": "img_emb", "text": "text_emb"}
 ANN = {"image": "image.index", "text": "text.index"}
 PLACES, SIDE = ("image_path", "path"), 256
@@ -176,12 +175,6 @@ class Index:
         return TarSource(folder, paths=tars) if tars else None
 
 
-def building(out: str) -> str:
-    """The hidden folder in which the index of a folder grows (staging.py)."""
-    parent, name = os.path.split(os.path.realpath(out))
-    return os.path.join(parent, f".{name}.building")
-
-
 def _unfinished(folder: str) -> str:
     """What is to be done where an index is unfinished; '' where none was begun."""
     place = building(folder)
@@ -240,24 +233,3 @@ _SHAPE = {
         and (not said or all(isinstance(said.get(key), str) for key in ("path", "beside")))
     ),
 }
-
-
-def file_facts(path: str) -> list[int]:
-    """[bytes, checksum of the end and of pieces all over] of a file."""
-    file = ShardFile(path)
-    try:
-        return [file.size, probe(file)]
-    finally:
-        file.close()
-
-
-def check_files(folder: str, files: Mapping[str, Sequence[int]]) -> None:
-    """Raises UserError naming a file of the manifest that is missing or another one."""
-    for name, facts in files.items():
-        path = os.path.join(folder, name)
-        if not os.path.isfile(path):
-            raise UserError(f"{path}: is missing; make the index again")
-        found = file_facts(path)
-        if found != list(facts):
-            digests = f"digest {found[1]:08x}, the manifest says {int(facts[1]):08x}"
-            raise UserError(f"{path}: is not the file of this index ({digests}); make it again")

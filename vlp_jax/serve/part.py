@@ -19,10 +19,11 @@ from vlp_jax.api.model import Model, TextArrays
 from vlp_jax.data.damage import DamagedSample
 from vlp_jax.data.index import open_index
 from vlp_jax.data.source import Source
-from vlp_jax.serve.index import FOLDERS, METADATA, THUMBNAILS, file_facts
+from vlp_jax.data.staging import file_facts
+from vlp_jax.data.whole import write_whole
+from vlp_jax.serve.index import FOLDERS, METADATA, THUMBNAILS
 from vlp_jax.serve.metadata import GROUP, load_pyarrow
 from vlp_jax.serve.sample import Sample, read_sample, write_table
-from vlp_jax.serve.whole import write_whole
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,165 +1,34 @@
-"""The hidden folder in which an index grows: `.OUT.building` beside OUT.
+"""An index as data/staging.py makes it: what its folder may hold, and what is replaced.
 
-It holds a plan, what the index is made of, and a record of every whole part. A kill leaves it; the
-same command goes on in it, and another plan empties it first. The last step gives it the name OUT.
-The file exists so that no half index can be opened, and none is mixed of two.
+The file exists so that a folder of something else, or a file of the user's, is never replaced.
 """
 
 import contextlib
-import fcntl
-import json
-import os
-import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
-from vlp_jax.core.errors import RunError, UserError, printable
-from vlp_jax.data.index import index_path
-from vlp_jax.data.walk import tell
-from vlp_jax.serve.index import ANN, MANIFEST, PLAN, building, check_files, read_manifest
-from vlp_jax.serve.whole import PARTIAL, write_json
-
-DONE = "done"
-
-
-class Staging:
-    """The parts of an index on their way. Use `staging`, which takes the folder."""
-
-    def __init__(self, out: str, plan: Mapping[str, Any], command: str = ""):
-        self.out, self.plan, self._command = os.path.realpath(out), plan, command
-        self.folder = building(out)
-        self.complete = False  # but for its name
-        self._old = replaced(out)
-
-    def begin(self) -> None:
-        """Empties the folder unless it holds parts of the same plan."""
-        self.complete = read_plan(self.folder) == self.plan
-        begun = self.record(PLAN)
-        if self.complete or (isinstance(begun, dict) and begun.get("plan") == self.plan):
-            return
-        names = os.listdir(self.folder)
-        if names:
-            tell(f"{self.folder}: of another checkpoint, data or settings; starts again")
-        for name in names:
-            path = os.path.join(self.folder, name)
-            shutil.rmtree(path) if os.path.isdir(path) else os.remove(path)
-        write_json(self._path(PLAN), {"plan": self.plan, "command": self._command})
-
-    def record(self, name: str) -> Any:
-        """The content of a JSON file; None where it is missing or cut short."""
-        try:
-            with open(self._path(name), encoding="utf-8") as file:
-                return json.load(file)
-        except (OSError, ValueError):
-            return None
-
-    def part(self, name: str) -> dict[str, Any] | None:
-        """The record of a whole part whose files are as they were written, else None. Of an index
-        that is complete it is empty."""
-        if self.complete:
-            return {}
-        found = self.record(f"{DONE}/{name}.json")
-        try:
-            check_files(self.folder, found["files"]) if found else None
-        except UserError:
-            return None
-        return found
-
-    def seal(self, name: str, record: Mapping[str, Any]) -> None:
-        """Says that a part is whole."""
-        write_json(self._path(DONE, f"{name}.json"), record)
-
-    def finish(self, manifest: Callable[[], Mapping[str, Any]]) -> None:
-        """Writes the manifest and gives the folder its name, in the place of an older index."""
-        self._sweep()
-        if not self.complete:
-            write_json(self._path(MANIFEST), manifest())
-        shutil.rmtree(self._path(DONE), ignore_errors=True)
-        with contextlib.suppress(FileNotFoundError):
-            os.remove(self._path(PLAN))
-        shutil.rmtree(self._old, ignore_errors=True)
-        if os.path.isdir(self.out):
-            os.rename(self.out, self._old)
-        os.rename(self.folder, self.out)
-        shutil.rmtree(self._old, ignore_errors=True)
-
-    def _sweep(self) -> None:
-        """Removes what a kill left half-written."""
-        for folder, _, names in os.walk(self.folder):
-            for name in names:
-                if name.startswith(".") or name.endswith(PARTIAL):
-                    os.remove(os.path.join(folder, name))
-
-    def _path(self, *names: str) -> str:
-        return os.path.join(self.folder, *names)
-
-
-def replaced(out: str) -> str:
-    """Where an older index lies for the moment in which a new one takes its name."""
-    parent, name = os.path.split(os.path.realpath(out))
-    return os.path.join(parent, f".{name}.replaced")
+from vlp_jax.data import staging as parts
+from vlp_jax.serve.index import ANN, read_manifest
 
 
 def check_free(out: str) -> None:
     """Raises UserError where a folder holds something else than an index that `index` wrote."""
-    if not os.path.isdir(out) or not os.listdir(out):
-        return
-    try:
-        found = read_manifest(out)
-    except UserError as error:
-        raise UserError(f"--out={out}: {error}, or remove the folder") from error
-    if not isinstance(found.get("plan"), dict):
-        raise UserError(f"--out={out}: is not empty and holds no index of ours; choose another")
+    parts.check_free(out, read_manifest, "index")
 
 
 def check_ours(out: str) -> None:
     """Raises UserError where the folder of an index, which is about to be replaced, holds a file
     that `index` did not write (a `safety.npz`, notes), which would go with it."""
-    if not os.path.isdir(out) or not os.listdir(out):
-        return
-    written = {MANIFEST, *ANN.values(), *read_manifest(out)["files"]}
-    written |= {index_path(name) for name in written if name.endswith(".tar")}
-    for folder, _, names in os.walk(out):
-        for name in (os.path.relpath(os.path.join(folder, name), out) for name in sorted(names)):
-            if name.removesuffix(PARTIAL) not in written:
-                what = f"holds {printable(name)!r}, which `index` did not write"
-                raise UserError(f"--out={out}: {what}; move it away, or choose another folder")
+    parts.check_ours(out, read_manifest, ANN.values(), "index")
 
 
 def read_plan(folder: str) -> Any:
     """The plan of a complete index; None where there is none or a file of it is another one."""
-    try:
-        manifest = read_manifest(folder)
-        check_files(folder, manifest.get("files", {}))
-    except UserError:
-        return None
-    return manifest.get("plan")
+    return parts.read_plan(folder, read_manifest)
 
 
-@contextlib.contextmanager
-def staging(out: str, plan: Mapping[str, Any], command: str = "") -> Iterator[Staging]:
-    """The folder for a plan, held while it is used. command: that makes it, for whom finds it
-    unfinished.
-
-    Raises:
-      UserError: another process holds it. RunError: the disk refuses.
-    """
-    found = Staging(out, plan, command)
-    try:
-        os.makedirs(found.folder, exist_ok=True)
-        handle = os.open(found.folder, os.O_RDONLY)
-        try:
-            with contextlib.suppress(NotImplementedError):
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            found.begin()
-            try:
-                yield found
-            except UserError:  # of such input nothing is kept
-                shutil.rmtree(found.folder, ignore_errors=True)
-                raise
-        except BlockingIOError:
-            raise UserError(f"--out={out}: another process is building it; wait for it") from None
-        finally:
-            os.close(handle)
-    except OSError as error:
-        raise RunError(f"--out={out}: cannot be written ({error.strerror or error})") from error
+def staging(
+    out: str, plan: Mapping[str, Any], command: str = ""
+) -> contextlib.AbstractContextManager[parts.Staging]:
+    """The folder for a plan, held while it is used; see data/staging.py."""
+    return parts.staging(out, plan, read_manifest, command)

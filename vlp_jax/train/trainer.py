@@ -71,8 +71,7 @@ class Trainer:
         c = self.config
         check_settings(c)
         check_batch(c.batch_size, c.accumulate, self.mesh)
-        if self.method.coupled and c.batch_size < 2:
-            raise UserError("batch_size=1: a contrastive loss needs at least 2 examples")
+        self.method.check_batch(c.batch_size)
         check_pictures(c.image_size, self.method)
         _ = self.tokenizers, self.tx, self.pipeline, self.schedule, self.evaluators
         if (self.method.frozen or c.freeze) and not c.init_from:

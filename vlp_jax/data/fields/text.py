@@ -34,6 +34,10 @@ class Where:
     tokenizer: str = ""
 
 
+def _never(text: str) -> bool:
+    return False
+
+
 class Reader(Base):
     """Rows: the words. Evaluation takes the first caption instead of a random one, whole."""
 
@@ -55,6 +59,8 @@ class Reader(Base):
         choice = "first" if first else where.key
         self.captions = CaptionSpec(choice, where.templates, dropout, where.member)
         self.tokenizer = setup.tokenizers[name]
+        # an evaluation leaves no example out
+        self._blank = self.tokenizer.blank if setup.train else _never
         # argmax over ids would pool a padding above the end
         self.cut = field.cut and self.tokenizer.pad_id <= self.tokenizer.eot_id
 
@@ -82,7 +88,8 @@ class Reader(Base):
         template."""
         if self.field.count:
             return self._several(example)
-        return choose_caption(example, self.captions, self.draws(stream), clipped)
+        draws = self.draws(stream)
+        return choose_caption(example, self.captions, draws, clipped, self._blank)
 
     def _several(self, example: Example) -> list[tuple[str, float]]:
         """The commonest texts with their shares; of equally common ones the first. Raises

@@ -47,10 +47,10 @@ def load_tokenizer(
     """The tokenizer `clip`, `bytes`, `spm:FILE` or that of a tokenizer.json or vocab.txt (or its
     folder).
 
-    flag: the key that names it, for errors. options: clean ('lower', 'whitespace', 'canonicalize',
-    'none'; "" is the tokenizer's own) and, for files, pad_id (-1 is the file's own). Raises
-    UserError, in one line, for an unknown name or option, a missing or unreadable file, a missing
-    library or too short a context.
+    flag: the key that names it, for errors. options: clean (a name of data/text/clean.py CLEAN; ""
+    is the tokenizer's own) and, for files, pad_id (-1 is the file's own). Raises UserError, in one
+    line, for an unknown name or option, a missing or unreadable file, a missing library or too
+    short a context.
     """
     if not isinstance(name, str) or not name:
         raise UserError(

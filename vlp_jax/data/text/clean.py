@@ -1,9 +1,11 @@
 """How a caption is cleaned before it is cut into tokens.
 
-Rules of the CLIP tokenizer (Radford et al. 2021) and of SigLIP (big_vision's canonicalisation). The
-file exists because ids equal the reference's only if the cleaning does, to the character.
+Rules of the CLIP tokenizer (Radford et al. 2021), of SigLIP (big_vision's canonicalisation) and of
+BLIP's data sets (salesforce/BLIP). The file exists because ids equal the reference's only if the
+cleaning does, to the character.
 """
 
+import functools
 import html
 import string
 from collections.abc import Callable
@@ -12,6 +14,8 @@ import ftfy
 
 from vlp_jax.core.errors import UserError, nearest
 
+_MARKS = '.!"()*#:;~'  # that BLIP's texts lose
+_TO_SPACES, _GONE = str.maketrans(_MARKS, " " * len(_MARKS)), str.maketrans("", "", _MARKS)
 _NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 
@@ -46,6 +50,24 @@ def canonicalize(text: str) -> str:
     return " ".join(words.split())
 
 
+def caption(text: str, words: int = 50) -> str:
+    """Lower case, `_MARKS` to spaces, at most so many words: what BLIP reads of captions.
+
+    >>> caption('A "Dog" (left);  two-headed.')
+    'a dog left two-headed'
+    """
+    return " ".join(text.lower().translate(_TO_SPACES).split()[:words])
+
+
+def question(text: str) -> str:
+    """Lower case, without `_MARKS`, at most 50 words: what BLIP reads of questions.
+
+    >>> question("Is it 7:30 a.m.?")
+    'is it 730 am?'
+    """
+    return " ".join(text.lower().translate(_GONE).split()[:50])
+
+
 def unchanged(text: str) -> str:
     """The text as it is."""
     return text
@@ -55,6 +77,9 @@ CLEAN = {
     "lower": lower,
     "whitespace": collapse,
     "canonicalize": canonicalize,
+    "blip": caption,  # of fine-tuning
+    "blip_30": functools.partial(caption, words=30),  # of pre-training
+    "blip_question": question,
     "none": unchanged,
 }
 

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from vlp_jax.core.errors import UserError
+from vlp_jax.data.text.clean import unchanged
 
 
 class Tokenizer:
@@ -37,6 +38,12 @@ class Tokenizer:
     def eot_id(self) -> int:
         """Id of the end."""
         return self.suffix[-1]
+
+    _clean = staticmethod(unchanged)  # of a text, before it is cut
+
+    def blank(self, text: str) -> bool:
+        """Whether the cleaning leaves nothing of a text."""
+        return not any(map(str.isalnum, text)) and not self._clean(text).strip()
 
     def _seal(self, content: bytes) -> None:
         """Checks the ids and sets `fingerprint`: 32 hex digits of content, ids and options."""

@@ -46,18 +46,22 @@ def open_samples(
     return thinned(source, limit, label, cover) if 0 < limit < len(source) else source
 
 
-def embed_pictures(fn: EvalFn, source: Source, context: EvalContext) -> tuple[Rows, np.ndarray]:
-    """Runs `fn` over every picture of a source that can be read.
+def embed_pictures(
+    fn: EvalFn, source: Source, context: EvalContext, members: Mapping[str, str] | None = None
+) -> tuple[Rows, np.ndarray]:
+    """Runs `fn` over every picture of a source that can be read; members: {field: the file of a
+    sample that is its picture}, of several pictures or another than the sample's own.
 
     Returns rows [K, ...] and int[K], the samples they belong to, in order. Raises RunError when
     more than 1 % of the pictures, and more than ten or half of them, are damaged.
     """
     framing = {**vars(context.framing), "eval_crop": context.framing.crop}
-    where = {"image": {"member": context.member}} if context.member else {}
+    files = {"image": context.member, **(members or {})}
+    where = {name: {"member": file} for name, file in files.items() if file}
     setup = Setup({"image": framing, "fields": where}, train=False)
     batches = eval_batches(
         source,
-        make_readers({"image": Picture(context.image_size)}, setup),
+        make_readers(dict.fromkeys(files, Picture(context.image_size)), setup),
         batch_size=context.batch_size,
         process_index=context.process_index,
         process_count=context.process_count,

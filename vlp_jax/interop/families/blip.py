@@ -1,6 +1,6 @@
 """salesforce/BLIP (models/blip*.py): pre-trained files, and those fine-tuned for captions, for
-retrieval and for answers. They say no sizes (`--arch`); which parts there are, and the size of the
-pictures, is read off the tensors.
+retrieval, for answers and for pairs of pictures (NLVR2). They say no sizes (`--arch`); which parts
+there are, and the size of the pictures, is read off the tensors.
 
 The file exists to hold what is this family's alone: pre-trained files hold what encoder and decoder
 share twice, and the momentum teacher and its queues.
@@ -17,6 +17,8 @@ from vlp_jax.interop.blip import (
     check_tied,
     decoder_rules,
     encoder_rules,
+    first_merged,
+    pair_rules,
     repeated,
     whole_decoder,
 )
@@ -38,6 +40,8 @@ _RULES = (
     *linear("image_proj/out", "vision_proj"),
     *linear("text_proj/out", "text_proj"),
     *linear("itm/out", "itm_head"),
+    *linear("judge/fc1", "cls_head.0"),
+    *linear("judge/out", "cls_head.2"),
     Rule("temperature", "temp"),
 )  # fmt: skip
 _TEACHER = (
@@ -45,6 +49,7 @@ _TEACHER = (
     "ptr_queue",
 )  # fmt: skip
 _IGNORED = (r".*\.position_ids", *(name.replace(".", r"\.") for name, _ in TIED), *_TEACHER)
+_PAIRS = "cls_head.2.weight"  # judges two pictures
 _REPEATED = r"text_decoder\.bert\.(?!encoder\.layer\.\d+\.attention\.).*"
 
 
@@ -56,12 +61,14 @@ class Blip(Family):
     archs = "blip"
     release = preprocess.BLIP
     antialias = False
-    methods = ("blip", "blip_vqa")
+    methods = ("blip", "blip_vqa", "blip_nlvr")
 
     def table(self, names: Any) -> Table:
         """The names of the task that the tensors `names` are of."""
         encoder, decoder, matches = _parts(names)
-        if encoder and decoder and matches:
+        if _PAIRS in names:
+            rules = pair_rules("text", names)
+        elif encoder and decoder and matches:
             rules = (*decoder_rules("text"), *encoder_rules("text"))
         elif encoder and decoder:
             rules = (*encoder_rules("text"), *whole_decoder("answer"))
@@ -69,6 +76,10 @@ class Blip(Family):
             rules = whole_decoder("text") if decoder else encoder_rules("text")
         ignored = (*_IGNORED, _REPEATED) if encoder and decoder and matches else _IGNORED
         return Table("salesforce/BLIP", (*_RULES, *rules), ignored)
+
+    def tokenizer_options(self, beside: Beside, file: str, vocab_size: int) -> dict[str, Any]:
+        """Captions are cleaned as its data sets do."""
+        return {"clean": "blip"}
 
     def complete(self, method: dict[str, Any], state: State, beside: Beside) -> list[str]:
         """The task, and the pictures' size by the positions.
@@ -80,6 +91,11 @@ class Blip(Family):
         image, text = method["image"], method["text"]
         grid = round((state[f"{_VIT}.pos_embed"].shape[1] - 1) ** 0.5)
         image["image_size"] = grid * image["patch_size"]
+        if _PAIRS in state:
+            method.pop("embed_dim", None)  # of an architecture's pre-training
+            method["name"] = "blip_nlvr"
+            text |= {"roles": "encoder", "merge_from": first_merged(state)}
+            return []
         pairs = [*TIED, *(repeated(state) if matches else ())]
         check_tied(state, pairs, "the file")
         if encoder and decoder and not matches:

@@ -1,0 +1,196 @@
+"""Some pictures of a data set with their texts, old and new, and which of them a filter keeps.
+
+The file exists so that what CapFilt decides of a picture depends on that picture alone: not on its
+batch, its part, its place in the data or the number of processes.
+"""
+
+import dataclasses
+import hashlib
+import json
+import os
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from vlp_jax.api.embed import ahead, chunks
+from vlp_jax.api.writing import Matcher, Writer
+from vlp_jax.data.damage import DamagedSample
+from vlp_jax.data.export import suffix_of, write_tar
+from vlp_jax.data.index import open_index
+from vlp_jax.data.source import Example, Source
+from vlp_jax.data.staging import file_facts
+from vlp_jax.data.whole import write_whole
+
+WEB, HUMAN, SYNTHETIC = "web", "human", "synthetic"  # where a text comes from
+TEXTS, NOTES = "texts", "capfilt"  # folder of all decisions; key of those of a sample in its JSON
+_DIGITS = 4  # of a score: what the order of a sum can change lies far behind them
+
+
+class Seen(NamedTuple):
+    """A picture as the models take it, uint8[S, S, 3] each, and what the data says of it."""
+
+    row: int
+    example: Example
+    views: Mapping[str, np.ndarray]
+
+
+@dataclasses.dataclass(frozen=True)
+class Part:
+    """Decisions in the order of the source, without the pictures that cannot be read.
+
+    Attributes:
+      examples: those with a text that was kept, as they are written.
+      notes: of all: row, key, truth where it was asked for, texts [{text, from, score, kept}].
+      skipped: {reason: count} of the others.
+    """
+
+    examples: list[Example]
+    notes: list[dict[str, Any]]
+    skipped: Counter
+
+    def counts(self) -> Counter:
+        """{"ORIGIN kept", "ORIGIN dropped", with a truth "right ..." and "wrong ..." of the data's
+        own texts, "pictures kept", "pictures dropped": count}."""
+        found: Counter = Counter()
+        for note in self.notes:
+            for said in note["texts"]:
+                word = "kept" if said["kept"] else "dropped"
+                found[f"{said['from']} {word}"] += 1
+                if "truth" in note and said["from"] != SYNTHETIC:
+                    found[f"{'right' if note['truth'] else 'wrong'} {word}"] += 1
+        kept = len(self.examples)
+        return found + Counter({"pictures kept": kept, "pictures dropped": len(self.notes) - kept})
+
+
+@dataclasses.dataclass(frozen=True)
+class CapFilt:
+    """Decides on pictures.
+
+    Attributes:
+      source: the data set.
+      writer, matcher: captioner and filter; None does without.
+      views: {'writer', 'matcher': f(bytes of a file) -> uint8[S, S, 3]}, each by its own model's
+        preprocessing.
+      prompt, seed: of what is written.
+      threshold: a text is kept above this probability that it matches.
+      human: the data's own texts are kept unseen.
+      most: of them at most so many a picture; 0: all.
+      truth: a key of the data that says whether its texts are right; '' asks for none.
+      size, threads: pictures at once; decoders of pictures.
+      told: called with the number of pictures that a batch has finished.
+    """
+
+    source: Source
+    writer: Writer | None
+    matcher: Matcher | None
+    views: Mapping[str, Callable[[bytes], np.ndarray]]
+    prompt: str = ""
+    seed: int = 0
+    threshold: float = 0.5
+    human: bool = False
+    most: int = 0
+    truth: str = ""
+    size: int = 32
+    threads: int = 4
+    told: Callable[[int], None] = lambda count: None
+
+    def part(self, rows: range) -> Part:
+        """Decides on some rows of the source."""
+        found = Part([], [], Counter())
+        with ThreadPoolExecutor(self.threads) as pool:
+            for some, read in ahead(pool, self._read, chunks(rows, self.size)):
+                found.skipped.update(one for one in read if isinstance(one, str))
+                seen = [one for one in read if isinstance(one, Seen)]
+                for one, texts in zip(seen, self._judged(seen), strict=True):
+                    self._note(found, one, texts)
+                self.told(len(some))
+        return found
+
+    def _read(self, row: int) -> Seen | str:
+        """A picture, or the reason why there is none."""
+        try:
+            example = self.source[row]
+            data = example.get("image", b"")
+            suffix_of(data)
+            example = {**example, "members": dict(example.get("members", {}))}
+            return Seen(row, example, {name: view(data) for name, view in self.views.items()})
+        except DamagedSample as damage:
+            return damage.reason
+
+    def _judged(self, seen: Sequence[Seen]) -> list[list[dict[str, Any]]]:
+        """[{text, from, score, kept}] of every picture, the data's own texts first."""
+        own = HUMAN if self.human else WEB
+        found = [
+            [{"text": text, "from": own} for text in one.example["text"][: self.most or None]]
+            for one in seen
+        ]
+        if self.writer and seen:
+            for texts, text in zip(found, self._written(seen), strict=True):
+                texts.append({"text": text, "from": SYNTHETIC})
+        for texts in found:
+            for said in texts:
+                said |= {"score": None, "kept": bool(said["text"].strip())}
+        if self.matcher:
+            asked = [
+                (one, said)
+                for one, texts in zip(seen, found, strict=True)
+                for said in texts
+                if said["from"] != HUMAN and said["kept"]
+            ]
+            for some in chunks(asked, self.size):
+                self._match(some)
+        return found
+
+    def _written(self, seen: Sequence[Seen]) -> list[str]:
+        """A text for every picture; it draws by what the picture holds."""
+        image = np.stack([one.views["writer"] for one in seen])
+        numbers = [number_of(one.example["image"], self.seed) for one in seen]
+        return [made.text for made in self.writer(image, [self.prompt] * len(seen), numbers)]
+
+    def _match(self, asked: Sequence[tuple[Seen, dict[str, Any]]]) -> None:
+        """Fills in score and decision."""
+        image = np.stack([one.views["matcher"] for one, _ in asked])
+        scores = self.matcher(image, [said["text"] for _, said in asked])
+        for (_, said), score in zip(asked, scores, strict=True):
+            said |= {"score": round(float(score), _DIGITS), "kept": bool(score > self.threshold)}
+
+    def _note(self, found: Part, one: Seen, texts: list[dict[str, Any]]) -> None:
+        example = one.example
+        note = {"row": one.row, "key": example["key"]}
+        if self.truth and self.truth in example["meta"]:
+            note["truth"] = bool(example["meta"][self.truth])
+        found.notes.append(note | {"texts": texts})
+        kept = list(dict.fromkeys(said["text"] for said in texts if said["kept"]))
+        if kept:
+            own = {k: v for k, v in example["meta"].items() if k not in ("caption", "captions")}
+            meta = {**own, "key": example["key"], NOTES: texts}
+            new = {"key": f"{one.row:09d}", "text": kept, "meta": meta}
+            found.examples.append({**example, **new})
+
+
+def number_of(data: bytes, seed: int) -> int:
+    """A number below 2^31 of a file's content and a seed."""
+    digest = hashlib.blake2b(data, digest_size=4, person=b"%d" % seed).digest()
+    return int.from_bytes(digest, "little") >> 1
+
+
+def write_part(part: Part, folder: str, name: str) -> dict[str, Any]:
+    """Writes NAME.tar with its index, where anything was kept, and texts/NAME.jsonl, each whole;
+    returns the part's record: counts, skipped, files {path: facts}. Raises OSError."""
+    files = {f"{TEXTS}/{name}.jsonl": lambda path: _lines(path, part.notes)}
+    if part.examples:
+        files[f"{name}.tar"] = lambda path: write_tar(path, part.examples)
+    for file, write in files.items():
+        write_whole(os.path.join(folder, file), write)
+    if part.examples:
+        open_index(os.path.join(folder, f"{name}.tar"), rebuild=True)
+    facts = {file: file_facts(os.path.join(folder, file)) for file in files}
+    return {"counts": dict(part.counts()), "skipped": dict(part.skipped), "files": facts}
+
+
+def _lines(path: str, notes: Sequence[Mapping[str, Any]]) -> None:
+    with open(path, "w", encoding="utf-8") as file:
+        file.writelines(json.dumps(note) + "\n" for note in notes)
