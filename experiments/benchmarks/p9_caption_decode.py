@@ -113,13 +113,15 @@ def ours(args: argparse.Namespace) -> None:
     import jax
 
     from vlp_jax.api.model import load_model
+    from vlp_jax.api.placement import for_writing
     from vlp_jax.core.inputs import Inputs, Vars
     from vlp_jax.decoding.how import Writing
     from vlp_jax.nn.cache import States
 
     model = load_model(f"{args.folder}/ours")
     images, prompts = inputs(args)
-    method, v = model.method, Vars(model.params, model.extra)
+    method = model.method
+    v = for_writing(method, Vars(model.params, model.extra))
     how = Writing(max_new=args.max_new, beams=args.beams)
     batch = jax.device_put({"image": images, "prompt": prompts.astype(np.int32)})
     functions = method.functions()
@@ -127,8 +129,9 @@ def ours(args: argparse.Namespace) -> None:
     def write(v: Vars, batch: dict, states: Any) -> Any:
         if states is None:
             return functions["generate_text"](v, Inputs.of(batch), how)
-        x, net = Inputs.of(batch), method.text_net
-        return method.written(v, x, "text", net, States(states), "prompt", how)
+        x = Inputs.of(batch)
+        writer = method.writer(v, x, "text", method.text_net, States(states))
+        return method.written(writer, x, how)
 
     states = None
     if args.start == "states":
