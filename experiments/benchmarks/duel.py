@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 
@@ -84,3 +85,23 @@ def alternate(ours: Worker, peer: Worker, pairs: int, warmup: int = 2) -> dict[s
         "ratio_p90": high,
         "ratio": statistics.median(ratios),
     }
+
+
+def transformers_modules() -> tuple[Any, Any, Any]:
+    """torch, transformers and what must stay alive for them."""
+    sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tests" / "peers"))
+    from conftest import declare_torchvision_operators
+
+    library = declare_torchvision_operators()
+    import torch
+    import transformers
+
+    return torch, transformers, library
+
+
+def show(report: dict[str, Any], as_json: bool) -> None:
+    """A row as a table, and as one line of JSON."""
+    for key, value in report.items():
+        print(f"{key:>20}  {value}")
+    if as_json:
+        print(json.dumps(report))

@@ -65,7 +65,7 @@ def main() -> int:
     args = p.parse_args()
     rows = []
     print(f"{'plan':<36} {'fits':>5} {'spare':>6} {'collectives':>12} {'temporaries':>12}")
-    for file in sorted(PLANS.glob("*.json")):
+    for file in sorted(PLANS.glob("ViT-*.json")):
         plan, arch = json.loads(file.read_text()), file.stem.split("_")[0]
         row = {"plan": file.stem, "fits": plan["fits"], "spare": plan["spare"]}
         row["collectives"] = plan["collective_bytes"] / minimum(plan, arch)

@@ -18,8 +18,9 @@ ROOT = HERE.parents[1]
 README = HERE / "README.md"
 HEAD = """# Pod plans
 
-CLIP at pod scale, compiled by the pods' own compiler on a host without accelerators. Bytes are the
-compiler's, per device; seconds and MFU are a roofline's upper bound, not a measurement.
+CLIP at pod scale and BLIP's pre-training as published, compiled by the pods' own compiler on a host
+without accelerators. Bytes are the compiler's, per device; seconds and MFU are a roofline's upper
+bound, not a measurement.
 `python experiments/pod_plans/run.py --renew` makes all of it again (libtpu {version}).
 
 | recipe | slice | batch | settings | GiB | temp GiB | collectives MB | step s | MFU |
@@ -27,22 +28,29 @@ compiler's, per device; seconds and MFU are a roofline's upper bound, not a meas
 """
 TAIL = """
 A row's run: `python -m vlp_jax train --config=configs/clip/openai.py:RECIPE SETTINGS
---config.data.path=... --workdir=...`, SETTINGS as in its JSON under `command`.
+--config.data.path=... --workdir=...`, config and SETTINGS as in its JSON under `command`.
 """
 
 
 class Recipe(NamedTuple):
-    """One row: architecture, slice, global batch and what it takes to fit and be fast."""
+    """One row: architecture, slice, global batch and what it takes to fit and be fast; config: the
+    file that has it."""
 
     arch: str
     topology: str
     batch: int
     settings: dict[str, object]
+    config: str = "configs/clip/openai.py"
+
+    @property
+    def label(self) -> str:
+        """What the table calls it."""
+        return f"BLIP-{self.arch}" if self.config == BLIP else self.arch
 
     @property
     def name(self) -> str:
         """Stem of the plan's file."""
-        return f"{self.arch}_{self.topology.replace(':', '-')}_{self.batch}"
+        return f"{self.label}_{self.topology.replace(':', '-')}_{self.batch}"
 
     def flags(self) -> list[str]:
         """The config keys as command-line words, the same for `plan` and `train`."""
@@ -50,6 +58,7 @@ class Recipe(NamedTuple):
         return [f"--config.{key}={value}" for key, value in values.items()]
 
 
+BLIP = "configs/blip/pretrain.py"
 NONE, DOTS, FULL = ({"method.remat": remat} for remat in ("none", "dots", "full"))
 POD = {"v5e:16x16": 256, "v4:4x4x8": 128, "v5p:4x4x4": 64, "v6e:8x8": 64}
 
@@ -74,12 +83,13 @@ def settings(arch: str, topology: str) -> dict:
 RECIPES = (
     *(Recipe(arch, name, 32_768, settings(arch, name)) for name in POD for arch in ARCHS),
     Recipe("ViT-L-14", "v5e:16x16", 65_536, split("v5e:16x16", FULL)),
+    *(Recipe("base", name, 2_880, FULL, BLIP) for name in ("v5e:4x8", "v5p:2x2x4")),
 )
 
 
 def plan(recipe: Recipe) -> dict:
     """Runs `plan` in a process of its own."""
-    config = f"--config=configs/clip/openai.py:{recipe.arch}"
+    config = f"--config={recipe.config}:{recipe.arch}"
     command = ["plan", config, f"--topology={recipe.topology}", *recipe.flags(), "--json"]
     words = [sys.executable, "-m", "vlp_jax", *command]
     out = subprocess.run(words, cwd=ROOT, capture_output=True, text=True)
@@ -98,7 +108,7 @@ def row(recipe: Recipe, found: dict) -> str:
     sizes += "" if found["fits"] else " **does not fit**"
     times = found["estimate"] or {"step_seconds": 0, "mfu_bound": 0}
     return (
-        f"| {recipe.arch} | {recipe.topology} | {recipe.batch:,} | {how} | {sizes} "
+        f"| {recipe.label} | {recipe.topology} | {recipe.batch:,} | {how} | {sizes} "
         f"| {found['temp_bytes'] / gib:.2f} | {found['collective_bytes'] / 1e6:,.0f} "
         f"| {times['step_seconds']:.2f} | {times['mfu_bound']:.0%} |\n"
     )

@@ -9,6 +9,7 @@ from vlp_jax.core.errors import UserError
 from vlp_jax.core.inputs import Inputs, Vars
 from vlp_jax.core.options import options
 from vlp_jax.methods.base import Function
+from vlp_jax.train.functions import compiled
 
 
 @options
@@ -44,6 +45,34 @@ def test_one_program_serves_every_float_and_no_other_choice():
     ):
         np.testing.assert_allclose(run(V, X, how)["scaled"], wanted)
     assert traces == [3, 1]
+
+
+def test_who_asks_a_method_again_gets_the_program_that_there_is():
+    """As `Model.generate` does in every call; another object has one of its own."""
+
+    class Said:
+        def __init__(self):
+            self.traces = []
+
+        def fields(self):
+            return {}
+
+        def totals(self, x):
+            return {}
+
+        def functions(self):
+            def run(v, x, how):
+                self.traces.append(how.steps)
+                return how.guidance * x.index
+
+            return {"scaled": Function(run, {}, Sampling)}
+
+    first, other = Said(), Said()
+    for method in (first, first, other):
+        run = compiled(method, "scaled")
+        for steps in (3, 1):
+            run({}, {}, {}, np.arange(2), {"steps": steps, "guidance": 0.1 * steps})
+    assert first.traces == other.traces == [3, 1]
 
 
 @options

@@ -16,10 +16,12 @@ from jax.sharding import Mesh, SingleDeviceSharding
 from vlp_jax.core.errors import UserError, nearest
 from vlp_jax.core.inputs import Vars
 from vlp_jax.core.types import HostBatch
+from vlp_jax.decoding.how import Writing
 from vlp_jax.methods.base import Method
+from vlp_jax.nn.layers import blocks_apart
 from vlp_jax.parallel.mesh import BATCH_AXES, batch_sharding, make_mesh, replicated
 from vlp_jax.parallel.sharding import PRESETS, param_sharding, place
-from vlp_jax.train.functions import compiled
+from vlp_jax.train.functions import compiled, find
 
 Run = Callable[..., Any]  # f(batch, how=None) -> arrays of the host
 
@@ -60,6 +62,8 @@ def runner(method: Method, name: str, v: Vars, mesh: Mesh | None = None) -> Run:
       UserError: the method has no such function.
     """
     program = compiled(method, name, None if mesh is None else replicated(mesh))
+    if mesh is None and find(method, name).how is Writing:
+        v = for_writing(method, v)
 
     def run(batch: HostBatch, how: Any = None, index: np.ndarray | None = None) -> Any:
         with jax.default_matmul_precision("highest"):
@@ -74,6 +78,15 @@ def runner(method: Method, name: str, v: Vars, mesh: Mesh | None = None) -> Run:
             return jax.tree.map(lambda rows: np.asarray(rows)[:count], out)
 
     return run
+
+
+def for_writing(method: Method, v: Vars) -> Vars:
+    """On a CPU the networks that write with their blocks apart (nn/layers.py), else as they are."""
+    if jax.default_backend() != "cpu":
+        return v
+    nets = {name: part.net for name, part in method.parts().items()}
+    writers = [name for name, net in nets.items() if getattr(net, "writes", False)]
+    return v._replace(params=v.params | {name: blocks_apart(v.params[name]) for name in writers})
 
 
 def fill(rows: np.ndarray, count: int) -> np.ndarray:

@@ -79,6 +79,11 @@ class MED(nn.Module):
                 raise UserError(f"text.{key}: unknown {value!r}{nearest(value, names)}")
         return SHARES[self.share]
 
+    @property
+    def writes(self) -> bool:
+        """Whether there is a decoder."""
+        return self.roles != "encoder"
+
     def stack_config(self) -> StackConfig:
         """The transformer body's sizes.
 

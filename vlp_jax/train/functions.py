@@ -31,9 +31,20 @@ def compiled(method: Method, name: str, out_shardings: Any = None) -> Program:
     in their data set, and with that their keys, so that no draw depends on the batch that a row
     comes in (without it: 0, 1, ...; -1 for padding); how: options or {key: value}.
 
+    Whoever asks the same method object again gets the same program, so that a notebook's second
+    call compiles nothing.
+
     Raises:
       UserError: the method has no such function, or it has no such options.
     """
+    made = vars(method).setdefault("_compiled", {})  # beside its cached properties
+    if (name, out_shardings) not in made:
+        made[name, out_shardings] = _compiled(method, name, out_shardings)
+    return made[name, out_shardings]
+
+
+def _compiled(method: Method, name: str, out_shardings: Any) -> Program:
+    """A new one."""
     function = find(method, name)
     arrays, whole = batch_spec(function.reads, 1).keys(), batch_spec(present(method.fields()), 1)
 

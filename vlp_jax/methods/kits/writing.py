@@ -16,6 +16,7 @@ from vlp_jax.decoding.scoring import Scoring, score
 from vlp_jax.decoding.steps import Model, Start, Written
 from vlp_jax.models.med import MED
 from vlp_jax.nn.cache import Cache, Context, States, take_rows
+from vlp_jax.nn.layers import apart, together
 
 
 class Writer(NamedTuple):
@@ -60,9 +61,11 @@ def write(
     context, start = writer.begin(prompt, mask, how.max_new)
     copies = how.returned if how.draws else how.beams
     wide = take_rows(context, jnp.repeat(jnp.arange(len(prompt)), copies))
+    layers = apart(wide[:2]) if writer.net.unroll else None
 
     def step(ids: Array, cache: Cache) -> tuple[Array, Any]:
-        _, out = writer.run(ids, None, wide, cache, mode="decode")
+        seen = wide if layers is None else Context(*together(layers), wide.mask)
+        _, out = writer.run(ids, None, seen, cache, mode="decode")
         return out["logits"][:, 0], out["cache"]
 
     return generate(Model(step, take_rows), start, how, stop, rng)

@@ -1,0 +1,243 @@
+"""P9: captions written for pictures, new tokens/s of ours over transformers' generate.
+
+python experiments/benchmarks/p9_caption_decode.py --peer-python=PYTHON [--arch=base] [--batch=1]
+    [--beams=1] [--start=states] [--peer-mode=dynamic] [--json]
+
+Same random weights (converted, an end never the likeliest word), same pictures, a prompt of four
+tokens; the ids must be equal before anything is timed. `--start=states` times what follows the
+picture's tower on both sides: the context's keys and values, the prompt, the words;
+`--start=pictures` the tower too. The peer keeps a growing cache, eager (`dynamic`), or one of fixed
+size under torch.compile (`static`): report the faster. Ours must compile once per length bucket,
+which `Model.generate` is asked to show on prompts of 1 to 10 words.
+"""
+
+import argparse
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+from experiments.benchmarks.duel import (
+    Worker,
+    alternate,
+    serve,
+    show,
+    timed,
+    transformers_modules,
+)
+
+ROOT = Path(__file__).resolve().parents[2]
+END = 102
+SIZES = {  # of configs/blip/tiny.py, and of the captioning class
+    "tiny": dict(image=(96, 128, 4, 4), text=(128, 3, 4, 160)),
+    "base": dict(image=(384, 768, 12, 12), text=(768, 12, 12, 30524)),
+    "base-224": dict(image=(224, 768, 12, 12), text=(768, 12, 12, 30524)),
+}
+PASSED = ("arch", "batch", "beams", "max-new", "start", "peer-mode")  # to the workers
+
+
+def parser() -> argparse.ArgumentParser:
+    """The flags."""
+    p = argparse.ArgumentParser(description=__doc__)
+    p.add_argument("--arch", default="tiny", choices=SIZES)
+    p.add_argument("--batch", type=int, default=1)
+    p.add_argument("--beams", type=int, default=1)
+    p.add_argument("--max-new", type=int, default=20)
+    p.add_argument("--start", default="states", choices=("states", "pictures"))
+    p.add_argument("--pairs", type=int, default=10)
+    p.add_argument("--python", default=sys.executable, help="interpreter of our side")
+    p.add_argument(
+        "--peer-python", default=sys.executable, help="interpreter with torch and transformers"
+    )
+    p.add_argument("--peer-mode", default="dynamic", choices=("dynamic", "static"))
+    p.add_argument("--worker", choices=("ours", "peer", "weights"), help=argparse.SUPPRESS)
+    p.add_argument("--folder", help=argparse.SUPPRESS)
+    p.add_argument("--json", action="store_true")
+    return p
+
+
+def inputs(args: argparse.Namespace) -> tuple[np.ndarray, np.ndarray]:
+    """Random uint8 pictures, and prompts of four tokens that start with [DEC]."""
+    rng, size, vocab = np.random.default_rng(0), *SIZES[args.arch]["image"][:1], vocab_of(args)
+    images = rng.integers(0, 256, (args.batch, size, size, 3), np.uint8)
+    prompts = rng.integers(5, min(vocab, 30000) - 2, (args.batch, 4))
+    prompts[:, 0] = vocab - 2
+    return images, np.where(prompts == END, 5, prompts)
+
+
+def vocab_of(args: argparse.Namespace) -> int:
+    """[DEC] and [ENC] included."""
+    return SIZES[args.arch]["text"][3]
+
+
+def weights(args: argparse.Namespace) -> None:
+    """transformers' random weights, with words as sure as a trained model's and no ends."""
+    torch, transformers, _ = transformers_modules()
+    size, width, layers, heads = SIZES[args.arch]["image"]
+    image = dict(hidden_size=width, intermediate_size=4 * width, num_hidden_layers=layers)
+    image |= dict(num_attention_heads=heads, image_size=size, patch_size=16, layer_norm_eps=1e-6)
+    width, layers, heads, vocab = SIZES[args.arch]["text"]
+    text = dict(hidden_size=width, intermediate_size=4 * width, num_hidden_layers=layers)
+    text |= dict(num_attention_heads=heads, vocab_size=vocab, encoder_hidden_size=width)
+    text |= dict(max_position_embeddings=64 if args.arch == "tiny" else 512)
+    text |= dict(bos_token_id=vocab - 2, sep_token_id=END, pad_token_id=0, eos_token_id=2)
+    config = transformers.BlipConfig(text_config=text, vision_config=image)
+    torch.manual_seed(0)
+    model = transformers.BlipForConditionalGeneration(config)
+    with torch.no_grad():
+        for tensor in {id(p): p for p in model.parameters()}.values():
+            tensor.add_(0.02 * torch.randn_like(tensor))
+        head = model.text_decoder.cls.predictions
+        head.transform.LayerNorm.weight.mul_(6)
+        head.bias[[0, END]] -= 1e4
+    model.save_pretrained(f"{args.folder}/peer")
+
+
+def convert(args: argparse.Namespace, folder: str) -> None:
+    """The weights as ours, with a vocabulary of made-up words."""
+    words = [f"word{i}" for i in range(vocab_of(args) - 2)]
+    for place, mark in ((0, "[PAD]"), (100, "[UNK]"), (101, "[CLS]"), (END, "[SEP]")):
+        words[place] = mark
+    Path(folder, "vocab.txt").write_text("\n".join(words) + "\n")
+    call = [args.python, "-m", "vlp_jax", "convert", f"{folder}/peer", f"{folder}/ours"]
+    call.append(f"--tokenizer={folder}/vocab.txt")
+    subprocess.run(call, check=True, stdout=sys.stderr, cwd=ROOT)
+
+
+def ours(args: argparse.Namespace) -> None:
+    """Our side: what generate_text runs, as `Model.generate` compiles it."""
+    import jax
+
+    from vlp_jax.api.model import load_model
+    from vlp_jax.api.placement import for_writing
+    from vlp_jax.core.inputs import Inputs, Vars
+    from vlp_jax.decoding.how import Writing
+    from vlp_jax.nn.cache import States
+
+    model = load_model(f"{args.folder}/ours")
+    images, prompts = inputs(args)
+    method = model.method
+    v = for_writing(method, Vars(model.params, model.extra))
+    how = Writing(max_new=args.max_new, beams=args.beams)
+    batch = jax.device_put({"image": images, "prompt": prompts.astype(np.int32)})
+    functions = method.functions()
+
+    def write(v: Vars, batch: dict, states: Any) -> Any:
+        if states is None:
+            return functions["generate_text"](v, Inputs.of(batch), how)
+        x = Inputs.of(batch)
+        writer = method.writer(v, x, "text", method.text_net, States(states))
+        return method.written(writer, x, how)
+
+    states = None
+    if args.start == "states":
+        states = jax.jit(lambda v, x: functions["image_states"](v, x, None))(v, Inputs.of(batch))
+    program = jax.jit(write)
+
+    def run() -> Any:
+        return jax.block_until_ready(program(v, batch, states))
+
+    def ids() -> dict[str, Any]:
+        return {"ids": np.asarray(run()["ids"])[:, 0].tolist(), "programs": programs(model, images)}
+
+    serve({"ids": ids, "step": timed(run)})
+
+
+def programs(model: Any, images: np.ndarray) -> dict[str, int]:
+    """How many programs `Model.generate` compiles for prompts of 1 to 10 words, in one call and in
+    a call each."""
+    import jax
+
+    count, prompts = [0], [" ".join(["word7"] * number) for number in range(1, 11)]
+
+    def heard(event: str, seconds: float, **_: Any) -> None:
+        count[0] += event == "/jax/core/compile/backend_compile_duration"
+
+    jax.monitoring.register_event_duration_secs_listener(heard)
+    for prompt in prompts:
+        model.generate(images[:1], prompt, max_new=2)
+    apart, count[0] = count[0], 0
+    for prompt in prompts:
+        model.generate(images[:1], prompt, max_new=2)
+    return {"prompts": len(prompts), "first": apart, "again": count[0]}
+
+
+def peer(args: argparse.Namespace) -> None:
+    """transformers' side: the decoder's generate, as its captioning class calls it."""
+    torch, transformers, library = transformers_modules()
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    model = transformers.BlipForConditionalGeneration.from_pretrained(f"{args.folder}/peer")
+    model = model.to(device).eval()
+    images, prompts = inputs(args)
+    mean, std = (
+        torch.tensor(x).view(1, 3, 1, 1).to(device)
+        for x in (
+            (0.48145466, 0.4578275, 0.40821073),
+            (0.26862954, 0.26130258, 0.27577711),
+        )
+    )
+    pixels = torch.from_numpy(images).permute(0, 3, 1, 2).contiguous().to(device)
+    prompts = torch.from_numpy(prompts).to(device)
+    see = lambda: model.vision_model((pixels.float() / 255 - mean) / std)[0]  # noqa: E731
+    how = dict(max_new_tokens=args.max_new, num_beams=args.beams, do_sample=False)
+    how |= dict(eos_token_id=END, pad_token_id=0)
+    with torch.inference_mode():
+        states, count = see() if args.start == "states" else None, see().shape[1]
+    cache = None
+    if args.peer_mode == "static":
+        sizes = args.max_new + 4, count
+        kept = (transformers.StaticCache(model.config.text_config, size) for size in sizes)
+        cache = how["cache"] = transformers.EncoderDecoderCache(*kept)
+        compile_config = transformers.CompileConfig(mode="default", fullgraph=False)
+        compile_config._compile_all_devices = True  # else a CPU runs eager
+        how["compile_config"] = compile_config
+
+    def run() -> Any:
+        with torch.inference_mode():
+            if cache is not None:
+                cache.reset()
+            found = see() if states is None else states
+            given = dict(input_ids=prompts, encoder_hidden_states=found)
+            return model.text_decoder.generate(**given, **how)
+
+    ids = lambda: {"ids": run()[:, 4:].tolist(), "library": str(library)}  # noqa: E731
+    serve({"ids": ids, "step": timed(run)})
+
+
+def main() -> int:
+    """Runs the row."""
+    args = parser().parse_args()
+    if args.worker:
+        {"ours": ours, "peer": peer, "weights": weights}[args.worker](args)
+        return 0
+    with tempfile.TemporaryDirectory() as folder:
+        start = [f"--{key}={getattr(args, key.replace('-', '_'))}" for key in PASSED]
+        start.append(f"--folder={folder}")
+        make = [args.peer_python, __file__, "--worker=weights", *start]
+        subprocess.run(make, check=True, stdout=sys.stderr)
+        convert(args, folder)
+        a = Worker(args.python, __file__, ["--worker=ours", *start])
+        b = Worker(args.peer_python, __file__, ["--worker=peer", *start])
+        mine, theirs = a.ask("ids"), b.ask("ids")
+        if mine["ids"] != theirs["ids"]:
+            raise SystemExit(f"ids differ: ours {mine['ids']}, transformers {theirs['ids']}")
+        timing = alternate(a, b, args.pairs)
+    report = {"row": "P9", **{key: getattr(args, key.replace("-", "_")) for key in PASSED}}
+    report["programs"] = mine["programs"]
+    tokens = args.batch * args.max_new
+    for side in ("ours", "peer"):
+        report[f"tokens_per_s_{side}"] = tokens / timing[f"seconds_{side}"]
+    report |= timing
+    show(report, args.json)
+    return 0
+
+
+if __name__ == "__main__":
+    from vlp_jax.core.memory import use_huge_pages
+
+    use_huge_pages()
+    sys.exit(main())
