@@ -65,6 +65,13 @@ def test_the_small_masked_autoencoder_takes_another_size_and_set():
     assert make_method(config.method).keep == 12  # of 49
 
 
+def test_the_small_form_of_answers_reads_the_scenes():
+    config = load_config(f"{ROOT}/blip/vqa.py:SOME/DIR", {"data.context_length": "16"})
+    assert config.method.text_length == 16 and config.method.answer_length == 6
+    assert config.data.path == "SOME/DIR/emoji_scenes-vqa-train-*.tar"
+    assert config.evals.vqa.path == "SOME/DIR/emoji_scenes-vqa-test-*.tar"
+
+
 @pytest.mark.parametrize(
     "override, message",
     [

@@ -41,7 +41,7 @@ def _of(towers: dict) -> ConfigDict:
 
 
 def _small(c: ConfigDict, scenes: str) -> ConfigDict:
-    texts(c, 20)
+    c.data.context_length = 20  # method.text_length refers to it
     c.method.end_id = END
     c.method.unroll = True
     c.method.answer_length = c.data.tokenizers.answer.context_length = 6
@@ -53,5 +53,8 @@ def _small(c: ConfigDict, scenes: str) -> ConfigDict:
     c.batch_size, c.steps, c.epochs = 64, 2000, 0.0
     c.optim.lr, c.optim.warmup_steps, c.optim.clip_norm = 5e-4, 100, 1.0
     c.optim.lr_by_epoch = False
+    asked = {"type": "vqa", "path": f"{scenes}/emoji_scenes-vqa-test-*.tar", "limit": 1000}
+    c.evals.vqa = {**asked, "how": {"max_new": 6, "beams": 3}}
+    c.evals.ranked = {**asked, "mode": "rank"}
     c.log_every, c.checkpoint_every = 50, 500
     return c

@@ -11,6 +11,7 @@ from PIL import Image
 
 import vlp_jax
 from vlp_jax.__main__ import main
+from vlp_jax.api.forward import forward, functions
 from vlp_jax.core.errors import UserError
 from vlp_jax.core.fields import Text
 from vlp_jax.core.inputs import Inputs, Vars
@@ -129,6 +130,43 @@ def test_questions_are_answered_and_pairs_are_matched(folder):
         matching.generate(pictures)
     with pytest.raises(UserError, match="no head that matches"):
         answers.match(pictures, ["a", "a"])
+
+
+def test_scores_are_the_models_own_logits_of_the_texts(folder):
+    """A text after a prompt, and an answer to a question, teacher-forced."""
+    pictures = [folder.pictures / "a.jpg", folder.pictures / "b.png"]
+    texts, prompts, tails = ["red cat", "dog"], ["a", "the two"], [[11, 8, 2], [9, 2]]
+
+    def wanted(model, name, read, begun, others):
+        logits = model.method.functions()[name]
+        for picture, start, more in zip(pictures, begun, others, strict=True):
+            image = model.decode(picture)[None]
+            for tail in tails:
+                ids = np.int32([[*start, *tail]])
+                x = Inputs.of({"image": image, read: ids, **more})
+                row = logits(Vars(model.params, model.extra), x)[0]
+                log_p = row - np.log(np.exp(row).sum(-1, keepdims=True))
+                yield sum(log_p[len(start) - 1 + i, word] for i, word in enumerate(tail))
+
+    model = vlp_jax.load(folder("caption"))
+    begun = [[28, 5], [28, 7, 15]]
+    own = np.float32(list(wanted(model, "lm_logits", "text", begun, [{}, {}]))).reshape(2, 2)
+    np.testing.assert_allclose(model.score(pictures, texts, prompts), own, atol=1e-5)
+    model = vlp_jax.load(folder("answer"))
+    asked = [{"text": np.int32([[29, 10, 5, 2]])}, {"text": np.int32([[29, 7, 9, 2]])}]
+    own = list(wanted(model, "answer_logits", "answer", [[28], [28]], asked))
+    found = model.score(pictures, texts, ["is a", "the dog"])
+    np.testing.assert_allclose(found, np.float32(own).reshape(2, 2), atol=1e-5)
+    assert model.score([], texts, []).shape == (0, 2)
+    kinds = {k: str(a) for k, a in functions(model)["answer_loglik"]["reads"].items()}
+    assert kinds["answers"] == f"int32[B, K, T], T at most {model.method.text_length}"
+    assert kinds["answers_mask"].startswith("bool[B, K, T]") and "answers_weight" not in kinds
+    wrote = functions(model)["answer_loglik"]["writes"]
+    assert {k: str(a) for k, a in wrote.items()} == {"out": "float32[B, K]"}
+    with pytest.raises(UserError, match="answers questions; give a prompt"):
+        model.score(pictures, texts)
+    with pytest.raises(UserError, match="scores no texts"):
+        vlp_jax.load(folder("match")).score(pictures, texts)
 
 
 def test_pictures_that_cannot_be_read_and_odd_names(folder, tmp_path, capsys):

@@ -60,7 +60,7 @@ class Writer(Method):
             length = jnp.where(ends.any(1), ends.argmax(1), own.shape[1])
             return {"ids": own[:, None], "length": length[:, None]}
 
-        reads = {"image": Picture(8), "prompt": Text(40, 259, mask=True, optional=True)}
+        reads = {"image": Picture(8), "prompt": Text(40, 259, mask=True, optional=True, open=True)}
         return {"generate_text": Function(write, reads, How)}
 
 

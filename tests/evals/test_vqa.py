@@ -1,14 +1,22 @@
 """The question evaluator: generated and ranked answers of functions whose answers are known."""
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
 
 from vlp_jax.core.errors import UserError
+from vlp_jax.data.text import load_tokenizer
 from vlp_jax.data.text.bytes import ByteTokenizer
 from vlp_jax.evals.base import EvalContext, make_evaluator
 from vlp_jax.evals.kits.answers import accuracy
+from vlp_jax.evals.kits.wording import prompted
+from vlp_jax.methods.base import make_method
+from vlp_jax.parallel.mesh import make_mesh
 from vlp_jax.report.gallery import draw_results
+from vlp_jax.train.evaluate import make_evaluators, run_evaluators
+from vlp_jax.train.functions import Embedder
 
 TOKENIZER = ByteTokenizer(context_length=32)
 CONTEXT = EvalContext(TOKENIZER, image_size=8, batch_size=2)
@@ -77,7 +85,7 @@ def test_generated_answers(memory_source, tmp_path):
     assert (np.asarray(Image.open(path).convert("L")).astype(int) == 200).sum() > 5000
 
 
-@pytest.mark.parametrize("together", [1, 2, 64])
+@pytest.mark.parametrize("together", [0, 2, 64])
 def test_ranked_answers(memory_source, together):
     source = memory_source(GREYS, None, METAS)
     result = run(source, {"answer_loglik": loglik}, mode="rank", together=together)
@@ -106,7 +114,10 @@ def test_one_answer_alone_and_samples_without(memory_source):
     assert result.details["accuracy"].tolist() == [1, 0, 0]
     assert result.details["kept"].tolist() == [0, 1, 3]
     assert result.protocol["rule"] == "one answer, normalised"
-    with pytest.raises(UserError, match="no sample has an answer under the JSON key 'said'"):
+    with pytest.raises(
+        UserError,
+        match="no sample has question and answer under the JSON keys 'question' and 'said'",
+    ):
         run(memory_source(GREYS, None, metas), {"generate_answer": generate}, answers="said")
 
 
@@ -123,7 +134,7 @@ def test_what_is_refused(memory_source):
     for config, message in (
         ({"mode": "rnak"}, "vqa.mode='rnak' is unknown; did you mean 'rank'"),
         ({"prompt": "Answer:"}, "has no {question}"),
-        ({"together": 0}, "vqa.together is 0"),
+        ({"together": -1}, "vqa.together is -1"),
     ):
         with pytest.raises(UserError, match=message):
             make_evaluator("vqa", config, CONTEXT)
@@ -132,3 +143,68 @@ def test_what_is_refused(memory_source):
     with pytest.raises(UserError, match=r"evals\.q\.answers='answer': .* did you mean 'answers'"):
         made.check({"path": source}, "evals.q")
     assert make_evaluator("vqa", {"mode": "rank"}, CONTEXT).requires == ("answer_loglik",)
+
+
+@pytest.fixture(scope="module")
+def answerer(tmp_path_factory):
+    """(A random BLIP that answers, its bound functions, a context with its tokenizer.)"""
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "red", "blue", "2", "no", "yes", "a"]
+    words += ["what", "colour", "how", "many", "is", "it", "?", "##s"]
+    path = tmp_path_factory.mktemp("words") / "vocab.txt"
+    path.write_text("\n".join(words) + "\n")
+    image = dict(name="vit", image_size=8, patch_size=4, width=16, num_layers=1, head_width=8)
+    image |= dict(pool="none", cls_token=True, pre_norm=False)
+    text = dict(name="med", vocab_size=22, context_length=16, width=16, num_layers=1, num_heads=2)
+    texts = {"text": text | {"roles": "encoder"}, "answer": text | {"roles": "decoder"}}
+    method = make_method(dict(name="blip_vqa", image=image, text_length=8, end_id=3) | texts)
+    v = jax.jit(method.fresh)(jax.random.key(0))
+    v.params["answer"]["head"]["bias"] += 2 * jnp.sin(jnp.arange(22.0))
+    bound = Embedder(method, make_mesh({"data": 1}, jax.devices()[:1])).bind(*v)
+    tokenizer = load_tokenizer(str(path), 8)
+    return method, bound, EvalContext(tokenizer, image_size=8, batch_size=3, masked=True)
+
+
+def blip(answerer, source, seen=None, **config):
+    """The evaluator's result, with the batches that its function was given in `seen`."""
+    method, bound, context = answerer
+
+    def watched(name):
+        def call(batch, how=None):
+            seen.append(batch)
+            return bound[name](batch, how)
+
+        return bound[name] if seen is None else call
+
+    made = make_evaluators({"vqa": {"path": source, **config}}, context, method)
+    return run_evaluators(made, {name: watched(name) for name in bound})["vqa"]
+
+
+def test_a_method_is_asked_by_the_text_that_it_reads(answerer, memory_source):
+    """BLIP reads [ENC] question [SEP] as `text`, and no prompt; its answers begin with [DEC]."""
+    source, seen = memory_source(GREYS, None, METAS), []
+    how = {"max_new": 3, "beams": 2}
+    written = blip(answerer, source, seen, how=how)
+    enc, dec, sep = 21, 20, 3
+    assert seen[0]["text"][1].tolist() == [enc, 13, 14, 17, sep, 0, 0, 0]
+    assert seen[0]["text_mask"].sum(1).tolist() == [5, 5, 5] and "prompt" not in seen[0]
+    assert len(set(written.details["answers"])) > 1 or written.details["answers"][0]
+    seen.clear()
+    ranked = blip(answerer, source, seen, mode="rank", how={"first": 4})
+    assert seen[0]["answers"].shape == (3, 6, 4) and "prompt" not in seen[0]
+    assert seen[0]["answers"][0, :2].tolist() == [[dec, 5, sep, 0], [dec, 7, sep, 0]]
+    assert seen[0]["answers_mask"][0].sum(1).tolist() == [3, 3, 3, 3, 3, 4]
+    rows, _ = answerer[1]["answer_loglik"](seen[0])
+    candidates = ["red", "2", "no", "blue", "yes", "a Red"]
+    likeliest = [candidates[i] for i in rows.argmax(1)]
+    assert ranked.details["answers"][:3] == likeliest
+    assert ranked.protocol["options"] == {"first": 4}
+
+
+def test_questions_and_functions_that_cannot_be_asked(answerer, memory_source):
+    metas = [{**METAS[0], "question": None}, *METAS[1:3], {**METAS[3], "answers": None}]
+    result = blip(answerer, memory_source(GREYS, None, metas), how={"max_new": 1})
+    assert result.details["kept"].tolist() == [1, 2]
+    with pytest.raises(UserError, match=r"evals\.vqa\.how\.frist: unknown .* 'first'"):
+        blip(answerer, memory_source(GREYS, None, METAS), mode="rank", how={"frist": 3})
+    with pytest.raises(UserError, match=r"reads \['image'\] cannot be asked"):
+        prompted(generate, "x", CONTEXT, {"image": None})

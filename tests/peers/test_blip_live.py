@@ -198,6 +198,78 @@ def test_answers(text, tmp_path):
     near("VQA back", again, wanted)
 
 
+@pytest.mark.parametrize("how", [{}, {"beams": 3, "min_new": 2}], ids=["greedy", "beams"])
+def test_answers_are_those_of_transformers(how, tmp_path):
+    """25 random questions of 3 to 9 ids, each without padding in a call of its own there."""
+    model = build("BlipForQuestionAnswering", {}, dict(hidden_size=32, intermediate_size=60))
+    with torch.no_grad():  # words as sure as a trained model's, and ends among them
+        model.text_decoder.cls.predictions.transform.LayerNorm.weight.mul_(6)
+        model.text_decoder.cls.predictions.bias[2] += 4
+        model.text_decoder.cls.predictions.bias[0] -= 99  # padding is no word
+    model.save_pretrained(tmp_path / "hf")
+    assert convert.main([str(tmp_path / "hf"), str(tmp_path / "ours")]) == 0
+    loaded, count, most = load_model(str(tmp_path / "ours")), 25, 8
+    image = rng.integers(0, 256, (count, 32, 32, 3)).astype(np.uint8)
+    pixels = np.array(loaded.method.prepare(image, None)).transpose(0, 3, 1, 2)
+    lengths = rng.integers(3, 10, count)
+    mask = np.arange(9) < lengths[:, None]
+    ids = rng.integers(3, DEC, (count, 9)).astype(np.int32) * mask
+    ids[:, 0] = DEC + 1
+    batch = {"image": image, "text": ids, "text_mask": mask}
+    function = loaded.method.functions()["generate_answer"]
+    found = jax.jit(lambda v, x: function(v, x, {"max_new": most, **how}))(
+        Vars(loaded.params, loaded.extra), Inputs.of(batch)
+    )
+    names = dict(beams="num_beams", min_new="min_new_tokens")
+    given = {names[key]: value for key, value in how.items()}
+    same, ended, kinds = 0, 0, set()
+    for row, length in enumerate(lengths):
+        with torch.no_grad():
+            wanted = model.generate(
+                input_ids=torch.from_numpy(ids[row : row + 1, :length]).long(),
+                pixel_values=torch.from_numpy(pixels[row : row + 1]),
+                max_new_tokens=most,
+                do_sample=False,
+                **given,
+            )[0].tolist()
+        assert wanted[0] == DEC
+        words = wanted[1 : [*wanted, 2].index(2)]
+        ours = np.asarray(found["ids"])[row, 0, : int(found["length"][row, 0])].tolist()
+        same, ended = same + (ours == words), ended + (len(words) < most)
+        kinds.add(tuple(words))
+    print(f"{how}: {same} of {count}, {ended} ended, {len(kinds)} different")
+    assert ended > 2 and len(kinds) > 5
+    assert same == count
+
+
+def test_likelihoods_are_those_of_the_losses_of_transformers(tmp_path):
+    """Answers to questions without padding: the loss of a text without label smoothing is its mean
+    over the tokens."""
+    model = build("BlipForQuestionAnswering", {}, dict(hidden_size=32, intermediate_size=60))
+    model.save_pretrained(tmp_path / "hf")
+    assert convert.main([str(tmp_path / "hf"), str(tmp_path / "ours")]) == 0
+    loaded = load_model(str(tmp_path / "ours"))
+    image, pixels = pictures(loaded)
+    ids, given, _ = started(DEC + 1)
+    answers, real = np.zeros((4, 6, 5), np.int32), np.zeros((4, 6, 5), bool)
+    wanted = np.zeros((4, 6))
+    for row, length in enumerate(MASK.sum(1)):
+        for k in range(6):
+            text = [DEC, *rng.integers(3, DEC, rng.integers(1, 4)), 2]
+            answers[row, k, : len(text)], real[row, k, : len(text)] = text, True
+            with torch.no_grad():
+                out = model(
+                    input_ids=given[row : row + 1, :length],
+                    pixel_values=pixels[row : row + 1],
+                    decoder_input_ids=torch.tensor([text]),
+                    labels=torch.tensor([text]),
+                )
+            wanted[row, k] = -float(out.loss.mean()) * (len(text) - 1)
+    batch = {"image": image, "text": ids, "text_mask": MASK, "answers": answers}
+    found = ours(loaded, "answer_loglik", batch | {"answers_mask": real})
+    near("VQA likelihood", found, wanted, 1e-4)
+
+
 def test_the_defaults_that_we_read_by_are_transformers():
     read = families()["hf_blip"].method
     for kind in ("BlipForConditionalGeneration", "BlipForImageTextRetrieval"):

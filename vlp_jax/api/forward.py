@@ -17,7 +17,7 @@ from vlp_jax.api.files import check_npz, read_npz, write_npz
 from vlp_jax.api.model import Model, load_model
 from vlp_jax.api.placement import runner, shapes
 from vlp_jax.core.errors import RunError, UserError, nearest
-from vlp_jax.core.fields import Field, Label, Numbers, Text
+from vlp_jax.core.fields import ANY, Field, Label, Numbers, Text
 from vlp_jax.core.inputs import Vars
 from vlp_jax.core.pytree import flatten
 from vlp_jax.core.schema import plain
@@ -31,7 +31,7 @@ class Wanted:
     """An array that a function reads or writes.
 
     Attributes:
-      dtype: its name; shape: numbers, B (rows) and T (tokens).
+      dtype: its name; shape: numbers, B (rows), T (tokens) and K (texts of a row).
       most: the longest T; 0 where it has none.
       optional: may be left out.
       below: whole numbers lie in [0, below); 0: any.
@@ -54,36 +54,40 @@ def reads(function: Function) -> dict[str, Wanted]:
     for name, field in function.reads.items():
         most = field.length if isinstance(field, Text) else 0
         for array, spec in field.spec(name, 1).items():
-            tail = ("T", *spec.shape[2:]) if most else spec.shape[1:]
-            optional = _optional(field) or array == f"{name}_mask"
+            shape = list(spec.shape[1:])
+            if most:
+                shape = (["K"] if field.count == ANY else shape[:-1]) + ["T"]
+            optional = field.optional or array == f"{name}_mask"
             below = 0 if array != name else _below(field)
-            found[array] = Wanted(spec.dtype.name, ("B", *tail), most, optional, below)
+            found[array] = Wanted(spec.dtype.name, ("B", *shape), most, optional, below)
     return found
 
 
 def writes(method: Method, name: str, v: Vars) -> dict[str, Wanted]:
     """{array: what it is} of a function's results, by their paths."""
     function = find(method, name)
-    fields = {key: field for key, field in function.reads.items() if not _optional(field)}
+    fields = {key: field for key, field in function.reads.items() if not field.optional}
     wanted = reads(dataclasses.replace(function, reads=fields))
     most = max((array.most for array in wanted.values()), default=0)
-    lengths = sorted({most, max(most - 1, 1)}) if most else [0]
+    free = {"B": 2, "T": most, "K": 2}  # each other number that follows one of these is named so
+    others = {"T": max(most - 1, 1), "K": 3} if most else {}
 
-    def out(length: int) -> dict[str, jax.ShapeDtypeStruct]:
-        sizes = {"B": 2, "T": length}
+    def out(**changes: int) -> dict[str, jax.ShapeDtypeStruct]:
+        sizes = free | changes
         batch = {
             array: jax.ShapeDtypeStruct([sizes.get(n, n) for n in what.shape], what.dtype)
             for array, what in wanted.items()
         }
         return named(shapes(method, name, v, batch))
 
-    first, *more = map(out, lengths)
+    first, more = out(), {name: out(**{name: size}) for name, size in others.items()}
     found = {}
     for path, leaf in first.items():
-        others = [other[path].shape for other in more]
-        same = [all(n == other[i] for other in others) for i, n in enumerate(leaf.shape)]
-        free = ("B", *(n if same[i] else "T" for i, n in enumerate(leaf.shape) if i))
-        found[path] = Wanted(_kept(leaf.dtype).name, free)
+        shape = ["B", *leaf.shape[1:]]
+        for name, other in more.items():
+            moved = zip(shape, leaf.shape, other[path].shape, strict=True)
+            shape = [name if new != old else said for said, old, new in moved]
+        found[path] = Wanted(_kept(leaf.dtype).name, tuple(shape))
     return found
 
 
@@ -162,7 +166,11 @@ def checked(
             batch[array] = _checked(array, arrays[array], what, sizes)
     for text in texts:
         mask = f"{text}_mask"
-        real = np.ones(batch[text].shape[:2], bool)
+        if text not in batch:  # an optional one
+            if mask in batch:
+                raise UserError(f"--inputs: {mask}: there is no {text}, which it would mask")
+            continue
+        real = np.ones(batch[text].shape, bool)
         if mask in needless & arrays.keys():
             given = _checked(mask, arrays[mask], Wanted("bool", ("B", f"T of {text}")), dict(sizes))
             if function.reads[text].cut:  # nothing after the end counts, so it may be hidden
@@ -189,7 +197,7 @@ def _checked(name: str, array: np.ndarray, wanted: Wanted, sizes: dict[str, int]
     fits = array.ndim == len(wanted.shape) and all(
         n == m or isinstance(m, str) for n, m in zip(array.shape, wanted.shape, strict=True)
     )
-    if not fits or not array.size or (wanted.most and array.shape[1] > wanted.most):
+    if not fits or not array.size or (wanted.most and array.shape[-1] > wanted.most):
         raise UserError(f"{start}, {refused}")
     if sizes.setdefault("B", len(array)) != len(array):
         raise UserError(f"{start}, other arrays have {sizes['B']} rows")
@@ -271,10 +279,6 @@ def list_functions(checkpoint: str, sharding: str = "") -> dict[str, Any]:
             for name, parts in found.items()
         },
     }
-
-
-def _optional(field: Field) -> bool:
-    return isinstance(field, Numbers) and field.optional
 
 
 def _below(field: Field) -> int:

@@ -31,7 +31,7 @@ from vlp_jax.api.embed import (
 from vlp_jax.api.pictures import check_list, check_texts, frame, read_numbered
 from vlp_jax.api.placement import Run, choose_mesh, places, shapes
 from vlp_jax.api.weights import check_shapes, golden_embeddings, split_extra, tokenizer_name
-from vlp_jax.api.writing import generate, match
+from vlp_jax.api.writing import generate, match, score
 from vlp_jax.core.errors import UserError, count_of
 from vlp_jax.core.fields import Text
 from vlp_jax.core.inputs import Vars
@@ -187,6 +187,20 @@ class Model:
           UserError: a model that writes nothing; see api/writing.py.
         """
         return [made.text for made in generate(self, pictures, prompt, **how)]
+
+    def score(
+        self, pictures: Iterable[Any], texts: Sequence[str], prompt: str | Sequence[str] = ""
+    ) -> np.ndarray:
+        """float32[N, K], the log-likelihood of each of K texts, their end included, as what the
+        model would write for each picture after the prompt, or in answer to the question.
+
+        Args:
+          pictures, prompt: as `generate` takes them.
+
+        Raises:
+          UserError: a model that scores no texts; see api/writing.py.
+        """
+        return score(self, pictures, texts, prompt)
 
     def match(self, pictures: Iterable[Any], texts: Sequence[str]) -> np.ndarray:
         """float32[N], the probability that each picture and its text belong together.

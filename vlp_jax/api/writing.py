@@ -1,21 +1,23 @@
-"""Texts that a model writes for pictures, and whether a text belongs to one: what `Model.generate`,
-`Model.match` and the command `generate` do.
+"""Texts that a model writes for pictures, how likely given ones are, and whether a text belongs to
+a picture: what `Model.generate`, `Model.score`, `Model.match` and the command `generate` do.
 
 The file exists so that a command and a notebook write the same texts.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from vlp_jax.api.embed import Batching
-from vlp_jax.api.pictures import check_list, read_numbered
+from vlp_jax.api.pictures import check_list, check_texts, read_numbered
 from vlp_jax.api.placement import fill, runner
 from vlp_jax.core.errors import UserError
 from vlp_jax.core.inputs import Vars
+from vlp_jax.methods.base import Function
 
 WRITERS = {"generate_text": "prompt", "generate_answer": "text"}  # function: the text it reads
+SCORERS = {"loglik": ("prompt", "texts"), "answer_loglik": ("text", "answers")}  # and those scored
 BUCKETS = (1, 4, 8, 16, 32, 64)  # tokens of prompts, each a program
 ROWS = 1 << 20  # keys of one seed
 
@@ -48,34 +50,39 @@ def generate(
       UserError: a model that writes nothing, a question that is empty, another number of prompts,
         options that do not go together, a picture that cannot be read.
     """
-    name, function = _writer(model)
+    name, function = _function(model, WRITERS, "writes no texts")
     options = function.options(how, "generate")
     listed = list(check_list(pictures, "pictures"))
-    prompts = [prompt] * len(listed) if isinstance(prompt, str) else list(prompt)
-    if len(prompts) != len(listed):
-        raise UserError(f"prompt: {len(prompts)} for {len(listed)} pictures; give one of each")
-    read = WRITERS[name]
-    if not function.reads[read].optional and not all(p.strip() for p in prompts):
-        raise UserError(f"{model.path}: answers questions; give a prompt")
     run = runner(model.method, name, Vars(model.params, model.extra), model.mesh)
-    arrays, tokenizer = model.text_arrays(function.reads[read], read), model.tokenizer()
-    made: list[Made] = []
-    batching = batching or Batching()
-    for some in _chunks(range(len(listed)), batching.size):
-        batch = {"image": np.stack([read_numbered(model.decode, (i, listed[i])) for i in some])}
-        if any(prompts[i] for i in some) or not function.reads[read].optional:
-            batch |= _bucket(arrays([prompts[i] for i in some]), read)
+    tokenizer, made, batching = model.tokenizer(), [], batching or Batching()
+    for some, batch in _asked(model, function, WRITERS[name], listed, prompt, batching.size):
         index = np.array([(i + seed * ROWS) % 2**31 for i in some], np.int32)
-        size = min(batching.size, len(listed))
-        batch, index = {k: fill(a, size) for k, a in batch.items()}, fill(index, size)
-        out = run(batch, options, index)
+        out = run(batch, options, fill(index, len(batch["image"])))
         rows = (out[key][: len(some)] for key in ("ids", "length", "score"))
         for ids, length, score in zip(*rows, strict=True):
             words = ids[0, : length[0]].tolist()
             made.append(Made(tokenizer.decode(words), float(score[0]), words))
         batching.told(len(some))
-    arrays.tell()
     return made
+
+
+def score(
+    model: Any, pictures: Iterable[Any], texts: Sequence[str], prompt: str | Sequence[str] = ""
+) -> np.ndarray:
+    """float32[N, K]: see Model.score."""
+    name, function = _function(model, SCORERS, "scores no texts")
+    listed, texts = list(check_list(pictures, "pictures")), check_texts(texts)
+    read, scored = SCORERS[name]
+    run = runner(model.method, name, Vars(model.params, model.extra), model.mesh)
+    arrays = model.text_arrays(function.reads[scored], scored)
+    given = _bucket(arrays(texts), scored) if texts else {}
+    arrays.tell()
+    found = [np.zeros((0, len(texts)), np.float32)]
+    for some, batch in _asked(model, function, read, listed, prompt, Batching().size):
+        if texts:
+            wide = {k: np.repeat(a[None], len(batch["image"]), axis=0) for k, a in given.items()}
+            found.append(run(batch | wide, {"first": 0})[: len(some)])
+    return np.concatenate(found) if texts else np.zeros((len(listed), 0), np.float32)
 
 
 def match(model: Any, pictures: Iterable[Any], texts: Sequence[str]) -> np.ndarray:
@@ -97,13 +104,38 @@ def match(model: Any, pictures: Iterable[Any], texts: Sequence[str]) -> np.ndarr
     return np.concatenate(found) if found else np.zeros(0, np.float32)
 
 
-def _writer(model: Any) -> tuple[str, Any]:
-    """(name, function) of what a model writes with. Raises UserError: it writes nothing."""
+def _function(model: Any, known: Mapping[str, Any], lacks: str) -> tuple[str, Any]:
+    """(name, function), the first of `known` that the method has. Raises UserError: none."""
     functions = model.method.functions()
-    for name in WRITERS:
+    for name in known:
         if name in functions:
             return name, functions[name]
-    raise UserError(f"{model.path}: its method {model.config['method']['name']!r} writes no texts")
+    raise UserError(f"{model.path}: its method {model.config['method']['name']!r} {lacks}")
+
+
+def _asked(
+    model: Any,
+    function: Function,
+    read: str,
+    listed: Sequence[Any],
+    prompt: str | Sequence[str],
+    most: int,
+) -> Iterator[tuple[range, dict[str, np.ndarray]]]:
+    """(numbers of some pictures, these with their prompts as the field `read`), all of one size.
+    Raises UserError as `generate`."""
+    prompts = [prompt] * len(listed) if isinstance(prompt, str) else list(prompt)
+    if len(prompts) != len(listed):
+        raise UserError(f"prompt: {len(prompts)} for {len(listed)} pictures; give one of each")
+    field = function.reads[read]
+    if not field.optional and not all(p.strip() for p in prompts):
+        raise UserError(f"{model.path}: answers questions; give a prompt")
+    arrays, size = model.text_arrays(field, read), min(most, len(listed))
+    for some in _chunks(range(len(listed)), most):
+        batch = {"image": np.stack([read_numbered(model.decode, (i, listed[i])) for i in some])}
+        if any(prompts[i] for i in some) or not field.optional:
+            batch |= _bucket(arrays([prompts[i] for i in some]), read)
+        yield some, {k: fill(a, size) for k, a in batch.items()}
+    arrays.tell()
 
 
 def _bucket(arrays: dict[str, np.ndarray], name: str) -> dict[str, np.ndarray]:

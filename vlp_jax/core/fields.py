@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 Spec = dict[str, jax.ShapeDtypeStruct]
+ANY = -1  # as many as there are
 TOLD = {"aspect": ()}  # what a picture can tell of itself: shape of a row
 
 
@@ -69,7 +70,7 @@ class Picture(Field):
 
 @dataclasses.dataclass(frozen=True)
 class Text(Field):
-    """int32[B, T] ids under the field's name, or int32[B, K, T].
+    """int32[B, T] ids under the field's name, or int32[B, K, T] of several texts.
 
     Attributes:
       length: T.
@@ -81,6 +82,8 @@ class Text(Field):
       end: the id that ends a text, which the tokenizer must have for its end; -1: any.
       mark: the id in place of the tokenizer's start ([ENC], [DEC]); -1: none.
       open: without the end, for what is written after it.
+      count: K, with NAME_weight float32[B, K]; ANY: any K without weights, which a function reads;
+        0: one text, int32[B, T].
       cut: nothing after a text's end can change the loss, so that batches may be cut to their
         longest text (data.buckets).
     """
@@ -98,11 +101,11 @@ class Text(Field):
 
     def spec(self, name: str, batch_size: int) -> Spec:
         """NAME, with NAME_mask and NAME_weight where there are such."""
-        rows = (batch_size, self.count) if self.count else (batch_size,)
+        rows = (batch_size, abs(self.count)) if self.count else (batch_size,)
         arrays = {name: jax.ShapeDtypeStruct((*rows, self.length), jnp.int32)}
         if self.mask:
             arrays[f"{name}_mask"] = jax.ShapeDtypeStruct((*rows, self.length), jnp.bool_)
-        if self.count:
+        if self.count > 0:
             arrays[f"{name}_weight"] = jax.ShapeDtypeStruct(rows, jnp.float32)
         return arrays
 

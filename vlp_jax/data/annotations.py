@@ -2,7 +2,8 @@
 
 Karpathy's splits (dataset_coco.json, dataset_flickr8k.json, dataset_flickr30k.json), COCO's
 captions (captions_val2014.json), NoCaps (its form, with a `domain`), VQA's questions with their
-annotations beside them (v1, v2, OK-VQA). The file exists so that they are read as downloaded.
+annotations beside them (v1, v2, OK-VQA), SugarCrepe's categories (data/contrasts.py). The file
+exists so that they are read as downloaded.
 """
 
 import json
@@ -14,11 +15,13 @@ from typing import Any
 
 from vlp_jax.core.errors import UserError, nearest
 from vlp_jax.data.caption_list import pictures_of
+from vlp_jax.data.contrasts import is_sugar_crepe, sugar_crepe
 from vlp_jax.data.damage import Damage
 from vlp_jax.data.encoding import read_text
 
 Row = tuple[int, dict[str, Any]]  # number from 1, columns
 Read = tuple[list[dict[str, Any]], list[Damage]]
+_CONTRASTS = "contrasts"
 _NAMED = re.compile(r"(.*\.json)(?::([\w+-]+))?", re.IGNORECASE | re.DOTALL)
 
 
@@ -62,6 +65,7 @@ def _load(path: str) -> dict[str, Any]:
 
 def _read(path: str) -> Read:
     found = _load(path)
+    found = {_CONTRASTS: [found]} if is_sugar_crepe(found) else found
     for keys, key, read in _FORMS:
         first = _first(found, keys[0])
         if all(isinstance(found.get(name), list) for name in keys) and (not key or key in first):
@@ -75,7 +79,7 @@ def _read(path: str) -> Read:
     held = ", ".join(list(found)[:8]) or "nothing"
     raise UserError(
         f"{path!r}: of no known form (Karpathy's splits, COCO's or NoCaps' captions, VQA's "
-        f"questions; a table of JSON ends with .jsonl); it holds {held}"
+        f"questions, SugarCrepe; a table of JSON ends with .jsonl); it holds {held}"
     )
 
 
@@ -193,4 +197,5 @@ _FORMS = (
     (("images", "annotations"), "file_name", _coco),
     (("questions",), "question", _questions),
     (("annotations",), "question_id", _of_questions),
+    ((_CONTRASTS,), "", lambda path, found: (sugar_crepe(path, found[_CONTRASTS][0]), [])),
 )

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from vlp_jax.core.errors import UserError, nearest
 from vlp_jax.data.annotations import read_annotations, split_path
 from vlp_jax.data.caption_list import is_caption_list, pictures_of, read_caption_list
+from vlp_jax.data.contrasts import with_pairs
 from vlp_jax.data.damage import Damage
 from vlp_jax.data.delimited import Delimited, Row
 from vlp_jax.data.encoding import read_text
@@ -52,7 +53,7 @@ def _read_jsonl(path: str, lines: list[str]) -> tuple[list[Row], list[Damage]]:
             rows.append((number, row))
         else:
             damage.append(Damage("bad_json", f"{path}: line {number}"))
-    return rows, damage
+    return with_pairs(rows, path), damage
 
 
 def _count(rows: Sequence[Row], column: str) -> None:

@@ -17,6 +17,7 @@ import numpy as np
 
 from vlp_jax.core import dispatch
 from vlp_jax.core.errors import RunError, UserError, nearest
+from vlp_jax.core.fields import Field
 from vlp_jax.core.schema import build
 from vlp_jax.core.types import HostBatch
 from vlp_jax.data.framing import Framing
@@ -76,13 +77,15 @@ class Evaluator:
     """Base class of all evaluators: a frozen dataclass whose fields are its config keys.
 
     Attributes:
-      context, options: no config keys: what it knows of the run, and {function: its options}.
+      context, options, reads: no config keys: what it knows of the run, {function: its options},
+        and {function: its fields}, which say under what names it is given texts.
       path: data set that is measured.
       how: {KEY: VALUE}, options of the functions that it requires.
     """
 
     context: EvalContext
     options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    reads: Mapping[str, Mapping[str, Field]] = dataclasses.field(default_factory=dict)
     path: str | Source = ""
     how: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
@@ -153,7 +156,7 @@ def make_evaluator(name: str, cfg: Mapping[str, Any], context: EvalContext) -> E
     if name not in valid:
         raise UserError(f"unknown evaluator {name!r}" + nearest(name, valid))
     found = dispatch.find("evals", name, Evaluator, f"evaluator {name!r}")
-    return build(found, cfg, name, context=context, options={})
+    return build(found, cfg, name, context=context, options={}, reads={})
 
 
 def embed_some(fn: EvalFn, batches: Iterable[HostBatch], n: int) -> tuple[Rows, np.ndarray]:

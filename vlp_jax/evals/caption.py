@@ -70,7 +70,8 @@ class Caption(Evaluator):
         """
         source = open_samples(self.path, self.limit)
         people = [_references(sample, self.caption) for sample in read_metadata(source)]
-        write = prompted(fns["generate_text"], self.prompt, self.context)
+        reads = self.reads.get("generate_text", {})
+        write = prompted(fns["generate_text"], self.prompt, self.context, reads)
         rows, kept = embed_pictures(write, source, self.context)
         told = np.asarray([bool(people[i]) for i in kept], bool)
         if not told.any():

@@ -14,9 +14,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from vlp_jax.core.errors import UserError, nearest
+from vlp_jax.core.fields import Field, Text
 from vlp_jax.core.types import HostBatch
 from vlp_jax.data.encoding import read_text
 from vlp_jax.data.source import Source, check_key
+from vlp_jax.data.text.rows import text_rows
 from vlp_jax.evals.base import EvalContext, EvalFn, Evaluator, Result
 from vlp_jax.evals.kits.answers import accuracy, normalise, tidy
 from vlp_jax.evals.kits.figures import Pictures, Told, extremes
@@ -31,13 +33,15 @@ MODES = {"generate": "generate_answer", "rank": "answer_loglik"}
 class Vqa(Evaluator):
     """Calls `generate_answer`: {image, prompt, prompt_mask} -> what decoding/steps.py
     Written holds, or `answer_loglik`: those and {answers: int32[B, K, L], answers_mask: bool[B, K,
-    L]} -> float32[B, K], the log-likelihood of each candidate.
+    L]} -> float32[B, K], the log-likelihood of each candidate. Where a function reads no prompt,
+    the question is its `text`.
 
     Config keys: path: data set. mode: generate or rank. question, answers: JSON keys; one answer
     alone is compared with after normalising, ten by the rule. prompt: how a question is put
     ("Question: {question} Short answer:"). candidates: for rank, a file of one answer a line (''
-    = the answers of the set itself, the `most` frequent). together: so many candidates a call.
-    limit: so many samples (0 = all). shown: right and wrong answers kept for the report.
+    = the answers of the set itself, the `most` frequent). together: so many candidates a call (0 =
+    all: a method sees them at once that takes those of the likeliest first tokens). limit: so many
+    samples (0 = all). shown: right and wrong answers kept for the report.
     """
 
     mode: str = "generate"
@@ -46,7 +50,7 @@ class Vqa(Evaluator):
     prompt: str = "{question}"
     candidates: str = ""
     most: int = 3129
-    together: int = 64
+    together: int = 0
     limit: int = 0
     shown: int = 6
 
@@ -55,9 +59,9 @@ class Vqa(Evaluator):
             raise UserError(f"vqa.mode={self.mode!r} is unknown{nearest(self.mode, MODES)}")
         if "{question}" not in self.prompt:
             raise UserError(f"vqa.prompt={self.prompt!r} has no {{question}}")
-        for key in ("most", "together", "shown"):
-            if getattr(self, key) < 1:
-                raise UserError(f"vqa.{key} is {getattr(self, key)}, it must be >= 1")
+        for key, least in (("most", 1), ("together", 0), ("shown", 1)):
+            if getattr(self, key) < least:
+                raise UserError(f"vqa.{key} is {getattr(self, key)}, it must be >= {least}")
 
     @property
     def requires(self) -> tuple[str, ...]:
@@ -98,6 +102,7 @@ class Vqa(Evaluator):
             "mode": self.mode,
             "prompt": self.prompt,
             "candidates": len(candidates) or "none",
+            "options": dict(self.how) or "the function's own",
             "rule": "one answer, normalised" if one else "VQA's, of several people",
             "questions": len(texts),
             "damaged": len(source) - len(texts),
@@ -109,25 +114,29 @@ class Vqa(Evaluator):
         self, fn: EvalFn, asked: Sequence["Asked"], candidates: Sequence[str], source: Source
     ) -> tuple[list[str], np.ndarray]:
         """What the model says, and int[N], the samples it was asked about that have an answer."""
+        reads = self.reads.get(self.requires[0], {})
         if candidates:
-            fn = likeliest(fn, candidates, self.context, self.together)
+            fn = likeliest(fn, candidates, self.context, self.together, reads)
         prompts = [self.prompt.replace("{question}", one.question) for one in asked]
-        rows, kept = embed_pictures(prompted(fn, prompts, self.context), source, self.context)
-        told = np.asarray([bool(asked[i].answers) for i in kept], bool)
+        ask = prompted(fn, prompts, self.context, reads)
+        rows, kept = embed_pictures(ask, source, self.context)
+        told = np.asarray([bool(asked[i].answers and asked[i].question) for i in kept], bool)
         if not told.any():
-            raise UserError(f"no sample has an answer under the JSON key {self.answers!r}")
+            keys = f"{self.question!r} and {self.answers!r}"
+            raise UserError(f"no sample has question and answer under the JSON keys {keys}")
         if candidates:
             return [candidates[i] for i in rows[told]], kept[told]
         return read_ids({k: rows[k][told] for k in ("ids", "length")}, self.context), kept[told]
 
     def _asked(self, sample: Mapping[str, Any] | None) -> "Asked":
-        """The question of a sample; without answers where it is damaged or has none."""
+        """The question of a sample, "" where it is damaged or has none, and its answers."""
         meta = {} if sample is None else sample["meta"]
         said = meta.get(self.answers)
         said = said if isinstance(said, list) else [said]
         texts = tuple(str(one) for one in said if isinstance(one, str | int))
         types = {key: str(meta[key]) for key in TYPES if meta.get(key)}
-        return Asked(str(meta.get(self.question, "")), texts, types)
+        question = meta.get(self.question)
+        return Asked(question.strip() if isinstance(question, str) else "", texts, types)
 
     def _candidates(self, asked: Sequence["Asked"]) -> list[str]:
         """The answers to choose from; [] where none are asked for."""
@@ -156,14 +165,24 @@ def read_candidates(path: str) -> list[str]:
     return found
 
 
-def likeliest(fn: EvalFn, candidates: Sequence[str], context: EvalContext, together: int) -> EvalFn:
+def likeliest(
+    fn: EvalFn,
+    candidates: Sequence[str],
+    context: EvalContext,
+    together: int = 0,
+    reads: Mapping[str, Field] = {},
+) -> EvalFn:
     """`answer_loglik` as a function that gives int32[B], the first likeliest candidate of each row;
-    so many candidates a call, of the last ones the first again.
+    so many candidates a call (0: all), of the last ones the first again; reads: its fields.
     """
-    ids = np.asarray(tokenizer_of(context)(candidates), np.int32)
-    mask = context.tokenizer.mask(ids)
+    tokenizer = tokenizer_of(context)
+    size = tokenizer.context_length, tokenizer.vocab_size
+    found = text_rows(
+        tokenizer, reads.get("answers", Text(*size, mask=True)), "answers", candidates
+    )
+    ids, mask = found["answers"], found["answers_mask"]
     ids, mask = ids[:, : mask.sum(1).max()], mask[:, : mask.sum(1).max()]
-    together = min(together, len(candidates))
+    together = min(together or len(candidates), len(candidates))
     blocks = [
         np.arange(start, start + together) % len(candidates)
         for start in range(0, len(candidates), together)

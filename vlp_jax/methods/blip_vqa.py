@@ -16,14 +16,16 @@ import jax
 from einops import rearrange, repeat
 
 from vlp_jax.core.errors import UserError
-from vlp_jax.core.fields import Field
+from vlp_jax.core.fields import ANY, Field
 from vlp_jax.core.inputs import Aux, Inputs, Vars
 from vlp_jax.core.schema import Rate, Size
 from vlp_jax.core.types import Array
 from vlp_jax.decoding.how import Writing
+from vlp_jax.decoding.scoring import Scoring
 from vlp_jax.losses.language import counted, text_loss
 from vlp_jax.methods.base import Function, Part
 from vlp_jax.methods.kits.grounded import Grounded
+from vlp_jax.methods.kits.writing import Writer
 from vlp_jax.models.flops import med_flops
 from vlp_jax.models.med import MED, reads
 from vlp_jax.nn.cache import States
@@ -105,8 +107,9 @@ class BLIPAnswers(Grounded):
 
     def functions(self) -> dict[str, Function]:
         """answer_logits: float32[B, T', V] of each next token of `answer`, which starts with [DEC],
-        to the question `text`, which starts with [ENC]; generate_answer: to it
-        (decoding/steps.py Written); the others: see Grounded."""
+        to the question `text`, which starts with [ENC]; answer_loglik:
+        float32[B, K], how likely each of `answers`, int32[B, K, L] from [DEC] on, is, and
+        generate_answer (decoding/steps.py Written), to it; the others: see Grounded."""
         fields = self.fields()
         found = super().functions()
 
@@ -114,13 +117,20 @@ class BLIPAnswers(Grounded):
             given = x.batch["answer"], x.batch.get("answer_mask"), self.question(v, x)
             return self.apply("answer", v, x, *given, mode="decode")[1]["logits"]
 
+        def answerer(v: Vars, x: Inputs) -> Writer:
+            return self.writer(v, x, "answer", self.answer_net, self.question(v, x))
+
         def generate_answer(v: Vars, x: Inputs, how: Writing) -> dict[str, Array]:
-            asked = self.question(v, x)
-            return self.written(v, x, "answer", self.answer_net, asked, "prompt", how)
+            return self.written(answerer(v, x), x, how)
+
+        def answer_loglik(v: Vars, x: Inputs, how: Scoring) -> Array:
+            return self.likely(answerer(v, x), x, "answers", how)
 
         asked = {"image": fields["image"], "text": self.given("ground")}
         read = asked | {"answer": self.given("decode")}
+        several = {"answers": self.given("decode", count=ANY)}
         return found | {
             "answer_logits": Function(answer_logits, read),
+            "answer_loglik": Function(answer_loglik, asked | several, Scoring),
             "generate_answer": Function(generate_answer, asked, Writing),
         }

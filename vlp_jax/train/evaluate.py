@@ -46,8 +46,9 @@ def make_evaluators(
             raise UserError(
                 f"{where}: needs {lacking} but {type(method).__name__} offers {sorted(offered)}"
             )
+        needed = {need: offered[need] for need in evaluator.requires}
+        evaluator = replace(evaluator, reads={need: fn.reads for need, fn in needed.items()})
         if evaluator.how:
-            needed = {need: offered[need] for need in evaluator.requires}
             options = share_options(needed, evaluator.how, f"{where}.how")
             evaluator = replace(evaluator, options=options)
         evaluator.check(_open_sets(evaluator, where), where)

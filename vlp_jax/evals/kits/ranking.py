@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 BLOCK_ELEMENTS = 2**24  # 64 MB of float32 similarities at a time
+LEFT_OUT = -100.0  # score of a candidate that was not scored again, as in BLIP
 
 
 class Ranked(NamedTuple):
@@ -26,8 +27,21 @@ class Ranked(NamedTuple):
 
 
 @functools.partial(jax.jit, static_argnames="k")
-def _rank_block(queries, candidates, weight, positive, extra, k):
-    sims = jnp.matmul(queries, candidates.T, precision=jax.lax.Precision.HIGHEST)  # [q, N]
+def _rank_block(block, positive, extra, candidates, weight, k):
+    sims = jnp.matmul(*block, candidates.T, precision=jax.lax.Precision.HIGHEST)  # [q, N]
+    return _ranked(sims, weight, positive, extra, k)
+
+
+@functools.partial(jax.jit, static_argnames="k")
+def _few_block(block, positive, extra, candidates, weight, k):
+    ids, score = block
+    rows = jnp.arange(len(ids))[:, None]
+    sims = jnp.full((len(ids), len(weight)), LEFT_OUT).at[rows, ids].set(score)
+    return _ranked(sims, weight, positive, extra, k)
+
+
+def _ranked(sims, weight, positive, extra, k):
+    """Ranked of scores float32[q, N]; the others: see `rank`."""
     is_real = positive >= 0
     mine = jnp.take_along_axis(sims, jnp.maximum(positive, 0), axis=1)  # [q, P]
     best = jnp.max(jnp.where(is_real, mine, -jnp.inf), axis=1, keepdims=True)  # [q, 1]
@@ -59,17 +73,39 @@ def rank(
     nearest to return. Worked example: similarities [.9, .5, .5] and positive [1] give rank 3: one
     negative above, one level.
     """
-    n, k = len(candidates), min(k, len(candidates))
-    weight = np.ones(n, np.int32) if weight is None else weight.astype(np.int32)
+    weight = np.ones(len(candidates), np.int32) if weight is None else weight.astype(np.int32)
+    return _in_blocks(_rank_block, (queries,), candidates, positive, weight, extra, k)
+
+
+def rank_few(
+    ids: np.ndarray,
+    score: np.ndarray,
+    positive: np.ndarray,
+    *,
+    weight: np.ndarray,
+    extra: np.ndarray | None = None,
+    k: int = 5,
+) -> Ranked:
+    """`rank` where some candidates of each query have a score, ids int32[Q, C] float32[Q, C], and
+    all others -100: a positive among those ranks last.
+
+    weight: int32[N], as the others: see `rank`.
+    """
+    return _in_blocks(_few_block, (ids, score), None, positive, weight.astype(np.int32), extra, k)
+
+
+def _in_blocks(fn, queries, candidates, positive, weight, extra, k) -> Ranked:
+    """fn(some of the queries, their positive and extra, candidates, weight, k), joined."""
+    count, n = len(positive), len(weight)
     extra = np.zeros_like(positive) if extra is None else extra
-    size = max(1, min(len(queries), BLOCK_ELEMENTS // max(n, 1)))
+    size, k = max(1, min(count, BLOCK_ELEMENTS // max(n, 1))), min(k, n)
     candidates, weight = jax.device_put((candidates, weight))
     blocks = []
-    for start in range(0, len(queries), size):
-        block = [_pad_rows(a[start : start + size], size) for a in (queries, positive, extra)]
-        q, p, e = jax.device_put(block)
-        done = jax.device_get(_rank_block(q, candidates, weight, p, e, k))
-        blocks.append([a[: len(queries) - start] for a in done])
+    for start in range(0, count, size):
+        some = [_pad_rows(a[start : start + size], size) for a in (*queries, positive, extra)]
+        *block, p, e = jax.device_put(some)
+        done = jax.device_get(fn(tuple(block), p, e, candidates, weight, k=k))
+        blocks.append([a[: count - start] for a in done])
     return Ranked(*(np.concatenate(parts) for parts in zip(*blocks, strict=True)))
 
 

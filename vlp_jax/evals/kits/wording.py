@@ -1,7 +1,7 @@
-"""Words into functions that generate and out of them: prompts as ids, ids as text.
+"""Words into functions that read pictures and texts, and out of them: words as ids, ids as text.
 
-The file exists as the one rule by which evaluators word a prompt: a batch gains `prompt` int32[b,
-L] and `prompt_mask` bool[b, L], and what comes back is read up to its length.
+The file exists as the one rule by which evaluators word a prompt, a question or a caption: a batch
+gains the text that the function says it reads, and what comes back is read up to its length.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from vlp_jax.core.errors import UserError
-from vlp_jax.core.fields import Text
+from vlp_jax.core.fields import Field, Text
 from vlp_jax.core.types import HostBatch
 from vlp_jax.data.text.rows import text_rows
 from vlp_jax.evals.base import EvalContext, EvalFn
@@ -23,20 +23,43 @@ def tokenizer_of(context: EvalContext) -> Any:
     return context.tokenizer
 
 
-def prompted(fn: EvalFn, texts: Sequence[str] | str, context: EvalContext) -> EvalFn:
-    """`fn` with a prompt for every row of its batch: one for all ('' is none), or one for each
-    sample of the data set.
+ASKED = ("prompt", "text")  # by what a function is asked: the first of these that it reads
+
+
+def text_field(context: EvalContext, reads: Mapping[str, Field]) -> tuple[str, Text]:
+    """Name and field of the text by which a function is asked; of one that does not say what it
+    reads `prompt`, the start and the text, without an end.
+
+    Raises:
+      UserError: it reads no such text.
+    """
+    if not reads:
+        tokenizer = tokenizer_of(context)
+        size = tokenizer.context_length, tokenizer.vocab_size
+        return ASKED[0], Text(*size, mask=True, open=True)
+    for name in ASKED:
+        if isinstance(reads.get(name), Text):
+            return name, reads[name]
+    raise UserError(f"a function that reads {sorted(reads)} cannot be asked: none of {ASKED}")
+
+
+def prompted(
+    fn: EvalFn, texts: Sequence[str] | str, context: EvalContext, reads: Mapping[str, Field] = {}
+) -> EvalFn:
+    """`fn` with a text for every row of its batch: one for all ('' is none), or one for each sample
+    of the data set; reads: its fields (Function.reads).
+
+    Raises:
+      UserError: see `text_field`.
     """
     if not texts:
         return fn
-    tokenizer = tokenizer_of(context)
-    size = tokenizer.context_length, tokenizer.vocab_size
-    field = Text(*size, mask=True, open=True)  # the start and the text, without an end
+    tokenizer, (name, field) = tokenizer_of(context), text_field(context, reads)
 
     def run(batch: HostBatch) -> Any:
         rows = batch["index"].tolist()
         mine = [texts if isinstance(texts, str) else texts[i] if i >= 0 else "" for i in rows]
-        return fn({**batch, **text_rows(tokenizer, field, "prompt", mine)})
+        return fn({**batch, **text_rows(tokenizer, field, name, mine)})
 
     return run
 

@@ -4,22 +4,23 @@ The file exists so that pre-training, captioning and answering say their losses 
 """
 
 import dataclasses
+import functools
 from collections.abc import Mapping
-from functools import cached_property
 from typing import Annotated, Any
 
 import jax.numpy as jnp
 
 from vlp_jax.augment import pictures
 from vlp_jax.augment.rand_augment import RandAugment, rand_augment
-from vlp_jax.core.fields import Field, Numbers, Text
+from vlp_jax.core.fields import ANY, Field, Numbers, Text
 from vlp_jax.core.inputs import Inputs, Vars
 from vlp_jax.core.schema import Size, build
 from vlp_jax.core.types import Array
 from vlp_jax.decoding.how import Writing
+from vlp_jax.decoding.scoring import Scoring
 from vlp_jax.methods.base import Function, Part
 from vlp_jax.methods.kits.trunk import Trunk
-from vlp_jax.methods.kits.writing import write
+from vlp_jax.methods.kits.writing import Writer, likelihood, write
 from vlp_jax.models.med import MED, reads
 from vlp_jax.nn.cache import States
 
@@ -49,12 +50,12 @@ class Grounded(Trunk):
     dec_id: int = -1
     end_id: int = 102
 
-    @cached_property
+    @functools.cached_property
     def text_net(self) -> MED:
         """The network of texts."""
         return self.tower("text")
 
-    @cached_property
+    @functools.cached_property
     def states_shape(self) -> tuple[int, int]:
         """(tokens of a picture, their width)."""
         return self.image_shapes["pooled"].shape[1:]
@@ -112,8 +113,9 @@ class Grounded(Trunk):
 
     def functions(self) -> dict[str, Function]:
         """image_states: float32[B, N, D]; where `text` writes, lm_logits: float32[B, T, V] of each
-        next token of a text that starts with [DEC], and generate_text: what follows `prompt`, [DEC]
-        alone where there is none (decoding/steps.py Written); features, pixels: see Trunk.
+        next token of a text that starts with [DEC], generate_text: what follows `prompt`, [DEC]
+        alone where there is none (decoding/steps.py Written), and loglik: float32[B, K], how likely
+        each of `texts`, int32[B, K, L] from [DEC] on, follows it; features, pixels: see Trunk.
         """
         image = {"image": self.fields()["image"]}
         prompt = self.given("decode", open=True, optional=True)
@@ -129,9 +131,15 @@ class Grounded(Trunk):
             ids, mask = x.batch["text"], x.batch.get("text_mask")
             return self.read(v, x, "decode", ids, mask, states)[1]["logits"]
 
-        def generate_text(v: Vars, x: Inputs, how: Writing) -> dict[str, Array]:
+        def speaker(v: Vars, x: Inputs) -> Writer:
             states = States(self.see(v, x, self.pixels(x)))
-            return self.written(v, x, "text", self.text_net, states, "prompt", how)
+            return self.writer(v, x, "text", self.text_net, states)
+
+        def generate_text(v: Vars, x: Inputs, how: Writing) -> dict[str, Array]:
+            return self.written(speaker(v, x), x, how)
+
+        def loglik(v: Vars, x: Inputs, how: Scoring) -> Array:
+            return self.likely(speaker(v, x), x, "texts", how)
 
         found = {
             "features": Function(features, image),
@@ -141,19 +149,29 @@ class Grounded(Trunk):
             found["lm_logits"] = Function(lm_logits, image | {"text": self.given("decode")})
             read = image | {"prompt": prompt}
             found["generate_text"] = Function(generate_text, read, Writing)
+            texts = {"texts": self.given("decode", count=ANY)}
+            found["loglik"] = Function(loglik, read | texts, Scoring)
         return super().functions() | found
 
-    def written(
-        self, v: Vars, x: Inputs, part: str, net: MED, states: States, prompt: str, how: Writing
-    ) -> dict[str, Array]:
-        """What `part` writes beside states after the field `prompt`, or after [DEC] alone:
-        decoding/steps.py Written as a dict."""
-        ids, mask = x.batch.get(prompt), x.batch.get(f"{prompt}_mask")
+    def writer(self, v: Vars, x: Inputs, part: str, net: MED, states: States) -> Writer:
+        """`part`, whose network is `net`, beside states."""
+        return Writer(functools.partial(self.apply, part, v, x), net, states)
+
+    def prompt(self, x: Inputs) -> tuple[Array, Array | None]:
+        """The field `prompt` with its mask; [DEC] alone where there is none."""
+        ids, mask = x.batch.get("prompt"), x.batch.get("prompt_mask")
         if ids is None:
-            ids = jnp.zeros((len(states.states), 1), jnp.int32)
-        ids = self.marked(ids, "decode")  # whatever a tokenizer starts with
-        stop = (self.end_id,)
-        return write(self, v, x, part, net, states, ids, mask, how, stop)._asdict()
+            ids = jnp.zeros((len(x.index), 1), jnp.int32)
+        return self.marked(ids, "decode"), mask  # whatever a tokenizer starts with
+
+    def written(self, writer: Writer, x: Inputs, how: Writing) -> dict[str, Array]:
+        """What is written after the prompt: decoding/steps.py Written as a dict."""
+        return write(writer, *self.prompt(x), how, (self.end_id,), x.rng)._asdict()
+
+    def likely(self, writer: Writer, x: Inputs, texts: str, how: Scoring) -> Array:
+        """float32[B, K], how likely each of the field `texts` is after the prompt."""
+        given = x.batch[texts], x.batch.get(f"{texts}_mask")
+        return likelihood(writer, *self.prompt(x), *given, how)
 
     @property
     def states_field(self) -> Numbers:
