@@ -35,8 +35,8 @@ class Caption(Evaluator):
     text to go on from, if the method reads one ("a picture of "); it is no part of the caption.
     group: JSON key by whose values the scores are given too, each over its own pictures alone
     (NoCaps: domain). names: JSON key of what a picture shows, texts or entries with a "name"
-    (composed scenes: objects). limit: so many samples (0 = all). shown: best and worst captions kept for the
-    pictures of the report.
+    (composed scenes: objects). limit: so many samples (0 = all). shown: best and worst captions
+    kept for the pictures of the report.
     """
 
     caption: str = ""
