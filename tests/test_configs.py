@@ -65,6 +65,16 @@ def test_the_small_masked_autoencoder_takes_another_size_and_set():
     assert make_method(config.method).keep == 12  # of 49
 
 
+@pytest.mark.parametrize("name", ["tiny", "retrieval", "caption", "vqa"])
+def test_the_small_forms_share_their_towers_and_pictures(name):
+    """So that each can start from another; a flip would make `left` wrong."""
+    config = load_config(f"{ROOT}/blip/{name}.py:SOME/DIR", {})
+    method, first = make_method(config.method), load_config(f"{ROOT}/blip/tiny.py:SOME/DIR", {})
+    assert config.method.image == first.method.image and method.text_net.width == 128
+    assert config.method.augment == first.method.augment and not config.method.augment.flip
+    assert config.data.tokenizer == "SOME/DIR/vocab.txt" and config.steps and not config.epochs
+
+
 def test_the_small_form_of_answers_reads_the_scenes():
     config = load_config(f"{ROOT}/blip/vqa.py:SOME/DIR", {"data.context_length": "16"})
     assert config.method.text_length == 16 and config.method.answer_length == 6

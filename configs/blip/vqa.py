@@ -13,50 +13,42 @@ small form.
 from ml_collections import ConfigDict
 
 from configs.blip.common import published, recipe, texts
-from configs.blip.tiny import END, small_towers
+from configs.blip.tiny import small, small_towers
 
 
 def get_config(what: str = "base") -> ConfigDict:
     """Args: base, or a folder of scenes."""
     what = what or "base"
-    c = _of(published(what, 480) if what == "base" else small_towers())
-    c.method.image.drop_path = 0.1 if what == "base" else 0.0  # as blip_vqa.py has it
-    return c if what == "base" else _small(c, what)
-
-
-def _of(towers: dict) -> ConfigDict:
-    towers["answer"] = {**towers["text"], "roles": "decoder"}
-    towers["text"] |= {"roles": "encoder"}
-    c = recipe(towers, "blip_vqa")
-    texts(c, 35)
-    c.data.tokenizer_options.clean = "blip_question"
+    if what != "base":
+        return _small(what)
+    c = _of(published(what, 480), 35, 10)
+    c.method.image.drop_path = 0.1  # as blip_vqa.py has it
     c.method.answer.dropout = 0.1
-    c.method.answers = 4
-    c.method.answer_length = 10
-    c.data.tokenizers.answer = {"name": c.data.get_ref("tokenizer"), "context_length": 10}
-    c.data.fields.text = {"key": "question"}
-    c.data.fields.answer = {"key": "answers"}
     c.data.path = "vqa/v2_OpenEnded_mscoco_train2014_questions.json"
     c.batch_size, c.epochs = 256, 10.0
     c.optim.lr, c.optim.schedule = 2e-5, "cosine"
     return c
 
 
-def _small(c: ConfigDict, scenes: str) -> ConfigDict:
-    c.data.context_length = 20  # method.text_length refers to it
-    c.method.end_id = END
-    c.method.unroll = True
-    c.method.answer_length = c.data.tokenizers.answer.context_length = 6
-    c.method.text.dropout = c.method.answer.dropout = 0.0
-    c.method.augment.flip, c.method.augment.crop_scale = 0.0, (1.0, 1.0)
-    c.method.rand_augment.magnitude = 0.0
-    c.data.path = f"{scenes}/emoji_scenes-vqa-train-*.tar"
-    c.data.tokenizer = f"{scenes}/vocab.txt"
-    c.batch_size, c.steps, c.epochs = 64, 2000, 0.0
-    c.optim.lr, c.optim.warmup_steps, c.optim.clip_norm = 5e-4, 100, 1.0
-    c.optim.lr_by_epoch = False
-    asked = {"type": "vqa", "path": f"{scenes}/emoji_scenes-vqa-test-*.tar", "limit": 1000}
+def _of(towers: dict, length: int, answer: int) -> ConfigDict:
+    """On questions and answers of so many tokens."""
+    towers["answer"] = {**towers["text"], "roles": "decoder"}
+    towers["text"] |= {"roles": "encoder"}
+    c = recipe(towers, "blip_vqa")
+    texts(c, length)
+    c.data.tokenizer_options.clean = "blip_question"
+    c.method.answers = 4
+    c.method.answer_length = answer
+    c.data.tokenizers.answer = {"name": c.data.get_ref("tokenizer"), "context_length": answer}
+    c.data.fields.text = {"key": "question"}
+    c.data.fields.answer = {"key": "answers"}
+    return c
+
+
+def _small(scenes: str) -> ConfigDict:
+    c = small(_of(small_towers(), 16, 6), scenes, "vqa-train")
+    c.steps, c.optim.lr = 2000, 5e-4
+    asked = {"type": "vqa", "path": f"{scenes}/emoji_scenes-vqa-test-*.tar"}
     c.evals.vqa = {**asked, "how": {"max_new": 6, "beams": 3}}
     c.evals.ranked = {**asked, "mode": "rank"}
-    c.log_every, c.checkpoint_every = 50, 500
     return c

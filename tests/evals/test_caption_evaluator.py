@@ -115,6 +115,13 @@ def test_references_in_json_count_as_often_as_they_are_there(functions, memory_s
     assert one == cider_d(words, [p[:1] for p in people]).corpus
 
 
+def test_every_name_is_looked_for(functions, memory_source):
+    there = [[{"name": "Hat"}, {"name": "man's"}], ["dog"], ["bus", "us"], []]
+    source = memory_source(list(TEXTS), PEOPLE, [{"objects": names} for names in there])
+    metrics = run(functions, source, names="objects").metrics
+    assert metrics["named"] == 0.75 and metrics["chance_named"] == 0.25
+
+
 def test_prompts_options_and_damage(functions, memory_source):
     greys, people = [0, 64, 128, 192, 5], [*PEOPLE, [["x"]]]
     people[4], people[1] = ["a man"], []

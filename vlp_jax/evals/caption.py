@@ -14,6 +14,7 @@ import numpy as np
 from vlp_jax.core.errors import UserError
 from vlp_jax.data.caption import candidates
 from vlp_jax.data.damage import DamagedSample
+from vlp_jax.data.scenes.things import Thing
 from vlp_jax.data.source import Source, captioned, check_key
 from vlp_jax.evals.base import EvalFn, Evaluator, Result
 from vlp_jax.evals.kits.caption_scores import bleu, cider_d, rouge_l
@@ -33,13 +34,15 @@ class Caption(Evaluator):
     Config keys: path: data set. caption: JSON key of the references ('' = all captions). prompt:
     text to go on from, if the method reads one ("a picture of "); it is no part of the caption.
     group: JSON key by whose values the scores are given too, each over its own pictures alone
-    (NoCaps: domain). limit: so many samples (0 = all). shown: best and worst captions kept for the
-    pictures of the report.
+    (NoCaps: domain). names: JSON key of what a picture shows, texts or entries with a "name"
+    (composed scenes: objects). limit: so many samples (0 = all). shown: best and worst captions
+    kept for the pictures of the report.
     """
 
     caption: str = ""
     prompt: str = ""
     group: str = ""
+    names: str = ""
     limit: int = 0
     shown: int = 6
 
@@ -53,7 +56,7 @@ class Caption(Evaluator):
         """The set has references and groups, the run a tokenizer."""
         tokenizer_of(self.context)
         for source in sources.values():
-            for key in ("caption", "group"):
+            for key in ("caption", "group", "names"):
                 if getattr(self, key):
                     check_key(source, getattr(self, key), f"{where}.{key}")
             if not self.caption and not captioned(source):
@@ -61,8 +64,9 @@ class Caption(Evaluator):
 
     def measure(self, fns: Mapping[str, EvalFn]) -> Result:
         """Returns metrics bleu1 to bleu4 and rouge_l in [0, 1], cider_d in [0, 10], cider_d_VALUE
-        of each group, words (mean length), distinct (different captions a picture), and as chance
-        each score where every picture has the caption of the one before.
+        of each group, words (mean length), distinct (different captions a picture), named (share
+        of captions with the name of all that is there, singular or plural), and as chance each
+        score where every picture has the caption of the one before.
         """
         source = open_samples(self.path, self.limit)
         people = [_references(sample, self.caption) for sample in read_metadata(source)]
@@ -79,7 +83,11 @@ class Caption(Evaluator):
         people = [people[i] for i in kept]
         words, references = list(map(tokenize, texts)), [list(map(tokenize, p)) for p in people]
         metrics, each = scores(words, references)
-        chance, _ = scores(words[-1:] + words[:-1], references)
+        rolled = words[-1:] + words[:-1]
+        chance, _ = scores(rolled, references)
+        if self.names:
+            there = [_names(source.metadata(int(i))["meta"].get(self.names)) for i in kept]
+            metrics["named"], chance["named"] = named(words, there), named(rolled, there)
         metrics |= {f"chance_{name}": value for name, value in chance.items()}
         metrics["words"] = float(np.mean([len(text.split()) for text in words]))
         metrics["distinct"] = len(set(words)) / len(words)
@@ -123,6 +131,25 @@ def scores(
     cider = cider_d(words, references)
     found |= {"rouge_l": rouge_l(words, references).corpus, "cider_d": cider.corpus}
     return {name: float(value) for name, value in found.items()}, cider.each
+
+
+def named(words: Sequence[str], there: Sequence[Sequence[str]]) -> float:
+    """Share of tokenised captions that have every name, as it is or in its regular plural.
+
+    >>> named(["two foxes and a dog", "a dog"], [["fox", "dog"], ["dog", "fox"]])
+    0.5
+    """
+    has = lambda text, name: any(  # noqa: E731
+        f" {form} " in f" {text} " for form in (name, Thing(name, "").plural)
+    )
+    full = [all(has(text, n) for n in names) for text, names in zip(words, there, strict=True)]
+    return float(np.mean(full))
+
+
+def _names(found: Any) -> list[str]:
+    """What stands under the key `names`, as tokenised words."""
+    names = [one.get("name") if isinstance(one, Mapping) else one for one in found or []]
+    return [tokenize(str(name)) for name in names]
 
 
 def by_group(
