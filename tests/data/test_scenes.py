@@ -19,6 +19,8 @@ from vlp_jax.data.export import write_tar
 from vlp_jax.data.fields.base import Setup, make_readers, read_row, stack
 from vlp_jax.data.open import open_source
 from vlp_jax.data.scenes import layout, samples, things
+from vlp_jax.data.scenes.changes import changed
+from vlp_jax.data.scenes.draw import draw
 from vlp_jax.data.scenes.flood import edges, reached
 from vlp_jax.data.scenes.options import Options
 from vlp_jax.data.scenes.questions import ANSWERS
@@ -300,6 +302,41 @@ def test_splits_share_no_content_and_test_has_the_other_style(splits):
     pixels, cover = things.sized("twemoji", one.thing.key, one.side)
     y, x = np.argwhere(cover == 1)[50]
     assert drawn[one.corner[0] + y, one.corner[1] + x].tolist() == pixels[y, x].tolist()
+
+
+def test_objects_to_learn_from_look_each_different():
+    options = Options(train=30, val=10, noisy=0, vqa_train=0, vqa_test=0)
+    plain = dataclasses.replace(options, changes=0.0)
+    looks = set()
+    for number in range(30):
+        scene = layout.scene(options, "train", number)
+        one = scene.objects[-1]
+        pixels, cover = things.sized("noto", one.thing.key, one.side, one.change)
+        looks.add((one.thing, pixels.tobytes()))
+        rows = np.flatnonzero((cover >= 0.5).any(1))
+        assert rows[0] == one.box[0] - one.corner[0] and len(rows) == one.box[2]
+        (top, left), drawn = one.corner, draw(scene).picture
+        y, x = np.argwhere(cover == 1)[50]
+        assert (drawn[top + y, left + x] == pixels[y, x]).all()
+    assert len(looks) == 30
+    changes = [
+        [one.change for i in range(10) for one in layout.scene(made, split, i).objects]
+        for made, split in ((options, "val"), (plain, "train"))
+    ]
+    assert {*changes[0], *changes[1]} == {-1}
+
+
+def test_a_change_keeps_the_object_and_fills_its_square():
+    drawn = (
+        things.pixels("noto", things.SMALL["apple"]),
+        things.whole_mask("noto", things.SMALL["apple"]),
+    )
+    for seed in range(20):
+        pixels, mask = changed(*drawn, seed)
+        assert pixels.shape == (64, 64, 3) and pixels.dtype == np.uint8
+        assert max(mask.any(0).sum(), mask.any(1).sum()) >= 62 and 0.4 < mask.mean() < 0.95
+    again = changed(*drawn, 19)
+    assert (again[0] == pixels).all() and (again[1] == mask).all()
 
 
 def _key(counts):

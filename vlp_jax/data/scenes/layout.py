@@ -19,6 +19,7 @@ OVERLAP = 0.05  # of the smaller of two boxes, at most
 SIDES = {1: (44, 64), 2: (36, 48), 3: (32, 42), 4: (28, 36)}  # of the pictures, by objects
 REPEAT = 0.4  # chance that the next object is another of the last kind
 STYLES = {"train": "noto", "val": "noto", "noisy": "noto", "test": "twemoji"}
+CHANGED = ("train", "noisy")  # splits that are learned from
 _PARTS = {"val": range(10), "test": range(10, 30)}  # hundredths of all contents; others: the rest
 _TRIES = 100
 _NEW = 50  # contents drawn in search of one that a split has not had
@@ -26,13 +27,14 @@ QUESTIONS = 3  # asked of a scene in a VQA split
 
 
 class Placed(NamedTuple):
-    """An object of a scene: its kind, the side of its picture, the picture's corner, and the box
-    (top, left, height, width) around its mask, in pixels."""
+    """An object of a scene: its kind, the side of its picture, the picture's corner, the box
+    (top, left, height, width) around its mask, in pixels, and how it is changed (changes.py)."""
 
     thing: Thing
     side: int
     corner: tuple[int, int]
     box: tuple[int, int, int, int]
+    change: int = -1
 
     @property
     def centre(self) -> tuple[float, float]:
@@ -120,25 +122,31 @@ def _overlap(one: tuple[int, ...], two: tuple[int, ...]) -> float:
 
 
 @functools.lru_cache(4096)
-def extent(style: str, key: str, side: int) -> tuple[int, int, int, int]:
+def extent(style: str, key: str, side: int, change: int) -> tuple[int, int, int, int]:
     """The box (top, left, height, width) around an object's mask in its own picture."""
-    mask = sized(style, key, side)[1] >= 0.5
+    mask = sized(style, key, side, change)[1] >= 0.5
     ys, xs = np.flatnonzero(mask.any(1)).tolist(), np.flatnonzero(mask.any(0)).tolist()
     return ys[0], xs[0], ys[-1] - ys[0] + 1, xs[-1] - xs[0] + 1
 
 
-def _placed(rng: np.random.Generator, kinds: tuple[Thing, ...], style: str, shrink: float) -> list:
+def _placed(
+    rng: np.random.Generator,
+    kinds: tuple[Thing, ...],
+    changes: list[int],
+    style: str,
+    shrink: float,
+) -> list[Placed]:
     found: list[Placed] = []
     low, high = SIDES[len(kinds)]
-    for kind in kinds:
+    for kind, change in zip(kinds, changes, strict=True):
         side = int(rng.integers(low, high + 1) * shrink)
-        top, left, height, width = extent(style, kind.key, side)
+        top, left, height, width = extent(style, kind.key, side, change)
         for _ in range(_TRIES):
             y = int(rng.integers(BORDER, CANVAS - BORDER - height + 1))
             x = int(rng.integers(BORDER, CANVAS - BORDER - width + 1))
             box = y, x, height, width
             if all(_overlap(box, other.box) <= OVERLAP for other in found):
-                found.append(Placed(kind, side, (y - top, x - left), box))
+                found.append(Placed(kind, side, (y - top, x - left), box, change))
                 break
         else:
             return []
@@ -150,6 +158,10 @@ def scene(options: Options, split: str, number: int) -> Scene:
     """Scene `number` of a split; where the objects find no room they shrink."""
     kinds, style = contents(options, split)[number], STYLES[split]
     rng, shrink = stream(options, split, number, "layout"), 1.0
-    while not (objects := _placed(rng, kinds, style, shrink)):
+    looks = stream(options, split, number, "changes")
+    share = options.changes if split in CHANGED else 0.0
+    changed = looks.random(len(kinds)) < share
+    changes = np.where(changed, looks.integers(2**62, size=len(kinds)), -1).tolist()
+    while not (objects := _placed(rng, kinds, changes, style, shrink)):
         shrink *= 0.97
     return Scene(split, number, style, tuple(objects))

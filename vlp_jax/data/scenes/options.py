@@ -23,6 +23,8 @@ class Options:
       train, val, test, noisy: scenes; test is drawn in the other style.
       vqa_train, vqa_test: questions, three to a scene, on the first scenes of train and test.
       wrong: share of noisy scenes with the captions of another.
+      changes: share of the objects of train and noisy that are drawn with small changes of their
+        own (changes.py), since the drawings of test are others.
       per_shard: samples of a tar.
     """
 
@@ -35,6 +37,7 @@ class Options:
     vqa_train: Count = 9000
     vqa_test: Count = 1500
     wrong: Chance = 0.4
+    changes: Chance = 1.0
     per_shard: Size = 1000
     seed: Count = 0
     processes: Size = os.cpu_count() or 1

@@ -15,6 +15,7 @@ from PIL import Image
 
 from vlp_jax.data.decode import decode_image
 from vlp_jax.data.open import open_source
+from vlp_jax.data.scenes.changes import changed
 from vlp_jax.data.scenes.flood import reached
 
 SIDE = 64
@@ -81,11 +82,15 @@ def whole_mask(style: str, key: str) -> np.ndarray:
 
 
 @functools.lru_cache(4096)
-def sized(style: str, key: str, side: int) -> tuple[np.ndarray, np.ndarray]:
+def sized(style: str, key: str, side: int, change: int = -1) -> tuple[np.ndarray, np.ndarray]:
     """The object at another size: its picture uint8[side, side, 3] and its cover
-    float32[side, side] in [0, 1]; it is where the cover is at least a half."""
-    picture = Image.fromarray(pixels(style, key)).resize((side, side), Image.Resampling.BOX)
-    cover = Image.fromarray(np.uint8(whole_mask(style, key)) * 255)
+    float32[side, side] in [0, 1]; it is where the cover is at least a half. change: see
+    changes.py, -1 leaves it as it is."""
+    drawn, mask = pixels(style, key), whole_mask(style, key)
+    if change >= 0:
+        drawn, mask = changed(drawn, mask, change)
+    picture = Image.fromarray(drawn).resize((side, side), Image.Resampling.BOX)
+    cover = Image.fromarray(np.uint8(mask) * 255)
     cover = np.asarray(cover.resize((side, side), Image.Resampling.BOX), np.float32) / 255
     return np.asarray(picture), cover
 
