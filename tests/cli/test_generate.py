@@ -12,7 +12,7 @@ from PIL import Image
 
 import vlp_jax
 from vlp_jax.__main__ import main
-from vlp_jax.api.forward import functions
+from vlp_jax.api.forward import reads, writes
 from vlp_jax.api.writing import generate
 from vlp_jax.core.errors import UserError
 from vlp_jax.core.fields import Text
@@ -164,11 +164,11 @@ def test_scores_are_the_models_own_logits_of_the_texts(folder):
     found = model.score(pictures, texts, ["is a", "the dog"])
     np.testing.assert_allclose(found, np.float32(own).reshape(2, 2), atol=1e-5)
     assert model.score([], texts, []).shape == (0, 2)
-    kinds = {k: str(a) for k, a in functions(model)["answer_loglik"]["reads"].items()}
-    assert kinds["answers"] == f"int32[B, K, T], T at most {model.method.text_length}"
-    assert kinds["answers_mask"].startswith("bool[B, K, T]") and "answers_weight" not in kinds
-    wrote = functions(model)["answer_loglik"]["writes"]
-    assert {k: str(a) for k, a in wrote.items()} == {"out": "float32[B, K]"}
+    kinds = reads(model.method.functions()["answer_loglik"])
+    kinds |= writes(model.method, "answer_loglik", Vars(model.params, model.extra))
+    assert str(kinds["answers"]) == f"int32[B, K, T], T at most {model.method.text_length}"
+    assert kinds["answers_mask"].optional and "answers_weight" not in kinds
+    assert str(kinds["out"]) == "float32[B, K]"
     with pytest.raises(UserError, match="answers questions; give a prompt"):
         model.score(pictures, texts)
     with pytest.raises(UserError, match="scores no texts"):
