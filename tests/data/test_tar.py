@@ -113,11 +113,14 @@ def pipeline(path, **config):
 
 
 def test_content_flipped_after_indexing_is_found_on_read(whole):
+    """A disk that rots keeps the times."""
     path, data = whole
     TarSource(str(path))
     start, _ = headers(bytes(data))["s0007.png"]
     data[start + 512 + 60] ^= 1
+    time = path.stat().st_mtime_ns
     path.write_bytes(data)
+    os.utime(path, ns=(time, time))
     source = TarSource(str(path))
     with pytest.raises(DamagedSample, match=r"shard.tar: 's0007': checksum"):
         source[7]
@@ -131,6 +134,28 @@ def test_a_replaced_tar_is_indexed_again(whole):
     source = TarSource(str(path))
     assert [source[i]["key"] for i in range(len(source))] == ["s0050", "s0051", "s0052"]
     assert not source.damage
+
+
+def test_what_is_changed_in_place_is_noticed(tmp_path, monkeypatch):
+    """A caption of the same size between the pieces that the probe looks at: not damage, but other
+    data; a tar that is only touched is the same, and both are walked once."""
+    path = tmp_path / "x.tar"
+    data = tar_bytes([m for i in range(COUNT) for m in sample(i)])
+    path.write_bytes(data)
+    before = TarSource(str(path)).fingerprint
+    os.utime(path, ns=(2**62, 2**62))  # a clock that is ahead
+    assert TarSource(str(path)).fingerprint == before
+    start, size = headers(data)["s0005.txt"]
+    at = start + 512
+    assert all((at - len(data) * i // 16) % len(data) >= 512 for i in range(16))
+    assert at + size < len(data) - 16384
+    path.write_bytes(data[:at] + b"NUMBER 5" + data[at + 8 :])
+    os.utime(path, ns=(2**62 + 1, 2**62 + 1))
+    source = TarSource(str(path))
+    assert source[5]["text"][0] == "NUMBER 5" and source[5]["image"] and not source.damage
+    assert source.fingerprint != before
+    monkeypatch.setattr(index_module, "build", lambda file: pytest.fail("was walked again"))
+    assert TarSource(str(path)).fingerprint == source.fingerprint
 
 
 def test_a_spoiled_index_is_rebuilt(whole):

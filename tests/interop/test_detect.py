@@ -152,6 +152,17 @@ def test_what_is_refused(write, tmp_path):
         assert name in str(error.value) and "\n" not in str(error.value)
 
 
+def test_where_the_weights_of_a_folder_may_be(tmp_path):
+    """As in a package whose root has none: in a zip, or one folder below."""
+    (tmp_path / "model.zip").write_bytes(b"")
+    with pytest.raises(UserError, match=r"no weights file .*; unzip .*/model\.zip first"):
+        open_checkpoint(str(tmp_path))
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models" / "x.pth").write_bytes(b"")
+    with pytest.raises(UserError, match=r"no weights file .*; give .*/models$"):
+        open_checkpoint(str(tmp_path))
+
+
 def test_safetensors_are_preferred_to_pickles(write, tmp_path):
     (tmp_path / "pytorch_model.bin").write_bytes(b"\x80\x02.")
     write("hf_clip", tmp_path / "model.safetensors")

@@ -20,6 +20,7 @@ TEXTS = [
     "cafe " * 30,
     "</s> a [PAD] dog",
     "dog_cat",
+    "[CLS] hi [SEP] [MASK]",
     "",
 ]
 
@@ -36,6 +37,16 @@ def spm(tmp_path_factory):
     path = tmp_path_factory.mktemp("spm") / "tokenizer.model"
     path.write_bytes(model.getvalue())
     return f"spm:{path}"
+
+
+@pytest.fixture(scope="module")
+def word_pieces(tmp_path_factory):
+    """BERT's kind, whose file adds its special pieces."""
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    pieces = [*special, *"[]<>/", *(f"##{c}" for c in "abcdefghijklmnopqrstuvwxyz"), *WORDS, "hi"]
+    folder = tmp_path_factory.mktemp("pieces")
+    (folder / "vocab.txt").write_text("\n".join(dict.fromkeys(pieces)) + "\n")
+    return str(folder)
 
 
 @pytest.fixture(scope="module")
@@ -69,14 +80,16 @@ CASES = [
     ("json", {}, "hf", False),
     ("json", {"clean": "lower", "pad_id": 3}, "hf", True),
     ("json", {"clean": "canonicalize"}, "open_clip", False),
+    ("pieces", {"clean": "none"}, "hf", False),
+    ("pieces", {"clean": "lower"}, "hf", False),
     ("bytes", {}, "hf", False),
     ("bytes", {"clean": "canonicalize"}, "hf", True),
 ]
 
 
 @pytest.mark.parametrize("kind, options, to, siglip", CASES)
-def test_ids_are_ours(kind, options, to, siglip, spm, word_json, tmp_path):
-    name = {"spm": spm, "json": word_json, "bytes": "bytes"}[kind]
+def test_ids_are_ours(kind, options, to, siglip, spm, word_json, word_pieces, tmp_path):
+    name = {"spm": spm, "json": word_json, "pieces": word_pieces, "bytes": "bytes"}[kind]
     spec = {"name": name, "context_length": 16, "options": options}
     said, ours = written(tmp_path, spec, to, siglip)
     texts = [text for text in TEXTS if kind != "spm" or "</s>" not in text]

@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from vlp_jax.data.open import open_source
 from vlp_jax.data.whole import write_whole
+from vlp_jax.serve.sample import read_sample
 
 HERE = pathlib.Path(__file__).parent
 
@@ -48,3 +50,11 @@ def test_what_is_half_written_never_has_the_name(tmp_path):
     with pytest.raises(RuntimeError):
         write_whole(str(path), dies)
     assert path.read_text() == "old"
+
+
+def test_the_path_of_a_picture_is_absolute(tmp_path, monkeypatch):
+    """An index without thumbnails shows the files themselves, wherever it is served from."""
+    make_pictures(tmp_path / "here", 1)
+    monkeypatch.chdir(tmp_path)
+    sample = read_sample(open_source("pictures:here"), 0, lambda data: None, 0)
+    assert sample.columns["path"] == str(tmp_path / "here" / "00.png")

@@ -73,6 +73,13 @@ def test_thumbnails_are_in_the_order_of_the_numbers(foreign):
                 tar.addfile(entry, io.BytesIO(bytes([row])))
     index = Index.open(str(foreign))
     assert [index.thumbnail(row) for row in range(50)] == [bytes([row]) for row in range(50)]
+    first, last = (foreign / "thumbnails" / f"thumbnails_{part}.tar" for part in (0, 11))
+    (foreign / "first").write_bytes(first.read_bytes())
+    first.write_bytes(last.read_bytes()), last.write_bytes((foreign / "first").read_bytes())
+    for lost in ((), (last,)):  # of five and four rows swapped, then one missing
+        [path.unlink() for path in lost]
+        index = Index.open(str(foreign))
+        assert {index.thumbnail(row) for row in (0, 30, 49)} == {None}
 
 
 @pytest.mark.parametrize("ids", [[-1], [50], [0, 10**12]])
@@ -247,6 +254,18 @@ def test_files_of_another_index_are_refused(foreign, rows):
     manifest = {"format": 1, "files": facts}
     (foreign / "manifest.json").write_text(json.dumps(manifest))
     assert Index.open(str(foreign)).rows == 50
+    for what, wrong in (("rows", 51), ("dim", 8)):
+        (foreign / "manifest.json").write_text(json.dumps({**manifest, what: wrong}))
+        with pytest.raises(UserError, match=f"the manifest says {what} {wrong}, the vectors"):
+            Index.open(str(foreign))
+    (foreign / "manifest.json").write_text(json.dumps(manifest))
+    (foreign / "thumbnails").mkdir()
+    for kind, suffix in (("img_emb", "npy"), ("metadata", "parquet"), ("thumbnails", "tar")):
+        other = foreign / kind / f"{kind}_12.{suffix}"
+        other.write_bytes(b"")
+        with pytest.raises(UserError, match=f"{kind}_12.*: the manifest does not name it"):
+            Index.open(str(foreign))
+        other.unlink()
     part = foreign / "img_emb" / "img_emb_3.npy"
     np.save(part, -np.load(part))
     with pytest.raises(

@@ -5,7 +5,7 @@ import pytest
 from serve.conftest import unit
 
 from vlp_jax.core.errors import UserError
-from vlp_jax.serve import ann, safety
+from vlp_jax.serve import ann, duplicates, safety
 from vlp_jax.serve.duplicates import first_of_each
 from vlp_jax.serve.index import Index
 from vlp_jax.serve.search import Options, Searcher, combine
@@ -24,8 +24,8 @@ def test_the_nearest_rows(searcher, rows):
     np.testing.assert_allclose(
         scores, np.take_along_axis(rows[[4, 30]] @ stored.T, ids, 1), atol=1e-6
     )
-    ids, scores = searcher.search(rows[:1], 60)  # k above n
-    assert sorted(ids[0]) == [-1] * 10 + list(range(50)) and (scores[0, 50:] == 0).all()
+    ids, scores = searcher.search(rows[:1], 2**40)  # k above n costs no memory
+    assert sorted(ids[0]) == list(range(50)) and scores.shape == (1, 50)
     hits = searcher.find(rows[4], 60)
     assert len(hits) == 50 and hits[0].id == 4
     assert searcher.find(rows[4], 1, Options("text"))[0].id != 4  # captions of other rows
@@ -55,13 +55,15 @@ def on_a_circle(*degrees):
     return np.stack([np.cos(angle), np.sin(angle)], axis=1).astype(np.float32)
 
 
-def test_near_duplicates_go_in_chains():
+def test_near_duplicates_go_in_chains(monkeypatch):
     """15 degrees are a cosine of .966, 30 of .866: the chain is one picture."""
     assert first_of_each(on_a_circle(0, 15, 30, 90), 0.94).tolist() == [0, 3]
     assert first_of_each(on_a_circle(0, 30, 15), 0.94).tolist() == [0]  # joined by a later one
     assert first_of_each(on_a_circle(0, 30, 60), 0.94).tolist() == [0, 1, 2]
     assert first_of_each(on_a_circle(0, 0), 1.0 + 1e-6).tolist() == [0, 1]
     assert first_of_each(on_a_circle(), 0.94).tolist() == []
+    monkeypatch.setattr(duplicates, "_CELLS", 7)  # a row at a time
+    assert first_of_each(on_a_circle(0, 30, 15, 90), 0.94).tolist() == [0, 3]
     chain = on_a_circle(*range(0, 180, 10))
     order = np.random.default_rng(0).permutation(len(chain))
     assert first_of_each(chain[order], 0.94).tolist() == [0]
@@ -157,7 +159,8 @@ def test_lists_that_are_looked_at(count, probes):
     from types import SimpleNamespace
 
     found = object.__new__(ann.Ann)
-    found._index = SimpleNamespace(nprobe=1, nlist=5000, ntotal=125000)
+    found._index, found._usual = SimpleNamespace(nprobe=1, nlist=5000, ntotal=125000), 1
+    found._widen(125000)  # another query's
     found._widen(count)
     assert found._index.nprobe == probes
 

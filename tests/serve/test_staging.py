@@ -5,7 +5,7 @@ import os
 
 import pytest
 
-from vlp_jax.core.errors import UserError
+from vlp_jax.core.errors import RunError, UserError
 from vlp_jax.serve.staging import check_free, check_ours, read_plan, staging
 
 PLAN = {"digests": {}}
@@ -35,6 +35,45 @@ def test_files_of_the_user_in_an_index(tmp_path):
     check_free(str(out))
     with pytest.raises(UserError, match=r"holds 'safety\.npz', which `index` did not write"):
         check_ours(str(out))
+
+
+def test_files_put_there_while_it_is_made(tmp_path):
+    """They would go with the older index: the new one waits whole beside it, and takes its place
+    when they are gone."""
+    out, other = made(tmp_path / "x"), {"digests": {"weights": "other"}}
+
+    def again():
+        with staging(str(out), other) as stage:
+            (out.parent / ".x.building" / "notes").mkdir(exist_ok=True)
+            stage.finish(
+                lambda: {"format": 1, "plan": other, "files": {}}, lambda: check_ours(str(out))
+            )
+
+    (tmp_path / "mine").mkdir()
+    for name in ("safety.npz", "link", "empty"):
+        path = out / name
+        path.write_text("") if "." in name else (
+            path.symlink_to(tmp_path / "mine") if name == "link" else path.mkdir()
+        )
+        with pytest.raises(RunError, match=f"holds '{name}'.*the same command then goes on"):
+            again()
+        assert os.path.lexists(path) and read_plan(str(out)) == PLAN
+        path.rmdir() if name == "empty" else path.unlink()
+    again()
+    assert read_plan(str(out)) == other and sorted(os.listdir(tmp_path)) == ["mine", "x"]
+
+
+@pytest.mark.parametrize("name", [".x.building", ".x.replaced"])
+@pytest.mark.parametrize("link", [False, True])
+def test_hidden_names_that_are_the_users(tmp_path, name, link):
+    mine = tmp_path / ("mine" if link else name)
+    mine.mkdir()
+    (mine / "precious").write_text("mine")
+    if link:
+        (tmp_path / name).symlink_to(mine)
+    with pytest.raises(UserError, match=rf"{name} is in the way"), staging(str(tmp_path / "x"), {}):
+        pass
+    assert (mine / "precious").read_text() == "mine"
 
 
 def test_a_link_is_written_where_it_points(tmp_path):

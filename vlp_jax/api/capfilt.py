@@ -11,7 +11,6 @@ import dataclasses
 import json
 import os
 import shlex
-import shutil
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
@@ -32,7 +31,7 @@ from vlp_jax.data.damage import NOTED
 from vlp_jax.data.folder import in_order
 from vlp_jax.data.open import open_source
 from vlp_jax.data.source import Source, check_captions, check_key, digest, pictures_stamp
-from vlp_jax.data.staging import MANIFEST, check_free, check_ours, read_plan, replaced, staging
+from vlp_jax.data.staging import MANIFEST, check_free, check_ours, read_plan, staging, tidy
 from vlp_jax.data.walk import told
 from vlp_jax.decoding.how import Writing
 from vlp_jax.interop.folder import MANIFEST as CONVERTED
@@ -133,7 +132,7 @@ def capfilt(request: Request) -> dict[str, Any]:
             computed = _write(request, plan, models, source, check)
     if not first_process():
         return {}
-    shutil.rmtree(replaced(request.out), ignore_errors=True)  # a kill may have left it
+    tidy(request.out, read_manifest)
     manifest = read_manifest(request.out)
     said = {key: manifest[key] for key in ("pictures", "counts", "skipped")}
     seconds = round(time.perf_counter() - start, 2)
@@ -246,7 +245,10 @@ def _write(
             one.arrays.tell()
         if stage:
             records = list(todo.values())
-            stage.finish(lambda: _manifest(request, plan, source, records, stage.folder))
+            stage.finish(
+                lambda: _manifest(request, plan, source, records, stage.folder),
+                lambda: check_ours(request.out, read_manifest, (SHEET,), KIND),
+            )
     return progress.done
 
 

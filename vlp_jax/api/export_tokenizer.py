@@ -14,6 +14,7 @@ from typing import Any
 
 from vlp_jax.core.errors import UserError
 from vlp_jax.data.text import Tokenizer, load_tokenizer
+from vlp_jax.data.text.clean import clean_fn
 from vlp_jax.data.text.clip_bpe import byte_ids, byte_symbols, load_merges
 
 Files = dict[str, str | bytes]  # name -> content, or the path of a file to copy
@@ -105,8 +106,21 @@ def _files(tokenizer: Tokenizer, clean: str, siglip: bool) -> Files:
     config |= {"pad_token": names[tokenizer.pad_id], "eos_token": names[tokenizer.eot_id]}
     if tokenizer.prefix:
         config["bos_token"] = names[tokenizer.sot_id]
-    config["split_special_tokens"] = True  # a caption that spells one is text, as in ours
+    config["split_special_tokens"] = not _finds(tokenizer, content, config)
     return {"tokenizer.json": _json(content), "tokenizer_config.json": _json(config)}
+
+
+def _finds(tokenizer: Tokenizer, content: Mapping[str, Any], config: Mapping[str, Any]) -> bool:
+    """Whether ours takes a special token that a caption spells for that token: those that the file
+    itself adds, as BERT's does, where cleaning leaves them as they are. transformers would find
+    those that the config names too.
+    """
+    if tokenizer.name == "bytes":
+        return False
+    added = {token["content"] for token in content.get("added_tokens", ())}
+    named = {config[key] for key in ("pad_token", "eos_token", "bos_token") if key in config}
+    clean = clean_fn(tokenizer.options["clean"])
+    return named <= added and all(clean(token) == token for token in added)
 
 
 def _edges(tokenizer: Tokenizer) -> set[int]:

@@ -222,8 +222,8 @@ def _golden(
         finite = bool(np.isfinite(row).all())
         if not finite or np.linalg.norm(row) < 0.5:  # of unit norm, but where it is nothing
             what = "is zero" if finite else "is not finite"
-            where = f"{checkpoint.path}: its weights"
-            raise UserError(f"{where} give a {side} embedding that {what}")
+            where = f"{checkpoint.path}: its weights give {'an' if side == 'image' else 'a'} {side}"
+            raise UserError(f"{where} embedding that {what}; is the file whole, and trained?")
     return {side: [float(value) for value in row] for side, row in rows.items()}
 
 

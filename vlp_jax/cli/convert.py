@@ -1,5 +1,5 @@
-"""`convert IN OUT --arch=NAME [--to=open_clip|hf|mae]`: released checkpoints in and out, offline,
-without PyTorch.
+"""`convert IN OUT --arch=NAME [--to=open_clip|hf|mae|torchvision]`: released checkpoints in and
+out, offline, without PyTorch.
 
 IN is a file or folder of a known family (interop/families), or, with --to, one of our folders or
 training runs. The file exists as the command's parser.
@@ -18,8 +18,8 @@ def parser() -> argparse.ArgumentParser:
     """The command line."""
     cli = argparse.ArgumentParser(
         prog="python -m vlp_jax convert",
-        description="Converts checkpoints between open_clip, Hugging Face, facebookresearch/mae"
-        " and vlp_jax.",
+        description="Converts checkpoints between open_clip, Hugging Face, facebookresearch/mae,"
+        " torchvision and vlp_jax.",
     )
     cli.add_argument(
         "input",
@@ -40,8 +40,8 @@ def parser() -> argparse.ArgumentParser:
     cli.add_argument(
         "--to",
         default="vlp_jax",
-        help="format of OUT: vlp_jax (default), open_clip, hf, or mae (the names of"
-        " facebookresearch/mae, which timm's ViT reads)",
+        help="format of OUT: vlp_jax (default), open_clip, hf, mae (the names of"
+        " facebookresearch/mae, which timm's ViT reads) or torchvision (a ResNet's trunk)",
     )
     cli.add_argument(
         "--image-size", type=int, default=0, metavar="N",

@@ -134,36 +134,51 @@ def _lost(old: ShardIndex, new: ShardIndex, shard: str) -> list[Damage]:
     return [Damage("missing", f"{shard}: {key!r}") for key in old.keys if key not in known]
 
 
+def _changed(path: str) -> int:
+    """When a file was changed, in ns; 0 of what is remote."""
+    return 0 if is_remote(path) else os.stat(path).st_mtime_ns
+
+
 def open_index(shard: str, rebuild: bool = False) -> tuple[ShardIndex, str | None]:
     """The index of a shard, built now when missing or stale, and the path it is stored at.
 
-    It is stored beside the shard, else in the cache folder, else nowhere (None). Where an older
-    index listed samples that the damaged shard has lost, they are counted as 'missing'. Raises
-    OSError for the shard itself.
+    It is stored beside the shard, else in the cache folder, else nowhere (None), and bears the time
+    of its shard: one that is older is stale, whatever its size and probe say. Where an older index
+    listed samples that the damaged shard has lost, they are counted as 'missing'. Raises OSError
+    for the shard itself.
     """
     file = ShardFile(shard)
     places = [_cache_path(shard)] if is_remote(shard) else [index_path(shard), _cache_path(shard)]
     try:
+        changed = _changed(shard)
         stored = [(load(place, shard), place) for place in places if os.path.exists(place)]
         stored = [(index, place) for index, place in stored if index is not None]
-        checksum = probe(file)
-        for index, place in stored:
-            same = (index.size, index.probe, index.version) == (file.size, checksum, VERSION)
-            if same and not rebuild:
+        facts = (file.size, probe(file), VERSION)
+        fits = {} if rebuild else {p: i for i, p in stored if (i.size, i.probe, i.version) == facts}
+        for place, index in fits.items():
+            if _changed(place) >= changed:
                 return index, place
-        if stored and all(index.version < VERSION for index, _ in stored):
+        if fits:
+            tell("tars that are newer than their indices are walked again")
+        elif stored and all(index.version < VERSION for index, _ in stored):
             tell("indices of tars made by an older version are built again: all members are listed")
         index = build(file)
     finally:
         file.close()
-    if stored:
+    known = next(iter(fits.values()), None)
+    if known and (known.digest == index.digest or set(index.damage) - set(known.damage)):
+        index = known  # touched only, or damaged since: it knows what was there
+    elif stored:
         index.damage += _lost(stored[0][0], index, shard)
         index.damage += [d for d in stored[0][0].damage if d.reason == "missing" and index.damage]
         index.damage = list(dict.fromkeys(index.damage))
     for place in places:
         try:
-            os.makedirs(os.path.dirname(place) or ".", exist_ok=True)
-            save(index, place, shard)
+            if fits.get(place) is not index:
+                os.makedirs(os.path.dirname(place) or ".", exist_ok=True)
+                save(index, place, shard)
+            if changed:
+                os.utime(place, ns=(changed, changed))
             return index, place
         except OSError:
             continue

@@ -21,12 +21,13 @@ from vlp_jax.data.walk import tell
 from vlp_jax.data.whole import PARTIAL, write_json
 
 MANIFEST, PLAN, DONE = "manifest.json", "plan.json", "done"
+Read = Callable[[str], Mapping[str, Any]]  # the manifest of a folder, {} without; UserError
 
 
 class Staging:
     """The parts of a result on their way. Use `staging`, which takes the folder."""
 
-    def __init__(self, out: str, plan: Mapping[str, Any], command: str, read: "Read"):
+    def __init__(self, out: str, plan: Mapping[str, Any], command: str, read: Read):
         self.out, self.plan, self._command = os.path.realpath(out), plan, command
         self.folder = building(out)
         self.complete = False  # but for its name
@@ -38,12 +39,9 @@ class Staging:
         begun = self.record(PLAN)
         if self.complete or (isinstance(begun, dict) and begun.get("plan") == self.plan):
             return
-        names = os.listdir(self.folder)
-        if names:
+        if os.listdir(self.folder):
             tell(f"{self.folder}: of another checkpoint, data or settings; starts again")
-        for name in names:
-            path = os.path.join(self.folder, name)
-            shutil.rmtree(path) if os.path.isdir(path) else os.remove(path)
+        _empty(self.folder)
         write_json(self._path(PLAN), {"plan": self.plan, "command": self._command})
 
     def record(self, name: str) -> Any:
@@ -70,19 +68,28 @@ class Staging:
         """Says that a part is whole."""
         write_json(self._path(DONE, f"{name}.json"), record)
 
-    def finish(self, manifest: Callable[[], Mapping[str, Any]]) -> None:
-        """Writes the manifest and gives the folder its name, in the place of an older result."""
+    def finish(
+        self, manifest: Callable[[], Mapping[str, Any]], check: Callable[[], None] = lambda: None
+    ) -> None:
+        """Writes the manifest and gives the folder its name, in the place of an older result.
+        check: of that one, at the last moment, `check_ours`. Raises RunError where it refuses."""
         self._sweep()
         if not self.complete:
             write_json(self._path(MANIFEST), manifest())
         shutil.rmtree(self._path(DONE), ignore_errors=True)
         with contextlib.suppress(FileNotFoundError):
             os.remove(self._path(PLAN))
-        shutil.rmtree(self._old, ignore_errors=True)
+        tidy(self.out, self._read)
+        try:
+            check()
+        except UserError as error:
+            raise RunError(
+                f"{error}; the same command then goes on, what it made is kept"
+            ) from error
         if os.path.isdir(self.out):
             os.rename(self.out, self._old)
         os.rename(self.folder, self.out)
-        shutil.rmtree(self._old, ignore_errors=True)
+        tidy(self.out, self._read)
 
     def _sweep(self) -> None:
         """Removes what a kill left half-written."""
@@ -95,9 +102,6 @@ class Staging:
         return os.path.join(self.folder, *names)
 
 
-Read = Callable[[str], Mapping[str, Any]]  # the manifest of a folder, {} without; UserError
-
-
 def building(out: str) -> str:
     """The hidden folder in which the result `out` grows."""
     parent, name = os.path.split(os.path.realpath(out))
@@ -108,6 +112,32 @@ def replaced(out: str) -> str:
     """Where an older result lies for the moment in which a new one takes its name."""
     parent, name = os.path.split(os.path.realpath(out))
     return os.path.join(parent, f".{name}.replaced")
+
+
+def _empty(folder: str) -> None:
+    """Removes what a folder holds; what says whose it is last, so that a kill leaves that."""
+    for name in sorted(os.listdir(folder), key=lambda name: name in (PLAN, MANIFEST)):
+        path = os.path.join(folder, name)
+        shutil.rmtree(path) if os.path.isdir(path) and not os.path.islink(path) else os.remove(path)
+
+
+def _is_ours(folder: str, read: Read) -> bool:
+    """Whether a hidden folder is one that a kill left."""
+    if os.path.islink(folder) or not os.path.isdir(folder):
+        return not os.path.lexists(folder)
+    names = set(os.listdir(folder)) - {PLAN + PARTIAL}
+    try:
+        return not names or PLAN in names or isinstance(read(folder).get("plan"), dict)
+    except UserError:
+        return False
+
+
+def tidy(out: str, read: Read) -> None:
+    """Removes an older result that a kill left under its hidden name; anything else stays."""
+    old = replaced(out)
+    if os.path.isdir(old) and _is_ours(old, read):
+        _empty(old)
+        os.rmdir(old)
 
 
 def file_facts(path: str) -> list[int]:
@@ -150,11 +180,15 @@ def check_ours(out: str, read: Read, known: Iterable[str], command: str) -> None
     did not write (notes), which would go with it; known: files that the manifest does not name."""
     if not os.path.isdir(out) or not os.listdir(out):
         return
-    written = {MANIFEST, *known, *read(out)["files"]}
+    written = {MANIFEST, *known, *read(out).get("files", {})}
     written |= {index_path(name) for name in written if name.endswith(".tar")}
-    for folder, _, names in os.walk(out):
-        for name in (os.path.relpath(os.path.join(folder, name), out) for name in sorted(names)):
-            if name.removesuffix(PARTIAL) not in written:
+    folders = {os.path.dirname(name) for name in written}
+    for folder, inside, names in os.walk(out):
+        links = {name for name in inside if os.path.islink(os.path.join(folder, name))}
+        for name in sorted([*names, *inside]):
+            own = folders if name in inside and name not in links else written
+            name = os.path.relpath(os.path.join(folder, name), out)
+            if name.removesuffix(PARTIAL) not in own:
                 what = f"holds {printable(name)!r}, which `{command}` did not write"
                 raise UserError(f"--out={out}: {what}; move it away, or choose another folder")
 
@@ -175,9 +209,13 @@ def staging(out: str, plan: Mapping[str, Any], read: Read, command: str = "") ->
     unfinished.
 
     Raises:
-      UserError: another process holds it. RunError: the disk refuses.
+      UserError: another process holds it, or its hidden name is of something else.
+      RunError: the disk refuses.
     """
     found = Staging(out, plan, command, read)
+    for path in (found.folder, replaced(out)):
+        if not _is_ours(path, read):
+            raise UserError(f"--out={out}: {path} is in the way and not of ours; move it away")
     try:
         os.makedirs(found.folder, exist_ok=True)
         handle = os.open(found.folder, os.O_RDONLY)
@@ -188,7 +226,8 @@ def staging(out: str, plan: Mapping[str, Any], read: Read, command: str = "") ->
             try:
                 yield found
             except UserError:  # of such input nothing is kept
-                shutil.rmtree(found.folder, ignore_errors=True)
+                _empty(found.folder)
+                os.rmdir(found.folder)
                 raise
         except BlockingIOError:
             raise UserError(f"--out={out}: another process is building it; wait for it") from None

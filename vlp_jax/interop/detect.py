@@ -4,6 +4,7 @@ The file exists so that `convert IN OUT` needs no flag for the input's format.
 """
 
 import dataclasses
+import glob
 import os
 import re
 from collections.abc import Mapping
@@ -118,9 +119,19 @@ def _find_weights(path: str) -> str:
     what = (
         f"several weights files ({', '.join(found)}), name one"
         if found
-        else f"no weights file ({', '.join(WEIGHTS)})"
+        else f"no weights file ({', '.join(WEIGHTS)}){_elsewhere(path)}"
     )
     raise UserError(f"{path}: {what}")
+
+
+def _elsewhere(path: str) -> str:
+    """Where the weights of a folder without any may be: in a zip, or one folder below."""
+    here = glob.escape(path)
+    found = sorted(p for name in ("*", "*/*") for p in glob.glob(os.path.join(here, name)))
+    if weights := next(filter(_FILE.search, found), ""):
+        return f"; give {os.path.dirname(weights)}"
+    packed = next((p for p in found if p.lower().endswith(".zip")), "")
+    return f"; unzip {packed} first and give the folder that holds the weights" if packed else ""
 
 
 def _index_of(shard: str) -> str:

@@ -59,7 +59,8 @@ def for_model(said: Mapping[str, Any], image_size: int, where: str) -> dict[str,
     size = said.get("image_size", image_size)
     if size != image_size:
         what = f"the preprocessing beside it makes pictures of {size} pixels"
-        raise UserError(f"{where}: {what}, the model takes {image_size}")
+        hint = f"--image-size={size} resizes a ViT; else correct the size in that file"
+        raise UserError(f"{where}: {what}, the model takes {image_size}; {hint}")
     return {**said, "image_size": image_size}
 
 

@@ -7,6 +7,7 @@ finds is scored again with the exact vectors. The file exists as the one place t
 
 import contextlib
 import math
+import threading
 from typing import Any
 
 import numpy as np
@@ -86,6 +87,8 @@ class Ann:
 
     def __init__(self, path: str, vectors: Vectors):
         self._index, self._vectors = read_ann(path), vectors
+        self._usual = _width(self._index)
+        self._lock = threading.Lock()  # how wide a search looks is the index's own
         if (self._index.ntotal, self._index.d) != (vectors.rows, vectors.width):
             has = f"{self._index.ntotal} rows of {self._index.d} numbers"
             raise UserError(f"{path}: {has}, the vectors are {vectors.rows} of {vectors.width}")
@@ -93,8 +96,9 @@ class Ann:
     def search(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
         """As Nearest.search, of the rows that faiss finds."""
         count = min(max(_OVER * k, 64), self._vectors.rows)
-        self._widen(count)
-        _, candidates = self._index.search(np.ascontiguousarray(queries, np.float32), count)
+        with self._lock:
+            self._widen(count)
+            _, candidates = self._index.search(np.ascontiguousarray(queries, np.float32), count)
         ids = np.full((len(queries), k), -1, np.int64)
         scores = np.zeros((len(queries), k), np.float32)
         for row, (query, found) in enumerate(zip(queries, candidates, strict=True)):
@@ -107,13 +111,19 @@ class Ann:
         return ids, scores
 
     def _widen(self, count: int) -> None:
-        """Looks wide enough that `count` rows can be found, as clip-retrieval does for many."""
+        """Looks wide enough that `count` rows can be found, as clip-retrieval does for many, and no
+        wider than the file says for another search."""
         if hasattr(self._index, "hnsw"):
-            self._index.hnsw.efSearch = max(self._index.hnsw.efSearch, 2 * count)
+            self._index.hnsw.efSearch = max(self._usual, 2 * count)
         if hasattr(self._index, "nprobe"):
             share = math.ceil(count * self._index.nlist / max(1, self._index.ntotal))
             wide = max(32, 4 * share, math.ceil(count / 3000))
-            self._index.nprobe = max(self._index.nprobe, min(wide, self._index.nlist))
+            self._index.nprobe = max(self._usual, min(wide, self._index.nlist))
+
+
+def _width(index: Any) -> int:
+    """How wide a faiss index looks by itself."""
+    return index.hnsw.efSearch if hasattr(index, "hnsw") else getattr(index, "nprobe", 0)
 
 
 def read_ann(path: str) -> Any:

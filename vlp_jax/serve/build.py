@@ -12,7 +12,6 @@ import functools
 import json
 import os
 import shlex
-import shutil
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -30,7 +29,7 @@ from vlp_jax.data.damage import NOTED
 from vlp_jax.data.folder import in_order
 from vlp_jax.data.open import open_source
 from vlp_jax.data.source import Source, captioned, digest, pictures_stamp
-from vlp_jax.data.staging import MANIFEST, file_facts, replaced
+from vlp_jax.data.staging import MANIFEST, file_facts, tidy
 from vlp_jax.data.walk import told
 from vlp_jax.data.whole import write_json, write_whole
 from vlp_jax.parallel.hosts import from_first
@@ -103,7 +102,7 @@ def _build_index(request: Request, check: Callable[[], None], start: float) -> d
         embedded = _build(request, plan, model, source, check)
     if not first_process():
         return {}
-    shutil.rmtree(replaced(request.out), ignore_errors=True)  # a kill may have left it
+    tidy(request.out, read_manifest)
     if request.ann and read_manifest(request.out)["ann"] != request.ann:
         add_ann(request.out, request.ann)
     manifest = read_manifest(request.out)
@@ -165,7 +164,8 @@ def _build(
         if texts:
             texts.tell()
         if stage:
-            stage.finish(lambda: _manifest(request, plan, source, list(todo.values())))
+            records, again = list(todo.values()), functools.partial(check_ours, request.out)
+            stage.finish(lambda: _manifest(request, plan, source, records), again)
     return new
 
 

@@ -7,6 +7,8 @@ filled with one photograph.
 
 import numpy as np
 
+_CELLS = 1 << 22  # of the matrix of cosines at a time
+
 
 def first_of_each(rows: np.ndarray, limit: float) -> np.ndarray:
     """Rising places int64[m] of rows whose component holds no earlier row.
@@ -14,11 +16,16 @@ def first_of_each(rows: np.ndarray, limit: float) -> np.ndarray:
     rows: float32[n, E] of unit norm, best first. Worked example: cosines a-b and b-c .95, a-c .91,
     limit .94: only a is kept.
     """
-    alike = rows @ rows.T > limit  # [n, n]
-    label = np.arange(len(rows))
-    while True:  # every row takes the lowest label beside it, until none changes
-        lowest = np.where(alike, label[None], label[:, None]).min(axis=1, initial=len(rows))
-        lowest = np.minimum(label, lowest)
-        if np.array_equal(lowest, label):
-            return np.flatnonzero(label == np.arange(len(rows)))
-        label = lowest
+    own = np.arange(len(rows))
+    root = own.copy()  # the earliest row that is known to be of the same component
+    size = max(1, _CELLS // max(1, len(rows)))
+    for start in range(0, len(rows), size):
+        some = rows[start : start + size]
+        one, other = np.nonzero(some @ rows[: start + size].T > limit)  # edges to earlier ones
+        one += start
+        while (apart := root[one] != root[other]).any():
+            pair = root[one[apart]], root[other[apart]]
+            np.minimum.at(root, np.maximum(*pair), np.minimum(*pair))
+            while (root[root] != root).any():
+                root = root[root]
+    return np.flatnonzero(root == own)

@@ -24,6 +24,7 @@ from vlp_jax.data.damage import DamagedSample
 from vlp_jax.data.decode import shrink
 from vlp_jax.data.folder import read_bounded
 from vlp_jax.data.staging import MANIFEST, PLAN, building, check_files
+from vlp_jax.data.walk import tell
 from vlp_jax.serve.ann import reconstructed
 from vlp_jax.serve.metadata import Metadata
 from vlp_jax.serve.sample import to_jpeg
@@ -65,6 +66,7 @@ class Index:
         manifest = read_manifest(folder)
         if manifest:
             check_files(folder, manifest["files"])
+            _check_listed(folder, manifest["files"])
         sides = {side: _vectors(folder, side) for side in FOLDERS}
         return cls(folder, manifest, {side: found for side, found in sides.items() if found.parts})
 
@@ -80,6 +82,10 @@ class Index:
                 many = f"{len(self.table)} rows of metadata, width {self.width}"
                 raise UserError(f"--index={self.folder}: {rows} but {many}; make it again")
             self._check_parts(side, vectors)
+        for what, found in (("rows", self.rows), ("dim", self.width)):
+            if self.manifest.get(what, found) != found:
+                says = f"the manifest says {what} {self.manifest[what]}, the vectors {found}"
+                raise UserError(f"--index={self.folder}: {says}; make it again")
 
     def _check_parts(self, side: str, vectors: Vectors) -> None:
         """Raises UserError where parts that are numbered on both sides do not belong together."""
@@ -172,7 +178,14 @@ class Index:
 
         folder = os.path.join(self.folder, THUMBNAILS)
         tars = numbered(folder, ".tar")
-        return TarSource(folder, paths=tars) if tars else None
+        if not tars:
+            return None
+        found = TarSource(folder, paths=tars)
+        many, parts = [len(index) for _, index in found.shards], self.table.file_rows
+        if sum(many) == self.rows and (len(many) != len(parts) or many == parts):
+            return found
+        tell(f"{folder}: not shown, {sum(many)} thumbnails in {len(tars)} tars are not its rows")
+        return None
 
 
 def _unfinished(folder: str) -> str:
@@ -186,6 +199,15 @@ def _unfinished(folder: str) -> str:
     except (OSError, ValueError, KeyError, TypeError):
         command = "its `index`"
     return f"is not finished ({place}); go on with: {command}"
+
+
+def _check_listed(folder: str, files: Mapping[str, Any]) -> None:
+    """Raises UserError naming a file that would be taken for a part and is not of the manifest."""
+    kinds = {**dict.fromkeys(FOLDERS.values(), ".npy"), METADATA: ".parquet", THUMBNAILS: ".tar"}
+    for kind, suffix in kinds.items():
+        for path in numbered(os.path.join(folder, kind), suffix):
+            if f"{kind}/{os.path.basename(path)}" not in files:
+                raise UserError(f"{path}: the manifest does not name it; move it away")
 
 
 def _vectors(folder: str, side: str) -> Vectors:

@@ -6,6 +6,7 @@ The file exists so that every kind of source gives the same columns.
 
 import io
 import json
+import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -29,8 +30,9 @@ class Sample(NamedTuple):
 def read_sample(source: Source, i: int, decode: Callable[[bytes], np.ndarray], side: int) -> Sample:
     """Reads example i. side: of the thumbnail, 0 for none.
 
-    Columns: key, caption (the first), captions (all), path, url (where the data has one), width and
-    height of the upright picture, then the data's own. Raises DamagedSample.
+    Columns: key, caption (the first), captions (all), path (of a file absolute), url (where the
+    data has one), width and height of the upright picture, then the data's own. Raises
+    DamagedSample.
     """
     example = source[i]
     data = example.get("image", b"")
@@ -38,7 +40,8 @@ def read_sample(source: Source, i: int, decode: Callable[[bytes], np.ndarray], s
     small, (width, height) = shrink(data, side or 64)
     texts = [clean(text) for text in example["text"]]
     columns: dict[str, Any] = {"key": clean(example["key"]), "caption": (texts or [None])[0]}
-    path = clean(example.get("path") or source.where(i))
+    path = example.get("path") or source.where(i)
+    path = clean(os.path.abspath(path) if os.path.isfile(path) else path)
     columns |= {"captions": texts, "path": path, "width": width, "height": height}
     own = {clean(str(name)): _plain(value) for name, value in example["meta"].items()}
     return Sample(picture, {**own, **columns}, to_jpeg(small) if side else b"")

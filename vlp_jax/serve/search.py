@@ -96,8 +96,8 @@ class Searcher:
     def search(
         self, queries: np.ndarray, k: int, modality: str = "image", where: Sequence[str] = ()
     ) -> tuple[np.ndarray, np.ndarray]:
-        """(ids int64[Q, k], -1 where there is none; scores float32[Q, k], 0 there), best first, of
-        equal scores the lowest id first.
+        """(ids int64[Q, c], -1 where there is none; scores float32[Q, c], 0 there), best first, of
+        equal scores the lowest id first; c is k, or the rows of the index where these are fewer.
 
         queries: float32[Q, E]; scores are their products with unit vectors, so cosines where they
         are of unit norm. where: conditions on the metadata; with any the search is exact.
@@ -108,15 +108,12 @@ class Searcher:
         """
         queries = self._checked(queries, k)
         vectors = self.index.side(modality)
-        found = min(k, vectors.rows)
+        k = min(k, vectors.rows)
         if where or self.ann(modality) is None:
             conditions = (where,) if isinstance(where, str) else tuple(where)
             mask = self._mask(conditions) if where else None
-            ids, scores = self.nearest(modality).search(queries, found, mask)
-        else:
-            ids, scores = self.ann(modality).search(queries, found)
-        spare = ((0, 0), (0, k - found))
-        return np.pad(ids, spare, constant_values=-1), np.pad(scores, spare)
+            return self.nearest(modality).search(queries, k, mask)
+        return self.ann(modality).search(queries, k)
 
     def find(self, query: np.ndarray, k: int, options: Options | None = None) -> list[Hit]:
         """At most k hits for one query float32[E], best first.
