@@ -118,6 +118,25 @@ def test_one_mistake_of_a_batch_is_its_own(colours):
     assert len(model.calls) == 1
 
 
+def test_a_condition_that_fails_is_its_own(colours, monkeypatch):
+    from vlp_jax.serve.requests import Part, Query
+
+    service = make_service(colours[0])
+    table, lookup = service.index.table, service.engine._lookup
+    whole = table.where
+
+    def where(conditions):
+        if "shade=9" in conditions:
+            raise OverflowError("date value out of range")
+        return whole(conditions)
+
+    monkeypatch.setattr(table, "where", where)
+    asked = [(), ("shade=9",), ("shade=1",), ("nope=1",)]
+    found = lookup.run([Query((Part("text", "red"),), 1, 1, where=one) for one in asked])
+    assert [type(one).__name__ for one in found] == ["Found", "OverflowError", "Found", "Refused"]
+    assert found[2].hits[0].id % SHADES == 1 and found[3].status == 400
+
+
 LONG = "x" * 100_000
 NAN = '{"modality": "image", "num_images": 1, "indice_name": null, "embedding_input": [NaN,0,0,0]}'
 BAD = [
