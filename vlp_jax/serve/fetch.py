@@ -27,10 +27,10 @@ PORTS = {"http": 80, "https": 443}
 # What of IANA's special-purpose registries Python may count as global, in any of its versions;
 # tunnels to IPv4, of which the inside cannot be seen from here; Azure's address of its host.
 _SPECIAL = tuple(
-    map(
-        ipaddress.ip_network,
-        ("192.0.0.0/24", "192.88.99.0/24", "168.63.129.16/32", "2001::/23", "2001:db8::/32")
-        + ("2002::/16", "3fff::/20"),
+    ipaddress.ip_network(net)
+    for net in (
+        *("192.0.0.0/24", "192.88.99.0/24", "168.63.129.16/32"),
+        *("2001::/23", "2001:db8::/32", "2002::/16", "3fff::/20"),
     )
 )
 _UNICAST = ipaddress.ip_network("2000::/3")  # all of IPv6 that IANA gives to the open internet
