@@ -219,7 +219,7 @@ def test_what_no_library_compares_is_a_mistake_of_the_asker(typed, monkeypatch):
         raise TypeError("can't compare")
 
     monkeypatch.setattr(metadata, "rows_of", fails)
-    with pytest.raises(UserError, match="'i=1': cannot be compared with the column .can't compare"):
+    with pytest.raises(UserError, match="'i=1': cannot be compared with the column"):
         typed.where(("i=1",))
 
 

@@ -1,5 +1,5 @@
-"""A long command that is asked to stop: it does between two batches, of a job between two parts, in a
-line, with exit code 75.
+"""A long command that is asked to stop: it does between two batches, of a job between two parts, in
+a line, with exit code 75.
 
 The file exists so that what keeps whole parts (an index, a cache) ends as a training does.
 """

@@ -14,7 +14,7 @@ STOPPED, INTERRUPTED = 75, 130  # EX_TEMPFAIL: run the same command again; 128 +
 
 
 def ended(main: Callable[[list[str]], int], words: list[str]) -> int:
-    """The exit code of main(words): 75 on SIGTERM, 130 on Ctrl-C, of an error that says it its own."""
+    """The exit code of main(words): 75 on SIGTERM, 130 on Ctrl-C, that of an error that has one."""
     if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
         signal.signal(signal.SIGTERM, _stop)
     try:

@@ -3,7 +3,8 @@
 Off unless the service is told otherwise. A name is resolved once, every address that it has must be
 public, and the connection goes to one of those very addresses, so a second answer of the name's
 server (DNS rebinding) is never asked for; a redirect is a new URL with the same checks. No proxy of
-the environment is used. A clock beside it cuts the connection, whatever drips. The file exists because a search service must not be a door into the
+the environment is used. A clock beside it cuts the
+connection, whatever drips. The file exists because a search service must not be a door into the
 network that it stands in.
 """
 
