@@ -69,8 +69,10 @@ class Query:
         if not (self.text or self.image or self.vector):
             what = "--text=WORDS, --image=FILE or --vector=FILE.npy"
             raise UserError(f"nothing to search for: give {what}, one or several")
-        if type(self.k) is not int or self.k < 1:
-            raise UserError(f"--k={self.k}: must be a whole number of at least 1")
+        if type(self.k) is not int:
+            raise UserError(f"--k={self.k}: must be a whole number")
+        if self.k < 1:
+            raise UserError(f"--k={self.k}: must be at least 1")
         if not 0 < self.options.alike <= 1:
             raise UserError(f"--threshold={self.options.alike}: must be above 0 and at most 1")
         for flag in ("text", "image", "vector"):
