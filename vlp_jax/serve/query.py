@@ -146,7 +146,8 @@ def vector_of(query: Query, searcher: Searcher) -> np.ndarray:
         try:
             rows.append(searcher.encode(pictures=[path]))
         except UserError as error:
-            said = str(error).removeprefix(f"{path}: ").replace("_", " ")
+            said = str(error).removeprefix("pictures[0]: ").removeprefix(f"{path}: ")
+            said = said.replace("_", " ")
             raise UserError(f"--image={path}: {said}") from error
         asked.append((weight, path))
     for weight, path in map(split_weight, query.vector):
