@@ -2,14 +2,16 @@
 an exit code.
 
 Exit codes: 0 done, 1 failure, 2 a mistake in the command or its input, 69 another process of the
-job died or the run hung, 75 stopped by a signal with the state saved. The file exists so that
-`--help` is instant: nothing heavy is imported before a command asks for it.
+job died or the run hung, 75 stopped by a signal with the state saved, 130 by Ctrl-C before
+there was any. The file exists so that `--help` is instant: nothing heavy is imported before a
+command asks for it.
 """
 
 import importlib
 import logging
 import sys
 
+from vlp_jax.core.ending import ended
 from vlp_jax.core.memory import use_huge_pages
 
 EXIT_PREEMPTED = 75  # of train/preemption.py, which is heavy to import
@@ -96,4 +98,4 @@ def _leave(text: str = "", code: int = 0, known: bool = True) -> None:
 
 if __name__ == "__main__":
     use_huge_pages()
-    sys.exit(main())
+    sys.exit(ended(main, sys.argv[1:]))

@@ -108,6 +108,8 @@ def test_mistakes_on_the_command_line(tiny_folder, tmp_path, capsys, words, mess
     assert code == 2 and message in error
     assert main(["forward", f"--checkpoint={tiny_folder}", "--fn=pixels"]) == 2
     assert "--fn=pixels: needs --inputs=IN.npz and --out=OUT.npz" in capsys.readouterr().err
+    assert main(["forward", f"--checkpoint={tiny_folder}", "--inputs=nowhere.npz"]) == 2
+    assert "--fn: is missing; without --inputs" in capsys.readouterr().err
 
 
 @options

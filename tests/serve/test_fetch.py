@@ -38,6 +38,21 @@ INSIDE = [
     "64:ff9b::7f00:1",
     "64:ff9b:1::1",
     "2001:db8::1",
+    "fec0::1",
+    "feff::1",
+    "192.0.0.9",
+    "192.88.99.1",
+    "168.63.129.16",
+    "100::1",
+    "2001:20::1",
+    "2001:0:808:808::1",
+    "2002:808:808::1",
+    "3fff::1",
+    "5f00::1",
+    "4000::1",
+    "::8.8.8.8",
+    "::ffff:0:8.8.8.8",
+    "64:ff9b::808:808",
 ]
 OUTSIDE = ["93.184.216.34", "8.8.8.8", "2606:2800:220:1:248:1893:25c8:1946"]
 
@@ -177,3 +192,47 @@ def test_a_host_that_takes_its_time_or_stops(host, monkeypatch):
     for path in ("slow", "cut"):
         with pytest.raises(Refused, match="does not answer as HTTP, or too slowly"):
             fetch(f"http://pictures.example/{path}")
+
+
+DRIPS = {
+    "status": (b"HTTP/1.1 ", b"2"),
+    "header": (b"HTTP/1.1 200 OK\r\nX: ", b"a"),
+    "continue": (b"", b"HTTP/1.1 100 Continue\r\n\r\n"),
+    "chunk": (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", b"0"),
+    "trailer": (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n", b"a: b\r\n"),
+    "body": (b"HTTP/1.1 200 OK\r\n\r\n", b"x"),
+    "redirect": (b"HTTP/1.1 302 Found\r\n", b"Location: /b\r\n"),
+    "name": (b"", b""),
+}
+
+
+@pytest.mark.parametrize("where", DRIPS)
+def test_a_host_that_drips_is_cut(names, monkeypatch, where):
+    """Every piece comes in time, all of them never."""
+    monkeypatch.setattr(module, "SECONDS", 0.25)
+    ours, theirs = socket.socketpair()
+    start, piece = DRIPS[where]
+    sent = []
+
+    def drip():
+        with contextlib.suppress(OSError):
+            theirs.sendall(start)
+            for _ in range(100):
+                theirs.sendall(piece)
+                sent.append(piece)
+                time.sleep(0.05)
+
+    def look_up(*args, **how):
+        time.sleep(5 if where == "name" else 0)
+        return [(socket.AF_INET, 1, 6, "", ("93.184.216.34", 80))]
+
+    monkeypatch.setattr(module.socket, "getaddrinfo", look_up)
+    monkeypatch.setattr(module.socket, "create_connection", lambda address, timeout: ours)
+    thread = threading.Thread(target=drip, daemon=True)
+    thread.start()
+    with pytest.raises(Refused, match="no such host" if where == "name" else "or too slowly"):
+        fetch("http://pictures.example/")
+    if where != "name":
+        thread.join()
+        assert len(sent) < 50
+    theirs.close()

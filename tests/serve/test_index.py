@@ -133,6 +133,16 @@ def typed(tmp_path_factory):
         "fsl": pa.array([[1, 2], [3, 4], None, [1, 9]], pa.list_(pa.int64(), 2)),
         "lst": pa.array([["a", "b"], [], None, ["B"]]),
         "dict": pa.array(["x", "y", None, "x"]).dictionary_encode(),
+        "far": pa.array([2**60, -(2**60), None, 0], pa.timestamp("ms")),
+        "berlin": pa.array([0, 82_800, None, 90_000], pa.timestamp("s", "Europe/Berlin")),
+        "zoned": pa.array([[1], [10**6], None, []], pa.list_(pa.timestamp("us", "+02:00"))),
+        "t9": pa.array([1, 1000, None, 0], pa.time64("ns")),
+        "dur": pa.array([1000, 1500, None, 0], pa.duration("ms")),
+        "huge": pa.array([1e38, float("inf"), None, 0], pa.float32()),
+        "st": pa.array([{"a": 1}, {"a": 2}, None, None]),
+        "": pa.array([1, 2, None, 4]),
+        " sp ": pa.array([1, 2, None, 4]),
+        "a=b": pa.array([1, 2, None, 4]),
         "mixed": pa.array([9, 10, None, 2]),
         "late": pa.nulls(4),
     }
@@ -155,6 +165,18 @@ TYPED = {
     **{"time>=03:00": [0, 1], "fsl=1": [0, 3], "fsl>3": [1, 3], "lst=a": [0], "lst~b": [0, 3]},
     **{"lst!=a": [1, 2, 3, 4, 5, 6], "dict=x": [0, 3], "mixed=10": [1, 4], "mixed>2": [0, 5]},
     **{"late<10": [4], "late!=3": [0, 1, 2, 3, 5, 6]},
+    **{"ns=1970-01-01T00:00:00.000000001": [0], "ns<=1970-01-01T00:00:00.0000000010": [0]},
+    **{
+        "ns>2001-09-09T01:46:40.000000000Z": [1],
+        "t9=00:00:00.000001": [1],
+        "t9<00:00:01": [0, 1, 3],
+    },
+    **{"far>9999-12-31": [0], "far<0001-01-01T00:00:00+05:00": [1], "far=1970-01-01": [3]},
+    **{"far>9999-12-31T23:00:00-05:00": [0], "far~1970": [3]},
+    **{"berlin=1970-01-01": [0], "berlin=1970-01-02": [1, 3], "berlin<1970-01-02T00:00": [0]},
+    **{"berlin=1970-01-01T23:00Z": [1], "zoned=1970-01-01T02:00:01": [1]},
+    **{"dur=1": [0], "dur>=1.5": [1], "huge>1e39": [1], "huge=1e39": [], "huge<1e-50": [3]},
+    **{"huge>1e-50": [0, 1], "st~2": [1], "''=2": [1], "' sp '>1": [1, 3], '"a=b"<2': [0]},
 }
 
 
@@ -178,12 +200,34 @@ def test_columns_of_every_kind(typed, condition):
         ("day>=2020-1-3", "holds dates like 2020-01-31, '2020-1-3' is none"),
         ("ts=yesterday", "holds times like 2020-01-31 or"),
         ("time>9", "holds times like 18:30, '9' is none"),
+        ("time<18:30+02:00", "holds times like 18:30, '18:30.02:00' is none"),
+        ("ns=1970-01-01T00:00:00.0000000001", "is none"),
+        ("dur=1s", "holds durations, compared in seconds, '1s' is none"),
+        ("st=1", "holds structures, which have no comparison but ~"),
+        ("s~=noto", "~= is no comparison"),
     ],
 )
 def test_conditions_that_are_none(typed, condition, message):
     with pytest.raises(UserError, match=message) as error:
         typed.where((condition,))
     assert "\n" not in str(error.value)
+
+
+def test_times_that_python_cannot_hold_are_texts(typed):
+    row, other = typed.take([0, 1], ("far", "ns", "t9", "zoned"))
+    assert row["ns"].endswith("00:00:00.000000001Z") and row["t9"] == "00:00:00.000000001"
+    assert isinstance(row["far"], str) and str(other["zoned"][0]) == "1970-01-01 02:00:01+02:00"
+
+
+def test_what_no_library_compares_is_a_mistake_of_the_asker(typed, monkeypatch):
+    from vlp_jax.serve import metadata
+
+    def fails(*args):
+        raise TypeError("can't compare")
+
+    monkeypatch.setattr(metadata, "rows_of", fails)
+    with pytest.raises(UserError, match="'i=1': cannot be compared with the column"):
+        typed.where(("i=1",))
 
 
 def test_damaged_pages_are_named(foreign):

@@ -169,8 +169,9 @@ def test_a_dropped_picture_is_searched_and_shared_as_its_vector(open_page):
     page.allowed = "status of 400"
     drop(page, b"no picture", name="broken.png")
     expect(page.get_by_role("alert")).to_have_text("image: unreadable picture")
-    drop(page, b"some text", "text/plain", "notes.txt")
-    expect(page.get_by_role("alert")).to_have_text("notes.txt: is no picture.")
+    drop(other, b"some text", "text/plain", "notes.txt")  # and what was found stays
+    expect(other.locator("#status")).to_have_text("notes.txt: is no picture.")
+    expect(other.locator(".pick").first).to_be_visible()
 
 
 def test_options(open_page):
@@ -239,6 +240,9 @@ def test_the_keyboard_alone(open_page):
     page.keyboard.press("Escape")
     page.keyboard.press("Escape")
     expect(page.locator(".chip")).to_have_count(0)
+    page.keyboard.press("Escape")  # out of the empty box
+    page.keyboard.press("?")
+    expect(page.locator("#sheet h2")).to_have_text("Keys")
 
 
 def test_dark_light_and_a_phone(open_page):

@@ -217,3 +217,56 @@ def test_without_faiss_it_is_told(monkeypatch):
         ann.check_kind("hnsw")
     with pytest.raises(UserError, match="--ann=hnws: unknown; did you mean 'hnsw'"):
         ann.check_kind("hnws")
+
+
+def test_what_is_a_weight_and_what_is_none():
+    from vlp_jax.serve.query import split_weight
+
+    wanted = {
+        **{"2*x": (2, "x"), "2 * x": (2, "x"), "1e3*x": (1000, "x"), "-.5 *a b": (-0.5, "a b")},
+        **{"+1.E-2*x*y": (0.01, "x*y"), "a*b": (1, "a*b"), "a 5* hotel": (1, "a 5* hotel")},
+        **{"5*": (1, "5*"), "*": (1, "*"), "nano*x": (1, "nano*x"), "2x*y": (1, "2x*y")},
+    }
+    assert {text: split_weight(text) for text in wanted} == wanted
+    for text in ("nan*x", "-inf * x", "--1*x", "+-1*x", "0*x", "1e-30*x", "1e999*x", "1e7*x"):
+        with pytest.raises(UserError, match="must be one number from"):
+            split_weight(text)
+
+
+def test_a_lone_text_is_no_list_of_letters():
+    from pathlib import Path
+
+    from vlp_jax.serve.query import Query
+
+    query = Query("i", text="cat", image=Path("a.png"), vector=["v.npy", "w.npy"])
+    assert (query.text, query.image, query.vector) == (("cat",), ("a.png",), ("v.npy", "w.npy"))
+    with pytest.raises(UserError, match="vector: must be a file or several, not float"):
+        Query("i", vector=np.ones(3))
+    with pytest.raises(UserError, match="--k=3: must be a whole number"):
+        Query("i", "cat", k="3").check()
+
+
+@pytest.mark.parametrize(
+    "array, message",
+    [
+        (np.ones(3, complex), "must be real numbers, holds complex128"),
+        (np.array(["a"] * 3), "must be real numbers, holds <U1"),
+        (np.array(["2020-01-01"] * 3, "M8[D]"), "must be real numbers, holds datetime64"),
+        (np.ones((3, 1)), r"must be 3 numbers, has shape \[3, 1\]"),
+        (np.full(3, np.inf), "not finite"),
+    ],
+)
+def test_vectors_that_are_none(tmp_path, array, message):
+    from vlp_jax.serve.query import _read_vector
+
+    np.save(tmp_path / "v.npy", array)
+    with pytest.raises(UserError, match=message):
+        _read_vector(str(tmp_path / "v.npy"), 3)
+
+
+@pytest.mark.parametrize("scale", [1, 1e300, 1e-300])
+def test_vectors_of_any_norm(tmp_path, scale):
+    from vlp_jax.serve.query import _read_vector
+
+    np.save(tmp_path / "v.npy", np.array([[3, 4]]) * scale)
+    np.testing.assert_allclose(_read_vector(str(tmp_path / "v.npy"), 2), [[0.6, 0.8]], rtol=1e-6)

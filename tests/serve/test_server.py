@@ -106,6 +106,16 @@ def test_heads_that_drip_are_closed(served, monkeypatch):
     assert query(served)[0] == 200
 
 
+def test_what_is_no_http_is_told_so_in_json(served):
+    host, _, port = served.url.removeprefix("http://").partition(":")
+    with socket.create_connection((host, int(port)), timeout=20) as sock:
+        sock.sendall(b"GARBAGE\r\n\r\n")
+        with sock.makefile("rb") as file:
+            head, _, body = file.read().partition(b"\r\n\r\n")
+    assert b" 400 " in head and f"content-length: {len(body)}".encode() in head
+    assert json.loads(body) == {"error": "no request of HTTP/1.1 could be read."}
+
+
 def test_many_at_once_are_served_or_told(served):
     with concurrent.futures.ThreadPoolExecutor(100) as pool:
         answers = list(pool.map(lambda i: query(served), range(200)))

@@ -118,6 +118,25 @@ def test_one_mistake_of_a_batch_is_its_own(colours):
     assert len(model.calls) == 1
 
 
+def test_a_condition_that_fails_is_its_own(colours, monkeypatch):
+    from vlp_jax.serve.requests import Part, Query
+
+    service = make_service(colours[0])
+    table, lookup = service.index.table, service.engine._lookup
+    whole = table.where
+
+    def where(conditions):
+        if "shade=9" in conditions:
+            raise OverflowError("date value out of range")
+        return whole(conditions)
+
+    monkeypatch.setattr(table, "where", where)
+    asked = [(), ("shade=9",), ("shade=1",), ("nope=1",)]
+    found = lookup.run([Query((Part("text", "red"),), 1, 1, where=one) for one in asked])
+    assert [type(one).__name__ for one in found] == ["Found", "OverflowError", "Found", "Refused"]
+    assert found[2].hits[0].id % SHADES == 1 and found[3].status == 400
+
+
 LONG = "x" * 100_000
 NAN = '{"modality": "image", "num_images": 1, "indice_name": null, "embedding_input": [NaN,0,0,0]}'
 BAD = [
@@ -199,7 +218,11 @@ def test_a_service_without_a_model_searches_by_rows(colours):
 
 def test_other_sites_may_not_ask(client):
     """Neither by a name that is made to point here nor from a user's browser."""
-    assert client.get("/health", headers={"host": "evil.example"}).status_code == 400
+    for host in ("evil.example", "localhost.evil.example:80", "", "[::2]:80"):
+        answer = client.get("/health", headers={"host": host})
+        assert answer.status_code == 400 and answer.json()["error"].startswith("Host: ")
+    for host in ("LOCALHOST", "127.0.0.1:8000", "[::1]:8000", "[::1]"):
+        assert client.get("/health", headers={"host": host}).status_code == 200
     body = {**KNN, "text": "red"}
     for origin, status in {"https://evil.example": 403, "http://localhost:8000": 200}.items():
         headers = {"origin": origin, "host": "localhost:8000"}
@@ -211,7 +234,14 @@ def test_thumbnails_pages_and_wrong_addresses(client, colours):
     assert picture.headers["content-type"] == "image/jpeg"
     assert picture.content == encoded(colours[1][31], kind="JPEG")
     assert "immutable" in picture.headers["cache-control"]
-    for path in ("/thumbnail/60", "/thumbnail/-1", "/thumbnail/x", "/../../etc/passwd", "/nope"):
+    for path in (
+        "/thumbnail/" + 5000 * "1",
+        "/thumbnail/60",
+        "/thumbnail/-1",
+        "/thumbnail/x",
+        "/../../etc/passwd",
+        "/nope",
+    ):
         answer = client.get(path)
         assert answer.status_code == 404 and set(answer.json()) == {"error"}
     told = answer.json()["error"]
@@ -223,6 +253,42 @@ def test_thumbnails_pages_and_wrong_addresses(client, colours):
     assert policy.count("'sha256-") == 2
     text = page.text
     assert not [word for word in ("http:", "https:", "//cdn") if f'src="{word}' in text]
+
+
+def test_work_of_a_client_that_leaves_is_dropped():
+    import asyncio
+    import threading
+
+    from vlp_jax.serve.bodies import unless_gone
+    from vlp_jax.serve.fair import Pool
+    from vlp_jax.serve.requests import Refused
+
+    done = []
+
+    async def go():
+        pool, gone, hold = Pool("test", 1, "things", 8), asyncio.Event(), threading.Event()
+
+        async def receive():
+            await gone.wait()
+            return {"type": "http.disconnect"}
+
+        first = asyncio.create_task(pool("a", hold.wait))
+        asked = [unless_gone(receive, pool("a", done.append, item)) for item in (1, 2)]
+        asked = [asyncio.create_task(one) for one in asked]
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        gone.set()
+        found = await asyncio.gather(*asked, return_exceptions=True)
+        hold.set()
+        await first
+        gone.clear()
+        await unless_gone(receive, pool("a", done.append, 3))
+        pool.close()
+        return found
+
+    found = asyncio.run(go())
+    assert [type(one) for one in found] == [Refused] * 2 and found[0].status == 499
+    assert done == [3]
 
 
 def test_pictures_that_the_metadata_names(tmp_path):

@@ -3,10 +3,13 @@
 import json
 import signal
 
+import pytest
 from forks import Child, wait_for_steps
 
+from vlp_jax.core.ending import ended
+from vlp_jax.core.errors import UserError
 from vlp_jax.train.checkpoint import Checkpoints
-from vlp_jax.train.preemption import EXIT_PREEMPTED, StopSignal
+from vlp_jax.train.preemption import EXIT_PREEMPTED, Preempted, StopSignal
 
 
 def test_sigterm_saves_and_the_same_command_goes_on(config_file, tmp_path):
@@ -38,3 +41,51 @@ def test_what_a_run_heard_too_late_reaches_the_study_around_it():
             assert later.requested(1)  # the next run stops at once
     with StopSignal() as apart:
         assert not apart.heard
+
+
+def test_processes_of_a_job_stop_before_the_same_part(monkeypatch):
+    """Between batches nobody asks the others, who may be elsewhere."""
+    from vlp_jax.api.stop import stoppable
+    from vlp_jax.train import preemption
+
+    asked = []
+    monkeypatch.setattr(preemption.jax, "process_count", lambda: 2)
+    monkeypatch.setattr(
+        preemption.multihost_utils,
+        "reached_preemption_sync_point",
+        lambda step: asked.append(step) or step == 3,
+    )
+    with stoppable("parts are kept") as check:
+        for _ in range(2):
+            check.part()
+            check()
+        with pytest.raises(Preempted, match="stopped, parts are kept; run the same command again"):
+            check.part()
+    assert asked == [1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    "line, code, said",
+    [
+        ("signal.raise_signal(signal.SIGTERM)", 75, "stopped\n"),
+        ("raise KeyboardInterrupt", 130, "interrupted\n"),
+        ("raise Preempted", 75, "saved\n"),
+        ("raise UserError", 2, "error: saved\n"),
+    ],
+)
+def test_a_program_ends_in_a_line(monkeypatch, capsys, line, code, said):
+    kinds = {"Preempted": Preempted, "UserError": UserError}
+
+    def main(words):
+        if line.startswith("signal"):
+            signal.raise_signal(signal.SIGTERM)
+        raise kinds[line.split()[1]]("saved") if line.split()[1] in kinds else KeyboardInterrupt
+
+    old = signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    try:
+        found = ended(main, [])
+    except SystemExit as error:
+        found = error.code
+    finally:
+        signal.signal(signal.SIGTERM, old)
+    assert found == code and capsys.readouterr().err == said

@@ -23,7 +23,7 @@ from vlp_jax.api.cached_parts import PartMaker, digests
 from vlp_jax.api.init_from import Weights
 from vlp_jax.api.model import load_model
 from vlp_jax.api.placement import Run, runner
-from vlp_jax.api.stop import stoppable
+from vlp_jax.api.stop import Check, stoppable
 from vlp_jax.core.errors import RunError, UserError, nearest
 from vlp_jax.core.fields import Field, present
 from vlp_jax.core.inputs import Vars
@@ -116,7 +116,7 @@ def cache(request: Request) -> dict[str, Any]:
     with _held(request.out), stoppable("parts that are whole are kept") as check:
         functions = {name: _checked(run, check) for name, run in maker.functions.items()}
         maker = dataclasses.replace(maker, functions=functions)
-        return _write(CacheWriter(request.out, plan), maker, start)
+        return _write(CacheWriter(request.out, plan), maker, start, check)
 
 
 def _checked(run: Run, check: Callable[[], None]) -> Run:
@@ -129,7 +129,7 @@ def _checked(run: Run, check: Callable[[], None]) -> Run:
     return call
 
 
-def _write(writer: CacheWriter, maker: PartMaker, start: float) -> dict[str, Any]:
+def _write(writer: CacheWriter, maker: PartMaker, start: float, check: Check) -> dict[str, Any]:
     """All parts that are not there yet, then the manifest."""
     first = first_process()
     done = json.loads(from_first(json.dumps(writer.begin() if first else None)))
@@ -137,6 +137,7 @@ def _write(writer: CacheWriter, maker: PartMaker, start: float) -> dict[str, Any
     for number in range(total) if done is not None else ():
         if number in done:
             continue
+        check.part()
         made = maker.part(number)
         if first:
             writer.write(number, *made)

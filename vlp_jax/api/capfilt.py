@@ -23,7 +23,7 @@ from vlp_jax.api.embeddings import Progress
 from vlp_jax.api.files import check_writable
 from vlp_jax.api.model import Model, load_model
 from vlp_jax.api.placement import ways
-from vlp_jax.api.stop import stoppable
+from vlp_jax.api.stop import Check, stoppable
 from vlp_jax.api.writing import Matcher, Writer
 from vlp_jax.core.errors import RunError, UserError
 from vlp_jax.core.strict_json import dumps
@@ -215,7 +215,7 @@ def _write(
     plan: dict[str, Any],
     models: Mapping[str, Model],
     source: Source,
-    check: Callable[[], None],
+    check: Check,
 ) -> int:
     """Makes the parts that are not there yet, and names the folder; returns how many pictures were
     looked at. check: of `stoppable`."""
@@ -236,6 +236,7 @@ def _write(
 
         work = _work(request, models, source, told)
         for name in new:
+            check.part()
             part = work.part(parts[name])
             if stage:
                 todo[name] = write_part(part, stage.folder, name)

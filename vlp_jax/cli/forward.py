@@ -50,6 +50,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     from vlp_jax.api.forward import list_functions, run_file
     from vlp_jax.core.errors import UserError
 
+    if not args.fn and (args.inputs or args.out or args.set):
+        raise UserError("--fn: is missing; without --inputs, --out and --set it lists the names")
     if not args.fn:
         report = list_functions(args.checkpoint, args.sharding)
         for name, parts in report["functions"].items():

@@ -9,7 +9,8 @@ import asyncio
 import contextlib
 import dataclasses
 import time
-from collections.abc import Iterator
+from collections.abc import Coroutine, Iterator
+from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -119,6 +120,28 @@ async def read_body(request: Request, held: Held) -> bytes:
         if len(body) > SMALL:
             deadline += await held.turn(len(chunk))
     return bytes(body)
+
+
+async def unless_gone(receive: Receive, work: Coroutine[Any, Any, Any]) -> Any:
+    """What work returns; it is dropped, with all that it waits for, where its client leaves before.
+
+    Raises:
+      Refused: 499, the client has gone.
+    """
+
+    async def leave() -> None:
+        while (await receive())["type"] != "http.disconnect":
+            pass
+
+    task, gone = asyncio.ensure_future(work), asyncio.ensure_future(leave())
+    try:
+        await asyncio.wait((task, gone), return_when=asyncio.FIRST_COMPLETED)
+        if task.done():
+            return task.result()
+        raise Refused(499, "the client has gone")
+    finally:
+        task.cancel()
+        gone.cancel()
 
 
 class Refusal(Response):

@@ -14,7 +14,6 @@ import os
 import shlex
 import time
 from collections import Counter
-from collections.abc import Callable
 from typing import Any
 
 from vlp_jax.api.digests import digests
@@ -22,7 +21,7 @@ from vlp_jax.api.embed import Batching
 from vlp_jax.api.embeddings import Progress
 from vlp_jax.api.files import check_writable
 from vlp_jax.api.model import Model, load_model
-from vlp_jax.api.stop import stoppable
+from vlp_jax.api.stop import Check, stoppable
 from vlp_jax.core.errors import UserError
 from vlp_jax.core.strict_json import dumps
 from vlp_jax.data.damage import NOTED
@@ -93,7 +92,7 @@ def build_index(request: Request) -> dict[str, Any]:
         return _build_index(request, check, start)
 
 
-def _build_index(request: Request, check: Callable[[], None], start: float) -> dict[str, Any]:
+def _build_index(request: Request, check: Check, start: float) -> dict[str, Any]:
     source = in_order(open_source(request.data))
     model = load_model(request.checkpoint, request.sharding)
     model.run("image", "--checkpoint: ")
@@ -130,7 +129,7 @@ def _build(
     plan: dict[str, Any],
     model: Model,
     source: Source,
-    check: Callable[[], None],
+    check: Check,
 ) -> int:
     """Embeds what is not embedded yet, and names the folder; returns how many rows are new. check:
     of `stoppable`."""
@@ -155,6 +154,7 @@ def _build(
         how = Batching(request.batch_size, request.threads, told)
         what = Embedding(model, source, request.thumbnails, texts, how)
         for name in (name for name in parts if todo[name] is None):
+            check.part()
             part = embed_part(what, rows[name])
             new += len(part.samples)
             if stage:

@@ -8,15 +8,17 @@ that a condition that cannot be meant as it stands is refused and never silently
 import operator
 import re
 from collections.abc import Callable, Sequence
-from datetime import UTC, date, datetime, time
 from decimal import Decimal, InvalidOperation
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from vlp_jax.core.errors import UserError, nearest
+from vlp_jax.serve.cells import UNITS, as_python, counted, element, moment, sort_of, unit_of
 
-_CONDITION = re.compile(r"\s*([^=!<>~]+?)\s*(==|!=|<>|>=|<=|=|>|<|~)\s*(.*?)\s*", re.DOTALL)
+_CONDITION = re.compile(
+    r"""\s*("[^"]*"|'[^']*'|[^=!<>~]+?)\s*(==|!=|<>|>=|<=|=|>|<|~)\s*(.*?)\s*""", re.DOTALL
+)
 _SPELLED = {"==": "=", "<>": "!="}
 _COMPARE = {
     **{"=": operator.eq, "!=": operator.ne, ">": operator.gt},
@@ -39,7 +41,8 @@ class Condition(NamedTuple):
 
 
 def parse(text: str, columns: Sequence[str]) -> Condition:
-    """A condition as it was typed. `==` is `=`, `<>` is `!=`; a value may stand in quotes.
+    """A condition as it was typed. `==` is `=`, `<>` is `!=`; a column and a value may stand in
+    quotes.
 
     >>> parse("style == 'noto'", ["style"])[1:]
     ('style', '=', 'noto')
@@ -52,68 +55,64 @@ def parse(text: str, columns: Sequence[str]) -> Condition:
         raise UserError(f"where: {text!r} is no condition like style=noto or width>=64")
     column, compare, value = found[1], _SPELLED.get(found[2], found[2]), found[3]
     if column not in columns:
+        column = _unquoted(column)
+    if column not in columns:
         raise UserError(f"where: no column {column!r}{nearest(column, columns)}")
-    if compare != "~" and value[:1] in {"=", "<", ">", "~"}:
+    if value[:1] in ({"=", "~"} if compare == "~" else {"=", "<", ">", "~"}):
         known = f"{' '.join(_COMPARE)} and ~ are; a value may be in quotes"
         raise UserError(f"where: {text!r}: {compare}{value[0]} is no comparison, {known}")
-    if len(value) > 1 and value[0] in _QUOTES and value[-1] == value[0]:
-        value = value[1:-1]
-    return Condition(text, column, compare, value)
+    return Condition(text, column, compare, _unquoted(value))
+
+
+def _unquoted(word: str) -> str:
+    return word[1:-1] if len(word) > 1 and word[0] in _QUOTES and word[-1] == word[0] else word
 
 
 def kind_of(arrow: Any, dtype: Any) -> str:
     """What a column of an Arrow type holds, of lists their elements: 'number', 'switch', 'time',
-    'text', or '' for nothing but missing values."""
-    types = arrow.types
-    while types.is_nested(dtype) and hasattr(dtype, "value_type"):
-        dtype = dtype.value_type
-    if types.is_dictionary(dtype):
-        dtype = dtype.value_type
+    'duration', 'structure', 'text', or '' for nothing but missing values."""
+    types, dtype = arrow.types, element(arrow, dtype)
     if types.is_null(dtype):
         return ""
     if types.is_boolean(dtype):
         return "switch"
     if types.is_integer(dtype) or types.is_floating(dtype) or types.is_decimal(dtype):
         return "number"
-    timed = types.is_date(dtype) or types.is_timestamp(dtype) or types.is_time(dtype)
-    return "time" if timed else "text"
+    if types.is_date(dtype) or types.is_timestamp(dtype) or types.is_time(dtype):
+        return "time"
+    if types.is_nested(dtype):
+        return "structure"
+    return "duration" if types.is_duration(dtype) else "text"
 
 
 def rows_of(arrow: Any, cells: Any, condition: Condition, kind: str) -> np.ndarray:
     """bool[n]: which cells of a column fulfil a condition. kind: of the column in all files. Raises
     UserError where the value is none of its kind.
     """
-    fulfilled = _predicate(condition, kind, _narrow(cells))
-    if arrow.types.is_timestamp(cells.type) and cells.type.unit == "ns":
-        cells = cells.cast(arrow.timestamp("us", cells.type.tz), safe=False)
+    fulfilled = _predicate(arrow, element(arrow, cells.type), condition, kind)
+    if kind in ("time", "duration") and condition.compare != "~":
+        cells = counted(arrow, cells)
     try:
         distinct = cells.dictionary_encode()  # each distinct value is looked at once
-        values, at = distinct.dictionary.to_pylist(), distinct.indices
+        values, at = distinct.dictionary, distinct.indices
     except (arrow.ArrowNotImplementedError, AttributeError):  # lists, and what it has no hash of
-        return np.array([fulfilled(cell) for cell in cells.to_pylist()], bool)
-    answers = np.array([*map(fulfilled, values), fulfilled(None)], bool)
+        return np.array([fulfilled(as_python(arrow, cell)) for cell in cells], bool)
+    found = [fulfilled(as_python(arrow, value)) for value in values]
+    answers = np.array([*found, fulfilled(None)], bool)
     return answers[at.fill_null(len(values)).to_numpy(zero_copy_only=False)]
 
 
-def _narrow(cells: Any) -> Callable[[Any], Any]:
-    """What a typed number becomes among the floats of a column: 0.1 is none of float32."""
-    name = str(cells.type)
-    for ours, numpy in (("halffloat", np.float16), ("float", np.float32), ("double", np.float64)):
-        if re.search(rf"\b{ours}\b", name):
-            return lambda number: float(numpy(number))
-    return float
-
-
-def _predicate(
-    condition: Condition, kind: str, narrow: Callable[[Any], Any]
-) -> Callable[[Any], bool]:
+def _predicate(arrow: Any, dtype: Any, condition: Condition, kind: str) -> Callable[[Any], bool]:
+    """dtype: of an element of the column."""
     _, _, compare, value = condition
-    test = _contains(value) if compare == "~" else _TESTS[kind or "text"](condition, narrow)
+    test = _contains(value) if compare == "~" else _TESTS[kind or "text"](arrow, dtype, condition)
 
     def fulfilled(cell: Any) -> bool:
         if isinstance(cell, list):
             return all(map(fulfilled, cell)) if compare == "!=" else any(map(fulfilled, cell))
-        return compare == "!=" if cell is None else bool(test(cell))
+        if cell is None or cell != cell:  # missing, or not a number
+            return compare == "!="
+        return bool(test(cell))
 
     return fulfilled
 
@@ -129,59 +128,67 @@ def _text(cell: Any) -> str:
     return str(cell).lower() if isinstance(cell, bool) else str(cell)
 
 
-def _texts(condition: Condition, narrow: Callable) -> Callable[[Any], bool]:
+def _texts(arrow: Any, dtype: Any, condition: Condition) -> Callable[[Any], bool]:
     test = _COMPARE[condition.compare]
     return lambda cell: test(_text(cell), condition.value)
 
 
-def _switches(condition: Condition, narrow: Callable) -> Callable[[Any], bool]:
+def _switches(arrow: Any, dtype: Any, condition: Condition) -> Callable[[Any], bool]:
     test, wanted = _COMPARE[condition.compare], _SWITCHES.get(condition.value.lower())
     if wanted is None:
         raise _refused(condition, "true and false")
     return lambda cell: test(cell, wanted)
 
 
-def _numbers(condition: Condition, narrow: Callable) -> Callable[[Any], bool]:
+def _number(condition: Condition, what: str) -> Decimal:
     try:
-        exact = Decimal(condition.value)
+        found = Decimal(condition.value)
     except InvalidOperation:
-        exact = Decimal("nan")
-    if exact.is_nan():
-        raise _refused(condition, "numbers")
-    with np.errstate(over="ignore"):
-        rounded, test = narrow(exact), _COMPARE[condition.compare]
+        found = Decimal("nan")
+    if found.is_nan():
+        raise _refused(condition, what)
+    return found
+
+
+def _numbers(arrow: Any, dtype: Any, condition: Condition) -> Callable[[Any], bool]:
+    exact, test = _number(condition, "numbers"), _COMPARE[condition.compare]
+    rounded = _narrow(dtype, exact)
     return lambda cell: test(cell, rounded if isinstance(cell, float | np.floating) else exact)
 
 
-def _times(condition: Condition, narrow: Callable) -> Callable[[Any], bool]:
-    test, value = _COMPARE[condition.compare], condition.value
-    day = _parsed(date, value)
-    moment, hour = _parsed(datetime, value), _parsed(time, value)
-
-    def fulfilled(cell: Any) -> bool:
-        if isinstance(cell, time):
-            return test(cell, hour) if hour else _refuse(condition, "times like 18:30")
-        if not isinstance(cell, datetime):
-            return test(cell, day) if day else _refuse(condition, "dates like 2020-01-31")
-        if day:  # all of it
-            return test(cell.date(), day)
-        if not moment:
-            return _refuse(condition, "times like 2020-01-31 or 2020-01-31T18:30")
-        return test(_universal(cell), _universal(moment))
-
-    return fulfilled
+def _narrow(dtype: Any, exact: Decimal) -> float | Decimal:
+    """What a typed number becomes among the floats of a column: 0.1 is none of float32. One that is
+    too large or too small for them stays itself."""
+    known = {"halffloat": np.float16, "float": np.float32}
+    with np.errstate(over="ignore", under="ignore"):
+        found = float(known.get(str(dtype), np.float64)(exact))
+    lost = (np.isinf(found) and exact.is_finite()) or (found == 0 and exact != 0)
+    return exact if lost else found
 
 
-def _parsed(kind: Any, value: str) -> Any:
-    try:
-        return kind.fromisoformat(value)
-    except ValueError:
-        return None
+def _durations(arrow: Any, dtype: Any, condition: Condition) -> Callable[[Any], bool]:
+    wanted = _number(condition, "durations, compared in seconds") * UNITS["s"]
+    test, unit = _COMPARE[condition.compare], unit_of(arrow, dtype)
+    return lambda cell: test(cell * unit, wanted)
 
 
-def _universal(moment: datetime) -> datetime:
-    """With a zone; without one it is UTC."""
-    return moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
+def _times(arrow: Any, dtype: Any, condition: Condition) -> Callable[[Any], bool]:
+    found, unit = moment(arrow, dtype, condition.value), unit_of(arrow, dtype)
+    if found is None:
+        raise _refused(condition, _LIKE[sort_of(arrow, dtype)])
+    first, behind = found
+    tests: dict[str, Callable[[int], bool]] = {
+        **{"=": lambda at: first <= at < behind, "!=": lambda at: not first <= at < behind},
+        **{">": lambda at: at >= behind, ">=": lambda at: at >= first},
+        **{"<": lambda at: at < first, "<=": lambda at: at < behind},
+    }
+    test = tests[condition.compare]
+    return lambda cell: test(cell * unit)
+
+
+def _structures(arrow: Any, dtype: Any, condition: Condition) -> Callable[[Any], bool]:
+    what = "structures, which have no comparison but ~"
+    raise UserError(f"where: {condition.text!r}: the column holds {what}")
 
 
 def _refused(condition: Condition, what: str) -> UserError:
@@ -189,8 +196,12 @@ def _refused(condition: Condition, what: str) -> UserError:
     return UserError(f"where: {text!r}: the column holds {what}, {value!r} is none")
 
 
-def _refuse(condition: Condition, what: str) -> bool:
-    raise _refused(condition, what)
-
-
-_TESTS = {"text": _texts, "switch": _switches, "number": _numbers, "time": _times}
+_LIKE = {
+    "time": "times like 18:30",
+    "date": "dates like 2020-01-31",
+    "moment": "times like 2020-01-31 or 2020-01-31T18:30",
+}
+_TESTS = {
+    **{"text": _texts, "switch": _switches, "number": _numbers, "time": _times},
+    **{"duration": _durations, "structure": _structures},
+}

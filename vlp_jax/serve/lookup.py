@@ -109,6 +109,8 @@ class Lookup:
                 ids, scores = self._searcher.search(rows, count, modality, where)
         except UserError as error:
             return [Refused(400, str(error))] * len(queries)
+        except Exception as error:  # a failure of ours is that of these conditions, too
+            return [error] * len(queries)
         return [
             self._chosen(query, each, ids[i, : query.k], scores[i, : query.k])
             for i, (query, each) in enumerate(zip(queries, found, strict=True))

@@ -14,12 +14,14 @@ from typing import Any
 import numpy as np
 
 from vlp_jax.core.errors import UserError
-from vlp_jax.serve.conditions import kind_of, parse, rows_of
+from vlp_jax.serve.cells import as_python
+from vlp_jax.serve.conditions import Condition, kind_of, parse, rows_of
 from vlp_jax.serve.vectors import check_ids, numbered
 
 KEPT_BYTES = 1 << 30
 OPEN_FILES = 128
 GROUP = 2048  # rows of one group, what a look-up reads
+_ODD = (TypeError, ValueError, AttributeError)
 
 
 def load_pyarrow() -> Any:
@@ -86,7 +88,8 @@ class Metadata:
             at = int(np.searchsorted(self._ends, row, side="right"))
             group = self._group(at, columns)
             start = int(self._ends[at - 1]) if at else 0
-            found.append({name: cells[row - start].as_py() for name, cells in group.items()})
+            cells = {name: cells[row - start] for name, cells in group.items()}
+            found.append({name: as_python(self._arrow, cell) for name, cell in cells.items()})
         return found
 
     def warm(self, columns: Sequence[str]) -> None:
@@ -135,7 +138,8 @@ class Metadata:
     def where(self, conditions: Sequence[str]) -> np.ndarray:
         """bool[n]: rows that fulfil all conditions, `COLUMN=VALUE` with one of = != < <= > >= or ~
         (contains, in any case). Of a list one element must; what is missing fulfils none but !=.
-        Numbers are compared exactly, of a time given as a day all of the day counts.
+        Numbers are compared exactly, durations in seconds; of a time given as a day all of the day
+        counts. Without a zone it is in the column's, in UTC where that has none.
 
         Worked example: ("style=noto", "width>=64", "caption~cat", "taken>2020-01-31").
 
@@ -151,6 +155,14 @@ class Metadata:
                 if cells is None:  # the file lacks the column
                     mask[start:stop] &= asked.compare == "!="
                 else:
-                    mask[start:stop] &= rows_of(self._arrow, cells, asked, kind)
+                    mask[start:stop] &= self._rows_of(cells, asked, kind)
                 start = stop
         return mask
+
+    def _rows_of(self, cells: Any, asked: Condition, kind: str) -> np.ndarray:
+        """What no column can be asked is the asker's mistake, whatever a library calls it."""
+        try:
+            return rows_of(self._arrow, cells, asked, kind)
+        except (self._arrow.ArrowException, ArithmeticError, LookupError, *_ODD) as error:
+            said = f"cannot be compared with the column ({' '.join(str(error).split())[:200]})"
+            raise UserError(f"where: {asked.text!r}: {said}") from error

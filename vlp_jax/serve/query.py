@@ -21,13 +21,19 @@ from vlp_jax.serve.index import Index
 from vlp_jax.serve.safety import FILE
 from vlp_jax.serve.search import Options, Searcher, combine
 
-_WEIGHTED = re.compile(r"\s*([+-]?(?:\d+\.?\d*|\.\d+))\*(.+)", re.DOTALL)
+_NUMBER = r"(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?"
+_WEIGHTED = re.compile(rf"\s*([+-]?{_NUMBER})\s*\*\s*(\S.*)", re.DOTALL)
+_NEARLY = re.compile(
+    rf"\s*[+-]*\s*(?:{_NUMBER}|nan|inf|infinity)\s*\*.*", re.DOTALL | re.IGNORECASE
+)
+LEAST, MOST = 1e-6, 1e6  # of a weight, with either sign
 MOST_DRAWN = 100  # pictures of a contact sheet
 
 
 @dataclasses.dataclass(frozen=True)
 class Query:
-    """What `search` is asked for; each text, picture and vector may begin with `WEIGHT*`.
+    """What `search` is asked for; each text, picture and vector may begin with `WEIGHT*`. A lone
+    one need not stand in a list.
 
     Attributes:
       index: the folder; checkpoint: '' is the one that the index remembers.
@@ -48,16 +54,34 @@ class Query:
     out: str = ""
     options: Options = dataclasses.field(default_factory=Options)
 
+    def __post_init__(self) -> None:
+        for flag in ("text", "image", "vector"):
+            given = getattr(self, flag)
+            words = (given,) if isinstance(given, str | os.PathLike) else tuple(given)
+            for word in words:
+                if not isinstance(word, str | os.PathLike):
+                    what = "a text" if flag == "text" else "a file"
+                    raise UserError(f"{flag}: must be {what} or several, not {type(word).__name__}")
+            object.__setattr__(self, flag, tuple(map(os.fspath, words)))
+
     def check(self) -> None:
         """Refuses what cannot work, before any work. Raises UserError."""
         if not (self.text or self.image or self.vector):
             what = "--text=WORDS, --image=FILE or --vector=FILE.npy"
             raise UserError(f"nothing to search for: give {what}, one or several")
+        if type(self.k) is not int:
+            raise UserError(f"--k={self.k}: must be a whole number")
         if self.k < 1:
             raise UserError(f"--k={self.k}: must be at least 1")
-        for flag in ("image", "vector"):
-            for _, file in map(split_weight, getattr(self, flag)):
-                if not os.path.isfile(file):
+        if not 0 < self.options.alike <= 1:
+            raise UserError(f"--threshold={self.options.alike}: must be above 0 and at most 1")
+        for flag in ("text", "image", "vector"):
+            for asked in getattr(self, flag):
+                try:
+                    _, file = split_weight(asked)
+                except UserError as error:
+                    raise UserError(f"--{flag}={error}") from None
+                if flag != "text" and not os.path.isfile(file):
                     raise UserError(f"--{flag}: {file}: no such file")
         if self.out:
             check_writable("--out", self.out)
@@ -91,13 +115,23 @@ def search(query: Query) -> dict[str, Any]:
 
 
 def split_weight(text: str) -> tuple[float, str]:
-    """`WEIGHT*WORDS` as (weight, words); without one it is 1.
+    """`NUMBER*WORDS` as (weight, words), spaces about the star allowed; anything else is words of
+    weight 1, also with a star in it.
 
-    >>> split_weight("-0.5*people")
-    (-0.5, 'people')
+    >>> split_weight("-0.5*people"), split_weight("1e1 * cat"), split_weight("a 5* hotel")
+    ((-0.5, 'people'), (10.0, 'cat'), (1.0, 'a 5* hotel'))
+
+    Raises:
+      UserError: a weight that is none: zero, not finite, with two signs.
     """
     found = _WEIGHTED.fullmatch(text)
-    return (float(found[1]), found[2].strip()) if found else (1.0, text)
+    weight = float(found[1]) if found else 0.0
+    if found and LEAST <= abs(weight) <= MOST:
+        return weight, found[2].strip()
+    if found or (_NEARLY.fullmatch(text) and not text.rstrip().endswith("*")):
+        limits = f"must be one number from {LEAST:g} to {MOST:g}, or below zero to take away"
+        raise UserError(f"{text}: the weight before * {limits}")
+    return 1.0, text
 
 
 def vector_of(query: Query, searcher: Searcher) -> np.ndarray:
@@ -112,7 +146,9 @@ def vector_of(query: Query, searcher: Searcher) -> np.ndarray:
         try:
             rows.append(searcher.encode(pictures=[path]))
         except UserError as error:
-            raise UserError(f"--image={path}: {error}") from error
+            said = str(error).removeprefix("pictures[0]: ").removeprefix(f"{path}: ")
+            said = said.replace("_", " ")
+            raise UserError(f"--image={path}: {said}") from error
         asked.append((weight, path))
     for weight, path in map(split_weight, query.vector):
         rows.append(_read_vector(path, searcher.index.width))
@@ -124,14 +160,21 @@ def vector_of(query: Query, searcher: Searcher) -> np.ndarray:
 
 
 def _read_vector(path: str, width: int) -> np.ndarray:
+    """float32[1, width] of unit norm, zeros stay. Raises UserError."""
     try:
         found = np.load(path, allow_pickle=False)
-        rows = np.asarray(found, np.float32).reshape(1, -1)
     except (OSError, ValueError, EOFError, TypeError) as error:
         raise UserError(f"--vector={path}: holds no vector") from error
-    if rows.shape[1] != width or not np.isfinite(rows).all():
-        raise UserError(f"--vector={path}: must be {width} finite numbers, has {rows.shape[1]}")
-    return rows / max(float(np.linalg.norm(rows)), 1e-12)
+    if not isinstance(found, np.ndarray) or found.dtype.kind not in "fiu":
+        kind = getattr(found, "dtype", "several arrays")
+        raise UserError(f"--vector={path}: must be real numbers, holds {kind}")
+    if found.shape not in ((width,), (1, width)):
+        raise UserError(f"--vector={path}: must be {width} numbers, has shape {list(found.shape)}")
+    row = found.astype(np.float64).reshape(1, -1)
+    if not np.isfinite(row).all():
+        raise UserError(f"--vector={path}: holds numbers that are not finite")
+    row /= np.abs(row).max() or 1.0  # else the squares of large and small ones are lost
+    return (row / max(float(np.linalg.norm(row)), 1e-12)).astype(np.float32)
 
 
 def _model(query: Query, index: Index) -> Model | None:

@@ -25,6 +25,9 @@ REFUSAL = (
     b"HTTP/1.1 429 Too Many Requests\r\nconnection: close\r\ncontent-type: application/json\r\n"
     b'content-length: 51\r\n\r\n{"error": "busy: too many connections; try again"}\n'
 )
+BROKEN = REFUSAL.replace(b"429 Too Many Requests", b"400 Bad Request").replace(
+    b"busy: too many connections; try again", b"no request of HTTP/1.1 could be read."
+)
 HEADERS = 5.0  # seconds for a request's first lines
 SWITCH = 5e-4  # seconds after which a busy thread hands on Python's lock, which each chunk needs
 IDLE = 30  # seconds between two requests of a connection
@@ -67,6 +70,11 @@ class Impatient(H11Protocol):
         super().data_received(data)
         if self.cycle is not None and not self.cycle.response_complete:
             self._on_time()
+
+    def send_400_response(self, msg: str) -> None:
+        """What is no HTTP is told so in JSON, too."""
+        self.transport.write(BROKEN)
+        self.transport.close()
 
     def _on_time(self) -> None:
         if self._late is not None:

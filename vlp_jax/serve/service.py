@@ -17,21 +17,22 @@ import dataclasses
 import hashlib
 import logging
 import os
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 from starlette.applications import Starlette
+from starlette.datastructures import Headers
 from starlette.middleware import Middleware
-from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from vlp_jax.core.errors import UserError
 from vlp_jax.core.strict_json import dumps
 from vlp_jax.serve import requests
-from vlp_jax.serve.bodies import Budget, Held, Paced, Refusal, read_body
+from vlp_jax.serve.bodies import Budget, Held, Paced, Refusal, read_body, unless_gone
 from vlp_jax.serve.engine import Engine
 from vlp_jax.serve.fair import client_of
 from vlp_jax.serve.lookup import Found
@@ -83,7 +84,7 @@ class Service:
             "/health": self.health,
             "/indices-list": self.names,
             "/info": self.info,
-            "/thumbnail/{row:int}": self.thumbnail,
+            "/thumbnail/{row}": self.thumbnail,
             "/metrics": self.exposition,
             "/metrics-summary": self.summary,
         }
@@ -92,14 +93,14 @@ class Service:
             Route(path, Post(self, path, answer), methods=["POST"])
             for path, answer in posts.items()
         ]
-        guards = [Middleware(TrustedHostMiddleware, allowed_hosts=list(hosts), www_redirect=False)]
+        guards = [Middleware(Hosts, allowed=tuple(hosts))]
         known = ", ".join([*gets, *posts])
 
         async def missing(request: Request, error: Any) -> Response:
             told = f"{request.method} {printed(request.url.path)}: no such route; there are {known}"
             return JSONResponse({"error": told}, error.status_code)
 
-        handlers = {404: missing, 405: missing, Refused: _refused}
+        handlers = {404: missing, 405: missing, Refused: _refused, Exception: _failed}
         return Starlette(
             routes=routes, middleware=guards, exception_handlers=handlers, lifespan=self._lifespan
         )
@@ -180,9 +181,10 @@ class Service:
 
     async def thumbnail(self, request: Request) -> Response:
         """A row's picture; the page asks with the version, so it may be kept."""
-        row = request.path_params["row"]
-        if not row < self.index.rows:
-            raise Refused(404, f"no row {row}; the index has {self.index.rows}")
+        asked = request.path_params["row"]
+        row = int(asked) if asked.isascii() and asked.isdecimal() and len(asked) < 19 else -1
+        if not 0 <= row < self.index.rows:
+            raise Refused(404, f"no row {printed(asked)}; the index has {self.index.rows}")
         data = await self.engine.read(_client(request), self.index.thumbnail, row)
         if data is None:
             raise Refused(404, f"row {row} has no picture here")
@@ -219,6 +221,22 @@ class Service:
         return rows
 
 
+class Hosts:
+    """Refuses what calls the service by another name, in JSON as all mistakes are."""
+
+    def __init__(self, app: ASGIApp, allowed: Sequence[str]):
+        self._app, self._allowed = app, allowed
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and "*" not in self._allowed:
+            host = Headers(scope=scope).get("host", "").lower()
+            name = host.rpartition(":")[0] if re.search(r":\d*$", host) else host
+            if name not in self._allowed:
+                told = f"Host: {printed(host)}: this service answers as {self._allowed[0]} alone"
+                return await JSONResponse({"error": told}, 400)(scope, receive, send)
+        return await self._app(scope, receive, send)
+
+
 class Post:
     """One route that takes a JSON object: bounded body in, JSON out, mistakes in one line."""
 
@@ -238,7 +256,9 @@ class Post:
             _check_origin(request)
             body = await read_body(request, held)
             read = True
-            answer = await self._answer(requests.parse(body), _client(request))
+            answer = await unless_gone(
+                request.receive, self._answer(requests.parse(body), _client(request))
+            )
             text = dumps(answer, ensure_ascii=False)
             data = text.encode("utf-8", "replace")
             held.take(len(data))
@@ -272,6 +292,10 @@ def _told(error: Exception) -> bytes:
 
 async def _refused(request: Request, error: Refused) -> Response:
     return JSONResponse({"error": str(error)}, error.status)
+
+
+async def _failed(request: Request, error: Exception) -> Response:
+    return JSONResponse({"error": "the service failed; see its log"}, 500)
 
 
 def _of_pictures(parts: Sequence[Part], found: Found) -> dict[str, list[float]]:
