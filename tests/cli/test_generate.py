@@ -5,13 +5,14 @@ import os
 import pathlib
 import shutil
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image
 
 import vlp_jax
 from vlp_jax.__main__ import main
-from vlp_jax.api.forward import forward, functions
+from vlp_jax.api.forward import reads, writes
 from vlp_jax.core.errors import UserError
 from vlp_jax.core.fields import Text
 from vlp_jax.core.inputs import Inputs, Vars
@@ -138,13 +139,14 @@ def test_scores_are_the_models_own_logits_of_the_texts(folder):
     texts, prompts, tails = ["red cat", "dog"], ["a", "the two"], [[11, 8, 2], [9, 2]]
 
     def wanted(model, name, read, begun, others):
-        logits = model.method.functions()[name]
+        function, v = model.method.functions()[name], Vars(model.params, model.extra)
+        logits = jax.jit(lambda x: function(v, x))
         for picture, start, more in zip(pictures, begun, others, strict=True):
             image = model.decode(picture)[None]
             for tail in tails:
-                ids = np.int32([[*start, *tail]])
-                x = Inputs.of({"image": image, read: ids, **more})
-                row = logits(Vars(model.params, model.extra), x)[0]
+                ids = [*start, *tail]
+                x = {"image": image, read: np.int32([ids + [0] * (6 - len(ids))]), **more}
+                row = np.array(logits(Inputs.of(x)))[0]
                 log_p = row - np.log(np.exp(row).sum(-1, keepdims=True))
                 yield sum(log_p[len(start) - 1 + i, word] for i, word in enumerate(tail))
 
@@ -158,11 +160,11 @@ def test_scores_are_the_models_own_logits_of_the_texts(folder):
     found = model.score(pictures, texts, ["is a", "the dog"])
     np.testing.assert_allclose(found, np.float32(own).reshape(2, 2), atol=1e-5)
     assert model.score([], texts, []).shape == (0, 2)
-    kinds = {k: str(a) for k, a in functions(model)["answer_loglik"]["reads"].items()}
-    assert kinds["answers"] == f"int32[B, K, T], T at most {model.method.text_length}"
-    assert kinds["answers_mask"].startswith("bool[B, K, T]") and "answers_weight" not in kinds
-    wrote = functions(model)["answer_loglik"]["writes"]
-    assert {k: str(a) for k, a in wrote.items()} == {"out": "float32[B, K]"}
+    kinds = reads(model.method.functions()["answer_loglik"])
+    kinds |= writes(model.method, "answer_loglik", Vars(model.params, model.extra))
+    assert str(kinds["answers"]) == f"int32[B, K, T], T at most {model.method.text_length}"
+    assert kinds["answers_mask"].optional and "answers_weight" not in kinds
+    assert str(kinds["out"]) == "float32[B, K]"
     with pytest.raises(UserError, match="answers questions; give a prompt"):
         model.score(pictures, texts)
     with pytest.raises(UserError, match="scores no texts"):

@@ -164,6 +164,9 @@ def answerer(tmp_path_factory):
     return method, bound, EvalContext(tokenizer, image_size=8, batch_size=3, masked=True)
 
 
+SHORT = {"max_new": 3, "beams": 2}
+
+
 def blip(answerer, source, seen=None, **config):
     """The evaluator's result, with the batches that its function was given in `seen`."""
     method, bound, context = answerer
@@ -182,8 +185,7 @@ def blip(answerer, source, seen=None, **config):
 def test_a_method_is_asked_by_the_text_that_it_reads(answerer, memory_source):
     """BLIP reads [ENC] question [SEP] as `text`, and no prompt; its answers begin with [DEC]."""
     source, seen = memory_source(GREYS, None, METAS), []
-    how = {"max_new": 3, "beams": 2}
-    written = blip(answerer, source, seen, how=how)
+    written = blip(answerer, source, seen, how=SHORT)
     enc, dec, sep = 21, 20, 3
     assert seen[0]["text"][1].tolist() == [enc, 13, 14, 17, sep, 0, 0, 0]
     assert seen[0]["text_mask"].sum(1).tolist() == [5, 5, 5] and "prompt" not in seen[0]
@@ -202,7 +204,7 @@ def test_a_method_is_asked_by_the_text_that_it_reads(answerer, memory_source):
 
 def test_questions_and_functions_that_cannot_be_asked(answerer, memory_source):
     metas = [{**METAS[0], "question": None}, *METAS[1:3], {**METAS[3], "answers": None}]
-    result = blip(answerer, memory_source(GREYS, None, metas), how={"max_new": 1})
+    result = blip(answerer, memory_source(GREYS, None, metas), how=SHORT)
     assert result.details["kept"].tolist() == [1, 2]
     with pytest.raises(UserError, match=r"evals\.vqa\.how\.frist: unknown .* 'first'"):
         blip(answerer, memory_source(GREYS, None, METAS), mode="rank", how={"frist": 3})

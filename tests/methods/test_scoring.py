@@ -21,10 +21,9 @@ def texts(rng, made, count=K):
     return np.where(mask, ids, PAD).astype(np.int32), mask
 
 
-def direct(made, v, name, batch, prompts, ids, mask, smoothing=0.0):
-    """float64[B, K]: every text by itself behind its prompt, teacher-forced through `name`."""
-    run = jax.jit(lambda x: made.functions()[name](v, x))
-    read = "answer" if name == "answer_logits" else "text"
+def direct(run, read, batch, prompts, ids, mask, smoothing=0.0):
+    """float64[B, K]: every text by itself behind its prompt, teacher-forced; run: logits of the
+    field `read`."""
     out = np.zeros(mask.shape[:2])
     for k in range(mask.shape[1]):
         rows = [[*p, *ids[b, k, 1:][mask[b, k, 1:]]] for b, p in enumerate(prompts)]
@@ -41,27 +40,21 @@ def direct(made, v, name, batch, prompts, ids, mask, smoothing=0.0):
     return out
 
 
-@pytest.fixture(scope="module")
-def captions():
-    made = captioner(dict(num_layers=2), dict(num_layers=2), text_length=8)
-    return made, jax.jit(made.fresh)(jax.random.key(1))
-
-
-@pytest.mark.parametrize("at_once", [None, 2])
-def test_captions_after_prompts_of_unequal_length(captions, monkeypatch, at_once):
-    """Also where the texts of a row come in several calls, the last of them not full."""
-    (made, v), rng = captions, np.random.default_rng(0)
+def test_captions_after_prompts_of_unequal_length(monkeypatch):
+    """Five texts of every row in three calls, the last of them not full."""
+    made, rng = captioner(text_length=8), np.random.default_rng(0)
+    v = Vars(*jax.jit(made.fresh)(jax.random.key(1)))
     ids, mask = texts(rng, made)
-    if at_once:
-        monkeypatch.setattr(scoring, "LOGITS", at_once * B * (L - 2) * V)
+    monkeypatch.setattr(scoring, "LOGITS", 2 * B * (L - 2) * V)
     prompts = [[made.marks["decode"], *range(4, 4 + n)] for n in (2, 0, 1)]
     wide = np.zeros((B, 3), np.int32)
     for row, prompt in zip(wide, prompts, strict=True):
         row[: len(prompt)] = prompt
     image = {"image": rng.integers(0, 256, (B, 16, 16, 3), np.uint8)}
     batch = {**image, "prompt": wide, "prompt_mask": wide > 0, "texts": ids, "texts_mask": mask}
-    found = jax.jit(lambda x: made.functions()["loglik"](Vars(*v), x))(Inputs.of(batch))
-    wanted = direct(made, Vars(*v), "lm_logits", image, prompts, ids, mask)
+    found = jax.jit(lambda x: made.functions()["loglik"](v, x))(Inputs.of(batch))
+    logits = jax.jit(lambda x: made.functions()["lm_logits"](v, x))
+    wanted = direct(logits, "text", image, prompts, ids, mask)
     np.testing.assert_allclose(found, wanted, atol=1e-5)
 
 
@@ -80,11 +73,13 @@ def test_answers_are_ranked_by_first_tokens_then_whole():
     run = jax.jit(lambda x, how: function(v, x, how))
     prompts = [[made.marks["decode"]]] * B
     how = function.options({"label_smoothing": 0.1})
-    wanted = direct(made, v, "answer_logits", asked, prompts, ids, mask, 0.1)
+    logits = jax.jit(lambda x: made.functions()["answer_logits"](v, x))
+    how_far = logits, "answer", asked, prompts
+    wanted = direct(*how_far, ids, mask, 0.1)
     np.testing.assert_allclose(run(batch, how), wanted, atol=1e-5)
     some = np.asarray(run(batch, function.options({"first": 2})))
-    whole = direct(made, v, "answer_logits", asked, prompts, ids, mask)
-    begun = direct(made, v, "answer_logits", asked, prompts, ids[..., :2], mask[..., :2])
+    whole = direct(*how_far, ids, mask)
+    begun = direct(*how_far, ids, mask & (np.arange(L) < 2))
     for row in range(B):
         likely = np.argsort(-begun[row], kind="stable")[:2]
         np.testing.assert_allclose(some[row, likely], whole[row, likely], atol=1e-5)

@@ -17,7 +17,7 @@ from vlp_jax.api.files import check_npz, read_npz, write_npz
 from vlp_jax.api.model import Model, load_model
 from vlp_jax.api.placement import runner, shapes
 from vlp_jax.core.errors import RunError, UserError, nearest
-from vlp_jax.core.fields import ANY, Field, Label, Numbers, Text
+from vlp_jax.core.fields import ANY, Field, Label, Text
 from vlp_jax.core.inputs import Vars
 from vlp_jax.core.pytree import flatten
 from vlp_jax.core.schema import plain
