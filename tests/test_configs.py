@@ -71,7 +71,7 @@ def test_the_small_forms_share_their_towers_and_pictures(name):
     config = load_config(f"{ROOT}/blip/{name}.py:SOME/DIR", {})
     method, first = make_method(config.method), load_config(f"{ROOT}/blip/tiny.py:SOME/DIR", {})
     assert config.method.image == first.method.image and method.text_net.width == 128
-    assert config.method.augment == first.method.augment and not config.method.augment.flip
+    assert bool(config.method.augment.flip) == (name == "caption")  # of plain lists
     assert config.data.tokenizer == "SOME/DIR/vocab.txt" and config.steps and not config.epochs
 
 

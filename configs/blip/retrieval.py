@@ -48,6 +48,6 @@ def _small(scenes: str) -> ConfigDict:
     c.method.embed_dim, c.method.queue = 64, 1024
     c.method.momentum = 0.99
     c.method.alpha_examples = 6000
-    c.steps, c.optim.lr = 1000, 2e-4
+    c.steps, c.optim.lr = 400, 2e-4
     c.evals.retrieval = pairs(scenes)
     return c

@@ -47,7 +47,7 @@ def _of(towers: dict, length: int, answer: int) -> ConfigDict:
 
 def _small(scenes: str) -> ConfigDict:
     c = small(_of(small_towers(), 16, 6), scenes, "vqa-train")
-    c.steps, c.optim.lr = 2000, 5e-4
+    c.steps, c.optim.lr = 1200, 5e-4
     asked = {"type": "vqa", "path": f"{scenes}/emoji_scenes-vqa-test-*.tar"}
     c.evals.vqa = {**asked, "how": {"max_new": 6, "beams": 3}}
     c.evals.ranked = {**asked, "mode": "rank"}
