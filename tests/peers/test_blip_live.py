@@ -236,6 +236,7 @@ def test_answers_are_those_of_transformers(how, tmp_path):
         same, ended = same + (ours == words), ended + (len(words) < most)
         kinds.add(tuple(words))
     print(f"{how}: {same} of {count}, {ended} ended, {len(kinds)} different")
+    assert ended > 5 and len(kinds) > 5
     assert same == count
 
 
