@@ -186,7 +186,8 @@ def plan_of(request: Request, models: Mapping[str, Model], source: Source) -> di
         plan["how"] = {**dataclasses.asdict(request.how), "prompt": request.prompt}
         plan["how"]["seed"] = request.seed
     data = {"data": digest([source.fingerprint, *stamps]), "examples": len(source)}
-    return {"kind": KIND, **plan, **data, **{key: getattr(request, key) for key in keys}}
+    plan = {"kind": KIND, **plan, **data, **{key: getattr(request, key) for key in keys}}
+    return json.loads(dumps(plan))  # as it is read again: lists, no tuples
 
 
 def _work(
