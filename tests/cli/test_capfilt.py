@@ -209,7 +209,7 @@ def test_one_checkpoint_is_loaded_once(monkeypatch, tmp_path):
         (["--truth=rihgt"], "--truth='rihgt': no sample has this JSON key; did you mean 'right'?"),
         (["--out={data}"], "is the data itself"),
         (["--filter={data}/none"], "--filter: {data}/none: no such folder"),
-        (["--max-new=99"], "context_length=8"),
+        (["--max-new=99"], "max_new=99: after 1 token more than the model's 8 places"),
     ],
 )
 def test_mistakes_are_one_line(call, folder, data, tmp_path, capsys, flags, message):  # noqa: F811
