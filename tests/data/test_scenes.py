@@ -305,8 +305,8 @@ def test_splits_share_no_content_and_test_has_the_other_style(splits):
 
 
 def test_objects_to_learn_from_look_each_different():
-    options = Options(train=30, val=10, noisy=0, vqa_train=0, vqa_test=0)
-    plain = dataclasses.replace(options, changes=0.0)
+    plain = Options(train=30, val=10, noisy=0, vqa_train=0, vqa_test=0)
+    options = dataclasses.replace(plain, changes=1.0)
     looks = set()
     for number in range(30):
         scene = layout.scene(options, "train", number)

@@ -87,7 +87,7 @@ def _add_scenes(sub: argparse.ArgumentParser) -> None:
         ("vqa-train", 9000, "questions, three to a scene"),
         ("vqa-test", 1500, "questions in the other style"),
         ("wrong", 0.4, "that share"),
-        ("changes", 1.0, "share of the objects to learn from that look each a little different"),
+        ("changes", 0.0, "share of the objects to learn from that look each a little different"),
         ("per-shard", 1000, "samples of a tar"),
         ("seed", 0, "another one, other scenes"),
         ("processes", os.cpu_count() or 1, "that draw"),

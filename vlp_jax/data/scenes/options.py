@@ -37,7 +37,7 @@ class Options:
     vqa_train: Count = 9000
     vqa_test: Count = 1500
     wrong: Chance = 0.4
-    changes: Chance = 1.0
+    changes: Chance = 0.0
     per_shard: Size = 1000
     seed: Count = 0
     processes: Size = os.cpu_count() or 1
