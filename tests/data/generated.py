@@ -88,6 +88,9 @@ def write_shards(folder, shards: int = 3, per_shard: int = 10) -> str:
 class NumberTokenizer:
     """The number that ends a caption, else the CRC-32 of the caption: int32[N, 1]."""
 
+    def blank(self, text):
+        return False
+
     def __call__(self, texts):
         words = [(text.split() or [""])[-1] for text in texts]
         numbers = [

@@ -187,6 +187,11 @@ def test_worker_processes_report_damage_too(tmp_path):
     assert p.dropped == {"unreadable_picture": 1}
 
 
+class Lengths(NumberTokenizer):
+    def __call__(self, texts):
+        return np.asarray([[len(text)] for text in texts])
+
+
 def test_long_captions_are_counted(tmp_path):
     members = sample(0) + sample(1)
     members = [(n, b"word " * 4000 + b"7" if n == "s0001.txt" else d) for n, d in members]
@@ -196,7 +201,7 @@ def test_long_captions_are_counted(tmp_path):
         {"text": Text(1, 10_001)},
         batch_size=2,
         seed=0,
-        tokenizers={"text": lambda texts: np.asarray([[len(t)] for t in texts])},
+        tokenizers={"text": Lengths()},
     )
     (batch,) = take(p.batches(0), 1)
     assert sorted(batch["text"][:, 0]) == [8, 10_000]

@@ -284,7 +284,7 @@ def test_a_loss_that_there_is_not(changes, message):
 
 def test_a_queue_that_the_batch_does_not_divide():
     made = method(queue=24)
-    with pytest.raises(UserError, match=r"method.queue=24: must be a multiple of batch_size=16"):
+    with pytest.raises(UserError, match=r"method.queue=24: must be a positive multiple of batch"):
         jax.eval_shape(lambda: made.loss(made.fresh(jax.random.key(0)), inputs(made, batch())))
 
 

@@ -136,7 +136,7 @@ def test_a_part_of_damaged_samples(recipe, tmp_path):
     lost = {"sound": np.zeros(9, bool), "f": np.zeros((9, 1), np.float32)}
     maker = SimpleNamespace(parts=1, part=lambda _: (lost, {}), source=Subset(source, range(9)))
     with pytest.raises(RunError, match="none of 9 samples can be read, first"):
-        _write(CacheWriter(str(tmp_path / "none"), {}), maker, 0.0)
+        _write(CacheWriter(str(tmp_path / "none"), {}), maker, 0.0, SimpleNamespace(part=int))
     assert not (tmp_path / "none" / "cache.json").exists()
 
 

@@ -9,6 +9,7 @@ from vlp_jax.core.errors import UserError
 from vlp_jax.data.holdout import Holdout
 from vlp_jax.data.mixture import open_pool
 from vlp_jax.evals.base import EvalContext
+from vlp_jax.methods.base import Function
 from vlp_jax.train import trained as module
 from vlp_jax.train.evaluate import make_evaluators, run_evaluators
 from vlp_jax.train.trained import Trained
@@ -34,7 +35,7 @@ def numbers(source):
 
 class TwoTowers:
     def functions(self):
-        return {"embed_image": None, "embed_text": None, "features": None}
+        return {name: Function(None, {}) for name in ("embed_image", "embed_text", "features")}
 
 
 FNS = {
