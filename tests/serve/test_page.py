@@ -16,6 +16,7 @@ CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium")
 if not CHROMIUM:
     pytest.skip("needs chromium: apt-get install chromium", allow_module_level=True)
 expect = api.expect
+expect.set_options(timeout=60_000)  # a hang, on a machine with other work
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +48,7 @@ def open_page(browser, url):
         context = browser.new_context(**{"viewport": {"width": 1200, "height": 800}, **how})
         contexts.append(context)
         page = context.new_page()
-        page.set_default_timeout(5000)
+        page.set_default_timeout(60_000)  # of a machine with other work
         page.allowed = "^$"
         page.on("pageerror", lambda error: heard.append((page, str(error))))
         page.on("console", lambda said: heard.append((page, said.text)))
