@@ -2,7 +2,7 @@
 pixels behind the prompt "a picture of", which is not learned.
 
 python -m vlp_jax train --config=configs/blip/caption.py:base --config.init_from=PRETRAINED
-    --config.data.path=dataset_coco.json --config.data.tokenizer=VOCAB.txt --workdir=W
+    --config.data.path=dataset_coco.json:train+restval --config.data.tokenizer=VOCAB.txt --workdir=W
 
 The file exists as that recipe; argument: base or large, or the folder of `data prepare
 emoji_scenes` for its small form, which lists what is there.
@@ -26,7 +26,7 @@ def get_config(what: str = "base") -> ConfigDict:
     c.method.prompt_tokens = 4  # [DEC] a picture of
     c.batch_size, c.epochs = 256, 5.0
     c.optim.schedule = "cosine"
-    c.data.path = "coco/dataset_coco.json"
+    c.data.path = "coco/dataset_coco.json:train+restval"  # the rest is val and test
     c.data.templates = ("a picture of {c}",)
     c.data.captions_per_picture = 5
     return c

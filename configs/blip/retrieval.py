@@ -2,7 +2,7 @@
 ITC and ITM at 384 pixels, captions of one picture are no negatives.
 
 python -m vlp_jax train --config=configs/blip/retrieval.py:base --config.init_from=PRETRAINED
-    --config.data.path=dataset_coco.json --config.data.tokenizer=VOCAB.txt --workdir=W
+    --config.data.path=dataset_coco.json:train+restval --config.data.tokenizer=VOCAB.txt --workdir=W
 
 The file exists as that recipe; argument: base or large, or the folder of `data prepare
 emoji_scenes` for its small form. `data.fields.group` names the number of a caption's picture.
@@ -29,7 +29,7 @@ def get_config(what: str = "base") -> ConfigDict:
     c.method.alpha_examples = PAIRS
     c.batch_size, c.epochs = 256, 6.0
     c.optim.schedule = "cosine"
-    c.data.path = "coco/dataset_coco.json"
+    c.data.path = "coco/dataset_coco.json:train+restval"  # the rest is val and test
     c.data.captions_per_picture = 5
     c.data.fields.group = {"key": "image_id"}
     return c
