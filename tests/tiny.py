@@ -19,11 +19,12 @@ FIELDS = {  # methods on one trunk; all others have two towers
     "inpainting": dict(hole=16, overlap=2, widths=(8, 8), critic_widths=(4, 8)),
     "denoising": {},
     "bow": dict(words=8, cutmix=False),
+    "caption_words": dict(vocab_size=VOCAB, text_length=LENGTH),
 }
 PIECES = dict(image_size=8, patch_size=4)  # towers that see pieces of a picture
 WHOLE_MAP = dict(pool="none", patch_dropout=0.0)  # tasks that need every token at its place
 TOWERS = dict.fromkeys(("context", "jigsaw"), PIECES)
-TOWERS |= dict.fromkeys(("colorization", "inpainting", "denoising", "bow"), WHOLE_MAP)
+TOWERS |= dict.fromkeys(("colorization", "inpainting", "denoising", "bow", "caption_words"), WHOLE_MAP)
 
 
 def tiny_config(name: str = "clip", **changes) -> dict:
@@ -44,11 +45,13 @@ def tiny_method(name: str = "clip", **changes) -> Method:
 
 
 def tiny_batch(size: int, seed: int = 0) -> dict[str, np.ndarray]:
-    """image uint8[size, 32, 32, 3], text int32[size, 12] with the end token (258) somewhere, label
-    int32[size] of five classes.
+    """image uint8[size, 32, 32, 3], text int32[size, 12] with the end token (258) somewhere and
+    text_mask up to it, label int32[size] of five classes.
     """
     rng = np.random.default_rng(seed)
     text = rng.integers(1, 257, (size, LENGTH)).astype(np.int32)
     text[np.arange(size), rng.integers(2, LENGTH, size)] = 258
     image = rng.integers(0, 256, (size, SIZE, SIZE, 3), np.uint8)
-    return {"image": image, "text": text, "label": np.arange(size, dtype=np.int32) % 5}
+    mask = np.cumsum(text == 258, axis=1) - (text == 258) < 1
+    text = {"text": text, "text_mask": mask}
+    return {"image": image, **text, "label": np.arange(size, dtype=np.int32) % 5}

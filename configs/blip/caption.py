@@ -42,10 +42,7 @@ def _of(towers: dict, length: int) -> ConfigDict:
 def _small(scenes: str) -> ConfigDict:
     c = small(_of(small_towers(roles="decoder"), 12), scenes)
     c.data.caption = "first"  # the plain list, which says nothing of left and right
-    c.method.augment.update(brightness=0.3, contrast=0.3, saturation=0.5, hue=0.08, grey=0.1)
-    c.method.augment.update(blur=0.2, noise=0.05, flip=0.5)
-    shapes = ("rotation", "shear_x", "shear_y")
-    c.method.rand_augment.update(magnitude=6.0, num_ops=1, prob=0.8, ops=shapes)
+    c.method.augment.flip = 0.5
     c.batch_size, c.steps, c.optim.lr = 32, 1500, 8e-4
     c.evals.captions = captions(scenes)
     return c

@@ -9,6 +9,7 @@ from vlp_jax.core.errors import UserError
 from vlp_jax.core.pytree import flatten, unflatten
 from vlp_jax.core.rng import example_keys
 from vlp_jax.models.archs.clip import clip_arch, small_arch
+from vlp_jax.models.flops import tower_flops
 from vlp_jax.models.resnet import ModifiedResNet
 from vlp_jax.models.text import TextTransformer
 from vlp_jax.models.towers import make_tower
@@ -48,6 +49,11 @@ def init(tower, x):
         ({"pre_norm": False}, {"norm_post/scale": (16,)}, "norm_pre/scale"),
         ({"conv_bias": True, "head_bias": True}, {"head/bias": (6,)}, "pool/probe"),
         ({"mlp_ratio": 2.5}, {"blocks/mlp/fc1/kernel": (1, 16, 40)}, "patch_embed/bias"),
+        (
+            {"stem": (2,)},
+            {"stem/layer_0/kernel": (2, 2, 3, 8), "patch_embed/kernel": (2, 2, 8, 16)},
+            "stem/layer_1/kernel",
+        ),
     ],
 )
 def test_vit_switches_show_in_the_tree(changes, present, absent):
@@ -55,6 +61,12 @@ def test_vit_switches_show_in_the_tree(changes, present, absent):
     assert present.items() <= found.items() and absent not in found
     assert ("patch_embed/bias" in found) == changes.get("conv_bias", False)
     assert found["blocks/attn/qkv/kernel"] in ((1, 16, 2, 3, 8), (1, 16, 3, 2, 8))
+
+
+def test_stem_costs_its_products():
+    plain, stem = (tower_flops(vit(stem=sides)) for sides in ((), (2,)))
+    first, rest = 2 * 8 * 8 * 12 * 8, 2 * 4 * 4 * 32 * 16  # 2x2 pixels to 8, 2x2 of those to 16
+    assert stem - plain == first + rest - 2 * 4 * 4 * 48 * 16
 
 
 @pytest.mark.parametrize("pool, tokens", [("cls", 17), ("gap", 16), ("map", 16)])
@@ -169,6 +181,8 @@ def test_shorter_texts_use_the_first_positions():
         (text(), np.zeros((1, 7), np.int32), "texts of 7 tokens .* context_length=6"),
         (text(pool="frist"), IDS, "did you mean 'first'"),
         (vit(head_width=12), IMAGES, "image.head_width=12 does not divide width=16"),
+        (vit(stem=(2, 3)), IMAGES, "image.stem: 2 x 3 does not divide patch_size=4"),
+        (vit(stem=(1,)), IMAGES, "image.stem: 1 does not divide patch_size=4"),
         (vit(head_width=32), IMAGES, "image.head_width=32 does not divide width=16"),
         (text(num_heads=3), IDS, "text.num_heads=3 does not divide width=16"),
         (ModifiedResNet(40, (1, 1, 1, 1), 8), np.zeros((1, 40, 40, 3)), "multiple of 32"),

@@ -12,7 +12,7 @@ from vlp_jax.core.errors import UserError
 from vlp_jax.nn import attention
 from vlp_jax.nn.attention import CrossAttention, attend
 from vlp_jax.nn.init import block_init
-from vlp_jax.nn.patches import PatchEmbed
+from vlp_jax.nn.patches import PatchEmbed, PatchStem
 from vlp_jax.nn.precision import ACTIVATIONS
 
 RNG = np.random.default_rng(0)
@@ -35,6 +35,33 @@ def test_patch_embedding_is_the_strided_convolution(bias):
 def test_patch_size_must_divide():
     with pytest.raises(UserError, match="10x8 is not a multiple of patch_size 4"):
         PatchEmbed(5, 4).init(jax.random.key(0), np.zeros((1, 10, 8, 3), np.float32))
+
+
+def test_stem_is_strided_convolutions_with_norm_and_gelu_and_sees_no_neighbour():
+    images = RNG.normal(size=(2, 16, 24, 3)).astype(np.float32)
+    stem = PatchStem(6, (4, 2))
+    start = stem.init(jax.random.key(0), images)["params"]
+    params = jax.tree.map(lambda a: a + RNG.normal(size=a.shape).astype(np.float32), start)
+    wanted = images
+    for i, side in enumerate((4, 2)):
+        layer, norm = params[f"layer_{i}"], params[f"norm_{i}"]
+        numbers = ("NHWC", "HWIO", "NHWC")
+        wanted = jax.lax.conv_general_dilated(
+            wanted, layer["kernel"], (side, side), "VALID", dimension_numbers=numbers
+        )
+        wanted = np.asarray(wanted + layer["bias"], np.float64)
+        wanted = (wanted - wanted.mean(-1, keepdims=True)) / np.sqrt(
+            wanted.var(-1, keepdims=True) + 1e-6
+        )
+        wanted = wanted * norm["scale"] + norm["bias"]
+        wanted = wanted * 0.5 * (1 + np.vectorize(math.erf)(wanted / math.sqrt(2)))
+        wanted = wanted.astype(np.float32)
+    found = stem.apply({"params": params}, images)
+    assert found.shape == (2, 2, 3, 6)
+    np.testing.assert_allclose(found, wanted, atol=1e-5)
+    images[:, :8, 8:16] += 1  # the middle patch of the first row
+    moved = np.abs(stem.apply({"params": params}, images) - found).max((0, 3)) > 0
+    assert moved.tolist() == [[False, True, False], [False, False, False]]
 
 
 FORMULAS = {

@@ -116,5 +116,10 @@ def tower_flops(tower: nn.Module, length: int | None = None) -> float:
         return stack_flops(config, length or tower.context_length) + head
     patches = length or tower.grid**2
     kept = length or max(1, int(patches * (1 - tower.patch_dropout)))
-    embed = 2 * patches * 3 * tower.patch_size**2 * tower.width
+    side, channels, embed = tower.patch_size, 3, 0.0
+    for step in tower.stem:  # of all patches, even if only some are given
+        side //= step
+        embed += 2 * (tower.grid * side * step) ** 2 * channels * tower.width // 2
+        channels = tower.width // 2
+    embed += 2 * patches * channels * side**2 * tower.width
     return stack_flops(config, kept + tower.has_cls) + embed + head

@@ -4,6 +4,8 @@ The file exists as the one image transformer of the package; the released sizes 
 archs/.
 """
 
+import math
+
 import flax.linen as nn
 import jax.numpy as jnp
 
@@ -14,7 +16,7 @@ from vlp_jax.core.types import Array
 from vlp_jax.nn.dropout import patch_dropout
 from vlp_jax.nn.frozen import keys_beside
 from vlp_jax.nn.init import token_init
-from vlp_jax.nn.patches import PatchEmbed
+from vlp_jax.nn.patches import PatchEmbed, PatchStem
 from vlp_jax.nn.pooling import AttentionPool, Pooler
 from vlp_jax.nn.positions import sincos_table
 from vlp_jax.nn.precision import DTYPES
@@ -39,6 +41,8 @@ class ViT(nn.Module):
       pos_embed: `learned`, or `sincos` (nn/positions.py), which has no parameter.
       pre_norm: LayerNorm before the blocks (CLIP has it, SigLIP and MAE have not).
       conv_bias, head_bias: biases of patch embedding and projection.
+      stem: sides of the layers before the patch embedding (nn/patches.py PatchStem, half as wide as
+        the blocks), whose product divides patch_size; () is the plain ViT.
       pooler: gives "pooler" beside the embedding (nn/pooling.py Pooler).
       patch_dropout: fraction of patches dropped in training (FLIP).
       The others: see nn/transformer.py StackConfig.
@@ -57,6 +61,7 @@ class ViT(nn.Module):
     pre_norm: bool = True
     conv_bias: bool = False
     head_bias: bool = False
+    stem: tuple[int, ...] = ()
     pooler: bool = False
     patch_dropout: Rate = 0.0
     activation: str = "gelu"
@@ -159,8 +164,14 @@ class ViT(nn.Module):
         places: Array | None,
         fill: tuple[Array, Array] | None,
     ) -> Array:
-        dtype, width = DTYPES[self.dtype], self.width
-        how = (self.patch_size, self.conv_bias, dtype, self.weight_init)
+        dtype, width, step = DTYPES[self.dtype], self.width, math.prod(self.stem)
+        if self.stem:
+            if min(self.stem) < 2 or self.patch_size % step:
+                sides = " x ".join(map(str, self.stem))
+                raise UserError(f"image.stem: {sides} does not divide patch_size={self.patch_size}")
+            how = (self.stem, self.norm_eps, dtype, self.weight_init)
+            images = PatchStem(width // 2, *how, name="stem")(images)
+        how = (self.patch_size // step, self.conv_bias, dtype, self.weight_init)
         x = PatchEmbed(width, *how, name="patch_embed")(images, places)
         if fill is not None:
             x = jnp.where(fill[0][:, :, None], fill[1].astype(dtype), x)

@@ -1,9 +1,11 @@
-"""Pictures to patch tokens, by one matrix product.
+"""Pictures to patch tokens, by matrix products.
 
 A convolution whose stride equals its kernel is a product of flattened patches; written so it is as
 fast in the backward pass as in the forward pass on every backend. The file exists for this
 equivalence.
 """
+
+from collections.abc import Sequence
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -13,6 +15,7 @@ from vlp_jax.core.errors import UserError
 from vlp_jax.core.types import Array
 from vlp_jax.nn.init import linear_init
 from vlp_jax.nn.masks import take_tokens
+from vlp_jax.nn.transformer import LayerNorm
 
 
 class PatchEmbed(nn.Module):
@@ -51,3 +54,36 @@ class PatchEmbed(nn.Module):
             bias = self.param("bias", nn.initializers.zeros, (self.width,))
             tokens = tokens + bias.astype(self.dtype)
         return tokens
+
+
+class PatchStem(nn.Module):
+    """[B, H, W, C] pictures to a map [B, H / S, W / S, D] of parts of patches, S the product of the
+    sides: the first layers of an hMLP stem (arXiv:2203.09795, section 5), before PatchEmbed makes
+    tokens of what is left of the patches.
+
+    All parts are seen by the same weights and none by a neighbour's, so that a thing looks alike
+    wherever it lies in a patch, and patches may still be hidden or left out afterwards.
+
+    Attributes:
+      width: D of every layer (the paper: a fourth of the transformer's).
+      sides: of the squares that each layer takes together; in the paper 4 and 2 of 16 pixels.
+      eps: of the LayerNorm after each layer, before GELU; the paper's is BatchNorm.
+    """
+
+    width: int
+    sides: Sequence[int]
+    eps: float = 1e-6
+    dtype: jnp.dtype = jnp.float32
+    weight_init: str = "torch"
+
+    @nn.compact
+    def __call__(self, images: Array) -> Array:
+        x = images
+        for i, side in enumerate(self.sides):
+            height = x.shape[1] // side
+            embed = PatchEmbed(
+                self.width, side, True, self.dtype, self.weight_init, name=f"layer_{i}"
+            )
+            x = LayerNorm(self.eps, self.dtype, name=f"norm_{i}")(embed(x))
+            x = rearrange(nn.gelu(x, approximate=False), "b (h w) d -> b h w d", h=height)
+        return x

@@ -90,6 +90,8 @@ def _adafactor(c: OptimConfig) -> optax.GradientTransformation:
     )
 
 
+# What lies below the blocks of a tower, for layer-wise rates.
+BELOW = ("stem", "patch_embed", "token_embed", "pos_embed", "cls_token", "norm_pre")
 FUSED = {"/qkv/": -2, "/key_value/": -2}  # several projections of the references in one leaf: axis
 
 DIRECTIONS: dict[str, Callable[[OptimConfig], optax.GradientTransformation]] = {
@@ -231,7 +233,7 @@ def _layer_factor(
     layers, rest = depths[tower], path[len(tower) :]
     if rest.startswith("blocks/"):
         above = np.arange(layers, 0, -1)  # blocks from this one on: L, ..., 1
-    elif rest.startswith(("patch_embed", "token_embed", "pos_embed", "cls_token", "norm_pre")):
+    elif rest.startswith(BELOW):
         above = np.array(layers + 1)
     else:
         return 1.0

@@ -21,12 +21,15 @@ from vlp_jax.data.scenes.flood import reached
 SIDE = 64
 WHITE = 250  # least channel of what counts as paper
 LEAST = 0.05  # share of its picture that an object fills at least
+# Things that both styles draw much alike. A small network that has seen one style does not know a
+# key, a butterfly, a hamburger or a koala in the other.
 SMALL = {
-    **{"apple": "1f34e", "banana": "1f34c", "carrot": "1f955", "pizza": "1f355", "cat": "1f431"},
-    **{"dog": "1f436", "frog": "1f438", "panda": "1f43c", "penguin": "1f427", "tree": "1f333"},
-    **{"butterfly": "1f98b", "flower": "1f33b", "star": "2b50", "heart": "2764", "sun": "2600"},
-    **{"moon": "1f319", "cloud": "2601", "bus": "1f68c", "rocket": "1f680", "house": "1f3e0"},
-    **{"balloon": "1f388", "guitar": "1f3b8", "key": "1f511", "umbrella": "2602"},
+    **{"apple": "1f34e", "banana": "1f34c", "eggplant": "1f346", "watermelon": "1f349"},
+    **{"doughnut": "1f369", "cupcake": "1f9c1", "tree": "1f333", "flower": "1f33b"},
+    **{"tulip": "1f337", "panda": "1f43c", "pig": "1f437", "star": "2b50", "heart": "2764"},
+    **{"cloud": "2601", "snowflake": "2744", "umbrella": "2602", "pencil": "270f"},
+    **{"crown": "1f451", "basketball": "1f3c0", "taxi": "1f695", "bed": "1f6cf", "bone": "1f9b4"},
+    **{"door": "1f6aa", "camera": "1f4f7"},
 }
 _CONSONANT = ("uni", "eu", "ew", "one", "ut", "uk", "us")  # beginnings that sound as "you" or "won"
 
