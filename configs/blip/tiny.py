@@ -1,7 +1,9 @@
 """BLIP in minutes on two cores, on composed scenes of emoji: `data prepare emoji_scenes`.
 
-python -m vlp_jax data prepare emoji_scenes --out=runs/scenes
+python -m vlp_jax data prepare emoji_scenes --changes=1 --out=runs/scenes
+python -m vlp_jax train --config=configs/blip/words.py:runs/scenes --workdir=runs/words
 python -m vlp_jax train --config=configs/blip/tiny.py:runs/scenes --workdir=runs/blip
+    --config.init_from.image=runs/words:image
 
 The file exists as the small form of pre-training, and for what its fine-tunings share with it;
 argument: the folder of the scenes. README.md of configs has the whole way.

@@ -19,6 +19,7 @@ from vlp_jax.api.study import Cell, Column, DataSet, Run, Study, Trend
 from vlp_jax.core.errors import UserError
 
 CAPTIONER, FILTER, JOINT = "captioner", "filter", "captioner = filter"
+TOWER = "tower"  # of the small form: pictures to words
 SMALL = "experiments/blip_capfilt/small.py"
 PLAIN, FILTERED, CAPTIONED = "web texts", "filter alone", "captioner alone"
 BOTH, BEAM, SHARED = "captioner and filter", "beam search", "captioner and filter are one"
@@ -129,13 +130,15 @@ def rows(config: str, human: str, data: Mapping[str, Any], start: str = "") -> d
     }
 
 
-def sharing(config: str, changes: Mapping[str, Any]) -> dict[str, Cell]:
-    """The rows of Table 3 from scratch; the usual one is the pre-training."""
+def sharing(config: str, changes: Mapping[str, Any], tower: str = "") -> dict[str, Cell]:
+    """The rows of Table 3; the usual one is the pre-training. tower: the cell with whose tower they
+    start, '' for none."""
     found = {}
     for row, (share, tr, ir, cider, millions) in SHARES.items():
         own = {"method.text.share": share}
         paper = {TR: tr, IR: ir, CIDER: cider, MILLIONS: millions}
-        found[row] = Cell(config=config, changes={**changes, **own}, paper=paper, then=own)
+        changed = {**changes, **own}
+        found[row] = Cell(config=config, changes=changed, start=tower, paper=paper, then=own)
     return found
 
 
@@ -146,9 +149,10 @@ def aside(config: str, changes: Mapping[str, Any]) -> Cell:
 
 def small() -> Study:
     """Scenes of emoji, about an hour."""
-    shares = sharing(f"{SMALL}:web", {})
+    shares = sharing(f"{SMALL}:web", {}, TOWER)
     data = {"data": f"{WEB}/*.tar", "truth": "clean", "shard_size": 2000}
     cells = {
+        TOWER: Cell(config=f"{SMALL}:words", aside=True),
         USUAL: shares.pop(USUAL),
         CAPTIONER: aside(f"{SMALL}:captioner", {}),
         FILTER: aside(f"{SMALL}:filter", {}),

@@ -52,7 +52,7 @@ def write_sets(names: Sequence[str]) -> None:
     del names
     if first_process():
         if not (SCENES / "vocab.txt").is_file():
-            prepare("emoji_scenes", str(SCENES))
+            prepare("emoji_scenes", str(SCENES), changes=1.0)
         if not WEB.is_dir():
             partial = WEB.with_suffix(f".{os.getpid()}")
             export(FirstText(open_source(NOISY)), str(partial))

@@ -1,12 +1,12 @@
-"""configs/blip/tiny.py on web texts, and what is fine-tuned from it or goes on with other texts.
+"""The recipes of the study's small form: the tower of words and configs/blip/tiny.py on web texts,
+and what is fine-tuned from it or goes on with other texts.
 
-The file exists as the recipes of the study's small form; argument: web, captioner, filter, joint or
-on.
+The file exists as their list; argument: words, web, captioner, filter, joint or on.
 """
 
 from ml_collections import ConfigDict
 
-from configs.blip import tiny
+from configs.blip import tiny, words
 from experiments.blip_capfilt.scenes import HUMAN, SCENES, WEB
 
 TASKS = {"captioner": ("lm",), "filter": ("itc", "itm"), "joint": ("itc", "itm", "lm")}
@@ -14,12 +14,14 @@ ROLES = {"captioner": "decoder", "filter": "encoder", "joint": "both"}
 
 
 def get_config(what: str = "web") -> ConfigDict:
-    """Args: web, captioner, filter, joint or on."""
-    c = tiny.get_config(str(SCENES))
+    """Args: words, web, captioner, filter, joint or on."""
+    c = (words if what == "words" else tiny).get_config(str(SCENES))
     c.data.path = f"{WEB}/*.tar,{HUMAN}"
-    c.steps, c.keep_checkpoints = 1100, 1
-    if what == "web":
+    c.keep_checkpoints = 1
+    if what in ("words", "web"):
+        c.steps = {"words": 2000, "web": 1100}[what]
         return c
+    c.fresh = ()  # all of the pre-training
     c.method.alpha_examples = 0  # the teacher has learned already
     if what == "on":
         c.steps, c.optim.lr, c.optim.warmup_steps = 500, 3e-4, 50
