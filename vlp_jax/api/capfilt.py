@@ -8,6 +8,7 @@ after its last whole part. The file exists as what `python -m vlp_jax capfilt` a
 
 import contextlib
 import dataclasses
+import functools
 import json
 import os
 import shlex
@@ -31,7 +32,7 @@ from vlp_jax.data.damage import NOTED
 from vlp_jax.data.folder import in_order
 from vlp_jax.data.open import open_source
 from vlp_jax.data.source import Source, check_captions, check_key, digest, pictures_stamp
-from vlp_jax.data.staging import MANIFEST, check_free, check_ours, read_plan, staging, tidy
+from vlp_jax.data.staging import check_free, check_ours, manifest_of, read_plan, staging, tidy
 from vlp_jax.data.walk import told
 from vlp_jax.decoding.how import Writing
 from vlp_jax.interop.folder import MANIFEST as CONVERTED
@@ -47,6 +48,7 @@ NEEDS = {
     "captioner": ("generate_text", "writes no texts"),
     "filter": ("match", "has no head that matches pictures and texts"),
 }
+read_manifest = functools.partial(manifest_of, what="data set", form=FORMAT, kind=KIND)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -303,23 +305,3 @@ def _notes(paths: list[str]) -> Iterator[dict[str, Any]]:
     for path in paths:
         with open(path, encoding="utf-8") as file:
             yield from map(json.loads, file)
-
-
-def read_manifest(folder: str) -> dict[str, Any]:
-    """What manifest.json of a result says; {} where there is none.
-
-    Raises:
-      UserError: it is damaged, of another format, or of something else.
-    """
-    path = os.path.join(folder, MANIFEST)
-    if not os.path.exists(path):
-        return {}
-    try:
-        with open(path, encoding="utf-8") as file:
-            found = json.load(file)
-        kind, form, files = found["kind"], found["format"], dict(found["files"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path}: is none of capfilt, or damaged; choose another folder") from error
-    if kind != KIND or form != FORMAT:
-        raise UserError(f"{path}: is a {kind} of format {form}; choose another folder")
-    return {**found, "files": files}
