@@ -19,7 +19,7 @@ from test_generate import folder  # noqa: F401  (the fixture)
 import vlp_jax
 from vlp_jax.__main__ import main
 from vlp_jax.api import capfilt as api
-from vlp_jax.api.capfilt_part import CapFilt
+from vlp_jax.api.capfilt_part import CapFilt, Rules
 from vlp_jax.api.writing import Made
 from vlp_jax.core.fields import Picture, Text
 from vlp_jax.data.decode import decode_image
@@ -178,7 +178,7 @@ def test_each_model_sees_a_picture_by_its_own_preprocessing(data):
         return [image[0].mean() / 255] * len(texts)
 
     views = {"writer": lambda d: decode_image(d, 4), "matcher": lambda d: decode_image(d, 6)}
-    work = CapFilt(open_source(str(data)), writes, matches, views, size=2, threads=1)
+    work = CapFilt(open_source(str(data)), writes, matches, views, Rules(threads=1), 2)
     part = work.part(range(5))
     assert {shape[1:] for shape in seen["writer"]} == {(4, 4, 3)}
     assert {shape[1:] for shape in seen["matcher"]} == {(6, 6, 3)}

@@ -17,7 +17,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from vlp_jax.api.capfilt_part import TEXTS, CapFilt, write_part
+from vlp_jax.api.capfilt_part import TEXTS, CapFilt, Rules, write_part
 from vlp_jax.api.config import FRESH
 from vlp_jax.api.digests import digests
 from vlp_jax.api.embeddings import Progress
@@ -52,16 +52,14 @@ read_manifest = functools.partial(manifest_of, what="data set", form=FORMAT, kin
 
 
 @dataclasses.dataclass(frozen=True)
-class Request:
+class Request(Rules):
     """What `capfilt` is asked for.
 
     Attributes:
       captioner, filter: converted checkpoints or workdirs, which may be one; '' does without.
       data: what data/open.py opens.
       out: the folder to write.
-      how: decoding/how.py; prompt, seed, threshold, most, truth, threads: see
-        capfilt_part.py CapFilt.
-      keep_human: the data's own texts are people's, kept unseen.
+      how: decoding/how.py; the others beside these: see Rules.
       batch_size: pictures of each device at once, so that their number changes no program.
       shard_size: pictures of one part, after which a killed run goes on, and most of one tar.
       sharding: see load_model.
@@ -72,14 +70,7 @@ class Request:
     captioner: str = ""
     filter: str = ""
     how: Writing = HOW
-    prompt: str = ""
-    seed: int = 0
-    threshold: float = 0.5
-    keep_human: bool = False
-    most: int = 0
-    truth: str = ""
     batch_size: int = 32
-    threads: int = os.cpu_count() or 1
     shard_size: int = 1000
     sharding: str = ""
 
@@ -207,10 +198,7 @@ def _work(
     if judge := models.get("filter"):
         matcher = Matcher(judge, size)
         views["matcher"] = judge.decode
-    keys = ("prompt", "seed", "threshold", "most", "truth", "threads")
-    how = {key: getattr(request, key) for key in keys}
-    how |= {"human": request.keep_human, "size": size, "told": told}
-    return CapFilt(source, writer, matcher, views, **how)
+    return CapFilt(source, writer, matcher, views, request, size, told)
 
 
 def _write(
