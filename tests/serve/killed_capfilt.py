@@ -32,6 +32,9 @@ class Writes:
 class Matches:
     arrays = QUIET
 
+    def see(self, image):
+        return image
+
     def __call__(self, image, texts):
         return [(sum(map(ord, text)) % 100) / 100 for text in texts]
 

@@ -145,14 +145,7 @@ class CapFilt:
             for said in texts:
                 said |= {"score": None, "kept": bool(said["text"].strip())}
         if self.matcher:
-            asked = [
-                (one, said)
-                for one, texts in zip(seen, found, strict=True)
-                for said in texts
-                if said["from"] != HUMAN and said["kept"]
-            ]
-            for some in chunks(asked, self.size):
-                self._match(some)
+            self._match(seen, found)
         return found
 
     def _written(self, seen: Sequence[Seen]) -> list[str]:
@@ -161,13 +154,25 @@ class CapFilt:
         numbers = [number_of(one.example["image"], self.rules.seed) for one in seen]
         return [made.text for made in self.writer(image, [self.rules.prompt] * len(seen), numbers)]
 
-    def _match(self, asked: Sequence[tuple[Seen, dict[str, Any]]]) -> None:
-        """Fills in score and decision."""
-        image = np.stack([one.views["matcher"] for one, _ in asked])
-        scores = self.matcher(image, [said["text"] for _, said in asked])
-        for (_, said), score in zip(asked, scores, strict=True):
-            kept = bool(score > self.rules.threshold)
-            said |= {"score": round(float(score), _DIGITS), "kept": kept}
+    def _match(self, seen: Sequence[Seen], found: Sequence[list[dict[str, Any]]]) -> None:
+        """Fills in score and decision of every text with words that is no person's; a picture is
+        seen once for all of its texts."""
+        asked = [
+            (at, said)
+            for at, texts in enumerate(found)
+            for said in texts
+            if said["from"] != HUMAN and said["kept"]
+        ]
+        if not asked:
+            return
+        rows, of = np.unique([at for at, _ in asked], return_inverse=True)
+        states = self.matcher.see(np.stack([seen[at].views["matcher"] for at in rows]))
+        for some in chunks(range(len(asked)), self.size):
+            mine = [asked[i][1] for i in some]
+            scores = self.matcher(states[of[some]], [said["text"] for said in mine])
+            for said, score in zip(mine, scores, strict=True):
+                kept = bool(score > self.rules.threshold)
+                said |= {"score": round(float(score), _DIGITS), "kept": kept}
 
     def _note(self, found: Part, one: Seen, texts: list[dict[str, Any]]) -> None:
         example = one.example
