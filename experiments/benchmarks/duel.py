@@ -6,12 +6,13 @@ script likes. Only one works at a time. The file exists so that every benchmark 
 medians and reports in the same way.
 """
 
+import argparse
 import json
 import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,39 @@ class Worker:
         """Ends the child."""
         self._process.stdin.close()
         self._process.wait(timeout=30)
+
+
+def flags(
+    doc: str, peer: str, modes: Sequence[str], workers: Sequence[str] = ("ours", "peer")
+) -> argparse.ArgumentParser:
+    """The flags of a row that has two sides. doc: its docstring; peer: what the interpreter of the
+    other side holds; modes: ways of that side, the first the usual one; workers: of the script."""
+    p = argparse.ArgumentParser(description=doc)
+    p.add_argument("--pairs", type=int, default=10)
+    p.add_argument("--python", default=sys.executable, help="interpreter of our side")
+    p.add_argument("--peer-python", default=sys.executable, help=f"interpreter with {peer}")
+    p.add_argument("--peer-mode", default=modes[0], choices=modes)
+    p.add_argument("--worker", choices=workers, help=argparse.SUPPRESS)
+    p.add_argument("--folder", help=argparse.SUPPRESS)
+    p.add_argument("--json", action="store_true")
+    return p
+
+
+def handed(args: argparse.Namespace, *names: str) -> list[str]:
+    """Flags for a worker, as they were given."""
+    return [f"--{name}={getattr(args, name.replace('-', '_'))}" for name in names]
+
+
+def weights_of(python: str, script: str, start: Sequence[str]) -> None:
+    """Runs the worker that writes what both sides start with, to its end."""
+    subprocess.run([python, script, "--worker=weights", *start], check=True, stdout=sys.stderr)
+
+
+def sides(args: argparse.Namespace, script: str, start: Sequence[str]) -> tuple[Worker, Worker]:
+    """(ours, the peer)."""
+    pythons = {"ours": args.python, "peer": args.peer_python}
+    ours, peer = (Worker(py, script, [f"--worker={n}", *start]) for n, py in pythons.items())
+    return ours, peer
 
 
 def serve(answers: dict[str, Callable[[], dict[str, Any]]]) -> None:

@@ -14,7 +14,6 @@ teacher holds. The peer runs eager or compiled, whichever --peer-mode says (repo
 import argparse
 import copy
 import json
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -24,12 +23,15 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from experiments.benchmarks.duel import (
-    Worker,
     alternate,
+    flags,
+    handed,
     serve,
     show,
+    sides,
     timed,
     transformers_modules,
+    weights_of,
 )
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -42,18 +44,10 @@ SIZES = {"tiny": (24, 64, 1024), "base": (30, 256, 57_600)}  # tokens, width of 
 
 def parser() -> argparse.ArgumentParser:
     """The flags."""
-    p = argparse.ArgumentParser(description=__doc__)
+    workers = ("ours", "peer", "weights")
+    p = flags(__doc__, "torch and transformers", ("eager", "compile"), workers)
     p.add_argument("--arch", default="tiny", choices=SIZES)
     p.add_argument("--batch", type=int, default=64)
-    p.add_argument("--pairs", type=int, default=10)
-    p.add_argument("--python", default=sys.executable, help="interpreter of our side")
-    p.add_argument(
-        "--peer-python", default=sys.executable, help="interpreter with torch and transformers"
-    )
-    p.add_argument("--peer-mode", default="eager", choices=("eager", "compile"))
-    p.add_argument("--worker", choices=("ours", "peer", "weights"), help=argparse.SUPPRESS)
-    p.add_argument("--folder", help=argparse.SUPPRESS)
-    p.add_argument("--json", action="store_true")
     return p
 
 
@@ -288,13 +282,9 @@ def main() -> int:
         {"ours": ours, "peer": peer, "weights": weights}[args.worker](args)
         return 0
     with tempfile.TemporaryDirectory() as folder:
-        keys = ("arch", "batch", "peer-mode")
-        start = [f"--{key}={getattr(args, key.replace('-', '_'))}" for key in keys]
-        start.append(f"--folder={folder}")
-        make = [args.python, __file__, "--worker=weights", *start]
-        subprocess.run(make, check=True, stdout=sys.stderr)
-        a = Worker(args.python, __file__, ["--worker=ours", *start])
-        b = Worker(args.peer_python, __file__, ["--worker=peer", *start])
+        start = [*handed(args, "arch", "batch", "peer-mode"), f"--folder={folder}"]
+        weights_of(args.python, __file__, start)
+        a, b = sides(args, __file__, start)
         first, theirs = a.ask("loss"), b.ask("loss")
         for name in LOSSES:
             if abs(first[name] - theirs[name]) > 1e-4:

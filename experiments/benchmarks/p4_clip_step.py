@@ -10,7 +10,6 @@ runs eager or compiled, whichever its --peer-mode says (report the faster).
 
 import argparse
 import dataclasses
-import json
 import sys
 import tempfile
 from pathlib import Path
@@ -18,25 +17,16 @@ from pathlib import Path
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-from experiments.benchmarks.duel import Worker, alternate, serve, timed
+from experiments.benchmarks.duel import alternate, flags, handed, serve, show, sides, timed
 
 
 def parser() -> argparse.ArgumentParser:
     """The flags."""
-    p = argparse.ArgumentParser(description=__doc__)
+    p = flags(__doc__, "torch and open_clip", ("eager", "compile"))
     p.add_argument("--arch", default="ViT-B-32")
     p.add_argument("--batch", type=int, default=32)
     p.add_argument("--tokens", type=int, default=0, help="length of all captions (0: full)")
-    p.add_argument("--pairs", type=int, default=10)
     p.add_argument("--dtype", default="float32", help="bfloat16 on a GPU")
-    p.add_argument("--python", default=sys.executable, help="interpreter of our side")
-    p.add_argument(
-        "--peer-python", default=sys.executable, help="interpreter with torch and open_clip"
-    )
-    p.add_argument("--peer-mode", default="eager", choices=("eager", "compile"))
-    p.add_argument("--worker", choices=("ours", "peer"), help=argparse.SUPPRESS)
-    p.add_argument("--folder", help=argparse.SUPPRESS)
-    p.add_argument("--json", action="store_true")
     return p
 
 
@@ -177,13 +167,8 @@ def main() -> int:
         return 0
     with tempfile.TemporaryDirectory() as folder:
         make_weights(args, folder)
-        shared = [
-            f"--{key}={getattr(args, key.replace('-', '_'))}"
-            for key in ("arch", "batch", "tokens", "dtype", "peer-mode")
-        ]
-        start = [f"--folder={folder}", *shared]
-        a = Worker(args.python, __file__, ["--worker=ours", *start])
-        b = Worker(args.peer_python, __file__, ["--worker=peer", *start])
+        shared = handed(args, "arch", "batch", "tokens", "dtype", "peer-mode")
+        a, b = sides(args, __file__, [f"--folder={folder}", *shared])
         first, theirs = a.ask("loss"), b.ask("loss")
         if abs(first["loss"] - theirs["loss"]) > 1e-4 and args.dtype == "float32":
             raise SystemExit(
@@ -201,10 +186,7 @@ def main() -> int:
         timing = alternate(a, b, args.pairs)
         report["gflops_per_s_ours"] = first["flops"] / timing["seconds_ours"] / 1e9
         report |= timing
-    for key, value in report.items():
-        print(f"{key:>20}  {value}")
-    if args.json:
-        print(json.dumps(report))
+    show(report, args.json)
     return 0
 
 

@@ -11,7 +11,6 @@ every timed step. The goal is 1.2.
 """
 
 import argparse
-import json
 import statistics
 import subprocess
 import sys
@@ -22,7 +21,7 @@ from typing import Any
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-from experiments.benchmarks.duel import Worker, alternate, serve, timed
+from experiments.benchmarks.duel import alternate, flags, handed, serve, show, sides, timed
 
 ROOT = Path(__file__).resolve().parents[2]
 OPTIM = dict(name="adamw", lr=1e-5, weight_decay=0.05, b2=0.95, eps=1e-8, clip_norm=0.0)
@@ -30,19 +29,13 @@ OPTIM = dict(name="adamw", lr=1e-5, weight_decay=0.05, b2=0.95, eps=1e-8, clip_n
 
 def parser() -> argparse.ArgumentParser:
     """The flags."""
-    p = argparse.ArgumentParser(description=__doc__)
+    p = flags(__doc__, "torch and transformers", ("eager", "compile"))
+    p.set_defaults(peer_python="")  # without one, the first part alone
     p.add_argument("--arch", default="ViT-S-16", help="or a released size of models/archs/mae.py")
     p.add_argument("--decoder-layers", type=int, default=8)
     p.add_argument("--batch", type=int, default=16)
-    p.add_argument("--pairs", type=int, default=10)
     p.add_argument("--dtype", default="float32", help="bfloat16 on a GPU")
     p.add_argument("--remat", default="none")
-    p.add_argument("--python", default=sys.executable, help="interpreter of our side")
-    p.add_argument("--peer-python", default="", help="interpreter with torch and transformers")
-    p.add_argument("--peer-mode", default="eager", choices=("eager", "compile"))
-    p.add_argument("--worker", choices=("ours", "peer"), help=argparse.SUPPRESS)
-    p.add_argument("--folder", help=argparse.SUPPRESS)
-    p.add_argument("--json", action="store_true")
     return p
 
 
@@ -201,11 +194,8 @@ def duel(args: argparse.Namespace) -> dict[str, Any]:
     """Our random weights as transformers reads them, then both sides in turn."""
     with tempfile.TemporaryDirectory() as folder:
         write_weights(args, folder)
-        keys = ("arch", "batch", "dtype", "remat", "peer-mode")
-        start = [f"--{key}={getattr(args, key.replace('-', '_'))}" for key in keys]
-        start.append(f"--folder={folder}")
-        a = Worker(args.python, __file__, ["--worker=ours", *start])
-        b = Worker(args.peer_python, __file__, ["--worker=peer", *start])
+        start = handed(args, "arch", "batch", "dtype", "remat", "peer-mode")
+        a, b = sides(args, __file__, [*start, f"--folder={folder}"])
         found, theirs = a.ask("loss")["loss"], b.ask("loss")["loss"]
         if abs(found - theirs) > 1e-4 and args.dtype == "float32":
             raise SystemExit(f"losses differ: ours {found:.6f}, transformers {theirs:.6f}")
@@ -242,10 +232,7 @@ def main() -> int:
     report |= {"decoder_layers": args.decoder_layers, **ideal(args)}
     if args.peer_python:
         report |= duel(args)
-    for key, value in report.items():
-        print(f"{key:>20}  {value}")
-    if args.json:
-        print(json.dumps(report))
+    show(report, args.json)
     return 0
 
 

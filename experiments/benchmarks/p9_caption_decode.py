@@ -22,12 +22,15 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from experiments.benchmarks.duel import (
-    Worker,
     alternate,
+    flags,
+    handed,
     serve,
     show,
+    sides,
     timed,
     transformers_modules,
+    weights_of,
 )
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -42,21 +45,13 @@ PASSED = ("arch", "batch", "beams", "max-new", "start", "peer-mode")  # to the w
 
 def parser() -> argparse.ArgumentParser:
     """The flags."""
-    p = argparse.ArgumentParser(description=__doc__)
+    workers = ("ours", "peer", "weights")
+    p = flags(__doc__, "torch and transformers", ("dynamic", "static"), workers)
     p.add_argument("--arch", default="tiny", choices=SIZES)
     p.add_argument("--batch", type=int, default=1)
     p.add_argument("--beams", type=int, default=1)
     p.add_argument("--max-new", type=int, default=20)
     p.add_argument("--start", default="states", choices=("states", "pictures"))
-    p.add_argument("--pairs", type=int, default=10)
-    p.add_argument("--python", default=sys.executable, help="interpreter of our side")
-    p.add_argument(
-        "--peer-python", default=sys.executable, help="interpreter with torch and transformers"
-    )
-    p.add_argument("--peer-mode", default="dynamic", choices=("dynamic", "static"))
-    p.add_argument("--worker", choices=("ours", "peer", "weights"), help=argparse.SUPPRESS)
-    p.add_argument("--folder", help=argparse.SUPPRESS)
-    p.add_argument("--json", action="store_true")
     return p
 
 
@@ -215,13 +210,10 @@ def main() -> int:
         {"ours": ours, "peer": peer, "weights": weights}[args.worker](args)
         return 0
     with tempfile.TemporaryDirectory() as folder:
-        start = [f"--{key}={getattr(args, key.replace('-', '_'))}" for key in PASSED]
-        start.append(f"--folder={folder}")
-        make = [args.peer_python, __file__, "--worker=weights", *start]
-        subprocess.run(make, check=True, stdout=sys.stderr)
+        start = [*handed(args, *PASSED), f"--folder={folder}"]
+        weights_of(args.peer_python, __file__, start)
         convert(args, folder)
-        a = Worker(args.python, __file__, ["--worker=ours", *start])
-        b = Worker(args.peer_python, __file__, ["--worker=peer", *start])
+        a, b = sides(args, __file__, start)
         mine, theirs = a.ask("ids"), b.ask("ids")
         if mine["ids"] != theirs["ids"]:
             raise SystemExit(f"ids differ: ours {mine['ids']}, transformers {theirs['ids']}")

@@ -19,7 +19,7 @@ from test_generate import folder  # noqa: F401  (the fixture)
 import vlp_jax
 from vlp_jax.__main__ import main
 from vlp_jax.api import capfilt as api
-from vlp_jax.api.capfilt_part import CapFilt
+from vlp_jax.api.capfilt_part import CapFilt, Rules
 from vlp_jax.api.writing import Made
 from vlp_jax.core.fields import Picture, Text
 from vlp_jax.data.decode import decode_image
@@ -166,24 +166,33 @@ def test_ways_of_writing_and_one_of_the_two(call, folder, data, tmp_path, capsys
     assert all(t["kept"] and t["score"] is None for n in notes(tmp_path / "w") for t in n["texts"])
 
 
-def test_each_model_sees_a_picture_by_its_own_preprocessing(data):
-    seen = {"writer": [], "matcher": []}
+def test_each_model_sees_a_picture_once_by_its_own_preprocessing(data):
+    seen = {"writer": [], "matcher": [], "pairs": []}
 
     def writes(image, prompts, numbers):
         seen["writer"].append(image.shape)
         return [Made(f"text {number}", 0.0, []) for number in numbers]
 
-    def matches(image, texts):
-        seen["matcher"].append(image.shape)
-        return [image[0].mean() / 255] * len(texts)
+    class Matches:
+        def see(self, image):
+            seen["matcher"].append(image.shape)
+            return image.mean((1, 2, 3)) / 255
+
+        def __call__(self, states, texts):
+            seen["pairs"].append(states.shape)
+            return states
 
     views = {"writer": lambda d: decode_image(d, 4), "matcher": lambda d: decode_image(d, 6)}
-    work = CapFilt(open_source(str(data)), writes, matches, views, size=2, threads=1)
+    work = CapFilt(open_source(str(data)), writes, Matches(), views, Rules(threads=1), 2)
     part = work.part(range(5))
     assert {shape[1:] for shape in seen["writer"]} == {(4, 4, 3)}
     assert {shape[1:] for shape in seen["matcher"]} == {(6, 6, 3)}
-    assert sum(shape[0] for shape in seen["matcher"]) == 8 and max(map(len, seen.values())) == 5
+    assert sum(shape[0] for shape in seen["matcher"]) == 4
+    assert sum(shape[0] for shape in seen["pairs"]) == 8 and max(map(len, seen.values())) == 5
     assert len(part.notes) == 4 and part.skipped == {"unreadable_picture": 1}
+    for note in part.notes:
+        mean = decode_image((data / f"{note['key']}.png").read_bytes(), 6).mean() / 255
+        assert {said["score"] for said in note["texts"]} == {round(mean, 4)}, note["key"]
 
 
 def test_one_checkpoint_is_loaded_once(monkeypatch, tmp_path):

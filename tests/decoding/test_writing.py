@@ -44,7 +44,11 @@ def greedy(scores, prompt, most, least=0, penalty=None):
     return words[len(prompt) :]
 
 
-@pytest.mark.parametrize("how", [{}, {"min_new": 3}, {"repetition_penalty": 2.5}], ids=str)
+@pytest.mark.parametrize(
+    "how",
+    [{"length_penalty": 2.0}, {"min_new": 3}, {"repetition_penalty": 2.5}],
+    ids=str,
+)
 def test_greedy_takes_the_likeliest_token(how):
     scores = table(1)
     found = write(scores, max_new=7, **how)
@@ -53,19 +57,29 @@ def test_greedy_takes_the_likeliest_token(how):
     assert texts(found) == [w[:-1] if w[-1] == STOP else w for w in wanted]
     assert len({len(w) for w in wanted}) > 1, "texts of one length would prove little"
     for score, prompt, text in zip(found.score[:, 0], PROMPTS, wanted, strict=True):
-        assert score == pytest.approx(total(scores, prompt, text) / len(text), rel=1e-5)
+        tokens = len(text) ** how.get("length_penalty", 1)
+        assert score == pytest.approx(total(scores, prompt, text) / tokens, rel=1e-5)
 
 
-@pytest.mark.parametrize(("penalty", "least"), [(1.0, 0), (0.0, 0), (2.0, 2)])
-def test_enough_beams_find_the_best_texts_that_there_are(penalty, least):
+def test_several_texts_of_a_row_begin_as_its_one():
+    """Of one token that is left to draw from, each is the greedy text, what was said included."""
+    scores, how = table(1), dict(max_new=7, repetition_penalty=2.5)
+    found, one = write(scores, top_k=1, returned=2, **how), write(scores, **how)
+    for copy in range(2):
+        np.testing.assert_array_equal(found.ids[:, copy], one.ids[:, 0])
+        np.testing.assert_allclose(found.score[:, copy], one.score[:, 0], rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("penalty", "least", "again"), [(1.0, 0, 2.5), (0.0, 0, None), (2.0, 2, None)]
+)
+def test_enough_beams_find_the_best_texts_that_there_are(penalty, least, again):
     scores = table(1)
     how = dict(beams=125, returned=3, max_new=3, length_penalty=penalty, min_new=least)
-    found = write(scores, **how)
+    found = write(scores, repetition_penalty=again, **how)
     for row, prompt in enumerate(PROMPTS):
-        ranked = sorted(
-            ((total(scores, prompt, t) / len(t) ** penalty, t) for t in all_texts(3, least)),
-            reverse=True,
-        )[:3]
+        sums = ((total(scores, prompt, t, again or 1), t) for t in all_texts(3, least))
+        ranked = sorted(((s / len(t) ** penalty, t) for s, t in sums), reverse=True)[:3]
         for copy, (score, text) in enumerate(ranked):
             assert found.score[row, copy] == pytest.approx(score, rel=1e-5)
             assert texts(found, copy)[row] == [t for t in text if t != STOP]
@@ -81,6 +95,22 @@ def test_two_beams_see_more_than_one():
     one, two = (write(scores, [[0, 1]], beams=n, max_new=4) for n in (1, 2))
     assert texts(one)[0][0] == 2 and texts(two)[0] == [3]
     assert two.score[0, 0] > one.score[0, 0]
+
+
+def test_beams_that_stop_early_take_the_first_texts_that_ended():
+    """Of the first row two have ended after two tokens, and a better one after three; the second
+    row, which has none before the fourth, lets the search go on."""
+    scores = np.full((V, V, V), -20, np.float32)
+    scores[0, 1, [2, STOP, 3]] = np.log([0.4, 0.35, 0.25])
+    scores[1, 2, [4, STOP]], scores[2, 4, STOP] = np.log([0.7, 0.3]), 0
+    scores[3, 0, 0], scores[0, 0, [0, 4, STOP]] = 0, np.log([0.6, 0.39, 0.01])
+    late, early = (
+        write(scores, [[0, 1], [3, 0]], beams=2, returned=2, max_new=4, early_stopping=e)
+        for e in (False, True)
+    )
+    assert texts(late)[0] == [2, 4] and texts(early)[0] == []
+    np.testing.assert_allclose(early.score[0], np.log([0.35, 0.12]) / [1, 2], rtol=1e-4)
+    assert texts(early)[1] == texts(late)[1] == [0, 0, 0, 0]
 
 
 @pytest.mark.parametrize("how", [{"beams": 3}, {"temperature": 1.0}, {}], ids=str)
@@ -116,6 +146,9 @@ def test_several_stop_ids_and_none():
     several = write(scores, stop=(STOP, 1), max_new=6)
     assert not any(1 in text or STOP in text for text in texts(several))
     assert several.length.min() < 6
+    beams = write(scores, stop=(STOP, 1), max_new=6, beams=3)
+    assert not any(1 in text or STOP in text for text in texts(beams))
+    assert (beams.score >= several.score - 1e-6).all() and (beams.score > several.score).any()
     endless = write(scores, stop=(), max_new=6)
     assert (endless.length == 6).all()
     assert (write(scores, stop=(), beams=2, max_new=5).length == 5).all()
@@ -128,6 +161,8 @@ def test_draws_are_as_frequent_as_likely_and_each_key_draws_its_own():
     share = np.bincount(found.ids[:, 0, 0], minlength=V) / count
     wanted = np.exp(log_softmax(scores[0, 1] / 0.7))
     np.testing.assert_allclose(share, wanted, atol=0.03)
+    gain = log_softmax(scores[0, 1])[found.ids[:, 0, 0]]
+    np.testing.assert_allclose(found.score[:, 0], gain, rtol=1e-5)
     other = write(scores, prompts, stop=(), max_new=1, temperature=0.7, seed=1)
     assert (other.ids != found.ids).mean() > 0.3
     several = write(scores, prompts[:400], stop=(), max_new=2, temperature=1.0, returned=3)
@@ -142,6 +177,7 @@ def test_a_nucleus_is_the_fewest_tokens_that_hold_its_share():
     assert left(top_p=0.79) == [True, False, True, False]
     assert left(top_p=0.9) == [True, False, True, True]
     assert left(top_p=1e-9) == [True, False, False, False]
+    assert left(top_k=9) == [True] * 4
     assert left(top_k=3) == [True, False, True, True]
     assert left(top_k=3, top_p=0.6) == [True, False, True, False]
     assert left(temperature=2.0) == [True] * 4

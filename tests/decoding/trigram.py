@@ -40,11 +40,13 @@ def log_softmax(x):
     return x - np.log(np.exp(x).sum(-1, keepdims=True))
 
 
-def total(scores, prompt, text):
-    """The log-probability of `text` after `prompt`."""
+def total(scores, prompt, text, penalty=1.0):
+    """The log-probability of `text` after `prompt`; that of a word which was said already counts so
+    many times."""
     words, found = [*prompt, *text], 0.0
     for at in range(len(prompt), len(words)):
-        found += log_softmax(scores[words[at - 2], words[at - 1]])[words[at]]
+        gain = log_softmax(scores[words[at - 2], words[at - 1]])[words[at]]
+        found += gain * (penalty if words[at] in words[:at] else 1)
     return found
 
 

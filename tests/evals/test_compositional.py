@@ -32,9 +32,11 @@ def texts_of(batch):
 
 
 def match(batch):
-    pairs = zip(batch["image"][:, 0, 0, 0].tolist(), texts_of(batch), strict=True)
+    texts = texts_of(batch)
+    pairs = zip(batch["image"][:, 0, 0, 0].tolist(), texts, strict=True)
     hit = np.float32([SCORE.get(pair, 0) for pair in pairs])
-    return np.stack([np.full(len(hit), 3, np.float32), hit + 3], axis=1), batch["index"]
+    both = np.float32([9 if text.endswith("b") else 3 for text in texts])  # says nothing
+    return np.stack([both, both + hit], axis=1), batch["index"]
 
 
 def run(path, fns, **config):
@@ -91,6 +93,14 @@ def test_winoground(winoground, monkeypatch, tmp_path):
     assert Image.open(path).width > 500
     meta = open_pool(winoground).metadata(3)["meta"]
     assert meta["caption"] == "1 b" and meta["negative_caption"] == "1 a" and meta["pair"] == 1
+
+
+def test_a_prefix_stands_before_every_caption(winoground, monkeypatch):
+    for grey, text in ((0, "of 0 a"), (10, "of 0 b"), (20, "1 a")):
+        monkeypatch.setitem(SCORE, (grey, text), 1)
+    result = run(winoground, {"match": match}, by="match", prefix="of ")
+    assert result.metrics["accuracy"] == 2 / 5 and result.protocol["prefix"] == "of "
+    assert result.metrics["group_score"] == 1 / 2
 
 
 @pytest.mark.parametrize("place", ["data/val2017", "val2017", "data"])

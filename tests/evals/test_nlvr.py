@@ -1,5 +1,6 @@
 """Sentences about two pictures: accuracy, consistency by sentence, and what is refused."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 from PIL import Image
 
 from vlp_jax.core.errors import UserError
+from vlp_jax.core.fields import Text
 from vlp_jax.data.open import open_source
 from vlp_jax.data.text import load_tokenizer
 from vlp_jax.evals.base import EvalContext, make_evaluator
@@ -36,9 +38,9 @@ def path(tmp_path):
 
 def judge(batch):
     """Whether the side that the text names is the darker one."""
-    assert batch["text_mask"].shape == batch["text"].shape
-    texts = [TOKENIZER.decode(row[m]) for row, m in zip(batch["text"], batch["text_mask"],
-                                                        strict=True)]  # fmt: skip
+    assert batch["text_mask"].shape == batch["text"].shape and (batch["text"][:, 0] == 9).all()
+    texts = [TOKENIZER.decode(row[m][1:]) for row, m in zip(batch["text"], batch["text_mask"],
+                                                            strict=True)]  # fmt: skip
     one, two = (batch[k][:, 0, 0, 0].astype(float) for k in ("image", "second_image"))
     side = np.where(["left" in text for text in texts], two - one, one - two)
     return np.stack([-side, side], 1).astype(np.float32), batch["index"]
@@ -48,7 +50,8 @@ def run(path, fn=judge, **config):
     context = EvalContext(TOKENIZER, image_size=8, batch_size=2, masked=True)
     made = make_evaluator("nlvr", {"path": str(path), **config}, context)
     made.check({"path": open_source(str(path))}, "evals.pairs")
-    return made({"pair_logits": fn})
+    reads = {"pair_logits": {"text": Text(20, 259, mask=True, mark=9)}}
+    return dataclasses.replace(made, reads=reads)({"pair_logits": fn})
 
 
 def test_accuracy_and_consistency(path):

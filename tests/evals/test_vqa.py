@@ -85,7 +85,7 @@ def test_generated_answers(memory_source, tmp_path):
     assert (np.asarray(Image.open(path).convert("L")).astype(int) == 200).sum() > 5000
 
 
-@pytest.mark.parametrize("together", [0, 2, 64])
+@pytest.mark.parametrize("together", [0, 2, 4, 64])
 def test_ranked_answers(memory_source, together):
     source = memory_source(GREYS, None, METAS)
     result = run(source, {"answer_loglik": loglik}, mode="rank", together=together)

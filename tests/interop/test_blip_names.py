@@ -10,7 +10,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from vlp_jax.api import export
-from vlp_jax.api.released import method_config
+from vlp_jax.api.released import method_config, read_released
 from vlp_jax.api.switches import described
 from vlp_jax.api.weights import expected_shapes
 from vlp_jax.core.errors import UserError
@@ -212,6 +212,14 @@ def test_the_official_files_of_every_task(task, tiny, tmp_path):
         np.testing.assert_array_equal(found, own)
     if "temp" in state:
         assert arrays["temperature"] == state["temp"]
+
+
+def test_questions_are_not_cleaned_as_captions_are(tiny, tmp_path):
+    """pre_question deletes the marks that pre_caption turns into spaces (blip.md 2.6)."""
+    for task, clean in {"answer": "blip_question", "caption": "blip"}.items():
+        save_file(drawn(task), tmp_path / f"{task}.safetensors")
+        found = read_released(str(tmp_path / f"{task}.safetensors"), "tiny")
+        assert found.manifest["tokenizer"]["options"] == {"clean": clean}
 
 
 @pytest.mark.parametrize(

@@ -87,8 +87,8 @@ def test_a_file_that_two_families_know_is_refused(toy):
 def test_texts_of_siglip_lose_punctuation_and_are_padded_by_the_end(name):
     """As google/siglip's T5 tokenizer does, whose </s> is 1."""
     options = families()[name].tokenizer_options
-    assert options(Beside(), "x.model", 32000) == {"clean": "canonicalize", "pad_id": 1}
-    assert options(Beside(), "x.model", 500) == {"clean": "canonicalize"}
+    assert options(Beside(), "x.model", 32000, "siglip") == {"clean": "canonicalize", "pad_id": 1}
+    assert options(Beside(), "x.model", 500, "siglip") == {"clean": "canonicalize"}
 
 
 def test_every_family_says_itself():

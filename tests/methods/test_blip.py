@@ -14,6 +14,7 @@ from vlp_jax.core.inputs import Inputs, Vars
 from vlp_jax.core.pytree import flatten
 from vlp_jax.core.rng import example_keys, step_key
 from vlp_jax.methods.base import make_method, run
+from vlp_jax.methods.kits import varied
 from vlp_jax.models.flops import med_flops, tower_flops
 from vlp_jax.parallel.mesh import batch_sharding, make_mesh
 from vlp_jax.parallel.sharding import param_sharding
@@ -249,6 +250,14 @@ def test_the_teacher_follows_what_encodes_alone():
     norms = np.linalg.norm(fresh.extra["queue"]["image"], axis=1)
     np.testing.assert_allclose(norms, 1, rtol=1e-6)
     assert np.abs(np.subtract(*(fresh.extra["queue"][n] for n in ("image", "text")))).max() > 0.1
+
+
+def test_what_rand_augment_uncovers_is_grey(monkeypatch):
+    seen = []
+    keep = lambda images, how, rng, fill: seen.append((how.magnitude, fill)) or images  # noqa: E731
+    monkeypatch.setattr(varied, "rand_augment", keep)
+    method(rand_augment={"magnitude": 5.0}).prepare(batch()["image"], None)
+    assert seen == [(5, (128, 128, 128))]
 
 
 def test_the_temperature_stays_in_its_range():

@@ -107,6 +107,23 @@ def test_pairs_change_places_and_words_with_them(start, judge):
         assert np.abs(leaf).max() > 0, path
 
 
+def test_nothing_changes_places_without_swap_and_in_evaluation(start, judge):
+    wanted, _ = cost(judge, batch())
+    for made, train in ((method(swap=0.0), True), (method(), False)):
+        x = Inputs.of(batch(), example_keys(step_key(0, 3), B), train=train)
+        rows, _ = jax.jit(made.encode)(start, x)
+        np.testing.assert_allclose(rows["loss"], wanted, rtol=1e-5)
+
+
+def test_each_picture_of_a_pair_is_augmented_by_itself(start):
+    """Where both are one picture, some pairs have one of them flipped."""
+    made = method(augment={"flip": 0.5})
+    x = Inputs.of(batch() | {"second_image": batch()["image"]}, example_keys(step_key(0, 3), B))
+    states = jax.jit(made.pair)(start, x.replace(train=True))
+    apart = np.abs(states[:, 0] - states[:, 1]).max((1, 2)) > 1e-4
+    assert 0 < apart.sum() < B
+
+
 def test_left_and_right_are_exchanged():
     ids = jnp.array([[LEFT, 5, RIGHT, LEFT]])
     assert exchanged(ids, (LEFT, RIGHT)).tolist() == [[RIGHT, 5, LEFT, RIGHT]]

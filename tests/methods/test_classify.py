@@ -12,9 +12,9 @@ from vlp_jax.core.errors import UserError
 from vlp_jax.core.inputs import Inputs, Vars, lay
 from vlp_jax.core.pytree import flatten, merge, partition
 from vlp_jax.core.rng import example_keys, step_key
-from vlp_jax.methods import classify
 from vlp_jax.methods.base import make_method
 from vlp_jax.methods.classify import Classify
+from vlp_jax.methods.kits import varied
 from vlp_jax.optim.optimizer import lr_factors, make_optimizer
 from vlp_jax.train.gradient import loss_and_gradient
 from vlp_jax.train.state import Recipe, init_state
@@ -92,7 +92,7 @@ def test_two_micro_batches_are_the_batch_with_everything_random_on():
 def test_what_rand_augment_uncovers_is_the_mean_colour(monkeypatch):
     seen = []
     keep = lambda images, how, rng, fill: seen.append(fill) or images  # noqa: E731
-    monkeypatch.setattr(classify, "rand_augment", keep)
+    monkeypatch.setattr(varied, "rand_augment", keep)
     build(image_mean=(0.2, 0.4, 0.6)).prepare(batch()["image"], None)
     assert seen == [pytest.approx((51, 102, 153))]
 

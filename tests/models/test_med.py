@@ -9,6 +9,7 @@ import pytest
 
 from vlp_jax.core.errors import UserError
 from vlp_jax.core.pytree import flatten, map_with_path, size
+from vlp_jax.models import med
 from vlp_jax.models.flops import med_flops
 from vlp_jax.models.med import MED, reads
 from vlp_jax.nn.cache import States, take_rows
@@ -173,6 +174,39 @@ def test_two_pictures_that_are_one(run, params):
         other = merge | {name: merge[name] * times + jnp.arange(D) * (name == "bias")}
         moved = jnp.abs(call(twice | {"merge": other}, (STATES, STATES)) - wanted)
         assert moved.max() > 1e-2, name
+
+
+def test_two_pictures_and_no_map_count_by_their_mean(params):
+    """Where the map comes after the last layer there is none, and the order does not count."""
+    net = NET.clone(roles="encoder", merge_from=L)
+    shapes = jax.eval_shape(net.init, jax.random.key(0), *reads(net, WIDE, S))["params"]
+    assert "merge" not in shapes
+    blocks = {k: v for k, v in params["blocks"].items() if not k.startswith("decode_")}
+    weights = {k: params[k] for k in ("token_embed", "pos_embed", "norm_embed")}
+    weights["blocks"] = blocks | {"second_cross_attn": blocks["cross_attn"]}
+    how = dict(mode="ground")
+    call = jax.jit(lambda two: net.apply({"params": weights}, IDS, MASK, jnp.stack(two, 1), **how))
+    one, turned, same = (
+        call(two)[0]
+        for two in ((STATES, STATES + 1), (STATES + 1, STATES), (STATES + 1, STATES + 1))
+    )
+    np.testing.assert_allclose(one, turned, atol=1e-5)
+    assert jnp.abs(one - same).max() > 1e-2
+
+
+def test_words_and_places_are_dropped_by_each_rows_key(params, monkeypatch):
+    net, keys = NET.clone(dropout=0.5), jax.random.split(jax.random.key(0), 3)
+    monkeypatch.setattr(med, "run_blocks", lambda config, x, *how: x)
+
+    def embedded(keys):
+        return net.apply({"params": params}, IDS, MASK, rng=keys, mode="text")[0]
+
+    still, moved = embedded(None), embedded(keys)
+    gone = moved == 0
+    assert 0.4 < gone.mean() < 0.6 and (still != 0).all()
+    np.testing.assert_allclose(moved[~gone], 2 * still[~gone], rtol=1e-6)
+    np.testing.assert_array_equal(embedded(keys[jnp.array([0, 2, 1])])[0], moved[0])
+    assert (gone[0] != gone[1]).any()
 
 
 def test_scan_equals_unrolled_and_the_mixed_precision_is_near(run, params):

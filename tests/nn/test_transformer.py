@@ -268,3 +268,24 @@ def test_misspelt_switches_are_refused(change, message):
     body = Body(dataclasses.replace(BASE, **change))
     with pytest.raises(UserError, match=message):
         jax.eval_shape(body.init, jax.random.key(0), X)
+
+
+class Sized(nn.Module):
+    """A network that says some fields of a stack."""
+
+    width: int = 12
+    num_layers: int = 3
+    num_heads: int = 4
+    mlp_ratio: float = 2.5
+    weight_init: str = "bert"
+    drop_path: float = 0.25
+    causal: bool = True
+
+
+def test_a_stack_takes_the_fields_that_its_network_says():
+    found = StackConfig.of(Sized(), "text", post_norm=True, num_layers=2)
+    wanted = dict(width=12, num_layers=2, num_heads=4, hidden=30, init="bert", drop_path=0.25)
+    assert found == StackConfig(**wanted, causal=True, post_norm=True)
+    with pytest.raises(UserError, match=r"text.num_heads=5 does not divide width=12"):
+        StackConfig.of(Sized(num_heads=5), "text")
+    assert StackConfig.of(Sized(num_heads=5), "text", head_dim=3).head_dim == 3

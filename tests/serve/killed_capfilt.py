@@ -14,7 +14,7 @@ from types import SimpleNamespace
 from killed import content, run
 
 from vlp_jax.api import capfilt
-from vlp_jax.api.capfilt_part import CapFilt
+from vlp_jax.api.capfilt_part import CapFilt, Rules
 from vlp_jax.api.writing import Made
 from vlp_jax.data.whole import write_whole
 
@@ -32,6 +32,9 @@ class Writes:
 class Matches:
     arrays = QUIET
 
+    def see(self, image):
+        return image
+
     def __call__(self, image, texts):
         return [(sum(map(ord, text)) % 100) / 100 for text in texts]
 
@@ -40,7 +43,7 @@ def work(request, models, source, told):
     from vlp_jax.data.decode import decode_image
 
     view = dict.fromkeys(("writer", "matcher"), lambda data: decode_image(data, 4))
-    return CapFilt(source, Writes(), Matches(), view, threshold=0.2, size=2, threads=1, told=told)
+    return CapFilt(source, Writes(), Matches(), view, Rules(threshold=0.2, threads=1), 2, told)
 
 
 def sheet(notes, source, out):

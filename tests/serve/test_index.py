@@ -325,7 +325,13 @@ def test_files_of_another_index_are_refused(foreign, rows):
     name = names[0]
     for wrong in (
         *({"files": {name: facts}} for facts in ([], [1], ["a", 2], None, "ab", [1.5, 2])),
-        *({"files": []}, {"plan": 3}, {"plan": {"digests": []}}, {"checkpoint": {"path": 3}}),
+        *(
+            {"files": []},
+            {"files": None},
+            {"plan": 3},
+            {"plan": {"digests": []}},
+            {"checkpoint": {"path": 3}},
+        ),
     ):
         (foreign / "manifest.json").write_text(json.dumps({**manifest, **wrong}))
         with pytest.raises(UserError, match=r"manifest.json: damaged \("):

@@ -6,6 +6,7 @@ import os
 import pytest
 
 from vlp_jax.core.errors import RunError, UserError
+from vlp_jax.data.staging import manifest_of
 from vlp_jax.serve.staging import check_free, check_ours, read_plan, staging
 
 PLAN = {"digests": {}}
@@ -26,6 +27,29 @@ def test_a_manifest_of_something_else(tmp_path, text):
     (tmp_path / "manifest.json").write_text(text)
     with pytest.raises(UserError, match=r"^--out="):
         check_free(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"kind": None}, "kind None, we read 'capfilt'"),
+        ({"format": 2}, "format 2, we read 1"),
+        ({"files": {"a.tar": [1]}}, r"damaged \(files\); make the data set again"),
+        ({"plan": 3}, r"damaged \(plan\)"),
+    ],
+)
+def test_a_manifest_of_one_kind_is_not_read_as_another(tmp_path, wrong, message):
+    """An index has the kind None, a capfilt folder its own."""
+    said = {"kind": "capfilt", "format": 1, "plan": PLAN, "files": {"a.tar": [1, 2]}}
+    path = tmp_path / "manifest.json"
+    assert manifest_of(str(tmp_path), "data set", 1, "capfilt") == {}
+    path.write_text(json.dumps(said))
+    assert manifest_of(str(tmp_path), "data set", 1, "capfilt") == said
+    with pytest.raises(UserError, match=f"^--out=.*{path}: kind 'capfilt', we read None"):
+        check_free(str(tmp_path))
+    path.write_text(json.dumps(said | wrong))
+    with pytest.raises(UserError, match=f"^{path}: {message}"):
+        manifest_of(str(tmp_path), "data set", 1, "capfilt")
 
 
 def test_files_of_the_user_in_an_index(tmp_path):

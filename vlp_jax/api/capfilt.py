@@ -8,6 +8,7 @@ after its last whole part. The file exists as what `python -m vlp_jax capfilt` a
 
 import contextlib
 import dataclasses
+import functools
 import json
 import os
 import shlex
@@ -16,7 +17,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from vlp_jax.api.capfilt_part import TEXTS, CapFilt, write_part
+from vlp_jax.api.capfilt_part import TEXTS, CapFilt, Rules, write_part
 from vlp_jax.api.config import FRESH
 from vlp_jax.api.digests import digests
 from vlp_jax.api.embeddings import Progress
@@ -31,7 +32,7 @@ from vlp_jax.data.damage import NOTED
 from vlp_jax.data.folder import in_order
 from vlp_jax.data.open import open_source
 from vlp_jax.data.source import Source, check_captions, check_key, digest, pictures_stamp
-from vlp_jax.data.staging import MANIFEST, check_free, check_ours, read_plan, staging, tidy
+from vlp_jax.data.staging import check_free, check_ours, manifest_of, read_plan, staging, tidy
 from vlp_jax.data.walk import told
 from vlp_jax.decoding.how import Writing
 from vlp_jax.interop.folder import MANIFEST as CONVERTED
@@ -47,19 +48,18 @@ NEEDS = {
     "captioner": ("generate_text", "writes no texts"),
     "filter": ("match", "has no head that matches pictures and texts"),
 }
+read_manifest = functools.partial(manifest_of, what="data set", form=FORMAT, kind=KIND)
 
 
 @dataclasses.dataclass(frozen=True)
-class Request:
+class Request(Rules):
     """What `capfilt` is asked for.
 
     Attributes:
       captioner, filter: converted checkpoints or workdirs, which may be one; '' does without.
       data: what data/open.py opens.
       out: the folder to write.
-      how: decoding/how.py; prompt, seed, threshold, most, truth, threads: see
-        capfilt_part.py CapFilt.
-      keep_human: the data's own texts are people's, kept unseen.
+      how: decoding/how.py; the others beside these: see Rules.
       batch_size: pictures of each device at once, so that their number changes no program.
       shard_size: pictures of one part, after which a killed run goes on, and most of one tar.
       sharding: see load_model.
@@ -70,14 +70,7 @@ class Request:
     captioner: str = ""
     filter: str = ""
     how: Writing = HOW
-    prompt: str = ""
-    seed: int = 0
-    threshold: float = 0.5
-    keep_human: bool = False
-    most: int = 0
-    truth: str = ""
     batch_size: int = 32
-    threads: int = os.cpu_count() or 1
     shard_size: int = 1000
     sharding: str = ""
 
@@ -205,10 +198,7 @@ def _work(
     if judge := models.get("filter"):
         matcher = Matcher(judge, size)
         views["matcher"] = judge.decode
-    keys = ("prompt", "seed", "threshold", "most", "truth", "threads")
-    how = {key: getattr(request, key) for key in keys}
-    how |= {"human": request.keep_human, "size": size, "told": told}
-    return CapFilt(source, writer, matcher, views, **how)
+    return CapFilt(source, writer, matcher, views, request, size, told)
 
 
 def _write(
@@ -303,23 +293,3 @@ def _notes(paths: list[str]) -> Iterator[dict[str, Any]]:
     for path in paths:
         with open(path, encoding="utf-8") as file:
             yield from map(json.loads, file)
-
-
-def read_manifest(folder: str) -> dict[str, Any]:
-    """What manifest.json of a result says; {} where there is none.
-
-    Raises:
-      UserError: it is damaged, of another format, or of something else.
-    """
-    path = os.path.join(folder, MANIFEST)
-    if not os.path.exists(path):
-        return {}
-    try:
-        with open(path, encoding="utf-8") as file:
-            found = json.load(file)
-        kind, form, files = found["kind"], found["format"], dict(found["files"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path}: is none of capfilt, or damaged; choose another folder") from error
-    if kind != KIND or form != FORMAT:
-        raise UserError(f"{path}: is a {kind} of format {form}; choose another folder")
-    return {**found, "files": files}

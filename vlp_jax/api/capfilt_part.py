@@ -65,6 +65,28 @@ class Part:
         return found + Counter({"pictures kept": kept, "pictures dropped": len(self.notes) - kept})
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Rules:
+    """How is decided.
+
+    Attributes:
+      prompt, seed: of what is written.
+      threshold: a text is kept above this probability that it matches.
+      keep_human: the data's own texts are people's, kept unseen.
+      most: of them at most so many a picture; 0: all.
+      truth: a key of the data that says whether its texts are right; '' asks for none.
+      threads: decoders of pictures.
+    """
+
+    prompt: str = ""
+    seed: int = 0
+    threshold: float = 0.5
+    keep_human: bool = False
+    most: int = 0
+    truth: str = ""
+    threads: int = os.cpu_count() or 1
+
+
 @dataclasses.dataclass(frozen=True)
 class CapFilt:
     """Decides on pictures.
@@ -74,12 +96,8 @@ class CapFilt:
       writer, matcher: captioner and filter; None does without.
       views: {'writer', 'matcher': f(bytes of a file) -> uint8[S, S, 3]}, each by its own model's
         preprocessing.
-      prompt, seed: of what is written.
-      threshold: a text is kept above this probability that it matches.
-      human: the data's own texts are kept unseen.
-      most: of them at most so many a picture; 0: all.
-      truth: a key of the data that says whether its texts are right; '' asks for none.
-      size, threads: pictures at once; decoders of pictures.
+      rules: how.
+      size: pictures at once.
       told: called with the number of pictures that a batch has finished.
     """
 
@@ -87,20 +105,14 @@ class CapFilt:
     writer: Writer | None
     matcher: Matcher | None
     views: Mapping[str, Callable[[bytes], np.ndarray]]
-    prompt: str = ""
-    seed: int = 0
-    threshold: float = 0.5
-    human: bool = False
-    most: int = 0
-    truth: str = ""
+    rules: Rules
     size: int = 32
-    threads: int = 4
     told: Callable[[int], None] = lambda count: None
 
     def part(self, rows: range) -> Part:
         """Decides on some rows of the source."""
         found = Part([], [], Counter())
-        with ThreadPoolExecutor(self.threads) as pool:
+        with ThreadPoolExecutor(self.rules.threads) as pool:
             for some, read in ahead(pool, self._read, chunks(rows, self.size)):
                 found.skipped.update(one for one in read if isinstance(one, str))
                 seen = [one for one in read if isinstance(one, Seen)]
@@ -122,10 +134,9 @@ class CapFilt:
 
     def _judged(self, seen: Sequence[Seen]) -> list[list[dict[str, Any]]]:
         """[{text, from, score, kept}] of every picture, the data's own texts first."""
-        own = HUMAN if self.human else WEB
+        own, most = HUMAN if self.rules.keep_human else WEB, self.rules.most or None
         found = [
-            [{"text": text, "from": own} for text in one.example["text"][: self.most or None]]
-            for one in seen
+            [{"text": text, "from": own} for text in one.example["text"][:most]] for one in seen
         ]
         if self.writer and seen:
             for texts, text in zip(found, self._written(seen), strict=True):
@@ -134,34 +145,40 @@ class CapFilt:
             for said in texts:
                 said |= {"score": None, "kept": bool(said["text"].strip())}
         if self.matcher:
-            asked = [
-                (one, said)
-                for one, texts in zip(seen, found, strict=True)
-                for said in texts
-                if said["from"] != HUMAN and said["kept"]
-            ]
-            for some in chunks(asked, self.size):
-                self._match(some)
+            self._match(seen, found)
         return found
 
     def _written(self, seen: Sequence[Seen]) -> list[str]:
         """A text for every picture; it draws by what the picture holds."""
         image = np.stack([one.views["writer"] for one in seen])
-        numbers = [number_of(one.example["image"], self.seed) for one in seen]
-        return [made.text for made in self.writer(image, [self.prompt] * len(seen), numbers)]
+        numbers = [number_of(one.example["image"], self.rules.seed) for one in seen]
+        return [made.text for made in self.writer(image, [self.rules.prompt] * len(seen), numbers)]
 
-    def _match(self, asked: Sequence[tuple[Seen, dict[str, Any]]]) -> None:
-        """Fills in score and decision."""
-        image = np.stack([one.views["matcher"] for one, _ in asked])
-        scores = self.matcher(image, [said["text"] for _, said in asked])
-        for (_, said), score in zip(asked, scores, strict=True):
-            said |= {"score": round(float(score), _DIGITS), "kept": bool(score > self.threshold)}
+    def _match(self, seen: Sequence[Seen], found: Sequence[list[dict[str, Any]]]) -> None:
+        """Fills in score and decision of every text with words that is no person's; a picture is
+        seen once for all of its texts."""
+        asked = [
+            (at, said)
+            for at, texts in enumerate(found)
+            for said in texts
+            if said["from"] != HUMAN and said["kept"]
+        ]
+        if not asked:
+            return
+        rows, of = np.unique([at for at, _ in asked], return_inverse=True)
+        states = self.matcher.see(np.stack([seen[at].views["matcher"] for at in rows]))
+        for some in chunks(range(len(asked)), self.size):
+            mine = [asked[i][1] for i in some]
+            scores = self.matcher(states[of[some]], [said["text"] for said in mine])
+            for said, score in zip(mine, scores, strict=True):
+                kept = bool(score > self.rules.threshold)
+                said |= {"score": round(float(score), _DIGITS), "kept": kept}
 
     def _note(self, found: Part, one: Seen, texts: list[dict[str, Any]]) -> None:
         example = one.example
         note = {"row": one.row, "key": example["key"]}
-        if self.truth and self.truth in example["meta"]:
-            note["truth"] = bool(example["meta"][self.truth])
+        if self.rules.truth and self.rules.truth in example["meta"]:
+            note["truth"] = bool(example["meta"][self.rules.truth])
         found.notes.append(note | {"texts": texts})
         kept = list(dict.fromkeys(said["text"] for said in texts if said["kept"]))
         if kept:

@@ -269,7 +269,8 @@ def _tokenizer(
         asked = "clip"
     else:
         file = beside.tokenizer
-    options = family.tokenizer_options(beside, file, field.vocab_size) if asked != "bytes" else {}
+    said = beside, file, field.vocab_size, described(method)["name"]
+    options = family.tokenizer_options(*said) if asked != "bytes" else {}
     spec = {"name": asked, "context_length": length, "options": options}
     if not file:
         if not asked:

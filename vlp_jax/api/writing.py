@@ -107,7 +107,7 @@ def match(model: Any, pictures: Iterable[Any], texts: Sequence[str]) -> np.ndarr
     found = []
     for some in _chunks(range(len(listed)), Batching().size):
         image = np.stack([read_numbered(model.decode, (i, listed[i])) for i in some])
-        found.append(matcher(image, [texts[i] for i in some]))
+        found.append(matcher(matcher.see(image), [texts[i] for i in some]))
     matcher.arrays.tell()
     return np.concatenate(found) if found else np.zeros(0, np.float32)
 
@@ -174,15 +174,30 @@ class Matcher:
         if "match" not in functions:
             raise UserError(f"{model.path}: its method has no head that matches pictures and texts")
         self.size = size
-        self._run = runner(model.method, "match", Vars(model.params, model.extra), model.mesh)
+        apart = {"image_states", "rematch"} <= functions.keys()
+        self._steps = ("image_states", "rematch") if apart else ("image", "match")
+        v = Vars(model.params, model.extra)
+        names = [name for name in self._steps if name in functions]
+        self._run = {name: runner(model.method, name, v, model.mesh) for name in names}
         self.arrays = model.text_arrays(functions["match"].reads["text"])
 
-    def __call__(self, image: np.ndarray, texts: Sequence[str]) -> np.ndarray:
-        """float32[b], probabilities; image: uint8[b, S, S, 3]."""
-        batch = {"image": image, **self.arrays(list(texts))}
-        size = max(self.size, len(image))
-        logits = self._run({name: fill(rows, size) for name, rows in batch.items()})[: len(image)]
+    def see(self, image: np.ndarray) -> np.ndarray:
+        """What a text is held against of uint8[b, S, S, 3]: the states of the pictures, or where
+        the method gives none the pictures."""
+        first, _ = self._steps
+        return self._filled(first, {"image": image}) if first in self._run else image
+
+    def __call__(self, seen: np.ndarray, texts: Sequence[str]) -> np.ndarray:
+        """float32[b], probabilities; seen: of `see`, a row for each text."""
+        name, last = self._steps
+        logits = self._filled(last, {name: seen, **self.arrays(list(texts))})
         return 1 / (1 + np.exp(logits[:, 0] - logits[:, 1]))
+
+    def _filled(self, name: str, batch: Mapping[str, np.ndarray]) -> np.ndarray:
+        """A function on a batch that is filled up."""
+        count = len(next(iter(batch.values())))
+        size = max(self.size, count)
+        return self._run[name]({key: fill(rows, size) for key, rows in batch.items()})[:count]
 
 
 class _Asked:

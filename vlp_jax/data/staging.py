@@ -149,6 +149,42 @@ def file_facts(path: str) -> list[int]:
         file.close()
 
 
+def manifest_of(folder: str, what: str, form: int, kind: str | None = None) -> dict[str, Any]:
+    """What manifest.json of a result says; {} where there is none.
+
+    Args:
+      what: the result is called.
+      form, kind: the only format that is read, and the kind that such a manifest says, if any.
+
+    Raises:
+      UserError: naming the file, which is damaged or of something else.
+    """
+    path = os.path.join(folder, MANIFEST)
+    if not os.path.exists(path):
+        return {}
+    try:
+        with open(path, encoding="utf-8") as file:
+            found = json.load(file)
+        said = {key: found[key] for key in ("format", "files")} | {"kind": found.get("kind")}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path}: damaged; make the {what} again") from error
+    for key, ours in (("kind", kind), ("format", form)):
+        if said[key] != ours:
+            raise UserError(f"{path}: {key} {said[key]!r}, we read {ours!r}")
+    right = {"files": _is_files(said["files"]), "plan": isinstance(found.get("plan", {}), dict)}
+    if wrong := next((key for key in right if not right[key]), ""):
+        raise UserError(f"{path}: damaged ({wrong}); make the {what} again")
+    return found
+
+
+def _is_files(files: Any) -> bool:
+    """Whether it is {path inside the folder: [bytes, checksum]}."""
+    return isinstance(files, dict) and all(
+        isinstance(facts, list) and len(facts) == 2 and all(type(n) is int for n in facts)
+        for facts in files.values()
+    )
+
+
 def check_files(folder: str, files: Mapping[str, Sequence[int]], what: str = "index") -> None:
     """Raises UserError naming a file of the manifest that is missing or another one; what: the
     folder is."""

@@ -14,12 +14,10 @@ from typing import Any
 import numpy as np
 
 from vlp_jax.core.errors import UserError
-from vlp_jax.core.fields import Text
-from vlp_jax.core.types import HostBatch
 from vlp_jax.data.source import Source, captioned, check_key, check_member
-from vlp_jax.data.text.rows import text_rows
-from vlp_jax.evals.base import EvalContext, EvalFn, Evaluator, Result
+from vlp_jax.evals.base import EvalFn, Evaluator, Result
 from vlp_jax.evals.kits.samples import embed_pictures, open_samples, read_metadata, read_values
+from vlp_jax.evals.kits.wording import prompted, tokenizer_of
 
 _IDENTIFIER = re.compile(r"(.+)-\d+-(\d+)")  # split-set-PAIR-sentence
 _SAID = {"true": 1, "false": 0, "1": 1, "0": 0}
@@ -47,7 +45,7 @@ class Nlvr(Evaluator):
 
     def check(self, sources: Mapping[str, Source], where: str) -> None:
         """The set has labels, sentences and second pictures, the run a tokenizer."""
-        _tokenizer(self.context)
+        tokenizer_of(self.context)
         for source in sources.values():
             check_key(source, self.label, f"{where}.label")
             check_member(source, self.second, f"{where}.second")
@@ -67,7 +65,8 @@ class Nlvr(Evaluator):
         metas = list(read_metadata(source))
         texts = [_sentence(sample, self.sentence) for sample in metas]
         members = {"second_image": self.second} | ({"image": self.first} if self.first else {})
-        judge = _asked(fns["pair_logits"], texts, self.context)
+        reads = self.reads.get("pair_logits", {})
+        judge = prompted(fns["pair_logits"], texts, self.context, reads)
         logits, kept = embed_pictures(judge, source, self.context, members)
         told = np.asarray([truth[i] is not None and bool(texts[i]) for i in kept], bool)
         if not told.any():
@@ -126,21 +125,3 @@ def _sentence(sample: Mapping[str, Any] | None, key: str) -> str:
         return ""
     found = sample["meta"].get(key) if key else next(iter(sample["text"]), "")
     return found if isinstance(found, str) else ""
-
-
-def _tokenizer(context: EvalContext) -> Any:
-    if context.tokenizer is None:
-        raise UserError("this evaluation reads sentences, but the run has no tokenizer")
-    return context.tokenizer
-
-
-def _asked(fn: EvalFn, texts: Sequence[str], context: EvalContext) -> EvalFn:
-    """`fn` with the sentence of every row of its batch."""
-    tokenizer = _tokenizer(context)
-    field = Text(tokenizer.context_length, tokenizer.vocab_size, mask=context.masked)
-
-    def run(batch: HostBatch) -> Any:
-        mine = [texts[i] if i >= 0 else "" for i in batch["index"].tolist()]
-        return fn({**batch, **text_rows(tokenizer, field, "text", mine)})
-
-    return run

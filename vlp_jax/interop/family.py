@@ -137,9 +137,12 @@ class Family:
         del beside
         return positions
 
-    def tokenizer_options(self, beside: Beside, file: str, vocab_size: int) -> dict[str, Any]:
-        """How texts are cleaned and padded (data/text) where that is not the tokenizer's own."""
-        del beside, file, vocab_size
+    def tokenizer_options(
+        self, beside: Beside, file: str, vocab_size: int, method: str
+    ) -> dict[str, Any]:
+        """How texts are cleaned and padded (data/text) where that is not the tokenizer's own.
+        method: the name of ours that the file became."""
+        del beside, file, vocab_size, method
         return {}
 
     def takes(self, method: Config) -> bool:

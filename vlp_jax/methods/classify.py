@@ -14,32 +14,30 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from vlp_jax.augment import mixing, pictures
+from vlp_jax.augment import mixing
 from vlp_jax.augment.mixing import Mixing
-from vlp_jax.augment.rand_augment import RandAugment, rand_augment
 from vlp_jax.core.fields import Field, Label
 from vlp_jax.core.inputs import Aux, Inputs, Vars, lay
 from vlp_jax.core.schema import Amount, Range, Rate, build
 from vlp_jax.core.types import Array, Extra
 from vlp_jax.methods.base import Function, Part
-from vlp_jax.methods.kits.trunk import Trunk
+from vlp_jax.methods.kits.varied import Varied
 from vlp_jax.models.classifier import Classifier
 from vlp_jax.models.projection import ProjectionHead
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Classify(Trunk):
+class Classify(Varied):
     """A tower, a linear head, softmax cross-entropy. Labels are int32[B] in [0, num_classes).
 
     Attributes:
-      num_classes: C; the others beside these: see Trunk.
+      num_classes: C; the others beside these: see Varied and Trunk.
       linear: only the head learns: the tower is frozen and runs as in evaluation, without dropout
         and with its running statistics (the linear probe).
       head_norm, head_init_std: see models/classifier.py.
       projection: fields of models/projection.py ProjectionHead, SimCLR's `head`.
       ft_proj_selector: layers of it between tower and classifier, 1 in SimCLRv2's fine-tuning.
       label_smoothing: share of the target spread over all classes.
-      rand_augment: fields of augment/rand_augment.py RandAugment.
       mixing: fields of augment/mixing.py Mixing.
     """
 
@@ -52,9 +50,6 @@ class Classify(Trunk):
     )
     ft_proj_selector: int = 0
     label_smoothing: Rate = 0.0
-    rand_augment: Annotated[Mapping[str, Any], RandAugment] = dataclasses.field(
-        default_factory=dict
-    )
     mixing: Annotated[Mapping[str, Any], Mixing] = dataclasses.field(default_factory=dict)
 
     @property
@@ -82,14 +77,6 @@ class Classify(Trunk):
         (tower,) = super().parts().values()
         tower = dataclasses.replace(tower, frozen=self.linear)
         return {"image": tower, "head": Part(self.head, (self.image_shapes["pooled"],))}
-
-    def prepare(self, images: Array, rng: Array | None) -> Array:
-        """uint8[B, S, S, 3] -> float32[B, S, S, 3]: crop and flip, RandAugment, normalised."""
-        crop = build(pictures.Augment, self.augment, "method.augment")
-        how = build(RandAugment, self.rand_augment, "method.rand_augment")
-        fill = tuple(255 * channel for channel in self.image_mean)
-        changed = rand_augment(pictures.augment(images, crop, rng), how, rng, fill)
-        return pictures.normalise(changed, self.image_mean, self.image_std)
 
     def encode(self, v: Vars, x: Inputs) -> tuple[dict[str, Array], Aux]:
         """{"logits", "target"}: float32[B, C], the target's rows sum to one.

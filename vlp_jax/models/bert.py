@@ -4,7 +4,7 @@ that sees the whole text, with norms after the sums.
 The file exists as the one encoder of texts that came pre-trained on language alone.
 """
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -63,7 +63,7 @@ class BERT(nn.Module):
         Raises:
           UserError: num_heads does not divide width.
         """
-        return bert_stack(self)
+        return StackConfig.of(self, "text", post_norm=True)
 
     @nn.compact
     def __call__(
@@ -123,32 +123,6 @@ class BERT(nn.Module):
             kinds = jnp.zeros_like(ids) if types is None else types
             x = x + nn.Embed(self.types, self.width, name="type_embed", **how)(kinds)
         return dropout(LayerNorm(self.norm_eps, dtype, name="norm_embed")(x), self.dropout, rng)
-
-
-def bert_stack(net: nn.Module, **others: Any) -> StackConfig:
-    """The transformer body of a network with BERT's fields; others: further fields of it.
-
-    Raises:
-      UserError: num_heads does not divide width.
-    """
-    if net.width % net.num_heads:
-        raise UserError(f"text.num_heads={net.num_heads} does not divide width={net.width}")
-    return StackConfig(
-        width=net.width,
-        num_layers=net.num_layers,
-        num_heads=net.num_heads,
-        hidden=int(net.width * net.mlp_ratio),
-        activation=net.activation,
-        norm_eps=net.norm_eps,
-        init=net.weight_init,
-        dropout=net.dropout,
-        dtype=net.dtype,
-        remat=net.remat,
-        unroll=net.unroll,
-        attention=net.attention,
-        post_norm=True,
-        **others,
-    )
 
 
 _NORMAL = nn.initializers.normal(0.02)

@@ -7,7 +7,6 @@ The file exists because it is thrown away after pre-training: an encoder must no
 import flax.linen as nn
 import jax.numpy as jnp
 
-from vlp_jax.core.errors import UserError
 from vlp_jax.core.schema import Size
 from vlp_jax.core.types import Array
 from vlp_jax.nn.init import linear_init, token_init
@@ -48,23 +47,7 @@ class MAEDecoder(nn.Module):
         Raises:
           UserError: num_heads does not divide width.
         """
-        if self.width % self.num_heads:
-            raise UserError(
-                f"decoder.num_heads={self.num_heads} does not divide width={self.width}"
-            )
-        return StackConfig(
-            width=self.width,
-            num_layers=self.num_layers,
-            num_heads=self.num_heads,
-            hidden=int(self.width * self.mlp_ratio),
-            activation=self.activation,
-            norm_eps=self.norm_eps,
-            init=self.weight_init,
-            dtype=self.dtype,
-            remat=self.remat,
-            unroll=self.unroll,
-            attention=self.attention,
-        )
+        return StackConfig.of(self, "decoder")
 
     @nn.compact
     def __call__(self, tokens: Array, places: Array | None, rng: Array | None = None) -> Array:

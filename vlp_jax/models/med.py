@@ -14,7 +14,6 @@ from vlp_jax.core import rng as rngs
 from vlp_jax.core.errors import UserError, nearest
 from vlp_jax.core.schema import Rate, Size
 from vlp_jax.core.types import Array
-from vlp_jax.models.bert import bert_stack
 from vlp_jax.nn import cache as caches
 from vlp_jax.nn.dropout import dropout
 from vlp_jax.nn.precision import ACTIVATIONS, DTYPES, pick
@@ -92,7 +91,7 @@ class MED(nn.Module):
         """
         if self.merge_from >= 0 and self.roles != "encoder":
             raise UserError(f"text.merge_from={self.merge_from}: needs roles='encoder'")
-        return bert_stack(self, twins=self.twins, merge_from=self.merge_from)
+        return StackConfig.of(self, "text", post_norm=True, twins=self.twins)
 
     def empty_cache(self, batch_size: int, slots: int) -> caches.Cache:
         """A cache for texts of at most `slots` tokens."""

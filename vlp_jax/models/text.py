@@ -62,23 +62,7 @@ class TextTransformer(nn.Module):
         Raises:
           UserError: num_heads does not divide width.
         """
-        if self.width % self.num_heads:
-            raise UserError(f"text.num_heads={self.num_heads} does not divide width={self.width}")
-        return StackConfig(
-            width=self.width,
-            num_layers=self.num_layers,
-            num_heads=self.num_heads,
-            hidden=int(self.width * self.mlp_ratio),
-            activation=self.activation,
-            norm_eps=self.norm_eps,
-            init=self.weight_init,
-            dropout=self.dropout,
-            dtype=self.dtype,
-            remat=self.remat,
-            unroll=self.unroll,
-            causal=self.causal,
-            attention=self.attention,
-        )
+        return StackConfig.of(self, "text")
 
     @nn.compact
     def __call__(self, ids: Array, rng: Array | None = None) -> tuple[Array, dict[str, Array]]:

@@ -84,22 +84,8 @@ class ViT(nn.Module):
             raise UserError(
                 f"image.head_width={self.head_width} does not divide width={self.width}"
             )
-        return StackConfig(
-            width=self.width,
-            num_layers=self.num_layers,
-            num_heads=self.width // self.head_width,
-            head_dim=self.head_width,
-            hidden=int(self.width * self.mlp_ratio),
-            activation=self.activation,
-            norm_eps=self.norm_eps,
-            init=self.weight_init,
-            dropout=self.dropout,
-            drop_path=self.drop_path,
-            dtype=self.dtype,
-            remat=self.remat,
-            unroll=self.unroll,
-            attention=self.attention,
-        )
+        heads = dict(num_heads=self.width // self.head_width, head_dim=self.head_width)
+        return StackConfig.of(self, "image", **heads)
 
     @property
     def grid(self) -> int:

@@ -8,13 +8,14 @@ only transformer body of the package.
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from vlp_jax.core import rng as rngs
+from vlp_jax.core.errors import UserError
 from vlp_jax.core.types import Array
 from vlp_jax.nn import dropout
 from vlp_jax.nn.attention import CrossAttention, SelfAttention
@@ -63,6 +64,23 @@ class StackConfig:
     post_norm: bool = False
     twins: tuple[str, ...] = ()
     merge_from: int = -1
+
+    @classmethod
+    def of(cls, net: nn.Module, part: str, **own: Any) -> "StackConfig":
+        """The stack of a network by its fields of the same names, `mlp_ratio` and `weight_init`;
+        own: fields that it says in another way. part: of the config, for the message.
+
+        Raises:
+          UserError: num_heads does not divide width.
+        """
+        ours, theirs = ({f.name for f in dataclasses.fields(kind)} for kind in (cls, net))
+        said = {name: getattr(net, name) for name in ours & theirs}
+        said |= {"hidden": int(net.width * net.mlp_ratio), "init": net.weight_init}
+        config = cls(**said | own)
+        if not config.head_dim and config.width % config.num_heads:
+            heads = f"{part}.num_heads={config.num_heads}"
+            raise UserError(f"{heads} does not divide width={config.width}")
+        return config
 
     def block_init(self) -> BlockInit:
         """The initialisers of one block."""

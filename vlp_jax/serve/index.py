@@ -23,7 +23,7 @@ from vlp_jax.core.errors import UserError
 from vlp_jax.data.damage import DamagedSample
 from vlp_jax.data.decode import shrink
 from vlp_jax.data.folder import read_bounded
-from vlp_jax.data.staging import MANIFEST, PLAN, building, check_files
+from vlp_jax.data.staging import MANIFEST, PLAN, building, check_files, manifest_of
 from vlp_jax.data.walk import tell
 from vlp_jax.serve.ann import reconstructed
 from vlp_jax.serve.metadata import Metadata
@@ -221,37 +221,16 @@ def read_manifest(folder: str) -> dict[str, Any]:
     """What manifest.json says; {} where there is none.
 
     Raises:
-      UserError: it is damaged or of another format.
+      UserError: it is damaged, of another format or of something else.
     """
-    path = os.path.join(folder, MANIFEST)
-    if not os.path.exists(path):
-        return {}
-    try:
-        with open(path, encoding="utf-8") as file:
-            found = json.load(file)
-        known = found["format"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path}: damaged; make the index again") from error
-    if known != FORMAT:
-        raise UserError(f"{path}: format {known}, we read {FORMAT}")
-    if wrong := next((key for key in _SHAPE if not _SHAPE[key](found.get(key, {}))), ""):
+    found = manifest_of(folder, "index", FORMAT)
+    said, plan = found.get("checkpoint", {}), found.get("plan", {})
+    right = {
+        "plan": isinstance(plan.get("digests", {}), dict),
+        "checkpoint": isinstance(said, dict)
+        and (not said or all(isinstance(said.get(key), str) for key in ("path", "beside"))),
+    }
+    if wrong := next((key for key in right if not right[key]), ""):
+        path = os.path.join(folder, MANIFEST)
         raise UserError(f"{path}: damaged ({wrong}); make the index again")
     return found
-
-
-def _is_files(files: Any) -> bool:
-    """Whether it is {path inside the folder: [bytes, checksum]}."""
-    return isinstance(files, dict) and all(
-        isinstance(facts, list) and len(facts) == 2 and all(type(n) is int for n in facts)
-        for facts in files.values()
-    )
-
-
-_SHAPE = {
-    "files": _is_files,
-    "plan": lambda plan: isinstance(plan, dict) and isinstance(plan.get("digests", {}), dict),
-    "checkpoint": lambda said: (
-        isinstance(said, dict)
-        and (not said or all(isinstance(said.get(key), str) for key in ("path", "beside")))
-    ),
-}

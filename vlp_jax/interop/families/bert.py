@@ -100,7 +100,9 @@ class Bert(HuggingFace):
         """A BERT alone, but for one without token types, which is a DistilBERT."""
         return self.is_bert(method) and bool(method["text"].get("types", 2))
 
-    def tokenizer_options(self, beside: Beside, file: str, vocab_size: int) -> dict[str, Any]:
+    def tokenizer_options(
+        self, beside: Beside, file: str, vocab_size: int, method: str
+    ) -> dict[str, Any]:
         """Texts go to the tokenizer as they are."""
         return {"clean": "none"}
 

@@ -77,9 +77,11 @@ class Blip(Family):
         ignored = (*_IGNORED, _REPEATED) if encoder and decoder and matches else _IGNORED
         return Table("salesforce/BLIP", (*_RULES, *rules), ignored)
 
-    def tokenizer_options(self, beside: Beside, file: str, vocab_size: int) -> dict[str, Any]:
-        """Captions are cleaned as its data sets do."""
-        return {"clean": "blip"}
+    def tokenizer_options(
+        self, beside: Beside, file: str, vocab_size: int, method: str
+    ) -> dict[str, Any]:
+        """Questions and captions are cleaned as its data sets do (pre_question, pre_caption)."""
+        return {"clean": "blip_question" if method == "blip_vqa" else "blip"}
 
     def complete(self, method: dict[str, Any], state: State, beside: Beside) -> list[str]:
         """The task, and the pictures' size by the positions.

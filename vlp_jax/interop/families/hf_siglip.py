@@ -74,7 +74,9 @@ class HfSiglip(HuggingFace):
         note = f"no config.json beside the weights; activation {activation!r} is the name's"
         return [] if beside.config else [note]
 
-    def tokenizer_options(self, beside: Beside, file: str, vocab_size: int) -> dict[str, Any]:
+    def tokenizer_options(
+        self, beside: Beside, file: str, vocab_size: int, method: str
+    ) -> dict[str, Any]:
         """As the release does."""
         return tokenizer_options(None, file, vocab_size)
 

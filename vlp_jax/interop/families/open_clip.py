@@ -129,7 +129,9 @@ class OpenClip(Family):
             return None
         return not _text_cfg(beside.config).get("hf_tokenizer_name") and vocab_size == 49408
 
-    def tokenizer_options(self, beside: Beside, file: str, vocab_size: int) -> dict[str, Any]:
+    def tokenizer_options(
+        self, beside: Beside, file: str, vocab_size: int, method: str
+    ) -> dict[str, Any]:
         """tokenizer_kwargs."""
         clean = (_text_cfg(beside.config).get("tokenizer_kwargs") or {}).get("clean")
         return {"clean": clean} if clean else {}

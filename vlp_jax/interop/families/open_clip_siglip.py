@@ -64,9 +64,13 @@ class OpenClipSiglip(OpenClip):
         """open_clip runs the first SigLIP with exact GELU."""
         return {"image": {"activation": "gelu"}, "text": {"activation": "gelu"}}
 
-    def tokenizer_options(self, beside: Beside, file: str, vocab_size: int) -> dict[str, Any]:
+    def tokenizer_options(
+        self, beside: Beside, file: str, vocab_size: int, method: str
+    ) -> dict[str, Any]:
         """tokenizer_kwargs, else as the release does."""
-        said = super().tokenizer_options(beside, file, vocab_size) if beside.config else None
+        said = (
+            super().tokenizer_options(beside, file, vocab_size, method) if beside.config else None
+        )
         return tokenizer_options(said, file, vocab_size)
 
     def takes(self, method: Config) -> bool:

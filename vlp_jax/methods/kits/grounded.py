@@ -6,36 +6,32 @@ The file exists so that pre-training, captioning and answering say their losses 
 import dataclasses
 import functools
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Any
 
 import jax.numpy as jnp
 
 from vlp_jax.augment import pictures
-from vlp_jax.augment.rand_augment import RandAugment, rand_augment
 from vlp_jax.core.errors import UserError
 from vlp_jax.core.fields import ANY, Field, Numbers, Text
 from vlp_jax.core.inputs import Inputs, Vars
-from vlp_jax.core.schema import Size, build
+from vlp_jax.core.schema import Size
 from vlp_jax.core.types import Array
 from vlp_jax.decoding.how import Writing
 from vlp_jax.decoding.scoring import Scoring
 from vlp_jax.methods.base import Function, Part
-from vlp_jax.methods.kits.trunk import Trunk
+from vlp_jax.methods.kits.varied import Varied
 from vlp_jax.methods.kits.writing import Writer, likelihood, write
 from vlp_jax.models.med import MED, reads
 from vlp_jax.nn.cache import States
 from vlp_jax.nn.layers import Layers, together
 
-GREY = (128.0, 128.0, 128.0)  # outside a warped picture, as in the reference
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Grounded(Trunk):
+class Grounded(Varied):
     """Parts image (all normalised tokens of a ViT, the class token first) and text (models/med.py).
 
     Attributes:
-      text: config of the MED; rand_augment: fields of augment/rand_augment.py RandAugment; the
-        others: see Trunk.
+      text: config of the MED; the others: see Varied and Trunk.
       text_length: tokens of a training text.
       dec_id: the id of [DEC], which begins what is written; -1: the last but one of the vocabulary.
         [ENC], which begins what is read beside a picture, is the id after it.
@@ -43,14 +39,13 @@ class Grounded(Trunk):
     """
 
     text: Mapping[str, Any]
-    rand_augment: Annotated[Mapping[str, Any], RandAugment] = dataclasses.field(
-        default_factory=dict
-    )
     image_mean: tuple[float, float, float] = pictures.CLIP_MEAN
     image_std: tuple[float, float, float] = pictures.CLIP_STD
     text_length: Size = 30
     dec_id: int = -1
     end_id: int = 102
+
+    fill = (128.0, 128.0, 128.0)  # as in the reference
 
     @functools.cached_property
     def text_net(self) -> MED:
@@ -94,14 +89,6 @@ class Grounded(Trunk):
         """image and text."""
         count, width = self.states_shape
         return {**super().parts(), "text": Part(self.text_net, reads(self.text_net, width, count))}
-
-    def prepare(self, images: Array, rng: Array | None, **how: Any) -> Array:
-        """uint8[B, S, S, 3] -> float32[B, S, S, 3]: crop and flip, RandAugment, normalised."""
-        config = build(pictures.Augment, self.augment, "method.augment")
-        change = build(RandAugment, self.rand_augment, "method.rand_augment")
-        pixels = pictures.augment(images, config, rng, **how)
-        changed = rand_augment(pixels, change, rng, GREY)
-        return pictures.normalise(changed, self.image_mean, self.image_std)
 
     def see(self, v: Vars, x: Inputs, pixels: Array) -> Array:
         """Normalised tokens [B, N, D] of float32[B, S, S, 3]."""

@@ -12,11 +12,9 @@ import jax
 import jax.numpy as jnp
 from einops import rearrange
 
-from vlp_jax.augment import pictures
 from vlp_jax.core import rng as rngs
 from vlp_jax.core.errors import UserError
 from vlp_jax.core.inputs import Aux, Inputs, Vars
-from vlp_jax.core.schema import build
 from vlp_jax.core.types import Array, Extra
 from vlp_jax.methods.base import Function, Part
 from vlp_jax.methods.kits.trunk import Trunk
@@ -75,15 +73,6 @@ class Pretext(Trunk):
         flat = rearrange(views, "b q h w c -> (b q) h w c")
         _, out, moved = self.run_image(v, x.replace(rng=keys), flat)
         return rearrange(out["pooled"], "(b q) d -> b q d", q=count), moved
-
-    def augmented(self, images: Array, rng: Array | None) -> Array:
-        """The first half of `prepare`: float32[B, S, S, 3] in [0, 255]."""
-        how = build(pictures.Augment, self.augment, "method.augment")
-        return pictures.augment(images, how, rng).astype(jnp.float32)
-
-    def normalised(self, images: Array) -> Array:
-        """The second half of `prepare`."""
-        return pictures.normalise(images, self.image_mean, self.image_std)
 
     def answers(self, v: Vars, x: Inputs, keys: Array) -> tuple[Answers, Extra]:
         """Predictions and targets of `image`, uint8[B, S, S, 3], one row per picture, and the extra

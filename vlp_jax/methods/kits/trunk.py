@@ -77,9 +77,16 @@ class Trunk(Method):
         """uint8[B, S, S, 3] -> float32[B, S, S, 3], augmented (rng: key[B], None leaves that out)
         and normalised; how: further arguments of augment/pictures.py augment.
         """
+        return self.normalised(self.augmented(images, rng, **how))
+
+    def augmented(self, images: Array, rng: Array | None, **how: Any) -> Array:
+        """The first half of `prepare`: float32[B, S, S, 3] in [0, 255]."""
         config = build(pictures.Augment, self.augment, "method.augment")
-        pixels = pictures.augment(images, config, rng, **how)
-        return pictures.normalise(pixels, self.image_mean, self.image_std)
+        return pictures.augment(images, config, rng, **how).astype(jnp.float32)
+
+    def normalised(self, images: Array) -> Array:
+        """The second half of `prepare`."""
+        return pictures.normalise(images, self.image_mean, self.image_std)
 
     def run_image(self, v: Vars, x: Inputs, pixels: Array) -> tuple[Array, dict, Extra]:
         """Runs the tower on float[B, S, S, 3] pictures.
