@@ -43,6 +43,6 @@ def _small(scenes: str) -> ConfigDict:
     c = small(_of(small_towers(roles="decoder"), 12), scenes)
     c.data.caption = "first"  # the plain list, which says nothing of left and right
     c.method.augment.flip = 0.5
-    c.batch_size, c.steps, c.optim.lr = 32, 1500, 8e-4
+    c.batch_size, c.steps, c.optim.lr = 32, 5000, 8e-4
     c.evals.captions = captions(scenes)
     return c

@@ -19,15 +19,15 @@ def get_config(what: str = "web") -> ConfigDict:
     c.data.path = f"{WEB}/*.tar,{HUMAN}"
     c.keep_checkpoints = 1
     if what in ("words", "web"):
-        c.steps = {"words": 2000, "web": 1100}[what]
+        c.steps = {"words": 1500, "web": 800}[what]
         return c
     c.fresh = ()  # all of the pre-training
     c.method.alpha_examples = 0  # the teacher has learned already
     if what == "on":
-        c.steps, c.optim.lr, c.optim.warmup_steps = 500, 3e-4, 50
+        c.steps, c.optim.lr, c.optim.warmup_steps = 300, 3e-4, 50
         return c
     c.data.path = HUMAN
-    c.steps, c.optim.lr, c.optim.warmup_steps = 400, 2e-4, 40
+    c.steps, c.optim.lr, c.optim.warmup_steps = 300, 3e-4, 40
     c.method.losses, c.method.text.roles = TASKS[what], ROLES[what]
     if what != "captioner":
         c.method.negatives, c.method.negative_floor = "own", 0.0
