@@ -163,7 +163,7 @@ def test_one_id_of_two_is_refused(write):
     twice = {**COCO, "images": [*COCO["images"], {"id": "1", "file_name": "b.jpg"}]}
     same = {**COCO, "images": [*COCO["images"], {"id": 1, "file_name": "a.jpg"}]}
     root = write({"captions.json": twice, "same.json": same})
-    with pytest.raises(UserError, match="image 1 is 'a.jpg' and 'b.jpg'"):
+    with pytest.raises(UserError, match=r"image 1 is 'a\.jpg' and 'b\.jpg'"):
         open_source(f"{root}/captions.json")
     assert len(open_source(f"{root}/same.json")) == 2
     first = QUESTIONS["questions"][0]
@@ -192,7 +192,7 @@ def test_answers_in_other_forms(write):
 
 
 def test_the_first_pictures_may_be_missing_and_folders_lie_apart(write):
-    val, train, last = (f"{e['filepath']}/{e['filename']}" for e in KARPATHY["images"])
+    _, train, last = (f"{e['filepath']}/{e['filename']}" for e in KARPATHY["images"])
     root = write({"k.json": KARPATHY}, [f"coco/{last}", f"other/{train}"])
     source, _ = examples(f"{root}/k.json")
     assert source[1]["image"] and source[2]["image"] != source[1]["image"]

@@ -61,12 +61,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     as_json = flags.pop("json")
     from vlp_jax.api.capfilt import HOW as USUAL
     from vlp_jax.api.capfilt import Request, capfilt
+    from vlp_jax.api.generate import by_flag
     from vlp_jax.decoding.how import Writing
 
     how = {key: flags.pop(key) for key in HOW}
     if how["top_p"] is None and how["beams"] == 1:
         how["top_p"] = USUAL.top_p
-    report = capfilt(Request(how=Writing(**how), **flags))
+    with by_flag():
+        report = capfilt(Request(how=Writing(**how), **flags))
     if report:
         print_counts(report)
     if as_json:
@@ -82,7 +84,8 @@ def print_counts(report: dict) -> None:
 
     counts, rows = report["counts"], []
     names = {"web": "web texts", "human": "human texts", "synthetic": "synthetic texts"}
-    names |= {"right": "- right ones", "wrong": "- wrong ones", "pictures": "pictures"}
+    names |= {"right": "- right ones", "wrong": "- wrong ones", "unclear": "- unclear ones"}
+    names["pictures"] = "pictures"
     for key, name in names.items():
         kept, dropped = (counts.get(f"{key} {word}", 0) for word in ("kept", "dropped"))
         if kept + dropped:

@@ -29,6 +29,8 @@ class ViT(nn.Module):
 
     Attributes:
       image_size, patch_size: side of the input and of a patch, pixels.
+      margin: image_size may be no multiple of patch_size; pixels on the right and below that fill
+        no patch are not seen, as a convolution has it.
       width, num_layers: D and L.
       head_width: K; heads = width / head_width.
       mlp_ratio: MLP hidden width = int(width * mlp_ratio).
@@ -58,6 +60,7 @@ class ViT(nn.Module):
     conv_bias: bool = False
     head_bias: bool = False
     pooler: bool = False
+    margin: bool = False
     patch_dropout: Rate = 0.0
     activation: str = "gelu"
     norm_eps: float = 1e-5
@@ -160,6 +163,9 @@ class ViT(nn.Module):
         fill: tuple[Array, Array] | None,
     ) -> Array:
         dtype, width = DTYPES[self.dtype], self.width
+        if self.margin:
+            seen = self.grid * self.patch_size
+            images = images[:, :seen, :seen]
         how = (self.patch_size, self.conv_bias, dtype, self.weight_init)
         x = PatchEmbed(width, *how, name="patch_embed")(images, places)
         if fill is not None:
