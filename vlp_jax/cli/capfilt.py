@@ -42,7 +42,8 @@ def parser() -> argparse.ArgumentParser:
     say("--texts", type=int, default=0, dest="most", metavar="N",
         help="of a picture's own texts the first N; default all")  # fmt: skip
     say("--truth", default="", metavar="KEY",
-        help="JSON key that says whether the data's texts are right, for counts")  # fmt: skip
+        help="JSON key that says whether the data's texts are right (true, 1, yes; false, 0, no), "
+        "for counts")  # fmt: skip
     say("--batch-size", type=int, default=32, help="pictures of each device at once; default 32")
     say("--threads", type=int, default=os.cpu_count() or 1, metavar="N", help="picture decoders")
     say("--shard-size", type=int, default=1000, metavar="N",
