@@ -8,6 +8,8 @@ import pathlib
 import shutil
 import subprocess
 import sys
+import tarfile
+from collections import Counter
 from types import SimpleNamespace
 
 import numpy as np
@@ -19,7 +21,7 @@ from test_generate import folder  # noqa: F401  (the fixture)
 import vlp_jax
 from vlp_jax.__main__ import main
 from vlp_jax.api import capfilt as api
-from vlp_jax.api.capfilt_part import CapFilt, Rules
+from vlp_jax.api.capfilt_part import CapFilt, Part, Rules, _truth
 from vlp_jax.api.writing import Made
 from vlp_jax.core.fields import Picture, Text
 from vlp_jax.data.decode import decode_image
@@ -166,6 +168,16 @@ def test_ways_of_writing_and_one_of_the_two(call, folder, data, tmp_path, capsys
     assert all(t["kept"] and t["score"] is None for n in notes(tmp_path / "w") for t in n["texts"])
 
 
+def test_truth_is_said_in_words_too():
+    """`no` is no truth of a text, and what says neither is not counted as either."""
+    said = [True, 1, 1.0, "True", " yes", False, 0, "false", "0", "No", None, "maybe", "", 2, [1]]
+    assert [_truth(value) for value in said] == [True] * 5 + [False] * 5 + [None] * 5
+    text = {"text": "a", "from": "web", "kept": True}
+    notes = [{"truth": _truth(value), "texts": [text]} for value in ("no", "yes", None, 1)]
+    counts = Part([], notes, Counter()).counts()
+    assert [counts[f"{word} kept"] for word in ("right", "wrong", "unclear")] == [2, 1, 1]
+
+
 def test_each_model_sees_a_picture_once_by_its_own_preprocessing(data):
     seen = {"writer": [], "matcher": [], "pairs": []}
 
@@ -195,6 +207,37 @@ def test_each_model_sees_a_picture_once_by_its_own_preprocessing(data):
         assert {said["score"] for said in note["texts"]} == {round(mean, 4)}, note["key"]
 
 
+def test_a_text_of_which_cleaning_leaves_nothing_is_dropped_unseen(call, folder, data, tmp_path):  # noqa: F811
+    """It would be damage to a training on the result."""
+    own, judge = tmp_path / "data", tmp_path / "match"
+    own.mkdir()
+    shutil.copytree(folder("match"), judge)
+    manifest = json.loads((judge / "vlp_jax.json").read_text())
+    manifest["tokenizer"].setdefault("options", {})["clean"] = "blip"
+    (judge / "vlp_jax.json").write_text(json.dumps(manifest))
+    for name, text in (("a", "!!! ..."), ("b", "two dog"), ("d", "...")):
+        shutil.copy(data / f"{name}.png", own / f"{name}.png")
+        (own / f"{name}.txt").write_text(text)
+    words = [f"--filter={judge}", "--threshold=0", "--seed=12345678901234567"]
+    assert call(tmp_path / "out", *words, data=own) == 0
+    web = [n["texts"][0] for n in notes(tmp_path / "out")]
+    assert [t["kept"] for t in web] == [False, True, False] and web[0]["score"] is None
+    source = open_source(str(tmp_path / "out"))
+    assert all("!" not in text for i in range(len(source)) for text in source[i]["text"])
+
+
+def test_names_of_any_length_are_written(call, data, tmp_path):
+    """Of a further file, a tar's header has room for 100 letters."""
+    own, name = tmp_path / "data", f"{'m' * 120}.npy"
+    own.mkdir()
+    with tarfile.open(own / "x.tar", "w", format=tarfile.PAX_FORMAT) as tar:
+        for end, path in (("png", data / "a.png"), ("txt", data / "c.txt"), (name, data / "c.txt")):
+            tar.add(path, f"k.{end}")
+    assert call(tmp_path / "out", "--threshold=0", data=own) == 0
+    found = open_source(str(tmp_path / "out"))[0]
+    assert found["members"][name] == b"cut" and found["image"] == (data / "a.png").read_bytes()
+
+
 def test_one_checkpoint_is_loaded_once(monkeypatch, tmp_path):
     loaded = []
     monkeypatch.setattr(api, "load_model", lambda *words: loaded.append(words) or SimpleNamespace())
@@ -217,8 +260,13 @@ def test_one_checkpoint_is_loaded_once(monkeypatch, tmp_path):
         (["--captioner=", "--keep-human"], "--keep-human: without --captioner"),
         (["--truth=rihgt"], "--truth='rihgt': no sample has this JSON key; did you mean 'right'?"),
         (["--out={data}"], "is the data itself"),
+        (["--out={data}/deep/out"], "/deep/out: lies in --data={data}; choose a folder outside"),
+        (["--data=captions:{data}", "--out={data}/out"], "lies in --data=captions:{data}"),
         (["--filter={data}/none"], "--filter: {data}/none: no such folder"),
-        (["--max-new=99"], "max_new=99: after 1 token more than the model's 8 places"),
+        (["--repetition-penalty=0"], "--repetition-penalty=0.0 is out of range"),
+        (["--prompt=a red cat of two dog is"], "--prompt: 'a red cat of two dog is' is too long"),
+        (["--min-new=9"], "--min-new=9: must be from 0 to --max-new=4"),
+        (["--max-new=99"], "--max-new=99: after 1 token more than the model's 8 places"),
     ],
 )
 def test_mistakes_are_one_line(call, folder, data, tmp_path, capsys, flags, message):  # noqa: F811

@@ -13,7 +13,7 @@ from PIL import Image
 import vlp_jax
 from vlp_jax.__main__ import main
 from vlp_jax.api.forward import reads, writes
-from vlp_jax.api.writing import generate
+from vlp_jax.api.writing import generate, number_of
 from vlp_jax.core.errors import UserError
 from vlp_jax.core.fields import Text
 from vlp_jax.core.inputs import Inputs, Vars
@@ -111,6 +111,53 @@ def test_draws_follow_their_seed(folder):
     draw = lambda seed: model.generate(pictures, seed=seed, **how)  # noqa: E731
     first = draw(0)
     assert first == draw(0) != draw(1) and len(set(first)) > 3, "each picture draws for itself"
+
+
+def test_no_two_seeds_are_one(folder):
+    """Seeds far apart, of any size, and a picture's number is no seed."""
+    seeds = 0, 1, 2047, 2048, -1, 10**40, 10**40 + 1
+    numbers = {number_of(b"%d" % i, seed) for i in (0, 1, 2**20) for seed in seeds}
+    assert len(numbers) == 21 and all(0 <= number < 2**31 for number in numbers)
+    model, how = vlp_jax.load(folder("caption")), dict(max_new=4, temperature=3.0)
+    pictures = [folder.pictures / "a.jpg"] * 12
+    assert model.generate(pictures, seed=0, **how) != model.generate(pictures, seed=2048, **how)
+
+
+def test_a_prompt_ends_with_its_line_alone(folder, tmp_path):
+    """U+2028 and U+0085 are letters of a prompt, and a prompt may be empty."""
+    said = ["a\u2028cat\x85", "", "the dog"]
+    for text in ("\n".join(said), "\n".join(said) + "\n", "\r\n".join(said)):
+        (tmp_path / "p.txt").write_bytes(text.encode())
+        call = ["generate", f"--checkpoint={folder('caption')}", f"--images={folder.pictures}"]
+        call += [f"--prompts={tmp_path / 'p.txt'}", "--max-new=3", f"--out={tmp_path / 'f.jsonl'}"]
+        assert main(call) == 0
+        rows = (tmp_path / "f.jsonl").read_text().split("\n")[:-1]
+        assert [json.loads(row)["prompt"] for row in rows] == said
+
+
+def test_what_is_read_is_not_written_over(folder, tmp_path, capsys):
+    shutil.copytree(folder.pictures, tmp_path / "p")
+    (tmp_path / "q.jsonl").write_text("a\nb\nc\n")
+    (tmp_path / "link").symlink_to(tmp_path / "p" / "b.png")
+    call = ["generate", f"--checkpoint={folder('caption')}", f"--images={tmp_path / 'p'}"]
+    for out in ("q.jsonl", "p/sub/c.png", "link"):
+        words = [f"--out={tmp_path / out}", f"--prompts={tmp_path / 'q.jsonl'}", "--max-new=2"]
+        assert main([*call, *words]) == 2
+        assert f"{out}: is read by this command" in capsys.readouterr().err
+    assert (tmp_path / "q.jsonl").read_text() == "a\nb\nc\n"
+
+
+def test_what_is_no_text_is_refused(folder):
+    caption, judge = vlp_jax.load(folder("caption")), vlp_jax.load(folder("match"))
+    picture = folder.pictures / "b.png"
+    with pytest.raises(UserError, match=r"prompt\[1\]: must be a text, not NoneType"):
+        caption.generate([picture] * 2, ["a", None])
+    with pytest.raises(UserError, match=r"prompt\[0\]: .*U\+D800 is half of a character"):
+        caption.generate([picture], "\ud800")
+    with pytest.raises(UserError, match=r"texts\[0\]: must be a text, not int"):
+        judge.match([picture], [3])
+    with pytest.raises(UserError, match=r"texts\[1\]: .*U\+D800 is half of a character"):
+        judge.match([picture] * 2, ["a", "\ud800"])
 
 
 def test_questions_are_answered_and_pairs_are_matched(folder, tmp_path, capsys):

@@ -8,6 +8,7 @@ import pytest
 from generated import encode
 
 from vlp_jax.core.errors import UserError
+from vlp_jax.data.damage import DamagedSample
 from vlp_jax.data.open import open_source
 from vlp_jax.data.source import check_captions
 
@@ -142,6 +143,75 @@ def test_questions_and_their_answers(write):
         assert source[0]["image"] == source[1]["image"]
     with pytest.raises(UserError, match=r"no caption column .* it has: image, question"):
         check_captions(source, root)
+
+
+def test_ids_are_numbers_or_their_digits(write):
+    """One file of a set may be written by other hands."""
+    lines = [{**e, "image_id": str(e["image_id"])} for e in COCO["annotations"]]
+    asked = [{**e, "question_id": str(e["question_id"])} for e in QUESTIONS["questions"]]
+    questions = {**QUESTIONS, "questions": asked}
+    files = {"captions.json": {**COCO, "annotations": lines}, NAMES[0]: questions}
+    root = write({**files, NAMES[1]: ANNOTATIONS})
+    _, found = examples(f"{root}/captions.json")
+    assert [e["text"] for e in found] == [["two"], ["one", "three"]]
+    _, found = examples(f"{root}/{NAMES[0]}")
+    assert [e["meta"]["answers"][0] for e in found] == ["red", "2"]
+
+
+def test_one_id_of_two_is_refused(write):
+    """The captions or answers of the one would be given to the other."""
+    twice = {**COCO, "images": [*COCO["images"], {"id": "1", "file_name": "b.jpg"}]}
+    same = {**COCO, "images": [*COCO["images"], {"id": 1, "file_name": "a.jpg"}]}
+    root = write({"captions.json": twice, "same.json": same})
+    with pytest.raises(UserError, match=r"image 1 is 'a\.jpg' and 'b\.jpg'"):
+        open_source(f"{root}/captions.json")
+    assert len(open_source(f"{root}/same.json")) == 2
+    first = QUESTIONS["questions"][0]
+    for other in ({"question": "Who?"}, {"image_id": 44}):
+        asked = {**QUESTIONS, "questions": [*QUESTIONS["questions"], {**first, **other}]}
+        root = write(dict(zip(NAMES, (asked, ANNOTATIONS), strict=True)))
+        with pytest.raises(UserError, match=f"question_id 420 stands twice in {NAMES[0]}"):
+            open_source(f"{root}/{NAMES[0]}")
+    lines = ANNOTATIONS["annotations"]
+    told = {"annotations": [*lines, {**lines[0], "answers": [{"answer": "3"}]}]}
+    root = write(dict(zip(NAMES, (QUESTIONS, told), strict=True)))
+    with pytest.raises(UserError, match=f"question_id 421 stands twice in {NAMES[1]}"):
+        open_source(f"{root}/{NAMES[0]}")
+
+
+def test_answers_in_other_forms(write):
+    """The commonest alone, numbers, no type."""
+    first, second = ANNOTATIONS["annotations"]
+    alone = {key: value for key, value in first.items() if key != "answers"}
+    bare = {**second, "answers": [7, 7.5, {"answer": "x"}], "answer_type": None}
+    told = {"annotations": [alone, bare]}
+    root = write(dict(zip(NAMES, (QUESTIONS, told), strict=True)))
+    _, found = examples(f"{root}/{NAMES[0]}")
+    assert [e["meta"]["answers"] for e in found] == [["7", "7.5", "x"], ["2"]]
+    assert found[0]["meta"]["answer_type"] == "" and found[1]["meta"]["answer"] == "2"
+
+
+def test_the_first_pictures_may_be_missing_and_folders_lie_apart(write):
+    _, train, last = (f"{e['filepath']}/{e['filename']}" for e in KARPATHY["images"])
+    root = write({"k.json": KARPATHY}, [f"coco/{last}", f"other/{train}"])
+    source, _ = examples(f"{root}/k.json")
+    assert source[1]["image"] and source[2]["image"] != source[1]["image"]
+    with pytest.raises(DamagedSample, match="missing_file"):
+        source[0]
+    root = write({"c.json": COCO, "l.token": "gone.jpg#0\tx\na.jpg#0\ty\n"}, ["below/a.jpg"])
+    assert open_source(f"{root}/c.json")[1]["image"]
+    assert open_source(f"{root}/l.token")[1]["image"]
+    pair = {"id": 0, "image_0": "x", "image_1": "y", "caption_0": "a", "caption_1": "b"}
+    lines = "\n".join(map(json.dumps, [{**pair, "image_0": "w"}, pair]))
+    root = write({"examples.jsonl": lines}, ["far/x.jpg", "far/y.jpg"])
+    assert open_source(f"{root}/examples.jsonl")[1]["image"], "the suffix of the second"
+
+
+def test_a_line_ends_at_its_end_alone(write):
+    lines = [{**NLVR2[0], "sentence": "Two\u2028lines\x85here."}, NLVR2[1]]
+    root = write({"dev.json": "\n".join(json.dumps(line, ensure_ascii=False) for line in lines)})
+    _, found = examples(f"{root}/dev.json")
+    assert found[0]["meta"]["sentence"] == "Two\u2028lines\x85here." and len(found) == 2
 
 
 def test_a_test_set_has_questions_alone(write):

@@ -13,7 +13,7 @@ from vlp_jax.core.fields import Picture, Text
 from vlp_jax.core.options import options
 from vlp_jax.data.text.bytes import ByteTokenizer
 from vlp_jax.evals.base import EvalContext, make_evaluator
-from vlp_jax.evals.caption import bleu, cider_d, rouge_l, tokenize
+from vlp_jax.evals.caption import _references, bleu, cider_d, rouge_l, tokenize
 from vlp_jax.evals.kits.wording import prompted
 from vlp_jax.methods.base import Function, Leaf, Method, Part
 from vlp_jax.parallel.mesh import make_mesh
@@ -70,6 +70,14 @@ def functions():
     embedder = Embedder(method, make_mesh({"data": 1}, jax.devices()[:1]))
     params, extra = method.init(jax.random.key(0))
     return embedder.bind(params, extra)
+
+
+def test_a_caption_beside_a_list_is_a_reference_too():
+    """The one of a text file, whatever the list holds."""
+    sample = {"text": ["a bus", "a red bus"], "meta": {"captions": ["a red bus", "a red bus"]}}
+    assert _references(sample, "") == ["a bus", "a red bus", "a red bus"]
+    assert _references({"text": ["a bus"], "meta": {"captions": []}}, "") == ["a bus"]
+    assert _references(sample, "captions") == ["a red bus"] * 2 and _references(None, "") == []
 
 
 CONTEXT = EvalContext(TOKENIZER, image_size=8, batch_size=3)

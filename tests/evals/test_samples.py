@@ -16,12 +16,23 @@ from vlp_jax.evals.kits.samples import (
     open_samples,
     read_values,
 )
+from vlp_jax.evals.vqa import read_candidates
 
 
 def test_class_names_from_the_data_are_sorted_by_value():
     assert list(class_names([10, 9, 10]).items()) == [(9, "9"), (10, "10")]
     assert class_names(["b", None, "a"]) == {"a": "a", "b": "b"}
     assert list(class_names([["y", "x"], ["z"]])) == ["x", "y", "z"]
+
+
+def test_a_name_ends_with_its_line_alone(tmp_path):
+    """U+2028 and U+0085 begin no other name: those after it would stand for other classes."""
+    names = ["a\u2028b", "c\x85", "d"]
+    (tmp_path / "n.txt").write_bytes("\r\n".join(names).encode())
+    (tmp_path / "n.json").write_text(json.dumps(names, ensure_ascii=False))
+    for file in ("n.txt", "n.json"):
+        assert list(class_names([2, 0], str(tmp_path / file)).values()) == names
+    assert read_candidates(str(tmp_path / "n.txt")) == ["a\u2028b", "c", "d"]
 
 
 def test_class_names_from_files(tmp_path):

@@ -1,8 +1,10 @@
 """BLIP's files: what transformers computes of its three classes, and the names and the repeated
 tensors of salesforce/BLIP."""
 
+import json
 import pathlib
 import re
+import shutil
 
 import jax
 import numpy as np
@@ -268,6 +270,42 @@ def test_the_file_of_two_pictures(tiny, tmp_path, monkeypatch):
     wanted = state[f"{other}.output.merge_layer.weight"].T
     np.testing.assert_array_equal(arrays["text/merge/kernel"][1], wanted)
     np.testing.assert_array_equal(arrays["judge/out/bias"], state["cls_head.2.bias"])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"architectures": ["BlipForConditionalGeneration", "X"]}, r"architectures \['Blip.*'X'\]"),
+        ({"architectures": "BlipModel"}, "architectures 'BlipModel' is not read"),
+        ({"text_config": {"sep_token_id": 30}}, "sep_token_id=30: must be an id below vocab_size"),
+        ({"text_config": {"sep_token_id": None}}, "text_config: sep_token_id is None"),
+    ],
+)
+def test_configs_that_say_something_else(tmp_path, change, message):
+    said = read_json(str(GOLDEN / "caption" / "config.json"))
+    for key, value in change.items():
+        said[key] = {**said[key], **value} if isinstance(value, dict) else value
+    shutil.copytree(GOLDEN / "caption", tmp_path / "hf")
+    (tmp_path / "hf" / "config.json").write_text(json.dumps(said))
+    with pytest.raises(UserError, match=message):
+        opened(tmp_path / "hf")
+
+
+def test_pixels_that_fill_no_patch(tmp_path):
+    """transformers' convolution leaves them out; of our own recipes it is refused."""
+    said = read_json(str(GOLDEN / "caption" / "config.json"))
+    said["vision_config"]["image_size"] = 21
+    shutil.copytree(GOLDEN / "caption", tmp_path / "hf")
+    (tmp_path / "hf" / "config.json").write_text(json.dumps(said))
+    _, config, method, arrays = opened(tmp_path / "hf")
+    v = Vars(unflatten(arrays), {})
+    image = np.random.default_rng(0).integers(0, 256, (2, 21, 21, 3)).astype(np.uint8)
+    seen = method.functions()["image_states"](v, Inputs.of({"image": image}))
+    whole = make_method({**config, "image": {**config["image"], "image_size": 16, "margin": False}})
+    cut = whole.functions()["image_states"](v, Inputs.of({"image": image[:, :16, :16]}))
+    np.testing.assert_allclose(seen, cut, atol=1e-6)
+    with pytest.raises(UserError, match="image_size 21x21 is not a multiple of patch_size 8"):
+        make_method({**config, "image": {**config["image"], "margin": False}}).parts()
 
 
 def test_no_class_of_transformers_is_encoder_and_decoder(tiny, tmp_path):

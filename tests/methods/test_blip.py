@@ -284,6 +284,8 @@ def test_captions_alone_need_neither_teacher_nor_projections():
         (dict(losses=()), "one there must be"),
         (dict(text={"roles": "encoder"}), "method.text.roles='encoder': lm of method.losses needs"),
         (dict(negatives="owned"), "method.negatives: unknown 'owned'"),
+        (dict(rows_dtype="float12"), "method.rows_dtype: unknown 'float12'"),
+        (dict(prompt_tokens=T), f"method.prompt_tokens={T}: leaves out all text_length={T} tokens"),
     ],
 )
 def test_a_loss_that_there_is_not(changes, message):

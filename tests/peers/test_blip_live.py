@@ -80,7 +80,10 @@ def started(first):
     return ids, torch.from_numpy(ids).long(), torch.from_numpy(MASK).long()
 
 
-@pytest.mark.parametrize("text, vision", [({}, {}), ODD], ids=["plain", "odd"])
+MARGIN = {}, dict(image_size=27)  # three pixels that fill no patch: a convolution does not see them
+
+
+@pytest.mark.parametrize("text, vision", [({}, {}), ODD, MARGIN], ids=["plain", "odd", "margin"])
 def test_captions(text, vision, tmp_path):
     model = build("BlipForConditionalGeneration", text, vision)
     loaded, back = both_ways(model, tmp_path)

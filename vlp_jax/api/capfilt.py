@@ -27,11 +27,19 @@ from vlp_jax.api.placement import ways
 from vlp_jax.api.stop import Check, stoppable
 from vlp_jax.api.writing import Matcher, Writer
 from vlp_jax.core.errors import RunError, UserError
+from vlp_jax.core.schema import build
 from vlp_jax.core.strict_json import dumps
 from vlp_jax.data.damage import NOTED
 from vlp_jax.data.folder import in_order
 from vlp_jax.data.open import open_source
-from vlp_jax.data.source import Source, check_captions, check_key, digest, pictures_stamp
+from vlp_jax.data.source import (
+    FOLDER_KINDS,
+    Source,
+    check_captions,
+    check_key,
+    digest,
+    pictures_stamp,
+)
 from vlp_jax.data.staging import check_free, check_ours, manifest_of, read_plan, staging, tidy
 from vlp_jax.data.walk import told
 from vlp_jax.decoding.how import Writing
@@ -87,12 +95,12 @@ class Request(Rules):
             raise UserError("capfilt: give --captioner, --filter or both")
         if self.how.top_p is not None and not 0 < self.how.top_p <= 1:
             raise UserError(f"--top-p={self.how.top_p:g}: must be above 0 and at most 1")
+        build(Writing, dataclasses.asdict(self.how), "generate")
         if self.keep_human and not self.captioner:
             raise UserError("--keep-human: without --captioner it leaves nothing to filter")
         if self.how.returned != 1:
             raise UserError("capfilt: writes one text for a picture; returned must be 1")
-        if os.path.realpath(self.data) == os.path.realpath(self.out):
-            raise UserError(f"--out={self.out}: is the data itself; choose another folder")
+        check_apart(self.data, self.out)
         check_writable("--out", self.out)
         check_free(self.out, read_manifest, "data set")
         for name, (needed, lacks) in NEEDS.items():
@@ -130,6 +138,19 @@ def capfilt(request: Request) -> dict[str, Any]:
     said = {key: manifest[key] for key in ("pictures", "counts", "skipped")}
     seconds = round(time.perf_counter() - start, 2)
     return {"out": request.out, **said, "computed": computed, "seconds": seconds}
+
+
+def check_apart(data: str, out: str) -> None:
+    """Raises UserError where the result is the data, or lies in a folder that is searched for
+    pictures: its own would be of the data the next time."""
+    kind, _, folder = data.partition(":")
+    named = folder if kind in FOLDER_KINDS and folder else data
+    whole, place = os.path.realpath(os.path.expanduser(named)), os.path.realpath(out)
+    if whole == place:
+        raise UserError(f"--out={out}: is the data itself; choose another folder")
+    tars = os.path.isdir(whole) and any(n.lower().endswith(".tar") for n in os.listdir(whole))
+    if os.path.isdir(whole) and not tars and os.path.commonpath([whole, place]) == whole:
+        raise UserError(f"--out={out}: lies in --data={data}; choose a folder outside")
 
 
 def check_texts(request: Request, source: Source) -> None:
@@ -198,7 +219,9 @@ def _work(
     if judge := models.get("filter"):
         matcher = Matcher(judge, size)
         views["matcher"] = judge.decode
-    return CapFilt(source, writer, matcher, views, request, size, told)
+    cleaned = [model.tokenizer().blank for model in models.values()]
+    blank = lambda text: not text.strip() or any(nothing(text) for nothing in cleaned)  # noqa: E731
+    return CapFilt(source, writer, matcher, views, request, size, blank, told)
 
 
 def _write(

@@ -5,7 +5,6 @@ batch, its part, its place in the data or the number of processes.
 """
 
 import dataclasses
-import hashlib
 import json
 import os
 from collections import Counter
@@ -16,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from vlp_jax.api.embed import ahead, chunks
-from vlp_jax.api.writing import Matcher, Writer
+from vlp_jax.api.writing import Matcher, Writer, number_of
 from vlp_jax.data.damage import DamagedSample
 from vlp_jax.data.export import suffix_of, write_tar
 from vlp_jax.data.index import open_index
@@ -26,6 +25,8 @@ from vlp_jax.data.whole import write_whole
 
 WEB, HUMAN, SYNTHETIC = "web", "human", "synthetic"  # where a text comes from
 TEXTS, NOTES = "texts", "capfilt"  # folder of all decisions; key of those of a sample in its JSON
+_SAID = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
+_TOLD = {True: "right", False: "wrong", None: "unclear"}
 _DIGITS = 4  # of a score: what the order of a sum can change lies far behind them
 
 
@@ -43,7 +44,8 @@ class Part:
 
     Attributes:
       examples: those with a text that was kept, as they are written.
-      notes: of all: row, key, truth where it was asked for, texts [{text, from, score, kept}].
+      notes: of all: row, key, truth where it was asked for (None: unclear), texts [{text, from,
+        score, kept}].
       skipped: {reason: count} of the others.
     """
 
@@ -52,15 +54,15 @@ class Part:
     skipped: Counter
 
     def counts(self) -> Counter:
-        """{"ORIGIN kept", "ORIGIN dropped", with a truth "right ..." and "wrong ..." of the data's
-        own texts, "pictures kept", "pictures dropped": count}."""
+        """{"ORIGIN kept", "ORIGIN dropped", with a truth "right ...", "wrong ..." and "unclear ..."
+        of the data's own texts, "pictures kept", "pictures dropped": count}."""
         found: Counter = Counter()
         for note in self.notes:
             for said in note["texts"]:
                 word = "kept" if said["kept"] else "dropped"
                 found[f"{said['from']} {word}"] += 1
                 if "truth" in note and said["from"] != SYNTHETIC:
-                    found[f"{'right' if note['truth'] else 'wrong'} {word}"] += 1
+                    found[f"{_TOLD[note['truth']]} {word}"] += 1
         kept = len(self.examples)
         return found + Counter({"pictures kept": kept, "pictures dropped": len(self.notes) - kept})
 
@@ -98,6 +100,7 @@ class CapFilt:
         preprocessing.
       rules: how.
       size: pictures at once.
+      blank: whether nothing is left of a text once it is cleaned: it is dropped unseen.
       told: called with the number of pictures that a batch has finished.
     """
 
@@ -107,6 +110,7 @@ class CapFilt:
     views: Mapping[str, Callable[[bytes], np.ndarray]]
     rules: Rules
     size: int = 32
+    blank: Callable[[str], bool] = lambda text: not text.strip()
     told: Callable[[int], None] = lambda count: None
 
     def part(self, rows: range) -> Part:
@@ -143,7 +147,7 @@ class CapFilt:
                 texts.append({"text": text, "from": SYNTHETIC})
         for texts in found:
             for said in texts:
-                said |= {"score": None, "kept": bool(said["text"].strip())}
+                said |= {"score": None, "kept": not self.blank(said["text"])}
         if self.matcher:
             self._match(seen, found)
         return found
@@ -178,7 +182,7 @@ class CapFilt:
         example = one.example
         note = {"row": one.row, "key": example["key"]}
         if self.rules.truth and self.rules.truth in example["meta"]:
-            note["truth"] = bool(example["meta"][self.rules.truth])
+            note["truth"] = _truth(example["meta"][self.rules.truth])
         found.notes.append(note | {"texts": texts})
         kept = list(dict.fromkeys(said["text"] for said in texts if said["kept"]))
         if kept:
@@ -188,10 +192,11 @@ class CapFilt:
             found.examples.append({**example, **new})
 
 
-def number_of(data: bytes, seed: int) -> int:
-    """A number below 2^31 of a file's content and a seed."""
-    digest = hashlib.blake2b(data, digest_size=4, person=b"%d" % seed).digest()
-    return int.from_bytes(digest, "little") >> 1
+def _truth(value: Any) -> bool | None:
+    """What true, false, 1, 0, yes and no say, as words too; None of anything else."""
+    value = value.item() if isinstance(value, np.generic) else value
+    whole = isinstance(value, float) and value.is_integer()
+    return _SAID.get(str(int(value) if whole else value).strip().lower())
 
 
 def write_part(part: Part, folder: str, name: str) -> dict[str, Any]:

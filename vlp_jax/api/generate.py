@@ -68,13 +68,15 @@ def write(request: Request) -> dict[str, Any]:
     prompt = _lines(request.prompts, len(names)) if request.prompts else request.prompt
     if os.path.isdir(request.out):
         raise UserError(f"--out={request.out}: is a folder; name a .jsonl file")
+    paths = [os.path.join(root, name) for name in names]
+    if os.path.realpath(request.out) in map(os.path.realpath, (request.prompts, *paths)):
+        raise UserError(f"--out={request.out}: is read by this command; name another file")
     check_writable("--out", os.path.dirname(os.path.abspath(request.out)))
     start_jax()
     model = load_model(request.checkpoint, request.sharding)
-    progress = Progress(len(names))
+    progress = Progress(len(names), "generate")
     how = dict(request.how, stop=request.stop, skip_damaged=request.skip_damaged)
     batching = Batching(request.batch_size, told=progress.add)
-    paths = [os.path.join(root, name) for name in names]
     with by_flag():
         found = generate(model, paths, prompt, request.seed, batching, **how)
     progress.end()
@@ -120,9 +122,10 @@ def by_flag() -> Iterator[None]:
 def _lines(path: str, count: int) -> list[str]:
     """Lines of a file. Raises UserError: not as many as pictures."""
     try:
-        lines = read_text(path).splitlines()
+        text = read_text(path)
     except UserError as error:
         raise UserError(f"--prompts: {error}") from error
+    lines = text.removesuffix("\n").split("\n") if text else []  # U+2028 ends none
     if len(lines) != count:
         raise UserError(f"--prompts={path}: {len(lines)} lines for {count} pictures")
     return lines

@@ -79,16 +79,20 @@ def check_list(values: Iterable[Any], name: str) -> Iterable[Any]:
     return values
 
 
-def check_texts(texts: Iterable[str]) -> list[str]:
-    """The texts as a list.
+def check_texts(texts: Iterable[str], name: str = "texts") -> list[str]:
+    """The texts as a list; name: of the argument.
 
     Raises:
       UserError: what is no text, named by its number.
     """
-    texts = list(check_list(texts, "texts"))
+    texts = list(check_list(texts, name))
     for number, text in enumerate(texts):
         if not isinstance(text, str):
-            raise UserError(f"texts[{number}]: must be a text, not {type(text).__name__}")
+            raise UserError(f"{name}[{number}]: must be a text, not {type(text).__name__}")
+        try:
+            check_text(text)
+        except BadText as error:
+            raise UserError(f"{name}[{number}]: {error}") from error
     return texts
 
 

@@ -5,6 +5,7 @@ The file exists so that a command and a notebook write the same texts.
 """
 
 import dataclasses
+import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -21,7 +22,6 @@ from vlp_jax.methods.base import Function
 WRITERS = {"generate_text": "prompt", "generate_answer": "text"}  # function: the text it reads
 SCORERS = {"loglik": ("prompt", "texts"), "answer_loglik": ("text", "answers")}  # and those scored
 BUCKETS = (1, 4, 8, 16, 32, 64)  # tokens of prompts, each a program
-ROWS = 1 << 20  # keys of one seed
 
 
 class Made(NamedTuple):
@@ -65,7 +65,7 @@ def generate(
     writer.check(prompts)
     for some in _chunks(range(len(listed)), batching.size):
         if seen := readable(model, listed, some, skip_damaged):
-            numbers = [(i + seed * ROWS) % 2**31 for i in seen]
+            numbers = [number_of(b"%d" % i, seed) for i in seen]
             texts = writer(np.stack(list(seen.values())), [prompts[i] for i in seen], numbers)
             made |= dict(zip(seen, texts, strict=True))
         batching.told(len(some))
@@ -100,7 +100,7 @@ def score(
 
 def match(model: Any, pictures: Iterable[Any], texts: Sequence[str]) -> np.ndarray:
     """float32[N]: see Model.match."""
-    listed, texts = list(check_list(pictures, "pictures")), list(texts)
+    listed, texts = list(check_list(pictures, "pictures")), check_texts(texts)
     matcher = Matcher(model)
     if len(listed) != len(texts):
         raise UserError(f"match: {len(texts)} texts for {len(listed)} pictures; give one of each")
@@ -232,9 +232,19 @@ def _function(model: Any, known: Mapping[str, Any], lacks: str) -> tuple[str, Fu
     raise UserError(f"{model.path}: its method {model.config['method']['name']!r} {lacks}")
 
 
+def number_of(data: bytes, seed: int) -> int:
+    """A number below 2^31 of what says which text it is, and a seed of any size."""
+    person = b"%d" % seed
+    person = person if len(person) <= 16 else hashlib.blake2b(person, digest_size=16).digest()
+    digest = hashlib.blake2b(data, digest_size=4, person=person).digest()
+    return int.from_bytes(digest, "little") >> 1
+
+
 def _prompts(prompt: str | Sequence[str], count: int) -> list[str]:
-    """As many as pictures. Raises UserError for another number."""
-    prompts = [prompt] * count if isinstance(prompt, str) else list(prompt)
+    """As many as pictures. Raises UserError for another number, or what is no text."""
+    given = [prompt] if isinstance(prompt, str) else prompt
+    prompts = check_texts(given, "prompt")
+    prompts = prompts * count if isinstance(prompt, str) else prompts
     if len(prompts) != count:
         raise UserError(f"prompt: {len(prompts)} for {count} pictures; give one of each")
     return prompts

@@ -42,7 +42,8 @@ def parser() -> argparse.ArgumentParser:
     say("--texts", type=int, default=0, dest="most", metavar="N",
         help="of a picture's own texts the first N; default all")  # fmt: skip
     say("--truth", default="", metavar="KEY",
-        help="JSON key that says whether the data's texts are right, for counts")  # fmt: skip
+        help="JSON key that says whether the data's texts are right (true, 1, yes; false, 0, no), "
+        "for counts")  # fmt: skip
     say("--batch-size", type=int, default=32, help="pictures of each device at once; default 32")
     say("--threads", type=int, default=os.cpu_count() or 1, metavar="N", help="picture decoders")
     say("--shard-size", type=int, default=1000, metavar="N",
@@ -61,12 +62,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     as_json = flags.pop("json")
     from vlp_jax.api.capfilt import HOW as USUAL
     from vlp_jax.api.capfilt import Request, capfilt
+    from vlp_jax.api.generate import by_flag
     from vlp_jax.decoding.how import Writing
 
     how = {key: flags.pop(key) for key in HOW}
     if how["top_p"] is None and how["beams"] == 1:
         how["top_p"] = USUAL.top_p
-    report = capfilt(Request(how=Writing(**how), **flags))
+    with by_flag():
+        report = capfilt(Request(how=Writing(**how), **flags))
     if report:
         print_counts(report)
     if as_json:
@@ -82,7 +85,8 @@ def print_counts(report: dict) -> None:
 
     counts, rows = report["counts"], []
     names = {"web": "web texts", "human": "human texts", "synthetic": "synthetic texts"}
-    names |= {"right": "- right ones", "wrong": "- wrong ones", "pictures": "pictures"}
+    names |= {"right": "- right ones", "wrong": "- wrong ones", "unclear": "- unclear ones"}
+    names["pictures"] = "pictures"
     for key, name in names.items():
         kept, dropped = (counts.get(f"{key} {word}", 0) for word in ("kept", "dropped"))
         if kept + dropped:

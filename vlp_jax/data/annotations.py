@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from vlp_jax.core.errors import UserError, nearest
-from vlp_jax.data.caption_list import pictures_of
+from vlp_jax.data.caption_list import LOOKED_AT, place_of
 from vlp_jax.data.contrasts import is_sugar_crepe, sugar_crepe
 from vlp_jax.data.damage import Damage
 from vlp_jax.data.encoding import read_text
@@ -106,17 +106,31 @@ def _part(rows: list[dict[str, Any]], split: str, path: str) -> list[dict[str, A
 
 
 def placed(folder: str, rows: Sequence[dict[str, Any]]) -> str:
-    """The folder from which the pictures of rows are named. Where none is under its folder's name,
-    all are looked for by their own name, which the rows then have."""
-    for short in (False, True):
-        name = rows[0]["image"]
-        name = os.path.basename(name) if short else name
-        found = pictures_of(folder, name)
-        if os.path.exists(os.path.join(found, name)):
-            for row in rows if short else ():
-                row |= {key: os.path.basename(row[key]) for key in IMAGES if key in row}
-            return found
-    return folder
+    """The folder from which the pictures of rows are named, told by some of each folder's own.
+    Where none is under its folder's name, all are looked for by their own name, which the rows then
+    have; where two folders lie apart, the rows have the way to theirs."""
+    some: dict[str, list[str]] = {}
+    for row in rows:
+        names = some.setdefault(os.path.dirname(row["image"]), [])
+        if len(names) < LOOKED_AT:
+            names.append(row["image"])
+    found: dict[str, str] = {}
+    for own, names in some.items():
+        near = [base for base in dict.fromkeys(found.values()) if base]
+        there = (b for b in near for name in names if os.path.exists(os.path.join(b, name)))
+        found[own] = next(there, "")
+        if not found[own] and len(found) <= LOOKED_AT:
+            found[own] = place_of(folder, names)
+    if not any(found.values()):
+        base = place_of(folder, (os.path.basename(row["image"]) for row in rows[:LOOKED_AT]))
+        for row in rows if base else ():
+            row |= {key: os.path.basename(row[key]) for key in IMAGES if key in row}
+        return base or folder
+    base = next(filter(None, found.values()))
+    for row in rows if len({*found.values()} - {base, ""}) else ():
+        way = os.path.relpath(found[os.path.dirname(row["image"])] or base, base)
+        row |= {key: os.path.normpath(os.path.join(way, row[key])) for key in IMAGES if key in row}
+    return base
 
 
 def _karpathy(path: str, found: dict[str, Any]) -> Read:
@@ -134,27 +148,36 @@ def _coco(path: str, found: dict[str, Any]) -> Read:
     rows, damage = {}, []
     for entry in found["images"]:
         kept = {key: entry[key] for key in ("id", "domain") if key in entry}
-        rows[entry["id"]] = {"image": entry["file_name"], "captions": [], **kept}
+        row = {"image": entry["file_name"], "captions": [], **kept}
+        other = rows.setdefault(_id(entry["id"]), row)["image"]
+        if other != row["image"]:
+            raise ValueError(f"image {entry['id']} is {other!r} and {row['image']!r}")
     for number, entry in enumerate(found["annotations"], 1):
-        if entry["image_id"] in rows:
-            rows[entry["image_id"]]["captions"].append(entry["caption"])
+        if _id(entry["image_id"]) in rows:
+            rows[_id(entry["image_id"])]["captions"].append(entry["caption"])
         else:
             damage.append(Damage("no_image", f"{path}: annotation {number}"))
     return list(rows.values()), damage
+
+
+def _id(value: Any) -> str:
+    """A number as files that were written by other hands have it too: "7"."""
+    return str(value)
 
 
 def _questions(path: str, found: dict[str, Any]) -> Read:
     """One row a question; of a test set, which has no annotations, without answers."""
     beside = _beside(path, "questions", "annotations")
     whole = _load(beside) if beside else {"annotations": []}
-    answers = {entry["question_id"]: entry for entry in whole["annotations"]}
+    answers = _by_question(whole["annotations"], beside, dict)
+    _by_question(found["questions"], path, lambda e: (e["question"], _id(e["image_id"])))
     name = _picture_names(found)
     rows, damage = [], []
     for entry in found["questions"]:
         row = {"image": name(entry["image_id"]), "question": entry["question"]}
         row["question_id"] = entry["question_id"]
-        if entry["question_id"] in answers:
-            row |= dict(_answers(answers[entry["question_id"]]))
+        if _id(entry["question_id"]) in answers:
+            row |= dict(_answers(answers[_id(entry["question_id"])]))
         elif answers:
             damage.append(Damage("no_answers", f"{path}: question {entry['question_id']}"))
             continue
@@ -162,14 +185,35 @@ def _questions(path: str, found: dict[str, Any]) -> Read:
     return rows, damage
 
 
+def _by_question(
+    entries: Sequence[dict[str, Any]], path: str, what: Callable[[dict[str, Any]], Any]
+) -> dict[str, dict[str, Any]]:
+    """Entries by their question's number. Raises ValueError where one number is of two that differ
+    in `what`."""
+    rows: dict[str, dict[str, Any]] = {}
+    for entry in entries:
+        known = rows.setdefault(_id(entry["question_id"]), entry)
+        if known is not entry and what(known) != what(entry):
+            name = os.path.basename(path)
+            raise ValueError(f"question_id {entry['question_id']} stands twice in {name}")
+    return rows
+
+
 def _answers(entry: dict[str, Any]) -> Iterator[tuple[str, Any]]:
-    said = entry["answers"]
-    texts = [one["answer"] if isinstance(one, dict) else one for one in said]
-    yield "answers", list(map(sys.intern, texts))  # few words, often
+    """The answers of all people, or the commonest alone where a file has no others."""
+    said = entry["answers"] if "answers" in entry else [entry["multiple_choice_answer"]]
+    yield "answers", [_word(one["answer"] if isinstance(one, dict) else one) for one in said]
     for key in ("question_type", "answer_type"):
-        yield key, sys.intern(entry.get(key, ""))
+        yield key, _word(entry.get(key) or "")
     if "multiple_choice_answer" in entry:
-        yield "answer", sys.intern(entry["multiple_choice_answer"])
+        yield "answer", _word(entry["multiple_choice_answer"])
+
+
+def _word(value: Any) -> str:
+    """A word, of few that stand often; a number as it is written. Raises TypeError."""
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        value = str(value)
+    return sys.intern(value)
 
 
 def _picture_names(found: dict[str, Any]) -> Callable[[int], str]:

@@ -8,7 +8,7 @@ row of its own for every caption makes a picture its own negative, and hold-outs
 
 import glob
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from vlp_jax.core.errors import UserError
 from vlp_jax.data.damage import Damage
@@ -17,6 +17,7 @@ from vlp_jax.data.delimited import Row
 TOKEN = (".token", ".token.txt")
 NUMBERS = ("comment_number", "caption_number")
 KNOWN = ("results_20130124.token", "Flickr8k.token.txt", "results.csv")  # files of the releases
+LOOKED_AT = 20  # names by which a folder is found: pictures of a list may be missing
 _DEPTH = 3  # folders below the list in which its pictures are looked for
 
 
@@ -92,3 +93,12 @@ def pictures_of(folder: str, name: str) -> str:
         if found:
             return os.path.dirname(min(found)[: -len(name)])
     return folder
+
+
+def place_of(folder: str, names: Iterable[str]) -> str:
+    """The folder from which the first of some names that is there is named; '' where none is."""
+    for name in names:
+        found = pictures_of(folder, name)
+        if os.path.exists(os.path.join(found, name)):
+            return found
+    return ""

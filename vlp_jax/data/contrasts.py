@@ -9,7 +9,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from vlp_jax.data.caption_list import pictures_of
+from vlp_jax.data.caption_list import LOOKED_AT, place_of
 from vlp_jax.data.delimited import Row
 
 NEGATIVE = "negative_caption"
@@ -45,7 +45,8 @@ def with_pairs(rows: Sequence[Row], path: str) -> list[Row]:
     """The rows of a table, where they are Winoground's two for each; else as they are."""
     if not rows or not all(isinstance(rows[0][1].get(key), str) for key in _WINOGROUND):
         return list(rows)
-    base, suffix = _place(os.path.dirname(os.path.abspath(path)), rows[0][1]["image_0"])
+    names = [row.get("image_0") for _, row in rows[:LOOKED_AT]]
+    base, suffix = _place(os.path.dirname(os.path.abspath(path)), names)
     return [
         (number, made)
         for number, row in rows
@@ -68,10 +69,10 @@ def _two(
         }
 
 
-def _place(folder: str, name: str) -> tuple[str, str]:
-    """The folder of a picture below the table's, and the suffix that its name lacks."""
+def _place(folder: str, names: Sequence[Any]) -> tuple[str, str]:
+    """The folder of pictures below the table's, and the suffix that their names lack."""
     for suffix in _SUFFIXES:
-        base = pictures_of(folder, name + suffix)
-        if os.path.isfile(os.path.join(base, name + suffix)):
+        base = place_of(folder, (name + suffix for name in names if isinstance(name, str)))
+        if base:
             return os.path.relpath(base, folder), suffix
     return "images", _SUFFIXES[0]

@@ -60,7 +60,7 @@ def write_tar(path: str, examples: Iterable[Example]) -> int:
     """One shard with KEY.jpg (or its kind), KEY.txt (first caption), KEY.json and further members;
     returns its samples."""
     count = 0
-    with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as tar:
+    with tarfile.open(path, "w", format=tarfile.PAX_FORMAT) as tar:
         for example in examples:
             key, meta = example["key"], example["meta"]
             if len(example["text"]) > 1:

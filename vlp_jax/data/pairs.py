@@ -52,7 +52,7 @@ def pair_of(entry: Mapping[str, Any]) -> dict[str, Any]:
 
 def pair_lines(text: str) -> list[Any]:
     """The objects of a file with one such on every line; [] of another file."""
-    lines = [line for line in text.splitlines() if line.strip()]
+    lines = [line for line in text.split("\n") if line.strip()]
     try:
         found = list(map(json.loads, lines)) if is_pair(json.loads(lines[0])) else []
     except (ValueError, RecursionError, IndexError):

@@ -4,7 +4,6 @@ The file exists so that no shard name ever reaches a shell, a brace range cannot
 bound, and every read is a `pread` at an offset, safe from many threads at once.
 """
 
-import contextlib
 import glob
 import itertools
 import os
@@ -173,8 +172,8 @@ class ShardFile:
     def __del__(self):
         if getattr(self, "_handle", None) is None or self._remote:
             return
-        with contextlib.suppress(
-            TypeError, AttributeError
-        ):  # at the interpreter's end `os` may be gone already
+        try:  # no contextlib: at the interpreter's end it and `os` may be gone already
             os.close(self._handle)
             self._handle = None
+        except (TypeError, AttributeError):
+            pass

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 
 from vlp_jax.core.errors import UserError, nearest
 from vlp_jax.data.annotations import placed, read_annotations, split_path
-from vlp_jax.data.caption_list import is_caption_list, pictures_of, read_caption_list
+from vlp_jax.data.caption_list import LOOKED_AT, is_caption_list, place_of, read_caption_list
 from vlp_jax.data.contrasts import with_pairs
 from vlp_jax.data.damage import Damage
 from vlp_jax.data.delimited import Delimited, Row
@@ -96,7 +96,8 @@ class TableSource:
             rows, self.damage, self._folder = read_annotations(path)
         elif listed:
             rows, self.damage = read_caption_list(path, lines)
-            self._folder = pictures_of(self._folder, rows[0][1]["image"])
+            names = (row["image"] for _, row in rows[:LOOKED_AT])
+            self._folder = place_of(self._folder, names) or self._folder
         elif is_json:
             rows, self.damage = _read_jsonl(path, lines)
             named = image_key or (rows and _column(list(rows[0][1]), "", IMAGE_COLUMNS))

@@ -165,12 +165,15 @@ def by_group(
 
 
 def _references(sample: dict[str, Any] | None, key: str) -> list[str]:
-    """The captions of a sample, equal ones as often as they are there; [] of a damaged one."""
+    """The captions of a sample, equal ones as often as they are there (one that stands beside the
+    list too, once); [] of a damaged one."""
     if sample is None:
         return []
-    own = key or ("captions" if isinstance(sample["meta"].get("captions"), list) else "random")
     try:
-        return candidates(sample, own)
+        if key or not isinstance(sample["meta"].get("captions"), list):
+            return candidates(sample, key or "random")
+        listed = candidates(sample, "captions")
+        return [text for text in sample["text"] if text not in listed] + listed
     except DamagedSample:
         return []
 

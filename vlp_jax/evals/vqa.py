@@ -158,7 +158,7 @@ class Asked(NamedTuple):
 
 def read_candidates(path: str) -> list[str]:
     """The distinct lines of a file. Raises UserError where there is none."""
-    found = list(dict.fromkeys(line.strip() for line in read_text(path).splitlines()))
+    found = list(dict.fromkeys(line.strip() for line in read_text(path).split("\n")))
     found = [line for line in found if line]
     if not found:
         raise UserError(f"{path!r} holds no answers, one a line")

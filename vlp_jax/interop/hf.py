@@ -176,10 +176,13 @@ def write_layers(tower: Config, num_heads: int) -> dict[str, Any]:
 
 def read_vit(config: Config, where: str) -> dict[str, Any]:
     """The sizes of a ViT. Raises UserError as `read_layers`, and for a rectangle."""
+    size, patch = (image_side(config[key], where) for key in ("image_size", "patch_size"))
+    margin = {"margin": True} if 0 < patch < size and size % patch else {}
     return read_layers(config, where) | {
+        **margin,
         "name": "vit",
-        "image_size": image_side(config["image_size"], where),
-        "patch_size": image_side(config["patch_size"], where),
+        "image_size": size,
+        "patch_size": patch,
         "head_width": config["hidden_size"] // config["num_attention_heads"],
     }
 

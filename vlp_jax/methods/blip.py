@@ -31,6 +31,7 @@ from vlp_jax.methods.kits.trunk import floats
 from vlp_jax.models.flops import med_flops
 from vlp_jax.models.head import Head
 from vlp_jax.models.med import ENCODER
+from vlp_jax.nn.precision import DTYPES
 from vlp_jax.parallel.rows import take_rows
 
 LOSSES = ("itc", "itm", "lm")
@@ -81,6 +82,13 @@ class BLIP(Grounded):
             for name in (value,) if isinstance(value, str) else value:
                 if name not in names:
                     raise UserError(f"method.{key}: unknown {name!r}{nearest(name, names)}")
+        if self.rows_dtype not in DTYPES:
+            raise UserError(
+                f"method.rows_dtype: unknown {self.rows_dtype!r}{nearest(self.rows_dtype, DTYPES)}"
+            )
+        if "lm" in self.losses and self.prompt_tokens >= self.text_length:
+            all_of = f"leaves out all text_length={self.text_length} tokens of a text"
+            raise UserError(f"method.prompt_tokens={self.prompt_tokens}: {all_of}")
         lacking = {"encoder": "lm", "decoder": "itc"}.get(self.text.get("roles", "both"))
         if lacking in self.losses:
             roles = self.text["roles"]

@@ -31,6 +31,8 @@ class ViT(nn.Module):
 
     Attributes:
       image_size, patch_size: side of the input and of a patch, pixels.
+      margin: image_size may be no multiple of patch_size; pixels on the right and below that fill
+        no patch are not seen, as a convolution has it.
       width, num_layers: D and L.
       head_width: K; heads = width / head_width.
       mlp_ratio: MLP hidden width = int(width * mlp_ratio).
@@ -63,6 +65,7 @@ class ViT(nn.Module):
     head_bias: bool = False
     stem: tuple[int, ...] = ()
     pooler: bool = False
+    margin: bool = False
     patch_dropout: Rate = 0.0
     activation: str = "gelu"
     norm_eps: float = 1e-5
@@ -151,6 +154,9 @@ class ViT(nn.Module):
         fill: tuple[Array, Array] | None,
     ) -> Array:
         dtype, width, step = DTYPES[self.dtype], self.width, math.prod(self.stem)
+        if self.margin:
+            seen = self.grid * self.patch_size
+            images = images[:, :seen, :seen]
         if self.stem:
             if min(self.stem) < 2 or self.patch_size % step:
                 sides = " x ".join(map(str, self.stem))

@@ -168,7 +168,7 @@ def class_names(values: Sequence[Any], file: str = "") -> dict[Any, str]:
 def _read_names(file: str) -> dict[str, str] | list[str]:
     """What a file of class names holds. Raises UserError where it is no text, no JSON of such a
     form, or a name is blank: the names after it would stand for other classes."""
-    text = "\n".join(read_text(file).rstrip().splitlines())
+    text = read_text(file).rstrip()
     try:
         named = json.loads(text) if file.endswith(".json") else text.split("\n")
     except (ValueError, RecursionError) as error:

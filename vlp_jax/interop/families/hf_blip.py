@@ -7,6 +7,7 @@ The file exists to hold what is this family's alone.
 from typing import Any
 
 from vlp_jax.core.errors import UserError, nearest
+from vlp_jax.core.schema import typed
 from vlp_jax.interop import preprocess
 from vlp_jax.interop.blip import (
     DECODER_LM,
@@ -90,7 +91,8 @@ class HfBlip(HuggingFace):
         """
         if not config:
             return {}
-        (kind,) = config.get("architectures") or (CAPTION,)
+        said = config.get("architectures") or (CAPTION,)
+        kind = said[0] if isinstance(said, list | tuple) and len(said) == 1 else said
         known = (CAPTION, MATCH, ANSWER)
         if kind not in known:
             raise UserError(f"{where}: architectures {kind!r} is not read{nearest(kind, known)}")
@@ -100,11 +102,15 @@ class HfBlip(HuggingFace):
             raise UserError(f"{where}: text_config: only is_decoder=true is read")
         if kind == ANSWER and vision["hidden_size"] != words["hidden_size"]:
             raise UserError(f"{where}: {kind} has one hidden_size for both of its sides")
+        end = typed(f"{where}: text_config: sep_token_id", words["sep_token_id"], int)
+        if not 0 <= end < words["vocab_size"]:  # then no text would ever end
+            need = f"must be an id below vocab_size={words['vocab_size']}"
+            raise UserError(f"{where}: text_config: sep_token_id={end}: {need}")
         length = words["max_position_embeddings"]
         shared = {
             "image": read_vit(vision, where) | _IMAGE,
             "dec_id": words["bos_token_id"],
-            "end_id": words["sep_token_id"],
+            "end_id": end,
             "text_length": min(30, length),
         }
         text = {"name": "med", **read_layers(words, where), "vocab_size": words["vocab_size"]}
