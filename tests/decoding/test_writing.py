@@ -61,13 +61,15 @@ def test_greedy_takes_the_likeliest_token(how):
         assert score == pytest.approx(total(scores, prompt, text) / tokens, rel=1e-5)
 
 
-def test_several_texts_of_a_row_begin_as_its_one():
-    """Of one token that is left to draw from, each is the greedy text, what was said included."""
-    scores, how = table(1), dict(max_new=7, repetition_penalty=2.5)
-    found, one = write(scores, top_k=1, returned=2, **how), write(scores, **how)
+@pytest.mark.parametrize("seed", range(3))
+def test_several_texts_of_a_row_begin_as_its_one(seed):
+    """Of one token that is left to draw from, each is the greedy text; what its own prompt says,
+    and no padding, was said."""
+    scores, prompts = table(seed), [[2, 3], [4, 1, 2, 3], [0, 1, 3]]
+    found = write(scores, prompts, max_new=7, repetition_penalty=4.0, top_k=1, returned=2)
+    wanted = [greedy(scores, prompt, 7, penalty=4.0) for prompt in prompts]
     for copy in range(2):
-        np.testing.assert_array_equal(found.ids[:, copy], one.ids[:, 0])
-        np.testing.assert_allclose(found.score[:, copy], one.score[:, 0], rtol=1e-6)
+        assert texts(found, copy) == [w[:-1] if w[-1] == STOP else w for w in wanted]
 
 
 @pytest.mark.parametrize(
@@ -95,6 +97,18 @@ def test_two_beams_see_more_than_one():
     one, two = (write(scores, [[0, 1]], beams=n, max_new=4) for n in (1, 2))
     assert texts(one)[0][0] == 2 and texts(two)[0] == [3]
     assert two.score[0, 0] > one.score[0, 0]
+
+
+def test_beams_go_on_where_all_that_is_likelier_ends():
+    """Three ends stand before what goes on in the second beam, and in the end is the best."""
+    scores = np.full((V, V, V), -20, np.float32)
+    scores[0, 1, [2, 3]] = np.log(0.5)
+    scores[1, 2, [4, STOP, 1]] = np.log([0.4, 0.3, 0.3])
+    scores[1, 3, [0, STOP, 1]] = np.log([0.28, 0.36, 0.36])
+    scores[3, 0, STOP] = 0
+    found = write(scores, [[0, 1]], stop=(STOP, 1), beams=2, max_new=3)
+    assert texts(found) == [[3, 0]]
+    np.testing.assert_allclose(found.score[0, 0], np.log(0.14) / 3, rtol=1e-4)
 
 
 def test_beams_that_stop_early_take_the_first_texts_that_ended():

@@ -51,7 +51,7 @@ def loglik(batch):
     assert told.shape == rows.shape and (rows[told] > 0).all() and not rows[~told].any()
     texts = [[TOKENIZER.decode(ids) for ids in row] for row in rows]
     grey = batch["image"][:, 0, 0, 0]
-    wanted = np.select([grey == 10, grey == 90], [1, 2], 4)
+    wanted = np.select([grey == 10, grey == 90, grey == 250], [1, 2, 5], 4)
     length = np.asarray([[len(text) for text in row] for row in texts])
     letter = np.asarray([[ord(text[0]) for text in row] for row in texts])
     return -np.abs(length - wanted[:, None]) - letter / 1000, batch["index"]
@@ -93,6 +93,9 @@ def test_ranked_answers(memory_source, together):
     assert result.details["answers"] == ["2", "2", "no", "blue"]
     assert result.metrics["accuracy"] == pytest.approx((0 + 1 + 1 + 0) / 4)
     assert result.protocol["candidates"] == 6
+    late = memory_source([250, 10, 90, 250], None, METAS)  # the last candidate of all
+    late = run(late, {"answer_loglik": loglik}, mode="rank", together=together)
+    assert late.details["answers"] == ["a Red", "2", "no", "a Red"]
     few = run(source, {"answer_loglik": loglik}, mode="rank", together=together, most=2)
     assert few.details["answers"] == ["2", "2", "2", "red"]
 
