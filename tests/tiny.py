@@ -24,7 +24,8 @@ FIELDS = {  # methods on one trunk; all others have two towers
 PIECES = dict(image_size=8, patch_size=4)  # towers that see pieces of a picture
 WHOLE_MAP = dict(pool="none", patch_dropout=0.0)  # tasks that need every token at its place
 TOWERS = dict.fromkeys(("context", "jigsaw"), PIECES)
-TOWERS |= dict.fromkeys(("colorization", "inpainting", "denoising", "bow", "caption_words"), WHOLE_MAP)
+TOWERS |= dict.fromkeys(("colorization", "inpainting", "denoising", "bow"), WHOLE_MAP)
+TOWERS |= {"caption_words": WHOLE_MAP}
 
 
 def tiny_config(name: str = "clip", **changes) -> dict:

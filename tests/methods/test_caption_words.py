@@ -64,7 +64,8 @@ def test_a_certain_word_costs_no_infinity(variables):
 
     def loss(params):
         x = Inputs.of(BATCH, example_keys(jax.random.key(0), 3), train=True)
-        return METHOD.objective(Vars(params, v.extra), METHOD.encode(Vars(params, v.extra), x)[0], x)
+        own = Vars(params, v.extra)
+        return METHOD.objective(own, METHOD.encode(own, x)[0], x)
 
     (value, _), gradient = jax.value_and_grad(loss, has_aux=True)(v.params)
     assert np.isfinite(value) and all(np.isfinite(g).all() for g in jax.tree.leaves(gradient))

@@ -43,7 +43,7 @@ def work(request, models, source, told):
     from vlp_jax.data.decode import decode_image
 
     view = dict.fromkeys(("writer", "matcher"), lambda data: decode_image(data, 4))
-    return CapFilt(source, Writes(), Matches(), view, Rules(threshold=0.2, threads=1), 2, told)
+    return CapFilt(source, Writes(), Matches(), view, Rules(threshold=0.2, threads=1), 2, told=told)
 
 
 def sheet(notes, source, out):
