@@ -1,6 +1,7 @@
 """BLIP in minutes on two cores, on composed scenes of emoji: `data prepare emoji_scenes`.
 
-python -m vlp_jax data prepare emoji_scenes --changes=1 --train=12000 --vqa-train=18000 --out=runs/scenes
+python -m vlp_jax data prepare emoji_scenes --out=runs/scenes --changes=1 --train=12000
+    --vqa-train=18000
 python -m vlp_jax train --config=configs/blip/words.py:runs/scenes --workdir=runs/words
 python -m vlp_jax train --config=configs/blip/tiny.py:runs/scenes --workdir=runs/blip
     --config.init_from.image=runs/words:image
