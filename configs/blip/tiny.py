@@ -1,6 +1,7 @@
 """BLIP in minutes on two cores, on composed scenes of emoji: `data prepare emoji_scenes`.
 
-python -m vlp_jax data prepare emoji_scenes --changes=1 --out=runs/scenes
+python -m vlp_jax data prepare emoji_scenes --out=runs/scenes --changes=1 --train=12000
+    --vqa-train=18000
 python -m vlp_jax train --config=configs/blip/words.py:runs/scenes --workdir=runs/words
 python -m vlp_jax train --config=configs/blip/tiny.py:runs/scenes --workdir=runs/blip
     --config.init_from.image=runs/words:image
@@ -65,7 +66,7 @@ def get_config(scenes: str = "") -> ConfigDict:
     c.method.queue = 1024
     c.method.momentum = 0.99
     c.method.alpha_examples = 64 * 600
-    c.steps, c.optim.lr = 2000, 7e-4
+    c.steps, c.optim.lr = 2400, 7e-4
     c.evals.retrieval = pairs(scenes)
     c.evals.captions = captions(scenes)
     return c

@@ -22,10 +22,8 @@ def get_config(scenes: str = "") -> ConfigDict:
     words = {"vocab_size": towers["text"]["vocab_size"]}
     c.method = common.trunk_method("caption_words", {"image": towers["image"], **words})
     c.method.image_mean, c.method.image_std = CLIP_MEAN, CLIP_STD
-    texts(c, 12)
+    texts(c, 25)
     on_scenes(c, scenes or "runs/scenes", "train")
-    c.data.caption = "first"  # the plain list, which says nothing of left and right
-    c.method.augment.flip = 0.5
     c.steps, c.optim.lr, c.optim.warmup_steps = 2000, 2e-3, 200
     c.optim.weight_decay = 0.05
     return c

@@ -165,6 +165,8 @@ class ViT(nn.Module):
             images = PatchStem(width // 2, *how, name="stem")(images)
         how = (self.patch_size // step, self.conv_bias, dtype, self.weight_init)
         x = PatchEmbed(width, *how, name="patch_embed")(images, places)
+        if self.stem:
+            x = LayerNorm(self.norm_eps, dtype, name="norm_stem")(x)
         if fill is not None:
             x = jnp.where(fill[0][:, :, None], fill[1].astype(dtype), x)
         pos = self._positions().astype(dtype)

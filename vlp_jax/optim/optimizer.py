@@ -91,7 +91,7 @@ def _adafactor(c: OptimConfig) -> optax.GradientTransformation:
 
 
 # What lies below the blocks of a tower, for layer-wise rates.
-BELOW = ("stem", "patch_embed", "token_embed", "pos_embed", "cls_token", "norm_pre")
+BELOW = ("stem", "norm_stem", "patch_embed", "token_embed", "pos_embed", "cls_token", "norm_pre")
 FUSED = {"/qkv/": -2, "/key_value/": -2}  # several projections of the references in one leaf: axis
 
 DIRECTIONS: dict[str, Callable[[OptimConfig], optax.GradientTransformation]] = {
