@@ -61,7 +61,7 @@ class Schedule:
     @property
     def sigmas(self) -> np.ndarray:
         """float64[T]: sqrt((1 - alpha_bar) / alpha_bar), the noise of x_t / sqrt(alpha_bar)."""
-        bar = np.maximum(self.alpha_bar, LEAST)
+        bar = np.where(self.alpha_bar > 0, self.alpha_bar, LEAST)
         return np.sqrt((1 - bar) / bar)
 
     @property
