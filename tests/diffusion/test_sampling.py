@@ -117,10 +117,10 @@ def test_drawn_pictures_are_spread_as_the_data(name):
     """lcm's network is one that is sure: a consistency model of one picture."""
     mean, deviation = 0.3, 0.0 if name == "lcm" else 0.5
     schedule = Schedule(prediction="v", last_is_one=True)
-    steps = 4 if name == "lcm" else 400
-    found = draw(perfect(schedule, mean, deviation), schedule, keys(16), (32, 32, 3), sampler=name,
+    steps = 4 if name == "lcm" else 500  # divides T
+    found = draw(perfect(schedule, mean, deviation), schedule, keys(16), (16, 16, 3), sampler=name,
                  steps=steps, spacing="trailing", eta=1.0)  # fmt: skip
-    np.testing.assert_allclose(found.mean(), mean, atol=0.01)
+    np.testing.assert_allclose(found.mean(), mean, atol=0.015)
     np.testing.assert_allclose(found.std(), deviation, atol=0.015)
 
 

@@ -102,7 +102,9 @@ def compare(name, schedule=None, own=None, steps=STEPS, karras=False, spacing="l
     near([t for t, _ in asked], [c[0] for c in calls], atol=2e-3, err_msg=f"{name}, times")
     plan = sampler.plan(schedule, steps, spacing, karras)
     near(alone(sampler, plan, schedule, calls), 0, err_msg=f"{name}, one call")
-    if type(sampler).__name__ not in SCALED and "dpm" not in name:  # theirs can run in float64
+    if type(sampler).__name__ not in SCALED and not name.startswith(
+        "dpm"
+    ):  # theirs can run in float64
         calls64 = theirs(kind, schedule, noises, steps, exact=True, **more)
         worst = alone(sampler, plan, schedule, calls64)
         near(worst, 0, atol=2e-6 if hard else 1e-6, err_msg=f"{name}, one call of float64")
