@@ -17,7 +17,11 @@ ALLOWED = {
     "losses": {"core", "parallel"},
     "augment": {"core"},
     "decoding": {"core"},
-    "methods": {"core", "parallel", "nn", "models", "losses", "augment", "decoding"},
+    "diffusion": {"core"},
+    "methods": {
+        *("core", "parallel", "nn", "models"),
+        *("losses", "augment", "decoding", "diffusion"),
+    },
     "data": {"core"},
     "optim": {"core"},
     "interop": {"core"},
