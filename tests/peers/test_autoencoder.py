@@ -52,10 +52,15 @@ def channels_last(x):
     return x.detach().numpy().transpose(0, 2, 3, 1)
 
 
+def config_of(model):
+    """config.json as it is saved."""
+    return {"_class_name": type(model).__name__, **model.config}
+
+
 def converted(model):
     """(our network, its variables, their tensors, our tree)."""
     theirs = {key: value.numpy() for key, value in model.state_dict().items()}
-    net = make_tower(read_autoencoder(dict(model.config), "config.json"), "autoencoder")
+    net = make_tower(read_autoencoder(config_of(model), "config.json"), "autoencoder")
     abstract = jax.eval_shape(net.init, jax.random.key(0), PICTURES)["params"]
     shapes = {path: leaf.shape for path, leaf in flatten({"autoencoder": abstract}).items()}
     tree = to_ours(TABLE, renamed(from_arrays(theirs)), shapes, "autoencoder")
@@ -97,8 +102,8 @@ def test_latents_and_pictures_are_those_of_diffusers(kind, changes):
 
 @pytest.mark.parametrize("kind, changes", CASES)
 def test_configs_both_ways(kind, changes):
-    config = dict(kind(**TINY | changes).config)
-    fields = read_autoencoder(config, "config.json")
+    model = kind(**TINY | changes)
+    fields = read_autoencoder(config_of(model), "config.json")
     net = make_tower(fields, "autoencoder")
     said = {name: getattr(net, name) for name in type(net).__dataclass_fields__}
     again = kind.from_config(write_autoencoder(said, 0.5))

@@ -18,10 +18,11 @@ def renamed(state: State) -> State:
     """The tensors under today's names."""
 
     def today(name: str) -> str:
-        before, _, rest = name.rpartition(".attentions.")
+        before, within, rest = name.rpartition(".attentions.")
         number, _, rest = rest.partition(".")
         word, dot, end = rest.rpartition(".")
-        return f"{before}.attentions.{number}.{_OLD[word]}{dot}{end}" if word in _OLD else name
+        known = within and word in _OLD
+        return f"{before}{within}{number}.{_OLD[word]}{dot}{end}" if known else name
 
     return {today(name): tensor for name, tensor in state.items()}
 
