@@ -57,16 +57,17 @@ def made(name):
 @pytest.mark.parametrize("name", ["kl", "vq"])
 def test_autoencoders(name):
     config, net, variables, golden = made(name)
-    mean, logvar = net.apply(variables, GIVEN["picture"], method="encode")
+    run = jax.jit(net.apply, static_argnames="method")
+    mean, logvar = run(variables, GIVEN["picture"], method="encode")
     np.testing.assert_allclose(mean, golden["mean"], atol=1e-4)
     latent = mean
     if name == "kl":
         np.testing.assert_allclose(logvar, golden["logvar"], atol=1e-4)
     else:
-        found = net.apply(variables, golden["mean"], method="quantise")
+        found = run(variables, golden["mean"], method="quantise")
         np.testing.assert_array_equal(found.index.ravel(), golden["index"])
         latent = found.straight
-    decoded = net.apply(variables, latent, method="decode")
+    decoded = run(variables, latent, method="decode")
     np.testing.assert_allclose(decoded, golden["decoded"], atol=1e-3)
     said = {field: getattr(net, field) for field in type(net).__dataclass_fields__}
     written = write_autoencoder(said, 0.5)
