@@ -93,20 +93,24 @@ class Project(nn.Module):
     Attributes:
       into: shape of the output axes, e.g. (H, 3, K); the kernel is [inputs..., *into].
       axes: how many trailing axes of the input are inputs: 1 for [..., D], 2 for [..., H, K].
+      use_bias: with a bias, of the shape of the output axes.
     """
 
     into: tuple[int, ...]
     axes: int = 1
     kernel_init: Init = nn.initializers.lecun_normal()
     dtype: jnp.dtype = jnp.float32
+    use_bias: bool = True
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
         rows, inputs = x.shape[: -self.axes], x.shape[-self.axes :]
         kernel = self.param("kernel", self._flat_init(inputs), (*inputs, *self.into))
-        bias = self.param("bias", nn.initializers.zeros, self.into)
         flat = kernel.astype(self.dtype).reshape(math.prod(inputs), math.prod(self.into))
-        out = x.astype(self.dtype).reshape(*rows, -1) @ flat + bias.astype(self.dtype).reshape(-1)
+        out = x.astype(self.dtype).reshape(*rows, -1) @ flat
+        if self.use_bias:
+            bias = self.param("bias", nn.initializers.zeros, self.into)
+            out = out + bias.astype(self.dtype).reshape(-1)
         return out.reshape(*rows, *self.into)
 
     def _flat_init(self, inputs: tuple[int, ...]) -> Init:
@@ -125,6 +129,7 @@ class SelfAttention(nn.Module):
       num_heads, head_dim: H and K; D need not equal H K.
       qkv_init, out_init: initialisers of the two kernels.
       causal, implementation: see `attend`.
+      qkv_bias: of the first product; the last has one always.
     """
 
     num_heads: int
@@ -134,6 +139,7 @@ class SelfAttention(nn.Module):
     dtype: jnp.dtype = jnp.float32
     causal: bool = False
     implementation: str = "auto"
+    qkv_bias: bool = True
 
     @nn.compact
     def __call__(
@@ -154,7 +160,8 @@ class SelfAttention(nn.Module):
           float[B, T, D], and where there are kept ones the new keys and values, float[B, H, T, K].
         """
         heads = (self.num_heads, 3, self.head_dim)
-        qkv = Project(heads, 1, self.qkv_init, self.dtype, name="qkv")(x)  # [B, T, H, 3, K]
+        how = (1, self.qkv_init, self.dtype, self.qkv_bias)
+        qkv = Project(heads, *how, name="qkv")(x)  # [B, T, H, 3, K]
         query, key, value = rearrange(qkv, "b t h three k -> three b h t k")  # one copy for all
         new = key, value
         if kept is not None:
@@ -173,6 +180,7 @@ class CrossAttention(nn.Module):
       features: width of the output.
       kernel_init, out_init: initialisers of the products before and after the attention.
       implementation: see `attend`.
+      qkv_bias: of the products before the attention.
     """
 
     num_heads: int
@@ -182,6 +190,7 @@ class CrossAttention(nn.Module):
     kernel_init: Init = nn.initializers.lecun_normal()
     out_init: Init = nn.initializers.lecun_normal()
     implementation: str = "auto"
+    qkv_bias: bool = True
 
     @nn.compact
     def __call__(
@@ -200,7 +209,8 @@ class CrossAttention(nn.Module):
         Returns:
           float[B, T, features]; without x the keys and values of context, float[B, H, S, K].
         """
-        heads, how = (self.num_heads, self.head_dim), (1, self.kernel_init, self.dtype)
+        heads = self.num_heads, self.head_dim
+        how = (1, self.kernel_init, self.dtype, self.qkv_bias)
         if x is not None:
             query = Project(heads, *how, name="query")(x)  # [B, T, H, K]
         if not isinstance(context, tuple):

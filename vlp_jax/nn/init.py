@@ -2,8 +2,8 @@
 
 `clip` is the text tower of openai/CLIP (`initialize_parameters`), `torch` is what its image tower
 is left at (framework defaults), `xavier` is the ViT of big_vision, `mae` that of MAE, `bert` is
-normal(0.02) everywhere. The file
-exists because a tower initialised with another tower's rule trains, only worse.
+normal(0.02) everywhere, `linear` (latent diffusion) the framework's default of every kernel. The
+file exists because a tower initialised with another tower's rule trains, only worse.
 """
 
 import dataclasses
@@ -16,6 +16,7 @@ from jax.nn import initializers as jinit
 from vlp_jax.core.errors import UserError, nearest
 
 Init = Callable[..., jax.Array]
+torch_linear = jinit.variance_scaling(1 / 3, "fan_in", "uniform")  # U(-1, 1) / sqrt(fan in)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,7 +81,13 @@ def _bert(width: int, hidden: int, layers: int) -> BlockInit:
     return BlockInit(qkv=normal, out=normal, fc1=normal, fc2=normal)
 
 
+def _linear(width: int, hidden: int, layers: int) -> BlockInit:
+    del width, hidden, layers
+    return BlockInit(qkv=torch_linear, out=torch_linear, fc1=torch_linear, fc2=torch_linear)
+
+
 _RULES = {"clip": _clip, "torch": _torch, "xavier": _xavier, "mae": _mae, "bert": _bert}
+_RULES |= {"linear": _linear}
 
 
 def linear_init(name: str, fan_in: int, width: int) -> Init:

@@ -18,7 +18,7 @@ from vlp_jax.core import rng as rngs
 from vlp_jax.core.errors import UserError
 from vlp_jax.core.types import Array
 from vlp_jax.nn import dropout
-from vlp_jax.nn.attention import CrossAttention, SelfAttention
+from vlp_jax.nn.attention import CrossAttention, Project, SelfAttention
 from vlp_jax.nn.cache import Cache, Context, States
 from vlp_jax.nn.init import BlockInit, Init, block_init
 from vlp_jax.nn.precision import ACTIVATIONS, DTYPES, pick, remat
@@ -44,6 +44,9 @@ class StackConfig:
       twins: those of BRANCHES, with their norms, that every role of `run_blocks` has for itself.
       merge_from: 0 or more: two cross-attentions look at two contexts; their mean counts, from this
         layer on a linear map of both (NLVR2).
+      qkv_bias: biases before the attentions.
+      gated: the MLP is fc2(a * activation(b)), fc1 gives both (GEGLU, arXiv:2002.05202).
+      only_cross: self-attention is a cross-attention, too: queries look at the context alone.
     """
 
     width: int
@@ -64,6 +67,9 @@ class StackConfig:
     post_norm: bool = False
     twins: tuple[str, ...] = ()
     merge_from: int = -1
+    qkv_bias: bool = True
+    gated: bool = False
+    only_cross: bool = False
 
     @classmethod
     def of(cls, net: nn.Module, part: str, **own: Any) -> "StackConfig":
@@ -131,23 +137,27 @@ class LayerNorm(nn.Module):
 
 
 class Mlp(nn.Module):
-    """fc2(activation(fc1(x))) on [B, T, D]."""
+    """fc2(activation(fc1(x))) on [B, T, D]; gated: fc2(a * activation(b)), a and b of fc1."""
 
     hidden: int
     activation: str
     inits: tuple[Init, Init, Init, Init]  # fc1 kernel, fc1 bias, fc2 kernel, fc2 bias
     dtype: jnp.dtype = jnp.float32
+    gated: bool = False
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
         fc1, fc1_bias, fc2, fc2_bias = self.inits
         activate = pick(ACTIVATIONS, self.activation, "activation")
-        hidden = nn.Dense(
-            self.hidden, dtype=self.dtype, kernel_init=fc1, bias_init=fc1_bias, name="fc1"
-        )(x)
         out = nn.Dense(
             x.shape[-1], dtype=self.dtype, kernel_init=fc2, bias_init=fc2_bias, name="fc2"
         )
+        if self.gated:
+            both = Project((2, self.hidden), 1, fc1, self.dtype, name="fc1")(x)  # [B, T, 2, F]
+            return out(both[..., 0, :] * activate(both[..., 1, :]))
+        hidden = nn.Dense(
+            self.hidden, dtype=self.dtype, kernel_init=fc1, bias_init=fc1_bias, name="fc1"
+        )(x)
         return out(activate(hidden))  # [B, T, F] -> [B, T, D]
 
 
@@ -203,6 +213,8 @@ class Block(nn.Module):
 
         def attn(name: str, x: Array) -> Array:
             nonlocal new
+            if c.only_cross:
+                return self._cross(name)(x, context, shared.context_mask)
             out = self._self(name)(x, shared.mask, kept)
             out, new = (out, None) if kept is None else out
             return out
@@ -255,18 +267,18 @@ class Block(nn.Module):
 
     def _self(self, name: str) -> SelfAttention:
         c, init = self.config, self.config.block_init()
-        how = (init.qkv, init.out, DTYPES[c.dtype], c.causal, c.attention)
+        how = (init.qkv, init.out, DTYPES[c.dtype], c.causal, c.attention, c.qkv_bias)
         return SelfAttention(*self._heads, *how, name=name)
 
     def _cross(self, name: str) -> CrossAttention:
         c, init = self.config, self.config.block_init()
-        how = (DTYPES[c.dtype], init.qkv, init.out, c.attention)
+        how = (DTYPES[c.dtype], init.qkv, init.out, c.attention, c.qkv_bias)
         return CrossAttention(*self._heads, c.width, *how, name=name)
 
     def _mlp(self, name: str) -> Mlp:
         c, init = self.config, self.config.block_init()
         inits = (init.fc1, init.fc1_bias, init.fc2, init.fc2_bias)
-        return Mlp(c.hidden, c.activation, inits, DTYPES[c.dtype], name=name)
+        return Mlp(c.hidden, c.activation, inits, DTYPES[c.dtype], c.gated, name=name)
 
 
 def barrier(x: Array) -> Array:
@@ -342,5 +354,6 @@ def _stacked(config: StackConfig, **how: object) -> nn.Module:
         in_axes=(0, nn.broadcast, nn.broadcast, 0),
         length=config.num_layers,
         unroll=config.num_layers if config.unroll else 1,
+        check_constancy_invariants=False,  # a second trace of the body; nothing here is broadcast
     )
     return stacked(config, **how, name="blocks")
