@@ -101,7 +101,7 @@ def test_functions_are_deterministic_and_unit_norm(made):
     method, params, extra, batch, _ = made
     functions = method.functions()
     assert {"features", "pixels"} <= functions.keys()
-    assert "text" not in method.fields() or {"embed_image", "embed_text"} <= functions.keys()
+    assert "text" not in method.parts() or {"embed_image", "embed_text"} <= functions.keys()
     for name, function in functions.items():
         read = function.reads.keys() & batch.keys()
         run = jax.jit(
