@@ -71,7 +71,7 @@ def write(request: Request) -> dict[str, Any]:
     check_writable("--out", os.path.dirname(os.path.abspath(request.out)))
     start_jax()
     model = load_model(request.checkpoint, request.sharding)
-    progress = Progress(len(names))
+    progress = Progress(len(names), "write")
     how = dict(request.how, stop=request.stop, skip_damaged=request.skip_damaged)
     batching = Batching(request.batch_size, told=progress.add)
     paths = [os.path.join(root, name) for name in names]

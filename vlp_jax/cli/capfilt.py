@@ -81,8 +81,8 @@ def print_counts(report: dict) -> None:
     from vlp_jax.report.console import show
 
     counts, rows = report["counts"], []
-    names = {"web": "web texts", "human": "human texts", "synthetic": "synthetic texts"}
-    names |= {"right": "- right ones", "wrong": "- wrong ones", "pictures": "pictures"}
+    names = {"web": "web texts", "right": "- right ones", "wrong": "- wrong ones"}
+    names |= {"human": "human texts", "synthetic": "synthetic texts", "pictures": "pictures"}
     for key, name in names.items():
         kept, dropped = (counts.get(f"{key} {word}", 0) for word in ("kept", "dropped"))
         if kept + dropped:
