@@ -89,7 +89,7 @@ def test_the_small_form_of_answers_reads_the_scenes():
         ("optim.lrr=3", "--config.optim.lrr: unknown key; did you mean 'optim.lr'?"),
         ("method.image.widht=3", "did you mean 'method.image.width'"),
         ("batch_size=many", "--config.batch_size=many: must be of type int"),
-        ("optim=3", "--config.optim: is a section"),
+        ("optim=3", "--config.optim: is a section; set one of optim."),
         ("method.unroll=maybe", "must be true or false"),
     ],
 )
@@ -98,6 +98,19 @@ def test_bad_overrides_name_the_key(override, message):
     with pytest.raises(UserError) as caught:
         load_config(QUICKSTART, {key: value})
     assert message in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("recipe", ["pretrain", "nlvr"])
+def test_sizes_of_blip_are_those_that_are_published(recipe):
+    with pytest.raises(UserError, match="unknown size 'bases'; did you mean 'base'"):
+        load_config(f"{ROOT / 'blip' / recipe}.py:bases", {})
+
+
+def test_a_section_that_is_empty_says_how_to_fill_it():
+    with pytest.raises(
+        UserError, match=r"evals: is a section; set keys of it, as evals\.NAME\.KEY"
+    ):
+        load_config(str(ROOT / "blip" / "words.py"), {"evals": ""})
 
 
 def test_values_are_parsed_as_the_type_that_is_there():

@@ -10,7 +10,8 @@ from ml_collections import ConfigDict
 
 from configs import common
 from vlp_jax.augment.rand_augment import RandAugment
-from vlp_jax.models.archs.blip import blip_towers
+from vlp_jax.core.errors import UserError, nearest
+from vlp_jax.models.archs.blip import VISION, blip_towers
 
 # Of the reference's ten, brightness and sharpness have factor 1 at magnitude 5 of 10.
 OPS = (*["identity"] * 3, "auto_contrast", "equalize", "rotation")
@@ -49,7 +50,14 @@ def texts(c: ConfigDict, length: int) -> None:
 
 
 def published(size: str, image_size: int, **text: str | int) -> dict:
-    """Towers of `base` or `large`; the reference's ViT-L always has stochastic depth."""
-    towers = blip_towers(size or "base", image_size, **text)
+    """Towers of `base` or `large`; the reference's ViT-L always has stochastic depth.
+
+    Raises:
+      UserError: another size.
+    """
+    size = size or "base"
+    if size not in VISION:
+        raise UserError(f"configs/blip: unknown size {size!r}{nearest(size, VISION)}")
+    towers = blip_towers(size, image_size, **text)
     towers["image"]["drop_path"] = 0.1 if size == "large" else 0.0
     return towers

@@ -23,6 +23,7 @@ from vlp_jax.__main__ import main
 from vlp_jax.api import capfilt as api
 from vlp_jax.api.capfilt_part import CapFilt, Part, Rules, _truth
 from vlp_jax.api.writing import Made
+from vlp_jax.cli.capfilt import print_counts
 from vlp_jax.core.fields import Picture, Text
 from vlp_jax.data.decode import decode_image
 from vlp_jax.data.open import open_source
@@ -306,3 +307,11 @@ def test_the_sheet_shows_what_became_of_them(tmp_path):
 
     path = filtered_sheet(lambda: iter(found), Pictures(), str(tmp_path / "x" / "s.png"))
     assert Image.open(path).height > 18 * 100 and len(set(asked)) == 18
+
+
+def test_right_and_wrong_ones_stand_below_the_texts_they_are_of(capsys):
+    counts = {f"{kind} kept": 1 for kind in ("pictures", "right", "synthetic", "web", "wrong")}
+    print_counts({"counts": counts, "skipped": {}, "out": "D"})
+    said = capsys.readouterr().out
+    places = [said.index(name) for name in ("web texts", "- right", "- wrong", "synthetic texts")]
+    assert places == sorted(places)

@@ -89,8 +89,11 @@ def test_winoground(winoground, monkeypatch, tmp_path):
     assert result.protocol["pairs"] == 2 and result.protocol["left out"] == 1
     worst = result.figures["captions"].groups["worst"][0]
     assert worst["said"] == "2 b" and worst["right"] == ["2 a"] and worst["score"] == 0
+    best = result.figures["captions"].groups["best"][0]
+    assert (best["said"], best["right"], best["against"]) == ("1 b", ["1 b"], ["1 a"])
     ((_, path),) = draw_results({"c": result}, str(tmp_path)).items()
-    assert Image.open(path).width > 500
+    grey = (np.asarray(Image.open(path).convert("RGB")) == 0x6B).all(axis=-1)
+    assert grey.any()  # the caption that was not to be chosen
     meta = open_pool(winoground).metadata(3)["meta"]
     assert meta["caption"] == "1 b" and meta["negative_caption"] == "1 a" and meta["pair"] == 1
 

@@ -76,8 +76,13 @@ def test_generated_answers(memory_source, tmp_path):
     assert result.metrics["accuracy_yes_no"] == pytest.approx(0.6)
     # most people say red, to any question
     assert result.metrics["chance_accuracy"] == pytest.approx((0.9 + 0 + 0 + 1) / 4)
+    # of each type: red; 2; no. 8 of 10 say no
+    assert result.metrics["chance_accuracy_other"] == pytest.approx(0.95)
+    assert result.metrics["chance_accuracy_number"] == result.metrics["chance_accuracy_yes_no"] == 1
+    assert result.metrics["constants"] == pytest.approx((2 * 0.95 + 1 + 1) / 4)
+    what = {"question type": "what", "questions": 2}
     kinds = result.tables["question_type"]
-    assert kinds[0] == {"question type": "what", "questions": 2, "accuracy": pytest.approx(0.95)}
+    assert kinds[0] == {**what, "accuracy": pytest.approx(0.95), "chance": pytest.approx(0.95)}
     best, worst = (result.figures["answers"].groups[name][0] for name in ("best", "worst"))
     assert best["right"] == ["red (9)", "a Red"] and best["asked"] == "What colour?"
     assert worst["said"] == "two" and worst["right"] == ["2 (10)"]

@@ -143,6 +143,7 @@ def test_search_passes_over_what_cannot_accumulate():
     [
         (["--topology=v5:16x16"], "did you mean 'v5e:16x16'"),
         (["--topology=v5e:16by16"], "known: v4:2x2x1"),
+        (["--topology=mesh"], "--topology=mesh: unknown; known: v4:2x2x1"),
         (["--topology=cpu:8", "--config.batch_size=30"], "batch_size=30"),
         (["--topology=cpu:8", "--config.mesh.fsdp=3"], "mesh"),
         (["--topology=cpu:8", "--config.metod.remat=full"], "method.remat"),

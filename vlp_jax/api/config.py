@@ -148,9 +148,9 @@ def override(config: ConfigDict, key: str, text: str) -> None:
         raise UserError(f"--config.{key}: unknown key{nearest(key, deeper or known)}")
     old = node[last]
     if isinstance(old, ConfigDict):
-        raise UserError(
-            f"--config.{key}: is a section; set one of {', '.join(_leaves(old, key + '.')[:8])}"
-        )
+        inside = ", ".join(_leaves(old, key + ".")[:8])
+        hint = f"set one of {inside}" if inside else f"set keys of it, as {key}.NAME.KEY"
+        raise UserError(f"--config.{key}: is a section; {hint}")
     node[last] = _parse(key, text, old)
 
 

@@ -84,9 +84,9 @@ def print_counts(report: dict) -> None:
     from vlp_jax.report.console import show
 
     counts, rows = report["counts"], []
-    names = {"web": "web texts", "human": "human texts", "synthetic": "synthetic texts"}
-    names |= {"right": "- right ones", "wrong": "- wrong ones", "unclear": "- unclear ones"}
-    names["pictures"] = "pictures"
+    names = {"web": "web texts", "right": "- right ones", "wrong": "- wrong ones"}
+    names |= {"unclear": "- unclear ones", "human": "human texts"}
+    names |= {"synthetic": "synthetic texts", "pictures": "pictures"}
     for key, name in names.items():
         kept, dropped = (counts.get(f"{key} {word}", 0) for word in ("kept", "dropped"))
         if kept + dropped:

@@ -77,7 +77,7 @@ class Compositional(Evaluator):
         pairs = paired([meta.get(self.pair) for meta in metas])
         groups = [str(meta[self.group]) if meta.get(self.group) else "" for meta in metas]
         metrics, table = summarise(scores, pairs, groups)
-        figure = Told(": captions chosen", self._shown(scores, texts), Pictures(source, kept))
+        figure = self._figure(scores, texts, Pictures(source, kept))
         protocol = {
             "by": self.by,
             "prefix": self.prefix,
@@ -94,18 +94,20 @@ class Compositional(Evaluator):
         found = [meta.get(key) for key in (self.caption, self.negative)]
         return found if all(isinstance(text, str) and text.strip() for text in found) else []
 
-    def _shown(
-        self, scores: np.ndarray, texts: Sequence[Sequence[str]]
-    ) -> dict[str, list[dict[str, Any]]]:
-        """Entries of the pictures whose caption is the furthest above its negative, and below."""
+    def _figure(
+        self, scores: np.ndarray, texts: Sequence[Sequence[str]], pictures: Pictures
+    ) -> Told:
+        """The pictures whose caption is the furthest above its negative, and below."""
         margin = scores[:, 0] - scores[:, 1]
 
         def entry(i: int) -> dict[str, Any]:
             said = texts[i][int(margin[i] <= 0)]
-            return {"image": int(i), "score": margin[i], "said": said, "right": texts[i][:1]}
+            both = {"right": texts[i][:1], "against": texts[i][1:]}
+            return {"image": int(i), "score": margin[i], "said": said, **both}
 
         best, worst = extremes(margin, self.shown)
-        return {"best": list(map(entry, best)), "worst": list(map(entry, worst))}
+        groups = {"best": list(map(entry, best)), "worst": list(map(entry, worst))}
+        return Told(": captions chosen, by margin over the negative", groups, pictures)
 
     def _scores(
         self, fns: Mapping[str, EvalFn], source: Source, texts: Sequence[Sequence[str]]

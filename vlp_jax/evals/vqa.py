@@ -6,6 +6,7 @@ and tables.
 """
 
 import dataclasses
+import functools
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -78,9 +79,9 @@ class Vqa(Evaluator):
             read_candidates(self.candidates)
 
     def measure(self, fns: Mapping[str, EvalFn]) -> Result:
-        """Returns metrics accuracy, chance_accuracy (one answer to every question, that which most
-        people give) and accuracy_TYPE of each answer type, in [0, 1]; tables by answer type and
-        question type.
+        """Returns metrics accuracy and accuracy_TYPE of each answer type, both also as chance_X
+        (one answer to all of these questions, that which most people give), and constants (one
+        such answer to the questions of each question type), in [0, 1]; tables by both types.
         """
         source = open_samples(self.path, self.limit)
         asked = [self._asked(sample) for sample in read_metadata(source)]
@@ -88,8 +89,7 @@ class Vqa(Evaluator):
         texts, kept = self._answer(fns[self.requires[0]], asked, candidates, source)
         asked = [asked[i] for i in kept]
         each = np.asarray([agreement(t, a.answers) for t, a in zip(texts, asked, strict=True)])
-        metrics, tables = summarise(each, [a.types for a in asked])
-        metrics["chance_accuracy"] = constant([a.answers for a in asked])
+        metrics, tables = summarise(each, [a.types for a in asked], [a.answers for a in asked])
         entries = [
             dict(image=i, score=each[i], said=texts[i], asked=a.question, right=counted(a.answers))
             for i, a in enumerate(asked)
@@ -213,8 +213,14 @@ def agreement(text: str, answers: Sequence[str]) -> float:
 
 def constant(said: Sequence[Sequence[str]]) -> float:
     """Accuracy of the one answer that most people give, as the answer to every question."""
-    ((usual, _),) = Counter(normalise(tidy(a)) for some in said for a in some).most_common(1)
+    ((usual, _),) = Counter(_clean(a) for some in said for a in some).most_common(1)
     return float(np.mean([agreement(usual, some) for some in said]))
+
+
+@functools.lru_cache(1 << 16)
+def _clean(answer: str) -> str:
+    """An answer as answers are compared."""
+    return normalise(tidy(answer))
 
 
 def counted(answers: Sequence[str]) -> list[str]:
@@ -228,23 +234,25 @@ def counted(answers: Sequence[str]) -> list[str]:
 
 
 def summarise(
-    each: np.ndarray, types: Sequence[Mapping[str, str]]
+    each: np.ndarray, types: Sequence[Mapping[str, str]], said: Sequence[Sequence[str]]
 ) -> tuple[dict[str, float], dict[str, list[dict[str, Any]]]]:
-    """Mean accuracy, of each answer type too, and tables by TYPES, the most frequent first."""
-    metrics, tables = {"accuracy": float(each.mean())}, {}
+    """Metrics and tables of Vqa.measure; each float[N], accuracies; types by TYPES and answers of
+    people, of the same N questions; the most frequent types first."""
+    metrics, tables = {"accuracy": float(each.mean()), "chance_accuracy": constant(said)}, {}
     for key in TYPES:
-        counts = Counter(kinds[key] for kinds in types if key in kinds)
-        means = {
-            kind: float(each[[kinds.get(key) == kind for kinds in types]].mean()) for kind in counts
-        }
-        rows = [
-            {key.replace("_", " "): kind, "questions": count, "accuracy": means[kind]}
-            for kind, count in counts.most_common()
-        ]
+        rows = []
+        for kind, count in Counter(kinds[key] for kinds in types if key in kinds).most_common():
+            mine = [i for i, kinds in enumerate(types) if kinds.get(key) == kind]
+            chance = constant([said[i] for i in mine])
+            found = {"accuracy": float(each[mine].mean()), "chance": chance}
+            rows.append({key.replace("_", " "): kind, "questions": count, **found})
+            if key == "answer_type":
+                name = f"accuracy_{re.sub(r'[^0-9a-z]+', '_', kind.lower())}"
+                metrics |= {name: found["accuracy"], f"chance_{name}": found["chance"]}
         if rows:
             tables[key] = rows
-        if key == "answer_type":
-            metrics |= {
-                f"accuracy_{re.sub(r'[^0-9a-z]+', '_', k.lower())}": v for k, v in means.items()
-            }
+        if rows and key == "question_type":
+            questions = [row["questions"] for row in rows]
+            mean = np.average([row["chance"] for row in rows], weights=questions)
+            metrics["constants"] = float(mean)
     return metrics, tables

@@ -51,8 +51,9 @@ def check_topology(name: str) -> None:
     tpu = kind in TPUS and re.fullmatch(r"\d+x\d+(x\d+)?", shape)
     if tpu or name == "gpu" or re.fullmatch(r"cpu:[1-9]\d*", name):
         return
-    known = ", ".join((*KNOWN, *OTHERS))
-    raise UserError(f"--topology={name}: unknown{nearest(name, (*KNOWN, *OTHERS))}; known: {known}")
+    known = (*KNOWN, *OTHERS)
+    hint = nearest(name, known).partition("; valid")[0]  # all of them follow
+    raise UserError(f"--topology={name}: unknown{hint}; known: {', '.join(known)}")
 
 
 def prepare(name: str) -> None:

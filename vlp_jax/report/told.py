@@ -8,7 +8,16 @@ from typing import Any
 
 import numpy as np
 
-from vlp_jax.report.canvas import BLUE, GREEN, literal_text, new_figure, save, show_picture, wrapped
+from vlp_jax.report.canvas import (
+    BLUE,
+    GREEN,
+    GREY,
+    literal_text,
+    new_figure,
+    save,
+    show_picture,
+    wrapped,
+)
 
 HEADINGS = {"best": "Best: highest score", "worst": "Worst: lowest score"}
 CELL, HEAD, WIDTH = 1.3, 0.45, 7.6  # inches
@@ -24,8 +33,8 @@ def shown_rows(groups: Groups) -> list[int]:
 
 @literal_text
 def told_sheet(groups: Groups, pictures: Mapping[int, np.ndarray], out: str, title: str) -> str:
-    """Draws entries {image, score, said, right[, asked]}, or {image, lines [(text, style)]}, one
-    below the other.
+    """Draws entries {image, score, said, right[, asked, against]}, or {image, lines [(text,
+    style)]}, one below the other.
 
     groups: {'best': [...], 'worst': [...]}. pictures: row -> uint8[S, S, 3] of every `image`.
     Returns the path of the PNG.
@@ -56,10 +65,12 @@ def told_sheet(groups: Groups, pictures: Mapping[int, np.ndarray], out: str, tit
 
 def _lines(entry: Mapping[str, Any]) -> list[tuple[str, dict[str, Any]]]:
     """What stands beside a picture, from above: the question, what the model says, what people
-    say."""
+    say, what is wrong."""
     if "lines" in entry:
         return entry["lines"]
     said = f"{entry['score']:.2f}  {entry['said'] or '(nothing)'}"
     people = "\n".join(wrapped(text, 88, 1) for text in entry["right"][:3])
     asked = [(wrapped(entry["asked"], 88, 1), {})] if "asked" in entry else []
-    return [*asked, (wrapped(said, 80, 2), {"weight": "bold"}), (people, {"color": GREEN})]
+    lines = [*asked, (wrapped(said, 80, 2), {"weight": "bold"}), (people, {"color": GREEN})]
+    wrong = [f"not: {text}" for text in entry.get("against", ())]
+    return lines + [(wrapped(text, 88, 1), {"color": GREY}) for text in wrong]

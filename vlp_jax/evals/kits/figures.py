@@ -118,7 +118,8 @@ class Told(Figure):
 
     Attributes:
       groups: {name: entries}; an entry holds `image`, a row of the pictures, `score`, `said`,
-        `right`, the texts of people, and may hold what was `asked`.
+        `right`, the texts of people, and may hold what was `asked`, and wrong texts that were to
+        choose from, `against`.
     """
 
     groups: Mapping[str, Sequence[Mapping[str, Any]]]
