@@ -354,6 +354,5 @@ def _stacked(config: StackConfig, **how: object) -> nn.Module:
         in_axes=(0, nn.broadcast, nn.broadcast, 0),
         length=config.num_layers,
         unroll=config.num_layers if config.unroll else 1,
-        check_constancy_invariants=False,  # a second trace of the body; nothing here is broadcast
     )
     return stacked(config, **how, name="blocks")
