@@ -100,7 +100,7 @@ def score(
 
 def match(model: Any, pictures: Iterable[Any], texts: Sequence[str]) -> np.ndarray:
     """float32[N]: see Model.match."""
-    listed, texts = list(check_list(pictures, "pictures")), list(texts)
+    listed, texts = list(check_list(pictures, "pictures")), check_texts(texts)
     matcher = Matcher(model)
     if len(listed) != len(texts):
         raise UserError(f"match: {len(texts)} texts for {len(listed)} pictures; give one of each")
