@@ -178,6 +178,8 @@ def test_questions_are_answered_and_pairs_are_matched(folder, tmp_path, capsys):
     batch["text_mask"] = text > 0
     row = np.array(logits(Vars(matching.params, matching.extra), Inputs.of(batch)))
     np.testing.assert_allclose(found, 1 / (1 + np.exp(row[:, 0] - row[:, 1])), atol=1e-6)
+    with pytest.raises(UserError, match="texts: must be a list, not 'ab'"):
+        matching.match(pictures, "ab")  # two letters for two pictures
     with pytest.raises(UserError, match="writes no texts"):
         matching.generate(pictures)
     with pytest.raises(UserError, match="no head that matches"):
