@@ -1,7 +1,7 @@
 """The tower that BLIP's small form starts from: it learns which words a caption has
 (vlp_jax/methods/caption_words.py), of composed scenes of emoji.
 
-python -m vlp_jax train --config=configs/blip/words.py:runs/scenes --workdir=runs/blip/words
+python -m vlp_jax train --config=configs/blip/words.py:runs/scenes --workdir=runs/words
 
 The file exists since a network of sentences needs ten times as long to find out what is where;
 argument: the folder of the scenes.
