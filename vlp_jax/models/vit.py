@@ -44,7 +44,8 @@ class ViT(nn.Module):
       pre_norm: LayerNorm before the blocks (CLIP has it, SigLIP and MAE have not).
       conv_bias, head_bias: biases of patch embedding and projection.
       stem: sides of the layers before the patch embedding (nn/patches.py PatchStem, half as wide as
-        the blocks), whose product divides patch_size; () is the plain ViT.
+        the blocks), whose product divides patch_size, with a LayerNorm of the tokens (`norm_stem`);
+        () is the plain ViT.
       pooler: gives "pooler" beside the embedding (nn/pooling.py Pooler).
       patch_dropout: fraction of patches dropped in training (FLIP).
       The others: see nn/transformer.py StackConfig.
