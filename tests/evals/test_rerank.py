@@ -106,6 +106,9 @@ def test_the_nearest_are_ranked_by_cosine_and_logit(memory_source, k, share, mon
     rows = {row["direction"]: row for row in result.tables["recall"]}
     wanted = result.metrics["rerank_t2i_r5"]
     assert rows["text to image, reranked"]["R@5"] == wanted
+    table = [row["direction"] for row in result.tables["recall"]]
+    chance = result.tables["recall"][table.index("text to image, reranked") + 1]
+    assert chance["direction"] == "  chance" and chance["R@5"] == plain.metrics["chance_t2i_r5"]
     assert result.protocol["rerank"] == f"the nearest {k}" and plain.protocol["rerank"] == "none"
     assert "image_states" not in make_evaluator("retrieval", {}, CONTEXT).requires
 
