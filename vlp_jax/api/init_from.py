@@ -20,7 +20,7 @@ import jax
 import numpy as np
 
 from vlp_jax.api.switches import differing, unlike_fields
-from vlp_jax.core.errors import UserError, count_of, nearest
+from vlp_jax.core.errors import UserError, count_of, nearest, no_download
 from vlp_jax.core.pytree import check_matched, flatten, matches, merge
 from vlp_jax.interop.folder import MANIFEST, is_folder, read_folder
 from vlp_jax.interop.position import resize_pos_embed
@@ -155,7 +155,7 @@ def read_weights(folder: str, trainer: Trainer) -> Read:
         arrays, manifest = read_folder(folder)
         return Read(arrays, manifest["method"], SOURCE | manifest["preprocessing"])
     if not os.path.isdir(folder):
-        raise UserError(f"init_from: {folder}: no such folder")
+        raise UserError(f"init_from: {folder}: no such folder{no_download(folder)}")
     checkpoints = os.path.join(folder, "checkpoints")
     if not os.path.isdir(checkpoints):
         raise UserError(
