@@ -1,11 +1,14 @@
 """`data prepare emoji_scenes`: what the tars say is true of their pictures."""
 
+import contextlib
 import dataclasses
 import glob
 import io
 import itertools
 import json
 import os
+import shlex
+import tarfile
 from collections import Counter, defaultdict
 
 import numpy as np
@@ -15,6 +18,7 @@ from PIL import Image
 from vlp_jax.cli.data import main as data_main
 from vlp_jax.core.errors import UserError
 from vlp_jax.core.fields import Picture, Text
+from vlp_jax.data import prepare_emoji_scenes
 from vlp_jax.data.export import write_tar
 from vlp_jax.data.fields.base import Setup, make_readers, read_row, stack
 from vlp_jax.data.open import open_source
@@ -24,6 +28,7 @@ from vlp_jax.data.scenes.draw import draw
 from vlp_jax.data.scenes.flood import edges, reached
 from vlp_jax.data.scenes.options import Options
 from vlp_jax.data.scenes.questions import ANSWERS
+from vlp_jax.data.scenes.readme import command, readme
 from vlp_jax.data.scenes.words import unknown, vocabulary
 from vlp_jax.data.text import load_tokenizer
 
@@ -72,6 +77,36 @@ def _asked(splits):
     return [
         (q, one["meta"]["objects"]) for one in _scenes(splits) for q in one["meta"]["questions"]
     ]
+
+
+def test_the_readme_is_of_the_scenes_and_keeps_the_licences(folder, monkeypatch):
+    with open(os.path.join(folder, "README.md")) as file:
+        told = file.read()
+    assert (
+        "| noisy | 50 | " in told
+        and "of which 40% have" in told
+        and "No objects have\nother" in told
+    )
+    assert "| vqa-train | 180 |" in told and "1 to 3 objects of 24 kinds" in told
+    names = {name.rpartition("-")[0] for name in os.listdir(folder) if name.endswith(".tar")}
+    assert names == {f"emoji_scenes-{split}" for split in samples.SPLITS if f"`{split}`" in told}
+    for name in ("vocab.txt", "classes.txt", "sheet.png", "EMOJI.md", "LICENSES"):
+        assert os.path.exists(os.path.join(folder, name)) and name in told
+    with tarfile.open(os.path.join(folder, "emoji_scenes-train-0000.tar")) as tar:
+        suffixes = {name.partition(".")[2] for name in tar.getnames()}
+    assert len(suffixes) == 6 and all(f"`KEY.{suffix}`" in told for suffix in suffixes)
+    (line,) = (line for line in told.splitlines() if " prepare emoji_scenes " in line)
+    asked = []
+    monkeypatch.setattr(prepare_emoji_scenes, "main", lambda out, options: asked.append(options))
+    with contextlib.suppress(TypeError):  # there is nothing to draw
+        data_main(shlex.split(line)[4:])
+    assert asked == [Options(**SIZES, per_shard=45)]
+    twice = Options(objects="all", train=1, changes=0.5, wrong=0.25, processes=3)
+    assert command(twice).endswith(
+        "emoji_scenes --objects=all --train=1 --wrong=0.25 --changes=0.5 --out=DIR"
+    )
+    told = readme(twice)
+    assert "50% of the objects of `train`" in told and "seg.png" not in told and "25%" in told
 
 
 def test_boxes_hold_the_masks_and_barely_overlap(splits):

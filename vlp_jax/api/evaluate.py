@@ -17,12 +17,12 @@ def eval_config(checkpoint: str, spec: str | None, overrides: dict[str, str], on
     from ml_collections import ConfigDict
 
     from vlp_jax.api.config import FRESH, load_config, override
-    from vlp_jax.core.errors import UserError, nearest
+    from vlp_jax.core.errors import UserError, nearest, no_download
     from vlp_jax.train.workdir import read_config
 
     folder = checkpoint.removeprefix(FRESH)
     if not Path(folder).is_dir():
-        raise UserError(f"--checkpoint: {folder}: no such folder")
+        raise UserError(f"--checkpoint: {folder}: no such folder{no_download(folder)}")
     is_workdir = (Path(folder) / "config.json").is_file()
     if spec:
         config = load_config(spec, overrides)

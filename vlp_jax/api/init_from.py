@@ -2,7 +2,8 @@
 
 It is a folder (everything of it), `FOLDER:REGEX` (their paths that match), or {our prefix:
 "FOLDER[:their prefix]"}, from several folders, batch statistics too. Every leaf is told as loaded,
-resized, unused or fresh, and one that is asked for and missing is an error unless `fresh` names it.
+resized, unused or fresh, and one that is asked for and missing is an error unless `fresh` names it;
+what `fresh` names begins anew though a source holds it, with a warning.
 The file exists so that what a run starts from is decided by names and shapes, before anything is
 compiled.
 """
@@ -19,7 +20,7 @@ import jax
 import numpy as np
 
 from vlp_jax.api.switches import differing, unlike_fields
-from vlp_jax.core.errors import UserError, nearest
+from vlp_jax.core.errors import UserError, count_of, nearest, no_download
 from vlp_jax.core.pytree import check_matched, flatten, matches, merge
 from vlp_jax.interop.folder import MANIFEST, is_folder, read_folder
 from vlp_jax.interop.position import resize_pos_embed
@@ -80,17 +81,22 @@ def under(path: str, prefix: str) -> bool:
 
 @dataclasses.dataclass
 class Told:
-    """What became of the leaves of one source, by their paths."""
+    """What became of the leaves of one source, by their paths.
+
+    anew: those that fit, but ours begin anew, as `fresh` says.
+    """
 
     loaded: list[str] = dataclasses.field(default_factory=list)
     resized: list[str] = dataclasses.field(default_factory=list)
     unused: list[str] = dataclasses.field(default_factory=list)
+    anew: list[str] = dataclasses.field(default_factory=list)
 
     def line(self) -> str:
-        """3 loaded, 1 resized (image/pos_embed), 0 unused."""
+        """3 loaded, 1 resized (image/pos_embed), 0 unused; and 2 anew (...) where there are any."""
         parts = (
             f"{len(paths)} {name}{some(paths) if name != 'loaded' else ''}"
             for name, paths in vars(self).items()
+            if paths or name != "anew"
         )
         return ", ".join(parts)
 
@@ -149,7 +155,7 @@ def read_weights(folder: str, trainer: Trainer) -> Read:
         arrays, manifest = read_folder(folder)
         return Read(arrays, manifest["method"], SOURCE | manifest["preprocessing"])
     if not os.path.isdir(folder):
-        raise UserError(f"init_from: {folder}: no such folder")
+        raise UserError(f"init_from: {folder}: no such folder{no_download(folder)}")
     checkpoints = os.path.join(folder, "checkpoints")
     if not os.path.isdir(checkpoints):
         raise UserError(
@@ -221,20 +227,19 @@ class Weights:
             what = f"no path matches{nearest(source.theirs or source.pattern, tops)}"
             raise UserError(f"init_from={source.text}: {what}")
         for path, its in named.items():
-            if path not in self.ours or path in given or matches(path, self.renewed):
+            if path not in self.ours or path in given:
                 told.unused.append(its)
                 continue
             leaf, wanted = theirs[its], tuple(self.ours[path].shape)
-            if tuple(leaf.shape) == wanted:
-                told.loaded.append(its)
+            same, renewed = tuple(leaf.shape) == wanted, matches(path, self.renewed)
+            fits = leaf if same else self._resize(path, leaf)
+            if renewed:
+                (told.unused if fits is None else told.anew).append(its)
+            elif fits is None:
+                self._wrong[path] = f"{path} is {list(leaf.shape)}, needs {list(wanted)}"
             else:
-                resized = self._resize(path, leaf)
-                if resized is None:
-                    self._wrong[path] = f"{path} is {list(leaf.shape)}, needs {list(wanted)}"
-                    continue
-                told.resized.append(its)
-                leaf = resized
-            self.weights[path] = leaf
+                (told.loaded if same else told.resized).append(its)
+                self.weights[path] = fits
         named = {path: its for path, its in named.items() if path not in given}
         self._read.append((named, method))
         self._notes[source.text] = [
@@ -271,9 +276,14 @@ class Weights:
         for text, notes in self._notes.items():
             for note in notes:
                 _show(f"note: init_from={text}: {note}")
+        for text, told in self.told.items():
+            if told.anew:
+                held = f"{count_of(len(told.anew), 'weight')} that it holds{some(told.anew)}"
+                takes = "--config.fresh='()' takes them"
+                _show(f"warning: init_from={text}: `fresh` begins anew {held}; {takes}")
 
     def record(self) -> dict[str, Any]:
-        """Every path, for the workdir: {"from": {source: {loaded, resized, unused}}, "fresh"}."""
+        """Every path, for the workdir: {"from": {source: vars(Told)}, "fresh"}."""
         return {"from": {text: vars(told) for text, told in self.told.items()}, "fresh": self.fresh}
 
 

@@ -32,7 +32,7 @@ from vlp_jax.api.pictures import check_list, check_texts, frame, read_numbered
 from vlp_jax.api.placement import Run, choose_mesh, places, shapes
 from vlp_jax.api.weights import check_shapes, golden_embeddings, split_extra, tokenizer_name
 from vlp_jax.api.writing import generate, match, score
-from vlp_jax.core.errors import UserError, count_of
+from vlp_jax.core.errors import UserError, count_of, no_download
 from vlp_jax.core.fields import Text
 from vlp_jax.core.inputs import Vars
 from vlp_jax.core.pytree import size
@@ -293,7 +293,7 @@ def load_model(path: str, sharding: str = "", mesh: Mapping[str, int] | None = N
     if is_folder(path) and not fresh:
         return load_converted(path, sharding, mesh)
     if not os.path.isdir(path):
-        raise UserError(f"--checkpoint: {path}: no such folder")
+        raise UserError(f"--checkpoint: {path}: no such folder{no_download(path)}")
     if os.path.exists(os.path.join(path, "config.json")) and os.path.isdir(
         os.path.join(path, "checkpoints")
     ):

@@ -86,6 +86,9 @@ class Text(Field):
         0: one text, int32[B, T].
       cut: nothing after a text's end can change the loss, so that batches may be cut to their
         longest text (data.buckets).
+      own: further ids of the vocabulary, which are the method's.
+      keys: config keys of the vocabulary's size, of length and of end, where those below `key` are
+        others.
     """
 
     length: int
@@ -98,6 +101,14 @@ class Text(Field):
     mark: int = -1
     open: bool = False
     count: int = 0
+    own: int = 0
+    keys: tuple[str, ...] = ()
+
+    def says(self, name: str, number: int, part: str = "") -> str:
+        """See Field."""
+        if not self.keys:
+            return super().says(name, number, part)
+        return f"{self.keys[('.vocab_size', '.context_length', '.end').index(part)]}={number}"
 
     def spec(self, name: str, batch_size: int) -> Spec:
         """NAME, with NAME_mask and NAME_weight where there are such."""

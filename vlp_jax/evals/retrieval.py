@@ -227,7 +227,9 @@ def summarise_reranked(
     t2i = rank_pictures(*rows, pairs, share, few[1])
     metrics, table = summarise(i2t, t2i, pairs, share)
     found = {f"rerank_{k}": v for k, v in metrics.items() if not k.startswith("chance_")}
-    return found, [{**row, "direction": f"{row['direction']}, reranked"} for row in table[::2]]
+    for row in table[::2]:  # between them: chance
+        row["direction"] += ", reranked"
+    return found, table
 
 
 def _table(row: np.ndarray, value: np.ndarray, num_rows: int) -> np.ndarray:

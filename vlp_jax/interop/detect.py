@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from vlp_jax.core.errors import UserError
+from vlp_jax.core.errors import UserError, no_download
 from vlp_jax.interop.family import Beside, Family, recognise
 from vlp_jax.interop.rules import Table
 from vlp_jax.interop.tensors import State
@@ -106,7 +106,7 @@ def _find_weights(path: str) -> str:
     if os.path.isfile(path):
         return _index_of(path) if _SHARD.search(path) else path
     if not os.path.isdir(path):
-        raise UserError(f"{path}: no such file or folder")
+        raise UserError(f"{path}: no such file or folder{no_download(path)}")
     for name in WEIGHTS:
         if os.path.isfile(os.path.join(path, name)):
             return os.path.join(path, name)

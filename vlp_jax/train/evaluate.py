@@ -19,6 +19,7 @@ from vlp_jax.evals.base import EvalContext, EvalFn, Evaluator, Result, make_eval
 from vlp_jax.methods.base import Method
 from vlp_jax.parallel.mesh import BATCH_AXES
 from vlp_jax.train.functions import share_options
+from vlp_jax.train.progress import Evaluating
 from vlp_jax.train.trained import Trained
 
 
@@ -110,21 +111,22 @@ def run_evaluators(
     fns: Mapping[str, EvalFn],
     trained: Trained | None = None,
 ) -> dict[str, Result]:
-    """{name: Result} of every evaluator; the protocol names its data sets and says how much of them
-    was trained on.
+    """{name: Result} of every evaluator, told while it runs; the protocol names its data sets and
+    says how much of them was trained on.
 
     Raises:
       UserError: a mistake in an evaluator's data, named `evals.NAME`.
     """
-    results = {}
+    results, told = {}, Evaluating(evaluators)
     for name, evaluator in evaluators.items():
         try:
-            result = evaluator(fns)
+            result = evaluator({key: told.telling(name, key, fn) for key, fn in fns.items()})
             sets = _sets(evaluator, trained or Trained())
         except UserError as error:
             raise UserError(f"evals.{name}: {error}") from error
         protocol = {**sets, **result.protocol}
         results[name] = replace(result, details={**result.details, "protocol": protocol})
+    told.end()
     return results
 
 

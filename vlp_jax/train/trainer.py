@@ -19,6 +19,7 @@ from vlp_jax.core.fields import Field, Spec, Text, batch_spec, present, replaced
 from vlp_jax.core.pytree import map_with_path, merge
 from vlp_jax.core.schema import plain
 from vlp_jax.core.types import Batch
+from vlp_jax.data.mixture import look_for
 from vlp_jax.data.pipeline import TrainPipeline
 from vlp_jax.data.text.named import open_tokenizers
 from vlp_jax.evals.base import EvalContext, Evaluator
@@ -73,6 +74,7 @@ class Trainer:
         check_batch(c.batch_size, c.accumulate, self.mesh)
         self.method.check_batch(c.batch_size)
         check_pictures(c.image_size, self.method)
+        look_for(c.data.path)  # they often come with their vocabulary
         _ = self.tokenizers, self.tx, self.pipeline, self.schedule, self.evaluators
         if (self.method.frozen or c.freeze) and not c.init_from:
             self.check_given({})

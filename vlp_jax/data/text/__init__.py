@@ -7,7 +7,7 @@ the first compilation.
 import inspect
 import os
 
-from vlp_jax.core.errors import UserError, nearest
+from vlp_jax.core.errors import UserError, nearest, no_download
 from vlp_jax.data.text.tokenizer import Tokenizer
 from vlp_jax.data.text.vocab_txt import is_vocabulary
 
@@ -36,7 +36,7 @@ def _find(name: str, flag: str) -> type[Tokenizer]:
 
         return HfTokenizer
     if name.startswith("spm:") or os.sep in name or name.endswith((".json", ".model", ".txt")):
-        raise UserError(f"{flag}={name!r}: no such file: {path}")
+        raise UserError(f"{flag}={name!r}: no such file: {path}{no_download(path)}")
     hint = nearest(name, ("clip", "bytes", "spm:FILE", "PATH/tokenizer.json"))
     raise UserError(f"{flag}={name!r} is unknown" + hint)
 
