@@ -6,17 +6,17 @@ import pytest
 pytest.importorskip("torch", reason="live parity needs the `peers` extra")
 pytest.importorskip("torch_fidelity", reason="live parity needs the `peers` extra")
 
-import torch  # noqa: E402
-from scipy import linalg  # noqa: E402
-from torch_fidelity.metric_fid import (  # noqa: E402
+import torch
+from scipy import linalg
+from torch_fidelity.metric_fid import (
     fid_features_to_statistics,
     fid_statistics_to_metric,
 )
-from torch_fidelity.metric_isc import isc_features_to_metric  # noqa: E402
-from torch_fidelity.metric_kid import kid_features_to_metric  # noqa: E402
-from torch_fidelity.metric_prc import prc_features_to_metric  # noqa: E402
+from torch_fidelity.metric_isc import isc_features_to_metric
+from torch_fidelity.metric_kid import kid_features_to_metric
+from torch_fidelity.metric_prc import prc_features_to_metric
 
-from vlp_jax.evals.kits import distances  # noqa: E402
+from vlp_jax.evals.kits import distances
 
 CLOSE = dict(rtol=1e-4, atol=1e-4)
 

@@ -83,7 +83,9 @@ def gaussian_mmd(made: np.ndarray, real: np.ndarray, sigma: float = 10.0) -> flo
     return 1000 * (mean(made, made) + mean(real, real) - 2 * mean(made, real))
 
 
-def precision_recall(made: np.ndarray, real: np.ndarray, neighbours: int = 3) -> tuple[float, float]:
+def precision_recall(
+    made: np.ndarray, real: np.ndarray, neighbours: int = 3
+) -> tuple[float, float]:
     """Share of made rows inside the manifold of real ones, and the other way round.
 
     A manifold is the union of balls about its rows that reach to their k-th nearest of the same
