@@ -30,15 +30,17 @@ def opener(
     """f(path of a converted folder or a training workdir) -> the network, opened once.
 
     Args:
-      sharding, shape: see load_model.
+      sharding, shape: see load_model; on all devices.
       batch_size: rows of a call over all hosts.
     """
+
+    preset = sharding or "replicated"
 
     @functools.cache
     def open_network(path: str) -> Network:
         """Raises UserError as load_model does."""
-        mesh = choose_mesh(sharding, shape)
-        model = load_model(path, sharding, shape)
+        mesh = choose_mesh(preset, shape)
+        model = load_model(path, preset, shape)
         text = model.method.fields().get("text")
         tokenizer, masked = (None, False) if text is None else (model.tokenizer(), text.mask)
         context = eval_context(tokenizer, model.preprocessing, batch_size, mesh, masked)
