@@ -15,16 +15,14 @@ from typing import Any
 
 import numpy as np
 
-from vlp_jax.core.errors import UserError, nearest
-from vlp_jax.data.caption import candidates
-from vlp_jax.data.damage import DamagedSample
+from vlp_jax.core.errors import UserError
 from vlp_jax.data.source import Source, captioned, check_key
 from vlp_jax.data.subset import Subset
 from vlp_jax.evals.base import EvalFn, Evaluator, Result, embed_texts, unit_rows
 from vlp_jax.evals.kits.figures import Figure, HeatMap, Pictures, Queries, Space, evenly
 from vlp_jax.evals.kits.ranking import Ranked, rank, rank_few
 from vlp_jax.evals.kits.rerank import REQUIRES, Few, rerank
-from vlp_jax.evals.kits.samples import embed_pictures, open_samples, read_metadata
+from vlp_jax.evals.kits.samples import embed_pictures, open_samples, read_captions
 
 RECALL_AT = (1, 5, 10)
 _log = logging.getLogger(__name__)
@@ -164,31 +162,6 @@ class Retrieval(Evaluator):
             some = _extremes(ranked, self.shown, functools.partial(entry, ranked, pairs))
             shown[short] = Queries(f", {title}: best and worst", some, pictures)
         return Result(metrics, {"recall": table}, shown, details)
-
-
-def read_captions(source: Source, key: str = "", first: int = 0) -> list[list[str]]:
-    """Captions of each picture, none for a damaged or an uncaptioned one (a key may hold null).
-
-    Raises UserError naming the first sample that lacks `key`, or where no sample has a caption.
-    """
-    captions = []
-    for sample in read_metadata(source):
-        if sample is None:  # damaged, and so is its picture
-            captions.append([])
-            continue
-        try:
-            found = candidates(sample, key) if key else sample.get("text", [])
-        except DamagedSample:  # what stands under the key is no text
-            found = []
-        if key and key not in sample["meta"]:
-            hint = nearest(key, sample["meta"])
-            raise UserError(
-                f"sample {sample['key']!r} has no caption under the JSON key {key!r}" + hint
-            )
-        captions.append(found[:first] if first else found)
-    if not any(captions):
-        raise UserError(f"none of the {len(captions)} samples has a caption")
-    return captions
 
 
 def rank_captions(

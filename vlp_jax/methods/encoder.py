@@ -34,11 +34,13 @@ class Encoder(Trunk):
       image, text: the one network (models/towers.py); the others: see Trunk.
       classes: C of a linear classifier on what a picture's network pools, the part `head` as in
         methods/classify.py; 0 has none.
+      head_bias: it has a bias. The Inception Score is one of logits without.
     """
 
     image: Mapping[str, Any] | None = None
     text: Mapping[str, Any] | None = None
     classes: int = 0
+    head_bias: bool = True
 
     def __post_init__(self) -> None:
         """Raises UserError unless there is one of image and text."""
@@ -64,8 +66,9 @@ class Encoder(Trunk):
     def parts(self) -> dict[str, Part]:
         """The network."""
         if self.side == "image":
-            head = Part(Classifier(self.classes), (self.image_shapes["pooled"],))
-            return {**super().parts(), **({"head": head} if self.classes else {})}
+            head = Classifier(self.classes, bias=self.head_bias)
+            head = {"head": Part(head, (self.image_shapes["pooled"],))} if self.classes else {}
+            return {**super().parts(), **head}
         return {"text": text_part(self.text_tower)}
 
     def encode(self, v: Vars, x: Inputs) -> tuple[Any, Aux]:

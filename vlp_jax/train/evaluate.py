@@ -26,29 +26,32 @@ from vlp_jax.train.trained import Trained
 def make_evaluators(
     configs: Mapping[str, Mapping[str, Any]],
     context: EvalContext,
-    method: Method,
+    method: Method | None,
     trained: Trained | None = None,
 ) -> dict[str, Evaluator]:
     """Builds every evaluator of `config.evals`: {name: {type: retrieval, ...}}; the type defaults
     to the name. Of data that were `trained` on, `path` is what was held out, the other sets what
-    was not.
+    was not. method: None where there is no model.
 
     Raises:
       UserError: unknown type or key, a data set that is not there, or a method that lacks a
         function the evaluator needs, or an option of it.
     """
     found = {}
-    offered = method.functions()
+    offered = {} if method is None else method.functions()
     for name, config in configs.items():
         config, where = dict(config), f"evals.{name}"
         evaluator = make_evaluator(config.pop("type", name), config, context)
         lacking = [need for need in evaluator.requires if need not in offered]
         if lacking:
-            raise UserError(
-                f"{where}: needs {lacking} but {type(method).__name__} offers {sorted(offered)}"
-            )
+            has = "there is no model, give --checkpoint"
+            if method is not None:
+                has = f"{type(method).__name__} offers {sorted(offered)}"
+            raise UserError(f"{where}: needs {lacking} but {has}")
         needed = {need: offered[need] for need in evaluator.requires}
         evaluator = replace(evaluator, reads={need: fn.reads for need, fn in needed.items()})
+        for how in evaluator.hows():  # a mistake shows now
+            share_options(needed, how, f"{where}.how")
         if evaluator.how:
             options = share_options(needed, evaluator.how, f"{where}.how")
             evaluator = replace(evaluator, options=options)

@@ -6,7 +6,7 @@ config costs a second.
 
 import dataclasses
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from typing import Any
 
@@ -63,10 +63,12 @@ class Trainer:
     Attributes:
       config: the resolved config (configs/common.py).
       offset: of the data position, where the batch size was changed on the way (train/workdir.py).
+      network: opens other checkpoints for evaluators (evals/base.py EvalContext).
     """
 
     config: ConfigDict
     offset: int = dataclasses.field(default=0, kw_only=True)
+    network: Callable[[str], Any] | None = dataclasses.field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
         c = self.config
@@ -260,7 +262,9 @@ class Trainer:
         pictures = {**how, "crop": how["eval_crop"], "image_size": self.config.image_size}
         tokenizer = self.tokenizers.get("text")  # what evaluators call the texts they embed
         masked = tokenizer is not None and self.whole_fields["text"].mask
-        return eval_context(tokenizer, pictures, self.config.eval_batch_size, self.mesh, masked)
+        size = self.config.eval_batch_size
+        found = eval_context(tokenizer, pictures, size, self.mesh, masked)
+        return dataclasses.replace(found, tokenizers=self.tokenizers, network=self.network)
 
     @cached_property
     def evaluators(self) -> dict[str, Evaluator]:
