@@ -115,8 +115,8 @@ class LatentDiffusion(Diffusion, Prompted):
         return {n: Picture(self.image_size, of="image", **how) for n in self.control_names}
 
     def parts(self) -> dict[str, Part]:
-        """autoencoder, latent_scale, text, text_2, class_embed, unet, control, ...: those that there
-        are."""
+        """autoencoder, latent_scale, text, text_2, class_embed, unet, control, ...: those that
+        there are."""
         context, frozen = self.told_shape[1], bool(self.controls)
         inputs = unets.reads(self.net, context)
         found = {"unet": Part(self.net, inputs, frozen=frozen, dtype=self.frozen_dtype)}
@@ -199,10 +199,9 @@ class LatentDiffusion(Diffusion, Prompted):
         return found
 
     def _denoise_reads(self) -> dict[str, Field]:
-        (latent, time, told), found = unets.reads(self.net, self.told_shape[1]), {}
-        side, context = self.latent_shape[:2], (self.told_shape[:2])
-        found["latent"] = Numbers((*side, latent.shape[-1]))
-        found["time"] = Numbers(())
+        latent, _, told = unets.reads(self.net, self.told_shape[1])
+        context, latent = self.told_shape[:2], (*self.latent_shape[:2], latent.shape[-1])
+        found = {"latent": Numbers(latent), "time": Numbers(())}
         for name, spec in told._asdict().items():
             if spec is not None:
                 shape = context if name == "context" else spec.shape[1:]

@@ -25,8 +25,8 @@ TEXTS = ("text", "text_2")
 
 
 class Told(NamedTuple):
-    """context: float32[B, T, D], states that transformers look at. pooled: float32[B, P] of the last
-    text encoder, None where the network is not told that."""
+    """context: float32[B, T, D], states that transformers look at. pooled: float32[B, P] of the
+    last text encoder, None where the network is not told that."""
 
     context: Array
     pooled: Array | None = None
@@ -186,8 +186,11 @@ class Prompted(Latents):
         def states(v: Vars, x: Inputs, _: None) -> Told:
             return self.read(v, x, {name: x.batch[name] for name in reads})
 
+        def named(told: Told) -> dict[str, Array]:
+            return {"states": told.context, "pooled": told.pooled}
+
         found = {
-            "text_states": lambda v, x, how: dict(zip(("states", "pooled"), states(v, x, how))),
+            "text_states": lambda v, x, how: named(states(v, x, how)),
             "context": lambda v, x, how: states(v, x, how).context,
         }
         if self.pools:
