@@ -107,6 +107,10 @@ def test_the_readme_is_of_the_scenes_and_keeps_the_licences(folder, monkeypatch)
     )
     told = readme(twice)
     assert "50% of the objects of `train`" in told and "seg.png" not in told and "25%" in told
+    assert "scenes in Noto's style" in told and "(`test`, `vqa-test`)" in told
+    told = readme(Options(kinds=3, tints=0.6, styles="both", wrong=0.0))
+    assert "of 3 kinds" in told and "60% of the kinds in a scene are drawn, and told" in told
+    assert "| test | 500 | scenes in either style," in told and "(`test`" not in told
 
 
 def test_boxes_hold_the_masks_and_barely_overlap(splits):

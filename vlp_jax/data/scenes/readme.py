@@ -5,16 +5,16 @@ The file exists so that a folder of scenes that is handed on explains itself and
 
 import dataclasses
 
+from vlp_jax.data.scenes.layout import kinds_of
 from vlp_jax.data.scenes.options import Options
 from vlp_jax.data.scenes.samples import MOST_CLASSES, SPLITS, size_of
-from vlp_jax.data.scenes.things import roster
 
 EMOJI = "EMOJI.md"  # the README of the pictures that scenes are made of
 _WHAT = {
-    "train": "scenes in Noto's style",
-    "val": "scenes in Noto's style, with contents that no other split has",
-    "test": "scenes in Twemoji's style, with contents that no other split has",
-    "noisy": "scenes in Noto's style, of which {wrong:.0%} have the captions of another",
+    "train": "scenes in {noto}",
+    "val": "scenes in {noto}, with contents that no other split has",
+    "test": "scenes in {twemoji}, with contents that no other split has",
+    "noisy": "scenes in {noto}, of which {wrong:.0%} have the captions of another",
     "vqa-train": "questions, three to a scene, about the first scenes of `train`",
     "vqa-test": "questions, three to a scene, about the first scenes of `test`",
 }
@@ -50,8 +50,8 @@ WebDataset tars of {per_shard:,} samples, each with its `.index` beside it. Open
 - `classes.txt`: line n is class n; 0 is the canvas.
 
 **Changes made to the emoji.** Cut out of their white (what white does not reach from the border is
-the object), made smaller and laid on the canvas. {changes} have
-other colours, less detail and a bent shape of their own (`--changes`).
+the object), made larger or smaller and laid on the canvas. {changes} have
+other colours, less detail and a bent shape of their own (`--changes`).{tints}
 
 **To train on them**
 
@@ -62,26 +62,38 @@ python -m vlp_jax capfilt --captioner=C --filter=F --data='DIR/emoji_scenes-nois
     --truth=clean --out=runs/bootstrapped
 ```
 
-**Licences.** Noto Emoji, Copyright Google LLC, Apache-2.0 (`train`, `val`, `noisy`, `vqa-train`).
-Twemoji, Copyright Twitter, Inc and other contributors, CC-BY-4.0 (`test`, `vqa-test`): keep this
+**Licences.** Noto Emoji, Copyright Google LLC, Apache-2.0{of_noto}.
+Twemoji, Copyright Twitter, Inc and other contributors, CC-BY-4.0{of_twemoji}: keep this
 attribution where you share their pictures. Names: emojibase (MIT), from Unicode CLDR (Unicode-3.0).
 The packages, versions and texts: [{emoji}]({emoji}) and `LICENSES`.
+"""
+_TINTS = """
+{tints:.0%} of the kinds in a scene are drawn, and told, in one colour (`--tints`); `kind` and `tint` in
+`KEY.json` are those of the first object.
 """
 
 
 def readme(options: Options) -> str:
     """The text, of the splits that are asked for."""
-    kinds, sizes = len(roster(options.objects)), {name: size_of(options, name) for name in SPLITS}
+    kinds, sizes = len(kinds_of(options)), {name: size_of(options, name) for name in SPLITS}
+    apart, both = options.styles == "apart", "either style"
     rows = [f"| {name} | {size:,} | {_WHAT[name]} |" for name, size in sizes.items() if size]
     share = f"{options.changes:.0%} of the objects of `train` and `noisy`"
     return _TEXT.format(
         most=options.most,
         objects=f"{kinds:,}",
         command=command(options),
-        rows="\n".join(rows).format(wrong=options.wrong),
+        rows="\n".join(rows).format(
+            wrong=options.wrong,
+            noto="Noto's style" if apart else both,
+            twemoji="Twemoji's style" if apart else both,
+        ),
         per_shard=options.per_shard,
         seg=", `KEY.seg.png` (classes)" if kinds <= MOST_CLASSES else "",
         changes=share if options.changes else "No objects",
+        tints=_TINTS.format(tints=options.tints) * bool(options.tints),
+        of_noto=" (`train`, `val`, `noisy`, `vqa-train`)" * apart,
+        of_twemoji=" (`test`, `vqa-test`)" * apart,
         emoji=EMOJI,
     )
 
