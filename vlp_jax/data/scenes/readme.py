@@ -68,8 +68,8 @@ attribution where you share their pictures. Names: emojibase (MIT), from Unicode
 The packages, versions and texts: [{emoji}]({emoji}) and `LICENSES`.
 """
 _TINTS = """
-{tints:.0%} of the kinds in a scene are drawn, and told, in one colour (`--tints`); `kind` and `tint` in
-`KEY.json` are those of the first object.
+{tints:.0%} of the kinds in a scene are drawn, and told, in one colour (`--tints`); `kind` and
+`tint` in `KEY.json` are those of the first object.
 """
 
 
