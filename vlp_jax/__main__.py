@@ -11,7 +11,7 @@ import importlib
 import logging
 import sys
 
-from vlp_jax.core.ending import ended
+from vlp_jax.core.ending import program
 from vlp_jax.core.memory import use_huge_pages
 
 EXIT_PREEMPTED = 75  # of train/preemption.py, which is heavy to import
@@ -98,4 +98,4 @@ def _leave(text: str = "", code: int = 0, known: bool = True) -> None:
 
 if __name__ == "__main__":
     use_huge_pages()
-    sys.exit(ended(main, sys.argv[1:]))
+    program(main, sys.argv[1:])

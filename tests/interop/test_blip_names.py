@@ -216,6 +216,47 @@ def test_the_official_files_of_every_task(task, tiny, tmp_path):
         assert arrays["temperature"] == state["temp"]
 
 
+DAMAGE = {  # one tensor is missing, or another one
+    "visual_encoder.pos_embed": ("pretrain", "wrong"),
+    "text_encoder.embeddings.word_embeddings.weight": ("retrieval", "missing"),
+    "text_decoder.cls.predictions.bias": ("answer", "missing"),
+    "itm_head.weight": ("retrieval", "missing"),
+    "visual_encoder.blocks.0.attn.qkv.weight": ("caption", "wrong"),
+    "cls_head.2.weight": ("pair", "missing"),
+}
+
+
+@pytest.mark.parametrize("name", DAMAGE)
+def test_a_tensor_that_does_not_fit_is_told_by_its_name(name, tiny, tmp_path, monkeypatch):
+    task, kind = DAMAGE[name]
+    state = pair_of_pictures() if task == "pair" else drawn(task)
+    if task == "pair":
+        deep = {**archs.ARCHS["tiny"], "text": archs.ARCHS["tiny"]["text"] | {"num_layers": 3}}
+        monkeypatch.setitem(archs.ARCHS, "tiny", deep)
+    taken = state.pop(name)
+    state |= {name: taken.reshape(-1)} if kind == "wrong" else {}
+    with pytest.raises(UserError) as caught:
+        read(tmp_path, state)
+    head, *lines = str(caught.value).splitlines()
+    assert head.startswith("the file: 1 of ") and head.endswith("nothing was loaded")
+    assert len(lines) == 1 and lines[0].startswith(f"  {kind}") and f" {name} [" in lines[0]
+
+
+@pytest.mark.parametrize("share", [0.02, 0.5, 0.9, 0.9999])
+def test_an_official_file_that_is_cut_short(share, tiny, tmp_path, archive, ops):
+    state, items = drawn("caption"), {}
+    for i, (name, array) in enumerate(state.items()):
+        strides = [s // 4 for s in array.strides]
+        items[name] = ops["tensor"](str(i), "FloatStorage", array.size, array.shape, strides)
+    body = b"}(" + ops["text"]("model") + ops["state_dict"](items) + b"u"
+    path = pathlib.Path(archive(body, {str(i): a.tobytes() for i, a in enumerate(state.values())}))
+    if share == 0.5:
+        assert opened(path, "tiny")[0] == "blip"
+    path.write_bytes(path.read_bytes()[: int(share * path.stat().st_size)])
+    with pytest.raises(UserError, match=r"^\S+\.pt: a zip archive that is cut short or damaged$"):
+        opened(path, "tiny")
+
+
 def test_questions_are_not_cleaned_as_captions_are(tiny, tmp_path):
     """pre_question deletes the marks that pre_caption turns into spaces (blip.md 2.6)."""
     for task, clean in {"answer": "blip_question", "caption": "blip"}.items():
