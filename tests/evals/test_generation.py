@@ -214,6 +214,22 @@ def test_classes_are_drawn_by_the_numbers_of_the_training_set(context, source):
     assert found.metrics["accuracy_classifier"] == 1 and found.protocol["drawn"] == 5
 
 
+def test_every_text_has_its_tokenizer(context, source):
+    class Two(Painter):
+        reads = Painter.reads | {"text_2": Text(24, 256, tokenizer="second")}
+
+    with pytest.raises(UserError, match="'text_2', but the run has no tokenizer for it"):
+        run(context, source(), Two())
+    read = []
+    made = lambda **how: context(tokenizers={"text_2": lambda x: read.append(x) or _ids(x)}, **how)  # noqa: E731
+    run(made, source(), Two())
+    assert read == [[f"grey {grey}" for grey in GREYS]]
+
+
+def _ids(texts):
+    return np.zeros((len(texts), 24), np.int32)
+
+
 def test_blocks_are_drawn_one_after_another(context, source, monkeypatch):
     whole, _ = run(context, source(), count=11, shown=1)
     monkeypatch.setattr(drawing, "BLOCK", 4)

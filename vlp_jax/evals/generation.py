@@ -24,7 +24,7 @@ from vlp_jax.evals.kits import figures
 from vlp_jax.evals.kits.drawing import DRAW, Asked, Words, ask, conditions, draw
 from vlp_jax.evals.kits.figures import Curves, Figure, Panels, evenly
 from vlp_jax.evals.kits.judging import Made, Real, Rules, judge, see
-from vlp_jax.evals.kits.networks import Found, Network, open_networks
+from vlp_jax.evals.kits.networks import First, Found, Network, open_networks
 from vlp_jax.evals.kits.samples import check_labels, open_samples, read_captions, read_values
 from vlp_jax.evals.kits.views import Drawn
 
@@ -41,7 +41,7 @@ class Generation(Learner):
     accuracy and for methods that draw classes. train: the data set whose words number the model's
     classes ('' = path itself). count: pictures drawn, of the samples in turn (0: one each). limit:
     real pictures (0: all). size: sides that pictures are brought to before a network's own rule (0:
-    the model's, and of given samples none). guidances: the whole once for each, `how` besides.
+    the model's; where samples are given none). guidances: the whole once for each, `how` besides.
     compare: False where path has no pictures. resize: rule of a converted Inception in place of its
     own (views.py). neighbours: of precision and recall. kid_subsets, kid_size, splits: of KID and
     the Inception Score. shown: rows of the sheet.
@@ -101,9 +101,9 @@ class Generation(Learner):
                 raise UserError(f"{where}: no captions in {self.path!r}; {where}.path needs some")
         if any(isinstance(field, Label) for field in needed) and not self.label:
             raise UserError(f"{where}.label: the model draws classes; set it to their JSON key")
-        check_labels({k: s for k, s in sources.items() if k != "samples"}, self.label, where)
-        if self.label and "samples" in sources:
-            check_key(sources["samples"], self.label, f"{where}.label")
+        judged = ("samples",) if self.samples else ("path", "train")
+        labelled = {key: source for key, source in sources.items() if key in judged}
+        check_labels(labelled, self.label, where)
 
     def measure(self, fns: Mapping[str, EvalFn]) -> Result:
         """Returns the metrics that the networks give, `NAME_at_G` for several guidances; tables
@@ -113,14 +113,15 @@ class Generation(Learner):
           UserError: fewer than two pictures; a class that the model or the classifier has not.
         """
         networks = open_networks(self.networks, self.context, self.resize)
-        real = open_samples(self.path, self.limit, self.label) if self.compare else None
+        label = "" if self.samples else self.label
+        real = (
+            Real(open_samples(self.path, self.limit, label), self.first) if self.compare else None
+        )
         if self.samples:
             runs = [(self.how, lambda: self._given(networks))]
         else:
             asked = self._asked()
             runs = [(how, self._drawer(networks, fns[DRAW], asked, how)) for how in self.hows()]
-        size = self.size or self.context.image_size
-        real = real and Real(real, (size, self.context.framing) if size else None)
         found, sheets, classes = [], [], []
         for how, make in runs:
             made = make()
@@ -132,6 +133,16 @@ class Generation(Learner):
             found.append((how, metrics))
             sheets.append(made.shown)
         return self._result(found, sheets, classes, self._protocol(networks, made, real))
+
+    @property
+    def side(self) -> int:
+        """Of pictures before a network's own rule; 0: as they are."""
+        return self.size or (0 if self.samples else self.context.image_size)
+
+    @property
+    def first(self) -> First:
+        """What real and given pictures are brought to."""
+        return (self.side, self.context.framing) if self.side else None
 
     @property
     def rules(self) -> Rules:
@@ -179,8 +190,7 @@ class Generation(Learner):
         texts = read_captions(source, self.caption, first=1) if captioned(source) else []
         texts = [self.prefix + one[0] if one else "" for one in texts]
         labels = read_values(source, self.label) if self.label else ()
-        first = (self.size, self.context.framing) if self.size else None
-        return Made(see(networks, source, first, self.compare, any(texts)), texts, labels)
+        return Made(see(networks, source, self.first, self.compare, any(texts)), texts, labels)
 
     def _result(
         self,
@@ -196,7 +206,8 @@ class Generation(Learner):
         if self.shown and sheets[0] is not None:
             drawn["drawn"] = Panels(": drawn", _panels(sheets, bool(titles)), titles)
         if self.guidances:
-            lines = {name: [own[name] for _, own in found] for name in metrics}
+            told = [n for n in metrics if not n.startswith("chance_") and not n.endswith("_std")]
+            lines = {name: [own[name] for _, own in found] for name in told}
             drawn["guidance"] = Curves(": guidance", "guidance", self.guidances, lines)
             tables["guidance"] = [{"guidance": how["guidance"], **own} for how, own in found]
             metrics = {
@@ -214,7 +225,7 @@ class Generation(Learner):
             "networks": {n.label: f"{n.digest[:12]}, resize: {n.resize}" for n in networks},
             "given" if self.samples else "drawn": made.count,
             "real": len(real.source) if real else 0,
-            "side": self.size or self.context.image_size or "as they are",
+            "side": self.side or "as they are",
             "kid": f"{self.kid_subsets} subsets of at most {self.kid_size}",
             "neighbours": self.neighbours,
             "splits": self.splits,

@@ -92,7 +92,8 @@ def ask(
     arrays: dict[str, np.ndarray] = {}
     for name, field in needed.items():
         if isinstance(field, Text):
-            tokenizer = context.tokenizers.get(name, context.tokenizer)
+            usual = context.tokenizer if field.tokenizer == Text.tokenizer else None
+            tokenizer = context.tokenizers.get(name, usual)
             if tokenizer is None:
                 raise UserError(f"{DRAW} reads {name!r}, but the run has no tokenizer for it")
             arrays |= text_rows(tokenizer, field, name, texts)

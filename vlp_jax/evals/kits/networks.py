@@ -44,10 +44,6 @@ class Found:
         """Mean and covariance of the rows."""
         return moments(self.rows)
 
-    def at(self, chosen: np.ndarray) -> "Found":
-        """Those rows; chosen: int or bool."""
-        return Found(self.rows[chosen], self.samples[chosen])
-
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Network:
@@ -60,6 +56,7 @@ class Network:
       context: its own tokenizer and pictures.
       resize: `own`, or the rule of evals/kits/views.py that its figures are defined on.
       classes: f() -> its classes' words in order, () where they are numbers.
+      known: what it found in real pictures.
     """
 
     label: str
@@ -68,10 +65,7 @@ class Network:
     context: EvalContext
     resize: str = OWN
     classes: Callable[[], Sequence[str]] = tuple
-
-    @cached_property
-    def _memory(self) -> dict[str, Found]:
-        return {}
+    known: dict[str, Found] = dataclasses.field(default_factory=dict)
 
     def named(self, figure: str) -> str:
         """What a figure of this network is called: `fid_classifier`; `fid` alone where it is the
@@ -103,20 +97,15 @@ class Network:
         facts = {"network": self.digest, "data": data, "function": name, "form": 1}
         facts |= self._view(first).settings()
         key = digest([str(facts)])
-        if key not in self._memory:
+        make = lambda: self.see(name, pictures, first)  # noqa: E731
+        if key not in self.known:
             alone = self.context.process_count == 1  # several might not all find the file
-            self._memory[key] = (_kept if alone else _new)(
-                key, facts, lambda: self.see(name, pictures, first)
-            )
-        return self._memory[key]
+            self.known[key] = _kept(key, facts, make) if alone else make()
+        return self.known[key]
 
     def texts(self, texts: Sequence[str]) -> np.ndarray:
         """float32[N, E] of texts."""
         return embed_texts(self.fns["embed_text"], texts, self.context)
-
-
-def _new(key: str, facts: Mapping[str, Any], make: Callable[[], Found]) -> Found:
-    return make()
 
 
 def _kept(key: str, facts: Mapping[str, Any], make: Callable[[], Found]) -> Found:
