@@ -168,12 +168,17 @@ class LatentDiffusion(Diffusion, Prompted, Joined):
         guess: bool = False,
     ) -> Array:
         """The raw output of the U-Net for float[M, h, w, in_channels], with what the ControlNets
-        add for `hints`, float[M, H, W, 3] in [0, 1] or None. scale, guess: of that."""
+        add for `hints`, float[M, H, W, 3] in [0, 1] or None; M / 2 of them, as guess mode has it,
+        are for the positive rows alone (guidance.pairs). scale, guess: of what is added."""
         added: list[Residuals] = []
         for name, hint in zip(self.control_names, hints, strict=False):
             if hint is not None:
-                seen = latent[..., : self.control_net.in_channels]
-                added.append(self.apply(name, v, x, seen, time, told, hint))
+                alone = len(hint) < len(latent)
+                seen = latent[..., : self.control_net.in_channels], time, told
+                seen = jax.tree.map(lambda a: a[1::2], seen) if alone else seen
+                found = self.apply(name, v, x, *seen, hint)
+                nothing = lambda a: pairs(jnp.zeros_like(a), a)  # noqa: E731
+                added.append(jax.tree.map(nothing, found) if alone else found)
         if added:
             whole = controlnet.scaled(controlnet.joined(added), scale, guess)
             told = told._replace(control=whole)
@@ -263,7 +268,8 @@ class LatentDiffusion(Diffusion, Prompted, Joined):
             numbers = self.asked(x, size, "negative_time_ids")
             nothing = self.condition(self.negative(v, x), numbers)._replace(labels=told.labels)
             told = jax.tree.map(pairs, nothing, told)
-            hints, more = jax.tree.map(lambda a: pairs(a, a), (hints, more))
+            more = jax.tree.map(lambda a: pairs(a, a), more)
+            hints = hints if how.guess else jax.tree.map(lambda a: pairs(a, a), hints)
 
         def model(latent: Array, time: Array) -> Array:
             scale, guess = how.control_scale, how.guess
