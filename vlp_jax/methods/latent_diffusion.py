@@ -8,7 +8,7 @@ file exists to join the kits of noise, latents and prompts to the U-Net.
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from typing import Annotated, Any
 
@@ -29,6 +29,7 @@ from vlp_jax.methods.kits.prompts import Prompted, Told
 from vlp_jax.models import controlnet
 from vlp_jax.models import unet as unets
 from vlp_jax.models.controlnet import ControlNet
+from vlp_jax.models.traced_flops import traced_flops
 from vlp_jax.models.unet import Condition, Residuals, UNet
 
 TOLD_IDS = 6  # the time_ids of SDXL's base: a picture tells them of itself
@@ -168,12 +169,17 @@ class LatentDiffusion(Diffusion, Prompted, Joined):
         guess: bool = False,
     ) -> Array:
         """The raw output of the U-Net for float[M, h, w, in_channels], with what the ControlNets
-        add for `hints`, float[M, H, W, 3] in [0, 1] or None. scale, guess: of that."""
+        add for `hints`, float[M, H, W, 3] in [0, 1] or None; M / 2 of them, as guess mode has it,
+        are for the positive rows alone (guidance.pairs). scale, guess: of what is added."""
         added: list[Residuals] = []
         for name, hint in zip(self.control_names, hints, strict=False):
             if hint is not None:
-                seen = latent[..., : self.control_net.in_channels]
-                added.append(self.apply(name, v, x, seen, time, told, hint))
+                alone = len(hint) < len(latent)
+                seen = latent[..., : self.control_net.in_channels], time, told
+                seen = jax.tree.map(lambda a: a[1::2], seen) if alone else seen
+                found = self.apply(name, v, x, *seen, hint)
+                nothing = lambda a: pairs(jnp.zeros_like(a), a)  # noqa: E731
+                added.append(jax.tree.map(nothing, found) if alone else found)
         if added:
             whole = controlnet.scaled(controlnet.joined(added), scale, guess)
             told = told._replace(control=whole)
@@ -201,6 +207,23 @@ class LatentDiffusion(Diffusion, Prompted, Joined):
         seen = _joined(given.x, self.joined(v, x, shown, given.x.shape[1:3]))
         out = self.denoise(v, x, seen, given.time.astype(jnp.float32), told, self.hints(x))
         return self.scored(out, given), Aux()
+
+    def flops(self, text_length: int | None = None) -> float:
+        """FLOPs of the loss of one example; the frozen encoders count a third, having no backward
+        pass."""
+        del text_length
+        keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), 1))
+        given = jax.eval_shape(self.fresh, jax.random.key(0)), self.batch_spec(1), keys
+
+        def count(fn: Callable[[Vars, Inputs], Any]) -> float:
+            run = lambda v, rows, keys: fn(v, Inputs.of(rows, keys, train=True))  # noqa: E731
+            return traced_flops(run, *given)
+
+        seen = count(lambda v, x: self.posterior(v, x, self.augmented(x.batch["image"], None)))
+        if self.text_nets and not self.learn_text:
+            seen += count(lambda v, x: self.read(v, x, x.batch))
+        loss = lambda v, x: self.loss(v, x.replace(totals=self.totals(x)))[0]  # noqa: E731
+        return count(loss) - 2 / 3 * seen
 
     def functions(self) -> dict[str, Function]:
         """encode_latents, decode_latents, latents (kits/latents.py); text_states, context, pooled
@@ -263,7 +286,8 @@ class LatentDiffusion(Diffusion, Prompted, Joined):
             numbers = self.asked(x, size, "negative_time_ids")
             nothing = self.condition(self.negative(v, x), numbers)._replace(labels=told.labels)
             told = jax.tree.map(pairs, nothing, told)
-            hints, more = jax.tree.map(lambda a: pairs(a, a), (hints, more))
+            more = jax.tree.map(lambda a: pairs(a, a), more)
+            hints = hints if how.guess else jax.tree.map(lambda a: pairs(a, a), hints)
 
         def model(latent: Array, time: Array) -> Array:
             scale, guess = how.control_scale, how.guess

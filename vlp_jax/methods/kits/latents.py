@@ -148,9 +148,8 @@ class Latents(Method):
         def latents(v: Vars, x: Inputs, _: None) -> Array:
             return self.posterior(v, x, self.augmented(x.batch["image"], x.rng))
 
-        image = {"image": self.picture_fields()["image"]}
-        return {
-            "encode_latents": Function(encode, image),
-            "decode_latents": Function(decode, {"latent": Numbers(self.latent_shape)}),
-            "latents": Function(latents, image),
-        }
+        found = {"encode_latents": Function(encode, {"image": self.picture_fields()["image"]})}
+        found["decode_latents"] = Function(decode, {"latent": Numbers(self.latent_shape)})
+        if "latents" in self.fields():
+            found["latents"] = Function(latents, {"image": self.fields()["image"]})
+        return found
