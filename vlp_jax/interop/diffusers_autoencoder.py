@@ -95,6 +95,21 @@ def read_autoencoder(config: Config, where: str) -> dict[str, Any]:
     }
 
 
+def scale_of(config: Config, where: str) -> float:
+    """The factor that a diffusion model multiplies the latents by. A config without it has its
+    class's, 0.18215; latent diffusion with a codebook scales nothing.
+
+    Raises:
+      UserError: no positive number.
+    """
+    usual = 1.0 if config.get("_class_name") == VQ else _OWN[KL]["scaling_factor"]
+    said = config.get("scaling_factor", usual)
+    if isinstance(said, bool) or not isinstance(said, int | float) or not 0 < said < float("inf"):
+        what = "a diffusion model divides its latents by it"
+        raise UserError(f"{where}: scaling_factor is {said!r}, not a positive number; {what}")
+    return float(said)
+
+
 def _attend(config: Config, side: str, count: int, where: str) -> tuple[bool, ...]:
     """Which levels of a side have attention, in its order."""
     key = f"{side}_block_types"
