@@ -24,7 +24,7 @@ from vlp_jax.interop.family import Configs, Family, families
 from vlp_jax.interop.folder import replace_folder, write_json
 from vlp_jax.interop.rules import Table, to_ours, to_theirs
 from vlp_jax.interop.weights_file import read_json, write_safetensors
-from vlp_jax.methods.base import Method, make_method
+from vlp_jax.methods.base import STATS, Method, make_method
 
 _NO_TOKENIZER = "there is no tokenizer to write; the other library needs one for texts"
 
@@ -120,6 +120,8 @@ def _plan(to: str, arrays: Mapping[str, np.ndarray], manifest: Mapping[str, Any]
     files, named, own, lacks = _tokenizers(family, method, manifest)
     said |= {"numbers": numbers, "drawing": manifest.get("drawing", {}), "tokenizers": named}
     files |= family.files(said)
+    inside = tuple(f"{stem}{part}/" for part in family.unwritten for stem in ("", f"{STATS}/"))
+    arrays = {path: array for path, array in arrays.items() if not path.startswith(inside)}
     configs = family.configs(said, pictures, own)
     notes = [_NO_TOKENIZER] if lacks else []
     notes += family.notes(said, pictures)
@@ -166,7 +168,8 @@ def _unlike(plan: Plan, configs: Configs) -> dict[str, tuple[Any, Any]]:
 
 def _told(plan: Plan, found: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
     """What of `_unlike` a config has to say."""
-    return {key: pair for key, pair in found.items() if key not in plan.family.untold}
+    known = {*plan.family.untold, *plan.family.unwritten}
+    return {key: pair for key, pair in found.items() if key not in known}
 
 
 def _refuse(plan: Plan, found: Mapping[str, tuple[Any, Any]]) -> None:

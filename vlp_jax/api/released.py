@@ -139,7 +139,7 @@ def method_config(
       UserError: neither a name nor a config; a size that does not fit.
     """
     family, notes = checkpoint.family, list(checkpoint.notes)
-    said = checkpoint.method() or ({} if arch_name else family.inferred(checkpoint.state))
+    said = checkpoint.method() or ({} if arch_name else _inferred(checkpoint))
     config = {"name": family.methods[0], **said}
     if arch_name:
         config, more = _named(checkpoint, arch_name, config)
@@ -156,6 +156,13 @@ def method_config(
         how = family.release | dict(checkpoint.preprocessing)
         config |= {"image_mean": how["mean"], "image_std": how["std"]}
     return config, notes
+
+
+def _inferred(checkpoint: Checkpoint) -> dict[str, Any]:
+    try:
+        return checkpoint.family.inferred(checkpoint.state)
+    except UserError as error:
+        raise UserError(f"{checkpoint.path}: {error}") from error
 
 
 def _named(
@@ -256,11 +263,12 @@ def _preprocessing(checkpoint: Checkpoint, method: Method, image_size: int) -> d
 
 def _arch_of(checkpoint: Checkpoint, method: Method) -> str:
     """The name of this architecture among the released ones, or ""."""
-    own, name = computed(method), described(method)["name"]
+    name = described(method)["name"]
+    whole = lambda m: (computed(m), described(m).get("schedule"))  # noqa: E731
 
     def is_it(arch: Arch) -> bool:
         try:
-            return computed(make_method({"name": name, **arch})) == own
+            return whole(make_method({"name": name, **arch})) == whole(method)
         except UserError:  # a size of another method of the family
             return False
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from vlp_jax.core.errors import UserError, nearest
 from vlp_jax.interop.config_values import filled
-from vlp_jax.interop.family import Config
+from vlp_jax.interop.family import Beside, Config
 from vlp_jax.interop.hf import clip_text, read_layers, write_layers
 from vlp_jax.interop.rules import Rule
 from vlp_jax.interop.tensors import State
@@ -19,6 +19,7 @@ _DEFAULTS = dict(  # of CLIPTextConfig, transformers 5.24
     num_attention_heads=8, vocab_size=49408, max_position_embeddings=77, eos_token_id=49407,
     hidden_act="quick_gelu", layer_norm_eps=1e-5,
 )  # fmt: skip
+END = "<|endoftext|>"
 _BARE = ("embeddings.", "encoder.", "final_layer_norm.")
 
 
@@ -94,3 +95,11 @@ def write_clip_text(net: Config) -> dict[str, Any]:
         "eos_token_id": 2,  # the largest id
         "pad_token_id": 1,
     }
+
+
+def padding(beside: Beside, file: str, vocab_size: int) -> dict[str, int]:
+    """Options of a tokenizer by the `pad_token` of its tokenizer_config.json, `beside.config`: the
+    end (Stable Diffusion 1), or id 0. {} of a file, beside which its padding is named."""
+    said = beside.config.get("pad_token")
+    said = said.get("content") if isinstance(said, dict) else said
+    return {"pad_id": vocab_size - 1} if said == END and not file else {}

@@ -101,7 +101,8 @@ def open_checkpoint(path: str, weights: str = "") -> Checkpoint:
     family = recognise(state, file.endswith(".pt") and is_torchscript(file), file)
     beside, more = _beside(file, family, os.path.isdir(path))
     pictures = family.pictures(beside)
-    state = family.known_names(state)
+    state = family.held(family.known_names(state), beside)
+    beside = dataclasses.replace(beside, tokenizers=family.tokenizers(state))
     return Checkpoint(file, family, state, beside, pictures, (*notes, *more))
 
 
@@ -110,12 +111,16 @@ def _of_pipeline(path: str, weights: str) -> Checkpoint:
     found = open_pipeline(path, read_archive, weights)
     index = os.path.join(path, INDEX)
     family = recognise(found.state, False, index)
-    tokenizers = {
-        name: Beside(folder, tokenizer=_tokenizer_in(folder))
-        for name, folder in found.tokenizers.items()
-    }
+    tokenizers = {name: _words(folder) for name, folder in found.tokenizers.items()}
     beside = Beside(path, found.configs, index, tokenizers=tokenizers)
     return Checkpoint(index, family, found.state, beside, {}, tuple(found.notes))
+
+
+def _words(folder: str) -> Beside:
+    """A tokenizer's folder."""
+    path = os.path.join(folder, "tokenizer_config.json")
+    config = read_json(path) if os.path.isfile(path) else {}
+    return Beside(folder, config, path, _tokenizer_in(folder))
 
 
 def _find_weights(path: str, weights: str = "") -> str:

@@ -60,6 +60,7 @@ class Family:
       centre: the centre crop that its library makes of an odd rest (data/framing.py).
       sees_padding: its text tower gets no mask and reads the padding.
       untold: switches that its config need not say, because the weights do or nobody asks.
+      unwritten: parts that training alone needs.
       compared: fields of the method itself that its config must say.
     """
 
@@ -79,6 +80,7 @@ class Family:
     centre: str = "center"
     sees_padding: bool = False
     untold: tuple[str, ...] = ("image.pos_embed",)  # fixed tables are written as weights
+    unwritten: tuple[str, ...] = ()
     compared: tuple[str, ...] = ("image_mean", "image_std")
 
     @property
@@ -93,6 +95,12 @@ class Family:
 
     def known_names(self, state: State) -> State:
         """The tensors under the names of `table`, where some versions write others."""
+        return state
+
+    def held(self, state: State, beside: Beside) -> State:
+        """The tensors, and the numbers of a config that are weights of ours. Raises UserError for
+        a number that is none."""
+        del beside
         return state
 
     def recognises(self, state: State, archive: bool) -> bool:
@@ -152,6 +160,11 @@ class Family:
         """Tokens that texts are cut and padded to, of a network with so many positions."""
         del beside
         return positions
+
+    def tokenizers(self, state: State) -> "dict[str, Beside]":
+        """What the tensors say of the tokenizers of several texts, {name: Beside}."""
+        del state
+        return {}
 
     def tokenizer_options(
         self, beside: Beside, file: str, vocab_size: int, method: str

@@ -37,8 +37,8 @@ def golden_numbers(shape: tuple[int, ...]) -> np.ndarray:
     """float32[shape] in [-1, 1] without a pattern; a lone number (a time) is 500."""
     if len(shape) == 1:
         return np.full(shape, 500, np.float32)
-    return np.sin(1e3 * np.sqrt(np.arange(1.0, np.prod(shape) + 1))).reshape(shape).astype(
-        np.float32
+    return (
+        np.sin(1e3 * np.sqrt(np.arange(1.0, np.prod(shape) + 1))).reshape(shape).astype(np.float32)
     )
 
 

@@ -3,7 +3,7 @@ Diffusion have them: openaimodel.py's U-Net, diffusionmodules/model.py's autoenc
 towers under the names of transformers or of open_clip.
 
 Blocks are numbered in the order in which they run, whatever they are, so rules are made for the
-sizes that the names at hand have, theirs or ours. The file exists because these files have no
+sizes that the names at hand have. The file exists because these files have no
 config beside them, and names of their own.
 """
 
@@ -18,15 +18,15 @@ UNET, VAE = "model.diffusion_model.", "first_stage_model."
 
 
 class Levels(NamedTuple):
-    """How a U-Net or an autoencoder is divided: levels, and residual blocks of each on the way
-    down; attend: levels behind whose blocks on the way up something attends."""
+    """How a U-Net is divided: levels, and residual blocks of each on the way down; attend: levels
+    with attention."""
 
     count: int
     blocks: int
-    attend: frozenset[int] = frozenset()
+    attend: frozenset[int]
 
 
-def _run(names: Collection[str], pattern: str, first: int = 0) -> int:
+def run(names: Collection[str], pattern: str, first: int = 0) -> int:
     """How many of pattern.format(first), pattern.format(first + 1), ... there are."""
     count = 0
     while pattern.format(first + count) in names:
@@ -37,19 +37,11 @@ def _run(names: Collection[str], pattern: str, first: int = 0) -> int:
 def unet_levels(names: Collection[str]) -> Levels:
     """Of a U-Net under its original names, whose resolution is changed by convolutions."""
     ins, outs = f"{UNET}input_blocks", f"{UNET}output_blocks"
-    blocks, count = _run(names, f"{ins}.{{}}.0.in_layers.0.weight", first=1), 1
+    blocks, count = run(names, f"{ins}.{{}}.0.in_layers.0.weight", first=1), 1
     while f"{ins}.{count * (blocks + 1)}.0.op.weight" in names:
         count += 1
     starts = {level: (count - 1 - level) * (blocks + 1) for level in range(count)}
     attend = {level for level, at in starts.items() if f"{outs}.{at}.1.norm.weight" in names}
-    return Levels(count, blocks, frozenset(attend))
-
-
-def own_levels(names: Collection[str], part: str) -> Levels:
-    """Of a U-Net, or a half of an autoencoder, under our names."""
-    count = _run(names, f"{part}/down{{}}_res0/conv1/kernel")
-    blocks = _run(names, f"{part}/down0_res{{}}/conv1/kernel")
-    attend = (n for n in range(count) if f"{part}/up{count - 1 - n}_attn0/norm/scale" in names)
     return Levels(count, blocks, frozenset(attend))
 
 
@@ -92,6 +84,11 @@ def _res(ours: str, theirs: str) -> Iterator[Rule]:
     yield from norm(f"{ours}/norm2", f"{theirs}.out_layers.0")
     yield from conv(f"{ours}/conv2", f"{theirs}.out_layers.3")
     yield from conv(f"{ours}/shortcut", f"{theirs}.skip_connection")
+
+
+def autoencoder_levels(names: Collection[str], theirs: str = VAE) -> int:
+    """How many an autoencoder has, under its original names."""
+    return run(names, f"{theirs}encoder.down.{{}}.block.0.norm1.weight")
 
 
 def autoencoder_rules(part: str, count: int, theirs: str = VAE) -> Iterator[Rule]:

@@ -9,20 +9,17 @@ import os
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from vlp_jax.core.errors import UserError, nearest
 from vlp_jax.interop import variants
 from vlp_jax.interop.clip_text import PLAIN, PROJECTED, whole_names
 from vlp_jax.interop.diffusers import renamed
-from vlp_jax.interop.diffusers_autoencoder import KL, VQ, scale_of
+from vlp_jax.interop.diffusers_autoencoder import KL, VQ, with_scale
 from vlp_jax.interop.diffusers_unet import CONTROL, CROSS
 from vlp_jax.interop.diffusers_unet import PLAIN as UNCONDITIONAL
-from vlp_jax.interop.tensors import State, from_arrays
+from vlp_jax.interop.tensors import State
 from vlp_jax.interop.weights_file import read_json, read_safetensors, read_sharded
 
 INDEX = "model_index.json"
-SCALE = "scaling_factor"  # the number of vae/config.json that is a weight here
 SEVERAL = "MultiControlNetModel"
 NETWORKS = {  # component -> classes that are read
     "unet": (CROSS, UNCONDITIONAL),
@@ -134,13 +131,8 @@ def _add(
     state = _read(os.path.join(folder, chosen.name), read_torch)
     state = whole_names(state) if name.startswith("text_encoder") else renamed(state)
     if name == "vae":
-        state = {**state, **scale_tensor(config, path)}
+        state = with_scale(state, config, path)
     found.state.update({f"{name}.{key}": tensor for key, tensor in state.items()})
-
-
-def scale_tensor(config: Mapping[str, Any], where: str) -> State:
-    """The latents' factor, as a tensor. Raises UserError where a config has none."""
-    return from_arrays({SCALE: np.array(scale_of(config, where), np.float32)})
 
 
 def _read(path: str, read_torch: Reader) -> State:

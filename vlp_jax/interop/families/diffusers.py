@@ -10,8 +10,10 @@ from typing import Any
 
 from vlp_jax.core.errors import UserError
 from vlp_jax.interop import pipeline, preprocess
-from vlp_jax.interop.clip_text import clip_text_rules, read_clip_text, write_clip_text
+from vlp_jax.interop.clip_text import clip_text_rules, padding, read_clip_text, write_clip_text
 from vlp_jax.interop.diffusers_autoencoder import (
+    SCALE,
+    STAT,
     autoencoder_rules,
     read_autoencoder,
     write_autoencoder,
@@ -20,16 +22,14 @@ from vlp_jax.interop.diffusers_scheduler import read_scheduler, write_scheduler
 from vlp_jax.interop.diffusers_unet import CONTROL, control_rules, is_plain, unet_rules
 from vlp_jax.interop.diffusers_unet_config import read_unet, write_unet
 from vlp_jax.interop.family import Beside, Config, Configs, Family
-from vlp_jax.interop.pipeline import ALIASES, INDEX, SCALE, SEVERAL
+from vlp_jax.interop.pipeline import ALIASES, INDEX, SEVERAL
 from vlp_jax.interop.rules import Rule, Table
 from vlp_jax.interop.tensors import State
-from vlp_jax.interop.weights_file import Arrays, read_json
+from vlp_jax.interop.weights_file import Arrays
 
 _TEXTS = {"text": "text_encoder", "text_2": "text_encoder_2"}  # our part -> component
 _FILES = {"text_encoder": "model.safetensors", "text_encoder_2": "model.safetensors"}
 _WEIGHTS = "diffusion_pytorch_model.safetensors"
-_STAT = "batch_stats/latent_scale/scale"
-_END = "<|endoftext|>"
 _SIDE = 64  # of latents where a config says none
 
 
@@ -50,7 +50,7 @@ class Diffusers(Family):
         rules = (
             *unet_rules("unet", "unet.", is_plain(names, "unet.")),
             *autoencoder_rules("autoencoder", "vae."),
-            Rule(_STAT, f"vae.{SCALE}"),
+            Rule(STAT, f"vae.{SCALE}"),
             *(rule for n, its in _TEXTS.items() for rule in clip_text_rules(n, f"{its}.")),
             *control_rules("control", "controlnet."),
             *control_rules("control_0", "controlnet."),
@@ -90,8 +90,9 @@ class Diffusers(Family):
     def complete(self, method: dict[str, Any], state: State, beside: Beside) -> list[str]:
         """What the pipeline's class changes of its scheduler's config."""
         said = beside.config["scheduler"]
-        changed = [key for key, value in _patches(beside.config).items() if said.get(key) != value]
-        return [f"scheduler: {key} is not as its file says, as the pipeline has it" for key in changed]
+        patches = _patches(beside.config).items()
+        changed = [key for key, value in patches if said.get(key) != value]
+        return [f"scheduler: {key} is corrected, as the pipeline does it" for key in changed]
 
     def manifest(self, beside: Beside) -> dict[str, Any]:
         """How the pipeline draws."""
@@ -104,13 +105,8 @@ class Diffusers(Family):
     def tokenizer_options(
         self, beside: Beside, file: str, vocab_size: int, method: str
     ) -> dict[str, Any]:
-        """CLIP's texts are padded with their end (SD 1) or with id 0; networks see it."""
-        path = os.path.join(beside.folder, "tokenizer_config.json")
-        if file or not os.path.isfile(path):  # a file's own is named beside it
-            return {}
-        said = read_json(path).get("pad_token")
-        said = said.get("content") if isinstance(said, dict) else said
-        return {"pad_id": vocab_size - 1} if said == _END else {}
+        """See `padding`."""
+        return padding(beside, file, vocab_size)
 
     def empty_texts(self, ids: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
         """empty and empty_2."""
@@ -129,7 +125,7 @@ class Diffusers(Family):
         width = sum(method[name]["width"] for name in _TEXTS if name in method)
         side = method["image_size"] // 2 ** (len(method["autoencoder"]["widths"]) - 1)
         found["unet"] = write_unet(method["unet"], width) | {"sample_size": side}
-        scale = _decimal(method["numbers"].get(_STAT) or method["scale"])
+        scale = method["numbers"].get(STAT) or method["scale"]
         found["vae"] = write_autoencoder(method["autoencoder"], scale)
         found["vae"]["sample_size"] = method["image_size"]
         for ours, its in _TEXTS.items():
@@ -251,11 +247,6 @@ def _index(method: Config, found: Configs, written: Configs) -> dict[str, Any]:
         }
     none = {name: [None, None] for name in ("safety_checker", "feature_extractor", "image_encoder")}
     return {"_class_name": kind, "requires_safety_checker": False, **none, **classes}
-
-
-def _decimal(number: float) -> float:
-    """A float32 in its shortest form: 0.18215, not 0.18215000629425049."""
-    return float(f"{number:.7g}")
 
 
 def _no_pickles(path: str) -> Any:
