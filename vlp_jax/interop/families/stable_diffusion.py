@@ -24,6 +24,7 @@ from vlp_jax.interop.ldm_names import (
     unet_levels,
     unet_rules,
 )
+from vlp_jax.interop.pipeline import joins
 from vlp_jax.interop.rules import Rule, Table
 from vlp_jax.interop.tensors import State, from_arrays
 
@@ -98,6 +99,7 @@ class StableDiffusion(Family):
             "autoencoder": ldm_sizes.read_autoencoder(state),
             "schedule": ldm_sizes.read_schedule(state) | {"prediction": "v" if velocity else "eps"},
         }
+        found |= joins(net, found["autoencoder"], f"{UNET}input_blocks.0.0.weight")
         for part, place in places.items():
             cut = _CUT if place == f"{_SD}{_OPEN}" else 0
             found[part] = ldm_sizes.read_tower(state, place, cut)
