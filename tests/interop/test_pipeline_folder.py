@@ -9,6 +9,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from vlp_jax.api.convert import convert
+from vlp_jax.api.forward import forward, functions
 from vlp_jax.api.model import load_model
 from vlp_jax.api.switches import described
 from vlp_jax.api.weights import expected_shapes
@@ -308,3 +309,29 @@ def test_a_schedule_that_a_scheduler_cannot_say_is_refused():
     said = described(make_method(method)) | {"drawing": {"sampler": "pndm"}, "tokenizers": {}}
     with pytest.raises(UserError, match=r"PNDMScheduler cannot say schedule\.zero_snr=True"):
         family.configs(said | {"numbers": numbers}, {}, None)
+
+
+def test_forward_takes_pictures_maps_and_states_of_any_size(ours):
+    """As arrays: what a function gives of them is told in their letters."""
+    model = load_model(ours[1])
+    rng = np.random.default_rng(0)
+    shown = functions(model)
+    assert str(shown["denoise"]["reads"]["latent"]) == "float32[B, h, w, 4]"
+    assert str(shown["denoise"]["reads"]["context"]) == "float32[B, S, 8]"
+    assert str(shown["denoise"]["writes"]["out"]) == "float32[B, h, w, 4]"
+    assert str(shown["encode_latents"]["writes"]["mean"]) == "float32[B, H/2, W/2, 4]"
+    assert str(shown["decode_latents"]["writes"]["out"]) == "float32[B, 2h, 2w, 3]"
+    latent = rng.normal(size=(2, 2, 6, 4)).astype(np.float32)
+    context = rng.normal(size=(2, 3, 8)).astype(np.float32)
+    given = {"latent": latent, "time": np.float32([0, 981]), "context": context}
+    base = forward(model, "denoise", given)["out"]
+    assert base.shape == latent.shape
+    hint = rng.integers(0, 256, (2, 4, 12, 3), np.uint8)
+    for some in ({"control_0": hint}, {"control_1": hint}):
+        assert np.abs(forward(model, "denoise", given | some)["out"] - base).max() > 1e-4
+    turned = {"latent": latent.swapaxes(1, 2), "time": given["time"], "context": context}
+    assert forward(model, "denoise", turned)["out"].shape == (2, 6, 2, 4)
+    with pytest.raises(UserError, match=r"latents of 3x6: sides must be multiples of 2"):
+        forward(model, "denoise", given | {"latent": np.ones((2, 3, 6, 4), np.float32)})
+    with pytest.raises(UserError, match=r"latent: float32\[2, 2, 6, 3\], must be float32\[B, h, w"):
+        forward(model, "denoise", given | {"latent": latent[..., :3]})

@@ -5,6 +5,7 @@ The file exists to hold what is this family's alone: how the parts of a pipeline
 """
 
 import os
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -44,6 +45,7 @@ class Diffusers(Family):
     methods = ("latent_diffusion",)
     library, to = "diffusers", "diffusers"
     sees_padding = True
+    untold = ("latent_scale",)
     compared = ("schedule", "states", "null")
 
     def table(self, names: Any) -> Table:
@@ -57,7 +59,9 @@ class Diffusers(Family):
             *control_rules("control_0", "controlnet."),
             *control_rules("control_{k}", "controlnet_{k}."),
         )
-        return Table("diffusers pipeline", rules, (r".*\.position_ids",))
+        factor = f"vae.{SCALE}"
+        told = () if STAT in names or factor in names else (re.escape(factor),)  # by method.scale
+        return Table("diffusers pipeline", rules, (r".*\.position_ids", *told))
 
     def method(self, config: Config, where: str) -> dict[str, Any]:
         """What diffusers builds.
