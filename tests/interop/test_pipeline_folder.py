@@ -335,3 +335,21 @@ def test_forward_takes_pictures_maps_and_states_of_any_size(ours):
         forward(model, "denoise", given | {"latent": np.ones((2, 3, 6, 4), np.float32)})
     with pytest.raises(UserError, match=r"latent: float32\[2, 2, 6, 3\], must be float32\[B, h, w"):
         forward(model, "denoise", given | {"latent": latent[..., :3]})
+
+
+def test_texts_are_padded_as_the_tokenizers_files_say(tmp_path):
+    """SD 1: by the end; SD 2, of whose old files the second one counts: by id 0."""
+    write(tmp_path, index={"tokenizer": ["transformers", "CLIPTokenizer"]})
+    family, folder = families()["diffusers"], tmp_path / "tokenizer"
+    folder.mkdir()
+    for files, wanted in (
+        ({"tokenizer_config": {"pad_token": "<|endoftext|>"}}, {"pad_id": 49407}),
+        ({"tokenizer_config": {"pad_token": {"content": "<|endoftext|>"}}}, {"pad_id": 49407}),
+        ({"special_tokens_map": {"pad_token": "!"}}, {}),
+        ({"tokenizer_config": {"pad_token": "<|endoftext|>", "added_tokens_decoder": {}}},
+         {"pad_id": 49407}),
+    ):  # fmt: skip
+        for name, content in files.items():
+            (folder / f"{name}.json").write_text(json.dumps(content))
+        beside = open_checkpoint(str(tmp_path)).beside.tokenizers["text"]
+        assert family.tokenizer_options(beside, "", 49408, "") == wanted
