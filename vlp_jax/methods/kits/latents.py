@@ -148,8 +148,9 @@ class Latents(Method):
         def latents(v: Vars, x: Inputs, _: None) -> Array:
             return self.posterior(v, x, self.augmented(x.batch["image"], x.rng))
 
-        found = {"encode_latents": Function(encode, {"image": self.picture_fields()["image"]})}
-        found["decode_latents"] = Function(decode, {"latent": Numbers(self.latent_shape)})
+        any_size = {"image": Picture(self.image_size, key="method.image_size", free=True)}
+        found = {"encode_latents": Function(encode, any_size)}
+        found["decode_latents"] = Function(decode, {"latent": Numbers(self.latent_shape, free=2)})
         if "latents" in self.fields():
             found["latents"] = Function(latents, {"image": self.fields()["image"]})
         return found
