@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from vlp_jax.api.files import split
 from vlp_jax.api.switches import differing, unlike_fields
 from vlp_jax.core.errors import UserError, nearest
 from vlp_jax.core.pytree import check_matched, flatten, matches, merge
@@ -114,14 +115,6 @@ def sources(init_from: Any) -> list[Source]:
         folder, rest = split(init_from[ours])
         found.append(Source(f"{ours}={init_from[ours]}", folder, ours, rest or ours))
     return found
-
-
-def split(text: str) -> tuple[str, str]:
-    """(folder, what follows the colon)."""
-    if os.path.isdir(text) or ":" not in text:
-        return text, ""
-    folder, _, rest = text.partition(":")
-    return folder, rest
 
 
 class Read(NamedTuple):
