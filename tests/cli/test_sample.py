@@ -1,12 +1,10 @@
 """`sample` and `Model.sample` on a method that draws in a millisecond."""
 
+import dataclasses
 import json
 import os
 import pathlib
 import signal
-
-import drawing_double
-import dataclasses
 
 import numpy as np
 import pytest
@@ -27,7 +25,7 @@ def opened(monkeypatch):
     made = {}
 
     def load(path, sharding="", parts=None):
-        return made.setdefault(path, model(path))
+        return made.setdefault(path, model(path, path=path))
 
     monkeypatch.setattr(command, "load_model", load)
     return made
@@ -156,6 +154,8 @@ def test_other_settings_draw_nothing_over(opened, tmp_path, capsys):
 
 def test_one_program_per_sampler_size_and_guidance(opened, tmp_path):
     painter = model()
+    with pytest.raises(UserError, match="etta: double takes no such thing to draw from"):
+        painter.sample(["a"], etta=1)
     TRACES.clear()
     image = picture(tmp_path / "i.png")
     for how in (dict(seed=3), dict(guidance=2.0), dict(prompts=["another"]), dict(seed=2**31 - 1)):
@@ -309,7 +309,7 @@ def test_bad_input_is_one_line(opened, tmp_path, capsys):
         (prompt, f"--control={image}"): "--control: 1 given, the model takes 0; --with=control",
         (prompt, "--steps=0"): "--steps=0: must be at least 1",
         (prompt, "--sampler=dddim"): "--sampler: unknown 'dddim'; did you mean 'ddim'",
-        (prompt, "--set=etta=1"): "etta: text takes no such thing to draw from; did you mean 'eta'",
+        (prompt, "--set=etta=1"): "--set=etta: unknown key; did you mean 'eta'",
         (prompt, "--n=0"): "--n=0: must be at least 1",
         (prompt, "--seed=-1"): "--seed=-1: must be a whole number from 0 to 2147483647",
         (prompt, f"--seed={2**31}"): "must be a whole number from 0",

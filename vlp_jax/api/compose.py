@@ -67,7 +67,8 @@ def _taken(name: str, text: str, load: Load) -> tuple[Any, str]:
     try:
         other = load(folder)
     except UserError as error:
-        raise UserError(f"parts.{name}: {error}") from error
+        said = str(error).removeprefix("--checkpoint: ")
+        raise UserError(f"parts.{name}={text}: {said}") from error
     known = other.method.parts()
     theirs = theirs or (name if name in known else _stem(name))
     if theirs not in known:

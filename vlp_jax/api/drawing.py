@@ -261,9 +261,9 @@ def _own(values: Sequence[Any], prompt: int) -> Any:
 def _class(number: int, value: Any, classes: int) -> int:
     """The number of a class, or its digits."""
     digits = isinstance(value, str) and value.strip().isdecimal()
-    value = int(value) if digits else value
-    if isinstance(value, int | np.integer) and 0 <= value < classes:
-        return int(value)
+    found = int(value) if digits else value
+    if isinstance(found, int | np.integer) and 0 <= found < classes:
+        return int(found)
     raise UserError(f"prompts[{number}]: {value!r} is no class, a number from 0 to {classes - 1}")
 
 

@@ -29,11 +29,12 @@ from vlp_jax.api.files import check_writable
 from vlp_jax.api.forward import parse_options
 from vlp_jax.api.model import Model, load_model
 from vlp_jax.api.stop import stoppable
-from vlp_jax.core.errors import RunError, UserError
+from vlp_jax.core.errors import RunError, UserError, nearest
 from vlp_jax.core.schema import build
 from vlp_jax.core.strict_json import dumps, plain
 from vlp_jax.data.encoding import read_text
 from vlp_jax.diffusion.how import Drawing
+from vlp_jax.methods.base import Function
 from vlp_jax.parallel.hosts import from_first
 from vlp_jax.parallel.startup import first_process, start_jax
 from vlp_jax.report.drawn import MOST, drawn_sheet
@@ -92,8 +93,9 @@ def draw(request: Request) -> dict[str, Any]:
     start_jax()
     with stoppable("pictures that are whole are kept") as check, by_flag():
         model = load_model(request.checkpoint, request.sharding, parts=parts)
-        maps = _controls(drawer(model).reads, given.pop("control"))
-        given |= maps | request.how | parse_options(drawer(model), request.words)
+        function = drawer(model)
+        given |= _controls(function.reads, given.pop("control"))
+        given |= request.how | _set(function, request.words)
         asked = Asked(prompts, request.seed, request.n, size, given)
         folder = Folder(request, model, Painter(model, asked, request.batch_size))
         kept = folder.fill(check.part)
@@ -184,10 +186,10 @@ class Folder:
         return drawn_sheet(shown, words, out, per_prompt, len(jobs))
 
 
-_NAMES = ("image", "mask", "control", "negative", "prompts", "seed", "n", "size", "lora", "parts")
+_NAMES = ("image", "mask", "control", "negative", "prompts", "seed", "n", "size", "lora")
 _NAMES += tuple(field.name for field in dataclasses.fields(Drawing))
-_KEY = re.compile(rf"(?:sample\.)?({'|'.join(_NAMES)})(_\d+)?(?:\[\d+\])?(?=[:=.])")
-_FLAGS = {"parts": "with"}
+_KEY = re.compile(rf"^(?:sample\.)?({'|'.join(_NAMES)})(_\d+)?(\[\d+\])?(?=[:=])")
+_PART = re.compile(r"^parts\.(\w+)=")
 
 
 @contextmanager
@@ -196,8 +198,8 @@ def by_flag() -> Iterator[None]:
     try:
         yield
     except UserError as error:
-        said = _KEY.sub(lambda found: f"--{_FLAGS.get(found[1], found[1])}", str(error), count=1)
-        raise UserError(said if _KEY.match(str(error)) else str(error)) from error
+        said = _PART.sub(r"--with=\1:", str(error))
+        raise UserError(_KEY.sub(r"--\1", said)) from error
 
 
 def _check(request: Request) -> dict[str, Any]:
@@ -260,6 +262,16 @@ def _controls(reads: Mapping[str, Any], maps: Sequence[np.ndarray]) -> dict[str,
         more = "--with=control:CHECKPOINT adds one"
         raise UserError(f"control: {len(maps)} given, the model takes {len(names)}; {more}")
     return dict(zip(names, maps, strict=False))
+
+
+def _set(function: Function, words: Sequence[str]) -> dict[str, Any]:
+    """Options of KEY=VALUE words. Raises UserError for an unknown one."""
+    found = parse_options(function, words)
+    known = function.keys()
+    for key in found:
+        if key not in known:
+            raise UserError(f"--set={key}: unknown key{nearest(key, known)}")
+    return found
 
 
 def _check_same(path: str, settings: Mapping[str, Any]) -> None:
