@@ -180,7 +180,7 @@ class Folder:
         _replace(os.path.join(self._path, TABLE), "".join(lines).encode())
         shown = [os.path.join(self._path, row["image"]) for row in rows[:MOST]]
         words = [str(row.get("text", row.get("label", ""))) for row in rows[:MOST]]
-        words = [f"{word} ({row['seed']})" for word, row in zip(words, rows, strict=False)]
+        words = [f"{row['seed']}: {word}" for word, row in zip(words, rows, strict=False)]
         per_prompt = sum(job.prompt == jobs[0].prompt for job in jobs)
         out = os.path.join(self._path, SHEET)
         return drawn_sheet(shown, words, out, per_prompt, len(jobs))
