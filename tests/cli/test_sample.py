@@ -190,6 +190,15 @@ def test_pictures_masks_and_negatives_reach_the_model(opened, tmp_path):
     assert both[1].tobytes() == other[0].tobytes()
 
 
+def test_a_checkpoint_says_how_it_draws_where_nobody_does():
+    usual = {"drawing": {"sampler": "euler", "spacing": "trailing", "other": 1}}
+    released = dataclasses.replace(model(), config={**model().config, **usual})
+    said = dict(sampler="euler", spacing="trailing")
+    (plain,), (found,) = model().sample(["a"], steps=3, **said), released.sample(["a"], steps=3)
+    (other,) = released.sample(["a"], steps=3, sampler="ddim")
+    assert plain.tobytes() == found.tobytes() != other.tobytes()
+
+
 def test_models_without_texts(opened, tmp_path):
     classes = model("label")
     first, second = classes.sample([0, 4], steps=3)

@@ -93,7 +93,7 @@ class Painter:
                 self._values[name] = values
         self._sized = asked.size is not None
         self.size = _size(self._of(Picture), asked.size)
-        self.how = self._options(options)
+        self.how = self._options(options, model.config.get("drawing", {}))
         self._rows = self._arrays(model)
         self._batch_size = min(batch_size, len(self.jobs))
         self._run = runner(model.method, NAME, Vars(model.params, model.extra), model.mesh)
@@ -186,15 +186,16 @@ class Painter:
             return [read_picture(*one) for one in zip(places, listed, strict=True)]
         return listed
 
-    def _options(self, options: dict[str, Any]) -> Any:
-        """The options, with those that follow from what is given. Raises UserError for some that
-        say nothing."""
+    def _options(self, options: dict[str, Any], usual: Mapping[str, Any]) -> Any:
+        """The options, with the model's `usual` ones and those that follow from what is given.
+        Raises UserError for some that say nothing."""
         keys, values = self._function.keys(), self._values
         if self.size and "height" in keys:
             options |= dict(height=self.size[0], width=self.size[1])
         elif self._sized:
             raise UserError(f"size: {self._path} draws pictures of one size")
-        how = self._function.options(options, "sample")
+        usual = {key: value for key, value in usual.items() if key in keys}
+        how = self._function.options(usual | options, "sample")
         if "guided" in keys and "guided" not in options:
             guided = bool(self._conditions) and how.guidance != 1
             how = dataclasses.replace(how, guided=guided)

@@ -35,7 +35,7 @@ def parser() -> argparse.ArgumentParser:
         help="a part of another checkpoint, added or in place of one, as control:DIR")  # fmt: skip
     add("--lora", action="append", default=[], metavar="FILE:SCALE",
         help="an adapter on the weights, at a scale (default 1); may be repeated")  # fmt: skip
-    add("--sampler", help="ddim, ddpm, dpm_solver, euler, heun, ...; default ddim")
+    add("--sampler", help="ddim, ddpm, dpm_solver, euler, heun, ...; default the model's")
     add("--steps", type=int, help="of the sampler; default 50")
     add("--guidance", type=float, help="1: the prompt alone; default 7.5")
     add("--set", action="append", default=[], dest="words", metavar="KEY=VALUE",
