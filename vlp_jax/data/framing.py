@@ -17,7 +17,7 @@ from vlp_jax.core.crops import CENTERS
 from vlp_jax.core.errors import UserError, nearest
 from vlp_jax.data.rgb import ALPHAS
 
-CROPS = ("random", "squash_random", *CENTERS, "squash", "pad")
+CROPS = ("random", "squash_random", "short_random", *CENTERS, "squash", "pad")
 _FILTERS = ("bicubic", "bilinear", "lanczos", "nearest", "box", "hamming")
 RESAMPLE = {name: Image.Resampling[name.upper()] for name in _FILTERS}
 MAX_RESIZED = 50_000_000  # pixels of a whole resized picture: 200 MB in Pillow
@@ -41,7 +41,8 @@ class Framing:
 
     crop: 'random' (area share drawn from `scale`), 'center' (as open_clip), 'center_floor' (as
     Hugging Face), 'center_875' (256 -> 224 of ImageNet classifiers), 'squash' (aspect not kept),
-    'squash_random' (a random place of the squashed picture, ALIGN) or 'pad' (bars of the grey level
+    'squash_random' (a random place of the squashed picture, ALIGN), 'short_random' (of one whose
+    shortest side fits, SDXL) or 'pad' (bars of the grey level
     `fill`, 0..255). share: of the shortest side, what a centre crop shows of the width that its
     name says; of both sides of a squashed picture, whose centre 'squash' shows. resample: a Pillow
     filter. alpha: transparency is laid on 'white', or 'drop'ped as by Pillow's conversion to RGB.
@@ -73,12 +74,12 @@ class Framing:
 
     @property
     def centers(self) -> bool:
-        return self.crop in CENTERS
+        return self.crop in CENTERS or self.crop == "short_random"
 
     @property
     def draws(self) -> bool:
         """Whether the box is drawn at random."""
-        return self.crop in ("random", "squash_random")
+        return self.crop in ("random", "squash_random", "short_random")
 
     def plan(self, full: tuple[int, int], size: int, rng: np.random.Generator | None) -> Box:
         """The part of an upright picture of width and height `full` that will fill the output."""
@@ -113,7 +114,7 @@ class Framing:
         fits a centre crop, rounded as torchvision does, or once it is squashed."""
         if not self.centers:
             return (round(size / self.share),) * 2
-        short = round(size / (CENTERS[self.crop] * self.share))
+        short = round(size / (CENTERS.get(self.crop, 1.0) * self.share))
         return int(short * full[0] / min(full)), int(short * full[1] / min(full))
 
     def _margin(self, free: int) -> int:

@@ -19,11 +19,12 @@ from vlp_jax.core.errors import UserError
 from vlp_jax.core.fields import Field, Numbers, Picture
 from vlp_jax.core.inputs import Aux, Inputs, Vars
 from vlp_jax.core.schema import Range
-from vlp_jax.core.types import Array
+from vlp_jax.core.types import Array, Batch
 from vlp_jax.diffusion.guidance import pairs
 from vlp_jax.diffusion.sample import Given, sample
 from vlp_jax.methods.base import Function, Part
 from vlp_jax.methods.kits.diffusion import Diffusion, Painting
+from vlp_jax.methods.kits.joined import Joined, nearest
 from vlp_jax.methods.kits.prompts import Prompted, Told
 from vlp_jax.models import controlnet
 from vlp_jax.models import unet as unets
@@ -35,12 +36,12 @@ Hints = tuple[Array | None, ...]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class LatentDiffusion(Diffusion, Prompted):
+class LatentDiffusion(Diffusion, Prompted, Joined):
     """Attributes:
     unet: fields of models/unet.py UNet, with its name.
     controls: how many ControlNets there are; they learn, and the U-Net is frozen.
     control: fields of models/controlnet.py ControlNet beside the U-Net's.
-    The others: see methods/kits diffusion.py, prompts.py and latents.py.
+    The others: see methods/kits diffusion.py, prompts.py, joined.py and latents.py.
     """
 
     unet: Mapping[str, Any]
@@ -54,9 +55,13 @@ class LatentDiffusion(Diffusion, Prompted):
         if net.out_channels not in (width, 2 * width):
             wanted = f"the autoencoder's latents have {width}, or twice that with a variance"
             raise UserError(f"method.unet.out_channels={net.out_channels}: {wanted}")
-        if net.in_channels != width:
-            wanted = f"must be {width}, the channels of the latents"
+        if net.in_channels != width + self.joined_width:
+            more = f", and {self.joined_width} of joins={self.joins!r}" if self.joins else ""
+            wanted = f"must be {width + self.joined_width}: {width} of the latents{more}"
             raise UserError(f"method.unet.in_channels={net.in_channels}: {wanted}")
+        if bool(self.low_noise) != bool(net.classes) or net.classes < self.low_noise:
+            wanted = f"must be more than method.low_noise={self.low_noise}, or both 0"
+            raise UserError(f"method.unet.classes={net.classes}: {wanted}")
         if net.cross != self.conditional:
             wanted = "needs text or classes" if net.cross else "has no place for text or classes"
             raise UserError(f"method.unet.cross={net.cross}: {wanted}")
@@ -107,9 +112,11 @@ class LatentDiffusion(Diffusion, Prompted):
         pictures, which share the picture's crop; source."""
         told = ("size", "box") if self.net.time_ids == TOLD_IDS else ()
         found = self.picture_fields(tell=told) | self.prompt_fields() | self.source_fields()
+        if self.joins in ("mask", "low"):  # are made of the picture
+            del found["latents"]
         if self.net.time_ids not in (0, TOLD_IDS):
             found["time_ids"] = Numbers((self.net.time_ids,))
-        return found | self._control_fields()
+        return found | self.joined_fields() | self._control_fields()
 
     def _control_fields(self, **how: Any) -> dict[str, Field]:
         return {n: Picture(self.image_size, of="image", **how) for n in self.control_names}
@@ -123,7 +130,7 @@ class LatentDiffusion(Diffusion, Prompted):
         if self.controls:
             more = controlnet.reads(self.control_net, context)
             found |= {name: Part(self.control_net, more) for name in self.control_names}
-        return self.picture_parts() | self.prompt_parts() | found
+        return self.picture_parts() | self.prompt_parts() | self.joined_parts() | found
 
     def condition(self, told: Told | None, numbers: Array | None) -> Condition:
         """What the U-Net is told; numbers: float32[B, n], the time_ids of SDXL."""
@@ -180,13 +187,19 @@ class LatentDiffusion(Diffusion, Prompted):
 
     def encode(self, v: Vars, x: Inputs) -> tuple[dict[str, Array], Aux]:
         """Rows: loss and error, float32[B]."""
-        if "latents" in x.batch:
-            moments = x.batch["latents"]
-        else:
-            moments = self.posterior(v, x, self.augmented(x.batch["image"], x.keys))
+        moments, pixels = x.batch.get("latents"), None
+        if moments is None:
+            pixels = self.augmented(x.batch["image"], x.keys)
+            moments = self.posterior(v, x, pixels)
         given = self.noised(x, jax.lax.stop_gradient(self.drawn(v, x, moments)))
         told = self.condition(self.told(v, x, self.dropped(x)), self.numbers(x))
-        out = self.denoise(v, x, given.x, given.time.astype(jnp.float32), told, self.hints(x))
+        shown = self.shown(x, pixels)
+        if self.low_noise:
+            level = self.levels(x)
+            shown["low"] = self.blurred(x, shown["low"], level)
+            told = told._replace(labels=level)
+        seen = _joined(given.x, self.joined(v, x, shown, given.x.shape[1:3]))
+        out = self.denoise(v, x, seen, given.time.astype(jnp.float32), told, self.hints(x))
         return self.scored(out, given), Aux()
 
     def functions(self) -> dict[str, Function]:
@@ -219,6 +232,7 @@ class LatentDiffusion(Diffusion, Prompted):
         found = {n: own[n] for n in (*self.text_nets, "label") if n in own}
         picture = Picture(self.image_size, key="method.image_size", optional=True)
         found |= self.negative_fields() | {"image": picture, "mask": picture}
+        found |= self.joined_fields(drawing=True)
         found["start"] = Numbers(self.latent_shape, optional=True)
         for name in ("time_ids", "negative_time_ids") if self.net.time_ids else ():
             found[name] = Numbers((self.net.time_ids,), optional=True)
@@ -229,26 +243,32 @@ class LatentDiffusion(Diffusion, Prompted):
         leaves steps out; mask: 1 (from 128 on) where the picture is painted over, kept elsewhere to
         the last bit; start: the noise; control: see `hints`."""
         b, guided = x.batch, how.guided and self.conditional
-        size = how.height or self.image_size, how.width or self.image_size
-        if "image" in b:
-            size = b["image"].shape[1:3]
+        size, pixels, mask = self._size(b, how), None, None
         shape, how = self.grid(*size, "size"), dataclasses.replace(how, guided=guided)
-        pixels = self.augmented(b["image"], None) if "image" in b else None
-        mask = (b["mask"][..., :1] >= 128).astype(jnp.float32) if "mask" in b else None
-        given = Given(
-            image=None if pixels is None else self.drawn(v, x, self.posterior(v, x, pixels)),
-            mask=None if mask is None else _nearest(mask, self.coder.factor),
-            start=b.get("start"),
-        )
+        if "image" in b:
+            pixels = self.augmented(b["image"], None)
+        if "mask" in b:
+            mask = (b["mask"][..., :1] >= 128).astype(jnp.float32)
+        given = self._given(v, x, pixels, mask)
         told, hints = self.condition(self.told(v, x), self.asked(x, size)), self.hints(x)
+        shown = {"image": pixels, "mask": mask} | {n: b[n] for n in ("depth", "map") if n in b}
+        if "low" in b:
+            shown["low"] = self.augmented(b["low"], None)
+            if self.low_noise:
+                level = jnp.full(len(x.index), how.low_noise, jnp.int32)
+                shown["low"] = self.blurred(x, shown["low"], level)
+                told = told._replace(labels=level)
+        more = self.joined(v, x, shown, shape[:2])
         if guided:
             numbers = self.asked(x, size, "negative_time_ids")
-            told = jax.tree.map(pairs, self.condition(self.negative(v, x), numbers), told)
-            hints = jax.tree.map(lambda hint: pairs(hint, hint), hints)
+            nothing = self.condition(self.negative(v, x), numbers)._replace(labels=told.labels)
+            told = jax.tree.map(pairs, nothing, told)
+            hints, more = jax.tree.map(lambda a: pairs(a, a), (hints, more))
 
         def model(latent: Array, time: Array) -> Array:
             scale, guess = how.control_scale, how.guess
-            return self.denoise(v, x, latent, time, told, hints, scale, guess)
+            seen = _joined(latent, more)
+            return self.denoise(v, x, seen, time, told, hints, scale, guess)
 
         latent = sample(model, self.noise_schedule, how, x.rng, shape, given)
         image = jnp.clip(self.decoded(v, x, latent / self.factor(v)), -1, 1)
@@ -256,7 +276,25 @@ class LatentDiffusion(Diffusion, Prompted):
             image = jnp.where(mask == 0, pixels, image)
         return {"image": image, "latent": latent}
 
+    def _size(self, b: Batch, how: Painting) -> tuple[int, int]:
+        """Height and width of what is drawn: of the picture that is given, as asked for, or as in
+        training."""
+        if "low" in b:
+            return tuple(side * self.coder.factor for side in b["low"].shape[1:3])
+        own = next((b[n].shape[1:3] for n in ("image", "depth", "map") if n in b), None)
+        return own or (how.height or self.image_size, how.width or self.image_size)
 
-def _nearest(mask: Array, factor: int) -> Array:
-    """A mask for latents, by the first pixel of each place: [B, f h, f w, 1] -> [B, h, w, 1]."""
-    return mask[:, ::factor, ::factor]
+    def _given(self, v: Vars, x: Inputs, pixels: Array | None, mask: Array | None) -> Given:
+        """What the scan starts from. A U-Net that sees the mask paints all of it: nothing is
+        blended."""
+        image = kept = None
+        if pixels is not None:
+            image = self.drawn(v, x, self.posterior(v, x, pixels))
+        if mask is not None:
+            kept = nearest(mask, self.coder.factor)
+            kept = jnp.ones_like(kept) if self.joins == "mask" else kept
+        return Given(image=image, mask=kept, start=x.batch.get("start"))
+
+
+def _joined(latent: Array, more: Array | None) -> Array:
+    return latent if more is None else jnp.concatenate([latent, more], -1)

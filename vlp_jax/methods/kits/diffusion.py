@@ -35,6 +35,7 @@ class Painting(Drawing):
     control_scale: of what ControlNets add. guess: they alone see the condition and weigh less
       where the picture is fine (guess mode, with or without a prompt).
     paste: under a mask, pixels that are kept are the picture's own to the last bit.
+    low_noise: steps of noise on a picture of low resolution, where the network knows such.
     The others: see diffusion/how.py.
     """
 
@@ -43,6 +44,7 @@ class Painting(Drawing):
     control_scale: Amount = 1.0
     guess: bool = False
     paste: bool = True
+    low_noise: Amount = 20.0
 
 
 class Noised(NamedTuple):

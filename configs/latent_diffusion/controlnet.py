@@ -1,0 +1,27 @@
+"""ControlNet (arXiv:2302.05543): a copy of the first half of a frozen U-Net learns to follow
+control pictures, a further file of every sample.
+
+python -m vlp_jax train --config=configs/latent_diffusion/controlnet.py:sd1,edges.png
+    --config.data.path='DIR/*.tar' --config.init_from=SD --config.init_from.control=SD:unet
+    --workdir=W
+
+Half of the prompts are dropped, so that pictures are told from the control alone, too. The file
+exists as that recipe; argument: size of models/archs/unet.py, suffix of the control pictures.
+"""
+
+from ml_collections import ConfigDict
+
+from configs.latent_diffusion.common import BFLOAT16, pad_texts, recipe, released
+
+
+def get_config(words: str = "") -> ConfigDict:
+    """Args: size,suffix."""
+    size, _, suffix = (words or "sd1").partition(",")
+    c = recipe(512, **released(size, controls=1, drop=0.5), **BFLOAT16)
+    pad_texts(c)
+    c.data.fields.control = {"member": suffix or "control.png"}
+    c.fresh = ("control/(hint|zero).*",)
+    c.batch_size, c.steps = 256, 50_000
+    c.optim.lr, c.optim.warmup_steps = 1e-5, 0
+    c.ema_decay = 0.0
+    return c
