@@ -55,6 +55,7 @@ class Double(Method):
             "text": {"text": Text(LENGTH, 259), "negative": Text(LENGTH, 259, optional=True)},
             "label": {"label": Label(5)},
             "nothing": {},
+            "low": {"low": Picture(SIDE // 2)},
         }[self.kind]
         reads |= {"image": picture, "mask": picture}
         reads |= {name: picture for name in (self.names() if self.controls else [])}
@@ -62,6 +63,8 @@ class Double(Method):
 
     def draw(self, v, x, how):
         b, size = x.batch, (how.height or SIDE, how.width or SIDE)
+        if "low" in b:
+            assert size == (2 * b["low"].shape[1], 2 * b["low"].shape[2])
         if size[0] % GRID or size[1] % GRID:
             raise UserError(f"size={size[0]}x{size[1]}: sides must be multiples of {GRID}")
         TRACES.append((how.sampler, size, how.guided))
@@ -71,6 +74,8 @@ class Double(Method):
         if how.guided:
             told = pairs(colours(b["negative"]) if "negative" in b else none, told)
         added = jnp.zeros((rows, *size, 3))
+        if "low" in b:
+            added = jax.image.resize(b["low"] / 127.5 - 1, added.shape, "nearest")
         for name in self.names() if self.controls else []:
             if name in b:
                 added = added + v.params[name] * (b[name] / 255 - 0.5)

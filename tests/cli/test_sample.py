@@ -215,6 +215,18 @@ def test_models_without_texts(opened, tmp_path):
     assert len(model("nothing").sample(n=3, steps=3)) == 3
 
 
+def test_pictures_of_low_resolution(opened, tmp_path, capsys):
+    small, out = picture(tmp_path / "s.png", (4, 12)), tmp_path / "out"
+    assert run("--checkpoint=low", f"--picture=low:{small}", f"--out={out}", "--steps=2") == 0
+    (ours, other) = model("low").sample(low=[small, np.zeros((4, 12, 3), np.uint8)], steps=2)
+    assert ours.size == (24, 8) and ours.tobytes() != other.tobytes()
+    np.testing.assert_array_equal(pixels(out / "00000_00000.png"), np.asarray(ours))
+    call = ["--checkpoint=low", f"--out={tmp_path / 'new'}", "--steps=2"]
+    assert "low: low draws from one; give it" in refused(capsys, *call)
+    line = refused(capsys, *call, f"--picture=low:{small}", "--size=8x8")
+    assert "low: is 4x12 (height x width), which makes 8x24, the pictures to draw are 8x8" in line
+
+
 @pytest.fixture
 def known(monkeypatch):
     """The double as a method that a config can name, and some checkpoints of it."""
@@ -325,7 +337,7 @@ def test_bad_input_is_one_line(opened, tmp_path, capsys):
         (prompt, "--batch-size=0"): "--batch-size=0: must be at least 1",
         (prompt, "--guidance=nan"): "--guidance=nan is out of range",
         (prompt, "--guidance=1", "--negative=b"): "--negative: says nothing at guidance 1",
-        (prompt, "--with=control"): "--with=control: must be NAME:CHECKPOINT",
+        (prompt, "--with=control"): "--with=control: must be NAME:PATH",
         (prompt, "--prompts=x"): "--prompt and --prompts: give one of them",
         (f"--prompts={tmp_path / 'none.txt'}",): "none.txt: holds no prompt",
         ("--prompts=/no/such",): "--prompts: ",

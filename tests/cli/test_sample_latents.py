@@ -22,12 +22,11 @@ def made(**changes):
     config = dict(name="latent_diffusion", image_size=16, text=TEXT, unet=UNET, autoencoder=SMALL)
     config |= dict(empty=(257, 258, 0), frozen_dtype="float32", unroll=True) | changes
     method = make_method(config)
-    params, extra = jax.jit(method.init)(jax.random.key(0))
-    leaves, tree = jax.tree.flatten(params)
-    keys = jax.random.split(jax.random.key(1), len(leaves))
-    moved = [a + 0.05 * jax.random.normal(k, a.shape) for a, k in zip(leaves, keys, strict=True)]
+    shapes, extra = jax.eval_shape(method.init, jax.random.key(0))
+    draw = np.random.default_rng(0).normal
+    params = jax.tree.map(lambda leaf: draw(size=leaf.shape, scale=0.2).astype("f"), shapes)
+    extra = jax.tree.map(lambda leaf: np.ones(leaf.shape, leaf.dtype), extra)
     spec = {"name": "bytes", "context_length": 8}
-    params = jax.tree.unflatten(tree, moved)
     return Model("tiny", method, params, extra, {}, spec, {"method": config})
 
 

@@ -92,7 +92,7 @@ class Painter:
             if values := self._read(name, field, fields):
                 self._values[name] = values
         self._sized = asked.size is not None
-        self.size = _size(self._of(Picture), asked.size)
+        self.size = self._size(asked.size)
         self.how = self._options(options, model.config.get("drawing", {}))
         self._rows = self._arrays(model)
         self._batch_size = min(batch_size, len(self.jobs))
@@ -185,6 +185,22 @@ class Painter:
             places = [f"{name}[{i}]" if several else name for i in range(len(listed))]
             return [read_picture(*one) for one in zip(places, listed, strict=True)]
         return listed
+
+    def _size(self, size: Size | None) -> Size | None:
+        """The size that is asked for, or that the given pictures have or, where a field is smaller
+        than others (a picture of low resolution), lead to. Raises UserError for another one."""
+        fields = {n: f for n, f in self._function.reads.items() if isinstance(f, Picture)}
+        most = max((field.size for field in fields.values()), default=1)
+        whose = "the pictures to draw are"
+        for name, several in self._of(Picture).items():
+            for picture in several:
+                found = tuple(side * most // fields[name].size for side in picture.shape[:2])
+                size, whose = (size, whose) if size else (found, f"{name} is")
+                if found != tuple(size):
+                    said = f"{name}: is {_by(picture.shape)} (height x width)"
+                    leads = f", which makes {_by(found)}" if fields[name].size < most else ""
+                    raise UserError(f"{said}{leads}, {whose} {_by(size)}")
+        return size and (int(size[0]), int(size[1]))
 
     def _options(self, options: dict[str, Any], usual: Mapping[str, Any]) -> Any:
         """The options, with the model's `usual` ones and those that follow from what is given.
@@ -282,18 +298,8 @@ def _jobs(count: int, asked: Asked) -> list[Job]:
     return [Job(i, int(seed) + k) for i, seed in enumerate(seeds) for k in range(asked.n)]
 
 
-def _size(pictures: Mapping[str, Sequence[np.ndarray]], size: Size | None) -> Size | None:
-    """The size that is asked for, or that the pictures have. Raises UserError for one of another
-    size."""
-    whose = "the pictures to draw are"
-    for name, several in pictures.items():
-        for picture in several:
-            height, width = picture.shape[:2]
-            size, whose = (size, whose) if size else ((height, width), f"{name} is")
-            if (height, width) != tuple(size):
-                other = f"{whose} {size[0]}x{size[1]}"
-                raise UserError(f"{name}: is {height}x{width} (height x width), {other}")
-    return size and (int(size[0]), int(size[1]))
+def _by(size: Sequence[int]) -> str:
+    return f"{size[0]}x{size[1]}"
 
 
 def _as_spec(value: Any, spec: Any) -> np.ndarray:

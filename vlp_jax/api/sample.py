@@ -53,6 +53,7 @@ class Request:
       out: the folder to write.
       prompt: one; prompts: a file with one a line; neither where the model draws without.
       given: {negative, image, mask: a text or a file}; control: files, one for each control.
+      pictures: NAME:FILE, of other fields (low, depth, map).
       how: options of the model's `generate_image`. words: further ones, KEY=VALUE.
       size: HxW; "" is that of the given pictures, or the model's own.
       parts: NAME:CHECKPOINT[:ITS NAME], parts of others; a name that comes again stands for NAME_0,
@@ -66,6 +67,7 @@ class Request:
     prompts: str = ""
     given: Mapping[str, str | None] = dataclasses.field(default_factory=dict)
     control: Sequence[str] = ()
+    pictures: Sequence[str] = ()
     how: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     words: Sequence[str] = ()
     size: str = ""
@@ -210,8 +212,9 @@ def _check(request: Request) -> dict[str, Any]:
     if request.batch_size < 1:
         raise UserError(f"--batch-size={request.batch_size}: must be at least 1")
     given = {name: value for name, value in request.given.items() if value is not None}
-    for name in given.keys() & {"image", "mask"}:
-        given[name] = read_picture(name, given[name])
+    files = {name: given[name] for name in given.keys() & {"image", "mask"}}
+    files |= dict(_pairs("picture", request.pictures))
+    given |= {name: read_picture(name, path) for name, path in files.items()}
     return given | {"control": [read_picture("control", path) for path in request.control]}
 
 
@@ -239,18 +242,24 @@ def _size(text: str) -> Size | None:
     return (int(found[1]), int(found[2])) if found else None
 
 
-def _parts(words: Sequence[str]) -> dict[str, str]:
-    """{part: checkpoint} of NAME:CHECKPOINT words. Raises UserError for another word."""
+def _pairs(flag: str, words: Sequence[str]) -> list[tuple[str, str]]:
+    """(NAME, PATH) of NAME:PATH words. Raises UserError for another word."""
     pairs = [word.partition(":")[::2] for word in words]
-    for word, (name, folder) in zip(words, pairs, strict=True):
-        if not name or not folder:
-            raise UserError(f"--with={word}: must be NAME:CHECKPOINT, as in control:DIR")
+    for word, (name, path) in zip(words, pairs, strict=True):
+        if not name or not path:
+            raise UserError(f"--{flag}={word}: must be NAME:PATH")
+    return [(name, os.path.expanduser(path)) for name, path in pairs]
+
+
+def _parts(words: Sequence[str]) -> dict[str, str]:
+    """{part: checkpoint}; of parts of one name NAME_0, NAME_1, ... Raises UserError as `_pairs`."""
+    pairs = _pairs("with", words)
     names = [name for name, _ in pairs]
     several = {name for name in names if names.count(name) > 1}
     count: Counter = Counter()
     found = {}
     for name, folder in pairs:
-        found[f"{name}_{count[name]}" if name in several else name] = os.path.expanduser(folder)
+        found[f"{name}_{count[name]}" if name in several else name] = folder
         count[name] += 1
     return found
 

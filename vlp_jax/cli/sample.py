@@ -31,6 +31,8 @@ def parser() -> argparse.ArgumentParser:
     add("--mask", **path, help="a picture that is white where --image is painted over")
     add("--control", action="append", default=[], **path,
         help="a control map; again for each further control of the model")  # fmt: skip
+    add("--picture", action="append", default=[], dest="pictures", metavar="NAME:FILE",
+        help="another picture that the model reads, as low:FILE, depth:FILE, map:FILE")  # fmt: skip
     add("--with", action="append", default=[], dest="parts", metavar="NAME:CHECKPOINT",
         help="a part of another checkpoint, added or in place of one, as control:DIR")  # fmt: skip
     add("--lora", action="append", default=[], metavar="FILE:SCALE",
