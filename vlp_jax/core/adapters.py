@@ -55,12 +55,32 @@ def shapes(kernel: tuple[int, ...], sides: Sides, rank: int, stack: int = 0) -> 
     )
 
 
+def of_rank(adapter: Adapter, rank: int) -> Adapter:
+    """The shapes of an adapter with another rank."""
+    stack = len(adapter.scale) - 2
+    a, scale = ((*shape[:-1], rank) for shape in (adapter.a, adapter.scale))
+    return Adapter(a, (*adapter.b[:stack], rank, *adapter.b[stack + 1 :]), scale)
+
+
+def kernel_shape(adapter: Adapter) -> tuple[int, ...]:
+    """The shape of the kernel that an adapter of these shapes changes."""
+    stack = len(adapter.scale) - 2
+    return (*adapter.a[:-2], *adapter.b[stack + 1 :])
+
+
 def adapters(flat: Mapping[str, Any]) -> Iterator[tuple[str, Adapter]]:
     """(path of the kernel, its adapter) of a flat tree."""
     for path in flat:
         if path == B or path.endswith(f"/{B}"):
             kernel = path.removesuffix(B) + "kernel"
             yield kernel, Adapter(*(flat[name] for name in names(kernel)))
+
+
+def joined(one: Adapter, two: Adapter) -> Adapter:
+    """Two adapters of a kernel as one, of both ranks."""
+    at = one.scale.ndim - 2
+    axes = Adapter(-1, at, -1)
+    return Adapter(*(jnp.concatenate(pair, axis) for *pair, axis in zip(one, two, axes)))
 
 
 def present(params: Params) -> bool:
