@@ -61,8 +61,8 @@ def test_odd_sizes_bit_for_bit(framing, form):
     for width, height in SIZES:
         noise = np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
         data = encode(noise, form)
-        mine, aspect = decode_framed(data, SIZE, framing)
-        assert aspect == width / height
+        mine, shown = decode_framed(data, SIZE, framing)
+        assert shown.aspect == width / height
         assert np.array_equal(mine, plain(data, framing, FRAMINGS[framing])), (width, height)
 
 
@@ -113,9 +113,10 @@ def test_a_random_place_of_a_squashed_picture():
     data = encode(np.uint8(np.moveaxis(ramp, 0, -1)))
     framing, places = Framing("squash_random", share=0.8, resample="nearest"), set()
     for seed in range(200):
-        pixels, aspect = decode_framed(data, SIZE, framing, np.random.default_rng(seed))
+        pixels, shown = decode_framed(data, SIZE, framing, np.random.default_rng(seed))
         left, top = int(pixels[0, 0, 0]), int(pixels[0, 0, 2])
-        assert left % 2 == 1 and aspect == 2
+        assert left % 2 == 1 and shown.aspect == 2
+        assert (left, top) == (shown.box.left + 1, shown.box.top)
         np.testing.assert_array_equal(pixels[0, :, 0], left + 2 * np.arange(SIZE))
         np.testing.assert_array_equal(pixels[:, 0, 2], top + np.arange(SIZE))
         places.add((left // 2, top))

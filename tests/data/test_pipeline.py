@@ -12,6 +12,7 @@ from PIL import Image
 
 from vlp_jax.core.errors import RunError, UserError
 from vlp_jax.core.fields import Label, Picture, Text
+from vlp_jax.data.decode import Shown
 from vlp_jax.data.evaluation import eval_batches
 from vlp_jax.data.fields import picture as picture_module
 from vlp_jax.data.fields.base import Setup, make_readers
@@ -77,7 +78,7 @@ def test_words_that_are_drawn_move_no_crop(shards, monkeypatch):
     """Pictures of the numbers that crops are drawn from, over two epochs."""
 
     def drawn(data, size, framing, rng):
-        return rng.integers(256, size=(size, size, 3), dtype=np.uint8), 1.0
+        return rng.integers(256, size=(size, size, 3), dtype=np.uint8), Shown(1, 1, None)
 
     monkeypatch.setattr(picture_module, "decode_framed", drawn)
     words = {"caption": "random", "word_dropout": 0.5, "templates": ("{c}", "{c} 7")}

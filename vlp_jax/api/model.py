@@ -28,9 +28,10 @@ from vlp_jax.api.embed import (
     shares,
     sides,
 )
+from vlp_jax.api.golden import embeds, golden_embeddings, golden_outputs
 from vlp_jax.api.pictures import check_list, check_texts, frame, read_numbered
 from vlp_jax.api.placement import Run, choose_mesh, places, shapes
-from vlp_jax.api.weights import check_shapes, golden_embeddings, split_extra, tokenizer_name
+from vlp_jax.api.weights import check_shapes, split_extra, tokenizer_name
 from vlp_jax.api.writing import generate, match, score
 from vlp_jax.core.errors import UserError, count_of
 from vlp_jax.core.fields import Text
@@ -357,5 +358,10 @@ def load_converted(path: str, sharding: str = "", mesh: Mapping[str, int] | None
     spec = {**manifest["tokenizer"], "name": tokenizer_name(path, manifest["tokenizer"]["name"])}
     how = SOURCE | manifest["preprocessing"]
     model = Model(path, method, params, extra, how, spec, manifest, devices)
-    compare(manifest["golden"], golden_embeddings(method, model.embedders()), path)
+    golden = manifest["golden"]
+    if embeds(method):
+        found = golden_embeddings(method, model.embedders())
+    else:
+        found = golden_outputs(method, Vars(params, extra), golden)
+    compare(golden, found, path)
     return model

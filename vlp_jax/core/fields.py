@@ -13,7 +13,8 @@ import jax.numpy as jnp
 
 Spec = dict[str, jax.ShapeDtypeStruct]
 ANY = -1  # as many as there are
-TOLD = {"aspect": ()}  # what a picture can tell of itself: shape of a row
+# What a picture can tell of itself: shape of a row.
+TOLD = {"aspect": (), "size": (2,), "box": (4,)}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -50,7 +51,9 @@ class Picture(Field):
 
     Attributes:
       size: S, pixels.
-      tell: `aspect` adds NAME_aspect float32[B], width over height of the picture as it was.
+      tell: `aspect` adds NAME_aspect float32[B], width over height of the picture as it was; `size`
+        its NAME_size float32[B, 2], height and width in pixels; `box` what of it is shown, NAME_box
+        float32[B, 4], top, left, height and width in the same pixels.
       whole: wants whole pictures, squashed to the square (data.image.crop=squash).
       colour: grey pictures teach nothing.
     """
@@ -82,6 +85,8 @@ class Text(Field):
       end: the id that ends a text, which the tokenizer must have for its end; -1: any.
       mark: the id in place of the tokenizer's start ([ENC], [DEC]); -1: none.
       open: without the end, for what is written after it.
+      empty: the ids of the empty text, the last repeated to the end, which the tokenizer's must be;
+        (): any.
       count: K, with NAME_weight float32[B, K]; ANY: any K without weights, which a function reads;
         0: one text, int32[B, T].
       cut: nothing after a text's end can change the loss, so that batches may be cut to their
@@ -97,6 +102,7 @@ class Text(Field):
     end: int = -1
     mark: int = -1
     open: bool = False
+    empty: tuple[int, ...] = ()
     count: int = 0
 
     def spec(self, name: str, batch_size: int) -> Spec:

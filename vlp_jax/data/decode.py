@@ -13,7 +13,7 @@ import io
 import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import simplejpeg
@@ -48,6 +48,19 @@ DCT_EIGHTHS = (
     4,
     5,
 )  # 3/8, 6/8 and 7/8 have no SIMD in libjpeg-turbo and cost more than they save
+
+
+class Shown(NamedTuple):
+    """What part of an upright picture of width x height pixels is shown."""
+
+    width: int
+    height: int
+    box: Box
+
+    @property
+    def aspect(self) -> float:
+        """Width over height of the picture."""
+        return self.width / self.height
 
 
 def _check_size(width: int, height: int) -> None:
@@ -131,7 +144,7 @@ def decode_framed(
     framing: Framing,
     rng: np.random.Generator | None = None,
     margin: float | None = None,
-) -> tuple[np.ndarray, float]:
+) -> tuple[np.ndarray, Shown]:
     """One picture as a model's preprocessing frames it.
 
     Args:
@@ -141,7 +154,7 @@ def decode_framed(
         spectra) and inf for the others: bit for bit as Pillow resizes and crops the whole picture,
         as long as that has at most MAX_RESIZED pixels.
 
-    Returns uint8[size, size, 3] in [0, 255] and the upright picture's width over height. Raises
+    Returns uint8[size, size, 3] in [0, 255] and what part of the picture that is. Raises
     DamagedSample (without a place) for what cannot be read.
     """
     if not data:
@@ -155,11 +168,11 @@ def decode_framed(
     image, full, box, share = opened
     framed = framing.whole(image, full, size)
     if framed is None:
-        box = box.scaled(share, share)  # not by the sizes, which libjpeg rounds up
+        part = box.scaled(share, share)  # not by the sizes, which libjpeg rounds up
         gap = margin if framing.draws and margin < math.inf else None
-        method, box = RESAMPLE[framing.resample], _inside(box, image.size)
-        framed = image.resize((size, size), method, box=box, reducing_gap=gap)
-    return np.asarray(framed), full[0] / full[1]
+        method, part = RESAMPLE[framing.resample], _inside(part, image.size)
+        framed = image.resize((size, size), method, box=part, reducing_gap=gap)
+    return np.asarray(framed), Shown(*full, box)
 
 
 def frame_picture(picture: Image.Image, size: int, framing: Framing) -> np.ndarray:

@@ -10,6 +10,7 @@ are stacked on an axis after l.
 """
 
 import dataclasses
+import functools
 import re
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -233,12 +234,19 @@ def _bound(rule: Rule, path: str, shape: tuple[int, ...], words: dict[str, str])
 
 
 def _match(pattern: str, path: str) -> dict[str, str] | None:
+    if "{" not in pattern:
+        return {} if pattern == path else None
+    found = _regex(pattern).fullmatch(path)
+    return None if found is None else found.groupdict()
+
+
+@functools.cache
+def _regex(pattern: str) -> re.Pattern[str]:
     parts = re.split(r"\{(\w+)\}", pattern)
     regex = "".join(
         f"(?P<{part}>[A-Za-z0-9]+?)" if i % 2 else re.escape(part) for i, part in enumerate(parts)
     )
-    found = re.fullmatch(regex, path)
-    return None if found is None else found.groupdict()
+    return re.compile(regex)
 
 
 def _squeeze(shape: Sequence[int]) -> tuple[int, ...]:

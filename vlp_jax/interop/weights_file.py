@@ -19,6 +19,7 @@ import numpy as np
 from vlp_jax.core.errors import UserError
 from vlp_jax.interop.tensors import DTYPES, Tensor, decode
 
+Arrays = dict[str, np.ndarray]
 MAX_HEADER = 100_000_000  # bytes; the limit of the reference implementation
 
 

@@ -65,13 +65,16 @@ class TextTransformer(nn.Module):
         return StackConfig.of(self, "text")
 
     @nn.compact
-    def __call__(self, ids: Array, rng: Array | None = None) -> tuple[Array, dict[str, Array]]:
+    def __call__(
+        self, ids: Array, rng: Array | None = None, before: bool = False
+    ) -> tuple[Array, dict[str, Array]]:
         """Runs the tower.
 
         Args:
           ids: int32[B, T], T <= context_length, 0 <= id < vocab_size (checked where texts are
             tokenised).
           rng: key[B] for dropout; None is deterministic.
+          before: tells `before` too, [B, T, D] as the last block sees it, what SDXL looks at.
 
         Returns:
           (embedding float32[B, E], {"tokens": [B, T, D] after the last norm, "pooled": float32[B,
@@ -98,10 +101,11 @@ class TextTransformer(nn.Module):
             "pos_embed", nn.initializers.normal(0.01), (self.context_length, self.width)
         )
         x = x + pos[:length].astype(dtype)
-        x = run_blocks(self.stack_config(), x, None, rngs.fold(rng, "blocks"))
+        x = run_blocks(self.stack_config(), x, None, rngs.fold(rng, "blocks"), before=before)
+        x, seen = x if before else (x, None)
         tokens = LayerNorm(self.norm_eps, dtype, name="norm_post")(x)
         pooled = pool_text(tokens, ids, self.pool).astype(jnp.float32)
-        out = {"tokens": tokens, "pooled": pooled}
+        out = {"tokens": tokens, "pooled": pooled} | ({"before": seen} if before else {})
         if not self.embed_dim:
             return pooled, out
         scale = nn.initializers.normal(self.width**-0.5)

@@ -194,11 +194,13 @@ class Block(nn.Module):
     Attributes:
       roles: see `run_blocks`.
       look: only computes the keys and values of the context, and returns (x, these).
+      before: see `run_blocks`; what is carried is (x, x as the last block saw it).
     """
 
     config: StackConfig
     roles: tuple[str, ...] = ("",)
     look: bool = False
+    before: bool = False
 
     @nn.compact
     def __call__(
@@ -207,6 +209,7 @@ class Block(nn.Module):
         context = shared.states if own.context is None else own.context
         if self.look:
             return x, self._cross(self._name("cross_attn", self.roles[0]))(None, context)
+        seen = x = x[0] if self.before else x
         rng = None if rng is None else _fold_layer(rng, layer)
         c, kept = self.config, None if own.cache is None else (*own.cache, shared.at)
         rate, new = c.drop_path * layer / max(1, c.num_layers - 1), None
@@ -233,7 +236,7 @@ class Block(nn.Module):
         if context is not None:
             x = self._branch("cross_attn", cross_attn, barrier(x), rate, rng)
         x = self._branch("mlp", lambda name, x: self._mlp(name)(x), barrier(x), rate, rng)
-        return x, new
+        return ((x, seen) if self.before else x), new
 
     def _branch(
         self,
@@ -301,7 +304,8 @@ def run_blocks(
     context: States | Context | None = None,
     cache: Cache | None = None,
     merge: tuple[Array, Array] | None = None,
-) -> Array | tuple[Array, tuple[Array, Array]]:
+    before: bool = False,
+) -> Array | tuple[Array, Any]:
     """Runs L blocks whose weights lie stacked under `blocks` of the calling module (inside its
     @nn.compact).
 
@@ -317,10 +321,12 @@ def run_blocks(
         States of two contexts, float[B, 2, S, D'], without a mask.
       cache: keys and values of earlier tokens.
       merge: (kernel [L, 2 D, D], bias [L, D]) of config.merge_from; of earlier layers any.
+      before: tells x as the last block saw it, too; not with a cache.
 
     Returns:
       float[B, T, D] in the compute dtype, not normalised but under post_norm; with a cache also the
-      T tokens' (keys, values), float[L, B, H, T, K], for `nn/cache.py extend`.
+      T tokens' (keys, values), float[L, B, H, T, K], for `nn/cache.py extend`; with `before` also
+      float[B, T, D] before the last block.
     """
     pick(DTYPES, config.dtype, "dtype")
     states = context.states if isinstance(context, States) else None
@@ -331,9 +337,11 @@ def run_blocks(
     )
     seen = None if context is None or context.mask is None else context.mask[:, None, None, :]
     shared = Shared(mask, None if cache is None else cache.at, states, seen)
-    blocks = _stacked(config, roles=roles)
-    layers = jnp.arange(config.num_layers)
-    x, new = blocks(x.astype(DTYPES[config.dtype]), layers, rng, shared, own)
+    blocks = _stacked(config, roles=roles, before=before)
+    layers, x = jnp.arange(config.num_layers), x.astype(DTYPES[config.dtype])
+    x, new = blocks((x, x) if before else x, layers, rng, shared, own)
+    if before:
+        return constrain_batch(x[0]), x[1]
     x = constrain_batch(x)
     return x if cache is None else (x, new)
 

@@ -13,7 +13,7 @@ import numpy as np
 from vlp_jax.core.errors import UserError, nearest
 from vlp_jax.core.schema import Range
 from vlp_jax.data.damage import DamagedSample
-from vlp_jax.data.decode import check_colour, decode_framed
+from vlp_jax.data.decode import Shown, check_colour, decode_framed
 from vlp_jax.data.fields.base import Reader as Base
 from vlp_jax.data.fields.base import Setup, Stream
 from vlp_jax.data.framing import CROPS, Framing
@@ -36,11 +36,21 @@ class Where:
     share: Annotated[float, Range(0.01, 1)] = 1.0
 
 
+def _box(shown: Shown) -> tuple[float, ...]:
+    left, top, right, bottom = shown.box
+    return top, left, bottom - top, right - left
+
+
+TELLS = {  # core/fields.py TOLD
+    "aspect": lambda shown: shown.aspect,
+    "size": lambda shown: (shown.height, shown.width),
+    "box": _box,
+}
 _FRAMING = ("crop", "eval_crop", "scale", "resample", "alpha", "fill", "share")
 
 
 class Reader(Base):
-    """Rows: (uint8[S, S, 3], width over height as it was)."""
+    """Rows: (uint8[S, S, 3], what part of the picture that is)."""
 
     Where = Where
     DEFAULTS = {option: f"image.{option}" for option in _FRAMING}
@@ -97,9 +107,8 @@ class Reader(Base):
 
     def arrays(self, rows: list[Any], limit: int | None = None) -> dict[str, np.ndarray]:
         """NAME and what the field tells."""
-        told = {"aspect": 1}
         found = {self.name: np.stack([row[0] for row in rows])}
         for what in self.field.tell:
-            values = [row[told[what]] for row in rows]
+            values = [TELLS[what](row[1]) for row in rows]
             found[f"{self.name}_{what}"] = np.asarray(values, np.float32)
         return found

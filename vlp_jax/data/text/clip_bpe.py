@@ -98,17 +98,22 @@ def merge(ids: list[int], pairs: dict[tuple[int, int], int]) -> list[int]:
 
 
 class ClipTokenizer(Tokenizer):
-    """`clip`: padding 0, start 49,406, end 49,407 (the largest id: argmax finds the first end)."""
+    """`clip`: padding 0 (Stable Diffusion 1: the end's), start 49,406, end 49,407 (the largest id:
+    argmax finds the first end)."""
 
-    def __init__(self, name: str = "clip", context_length: int = 77, clean: str = "lower"):
-        super().__init__(name, context_length, clean=clean)
+    def __init__(
+        self, name: str = "clip", context_length: int = 77, clean: str = "lower", pad_id: int = 0
+    ):
+        super().__init__(
+            name, context_length, clean=clean, **({"pad_id": pad_id} if pad_id else {})
+        )
         self._clean = clean_fn(clean)
         self._pairs, self._pieces, content = load_merges()
         self._bytes, self._cache = (
             byte_ids(),
             {START: [len(self._pieces)], END: [len(self._pieces) + 1]},
         )
-        self.vocab_size, self.pad_id = len(self._pieces) + 2, 0
+        self.vocab_size, self.pad_id = len(self._pieces) + 2, pad_id
         self.prefix, self.suffix = (self.vocab_size - 2,), (self.vocab_size - 1,)
         self._seal(content)
 

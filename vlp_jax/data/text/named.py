@@ -94,7 +94,21 @@ def _check(name: str, field: Text, said: _Said, tokenizer: Tokenizer) -> None:
             f"{said.flag}={tokenizer.name}: ends texts with id {tokenizer.eot_id} but "
             f"{field.says(name, field.end, '.end')}"
         )
+    _check_empty(name, field, said, tokenizer)
     if tokenizer.context_length != field.length:
         wanted = field.says(name, field.length, ".context_length")
         length = f"{said.length_flag}={tokenizer.context_length}"
         raise UserError(f"{length} but {wanted}; make them equal")
+
+
+def _check_empty(name: str, field: Text, said: _Said, tokenizer: Tokenizer) -> None:
+    wanted, found = list(field.empty), tokenizer("")[0].tolist()
+    while len(found) > 1 and found[-1] == found[-2]:
+        found.pop()
+    while len(wanted) > 1 and wanted[-1] == wanted[-2]:
+        wanted.pop()
+    if wanted and found != wanted:
+        raise UserError(
+            f"{said.flag}={tokenizer.name}: the empty text is {found}, its last id repeated, but "
+            f"{field.key or name} takes {wanted}; the padding is pad_id of the tokenizer's options"
+        )
