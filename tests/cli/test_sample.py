@@ -24,7 +24,7 @@ def opened(monkeypatch):
     """Makes `--checkpoint=KIND` that double; the models that were opened so far, by kind."""
     made = {}
 
-    def load(path, sharding="", parts=None):
+    def load(path, sharding, mesh, parts, lora):
         return made.setdefault(path, model(path, path=path))
 
     monkeypatch.setattr(command, "load_model", load)
@@ -279,7 +279,7 @@ def test_parts_that_do_not_fit(known, parts, line):
 
 
 def test_the_command_takes_parts_and_maps_in_order(known, tmp_path, monkeypatch, capsys):
-    def load(path, sharding="", parts=None):
+    def load(path, sharding, mesh, parts, lora):
         return composed(known[path], parts, known.__getitem__) if parts else known[path]
 
     monkeypatch.setattr(command, "load_model", load)

@@ -70,7 +70,7 @@ def _taken(name: str, text: str, load: Load) -> tuple[Any, str]:
         said = str(error).removeprefix("--checkpoint: ")
         raise UserError(f"parts.{name}={text}: {said}") from error
     known = other.method.parts()
-    theirs = theirs or (name if name in known else _stem(name))
+    theirs = theirs or (name if name in known else stem_of(name))
     if theirs not in known:
         raise UserError(f"parts.{name}={text}: holds no part {theirs!r}{nearest(theirs, known)}")
     return other, theirs
@@ -80,18 +80,18 @@ def _made_by(name: str, method: Method, other: Any) -> dict[str, Any]:
     """The config fields that make a part which the method lacks."""
     if name in method.parts():
         return {}
-    stem, known = _stem(name), {field.name for field in dataclasses.fields(method)}
+    stem, known = stem_of(name), {field.name for field in dataclasses.fields(method)}
     said = plain(other.config["method"])
     found = {stem: said[stem]} if stem in known and stem in said else {}
     if f"{stem}s" in known:
         place = int(name.removeprefix(f"{stem}_")) if name != stem else 0
-        own = sum(_stem(part) == stem for part in method.parts())
+        own = sum(stem_of(part) == stem for part in method.parts())
         found[f"{stem}s"] = max(own, place + 1)
     return found
 
 
-def _stem(name: str) -> str:
-    """control_1 -> control."""
+def stem_of(name: str) -> str:
+    """The name of one of several parts or fields: control_1 -> control."""
     return re.sub(r"_\d+$", "", name)
 
 

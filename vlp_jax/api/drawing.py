@@ -6,13 +6,13 @@ for. The file exists so that a command and a notebook draw the same pictures, by
 """
 
 import dataclasses
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
 
+from vlp_jax.api.compose import stem_of
 from vlp_jax.api.embed import Batching, chunks
 from vlp_jax.api.pictures import check_list, check_texts, whole
 from vlp_jax.api.placement import fill, runner
@@ -169,7 +169,7 @@ class Painter:
         text NAME_2 is that of NAME where nothing else is said."""
         given, said = fields.get(name), isinstance(field, Text | Label)
         if given is None and said:
-            given = fields.get(_stem(name)) if field.optional else self._prompts
+            given = fields.get(stem_of(name)) if field.optional else self._prompts
         if given is None:
             if not field.optional:
                 raise UserError(f"{name}: {self._path} draws from one; give it")
@@ -256,19 +256,14 @@ def read_picture(name: str, picture: Any) -> np.ndarray:
     """uint8[H, W, C] for a field, or a place in its list; of masks (`mask`) one channel. Raises
     UserError as api/pictures.py `whole`, naming it."""
     try:
-        return whole(picture, _stem(name) == "mask")
+        return whole(picture, name.partition("[")[0] == "mask")
     except UserError as error:
         raise UserError(f"{name}: {error}") from error
 
 
 def numbered(reads: Mapping[str, Any], stem: str) -> list[str]:
     """The fields NAME, or NAME_0, NAME_1, ..., of a function."""
-    return [name for name in reads if _stem(name) == stem]
-
-
-def _stem(name: str) -> str:
-    """text_2 -> text, mask[3] -> mask."""
-    return re.sub(r"(_\d+)?(\[\d+\])?$", "", name)
+    return [name for name in reads if stem_of(name) == stem]
 
 
 def _own(values: Sequence[Any], prompt: int) -> Any:

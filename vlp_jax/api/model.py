@@ -31,10 +31,12 @@ from vlp_jax.api.embed import (
     shares,
     sides,
 )
+from vlp_jax.api.golden import embeds, golden_embeddings, golden_outputs
+from vlp_jax.api.lora import with_lora
 from vlp_jax.api.pictures import check_list, check_texts, frame, read_numbered
 from vlp_jax.api.placement import Run, choose_mesh, places, shapes
 from vlp_jax.api.texts import TextArrays, open_tokenizer
-from vlp_jax.api.weights import check_shapes, golden_embeddings, split_extra, tokenizer_name
+from vlp_jax.api.weights import check_shapes, split_extra, tokenizer_name
 from vlp_jax.api.writing import generate, match, score
 from vlp_jax.core.errors import UserError
 from vlp_jax.core.fields import Text
@@ -282,6 +284,7 @@ def load_model(
     sharding: str = "",
     mesh: Mapping[str, int] | None = None,
     parts: Mapping[str, str] | None = None,
+    lora: Mapping[str, float] | None = None,
 ) -> Model:
     """Opens a converted folder, a training workdir, or `fresh:WORKDIR`, the baseline without
     training.
@@ -292,14 +295,16 @@ def load_model(
         `fsdp`, ...) on all, which share the rows of a batch.
       mesh: {axis: size} for the preset; default all devices.
       parts: {part: "FOLDER[:its part]"} of other checkpoints, see api/compose.py.
+      lora: {file: strength} of adapters on the weights, see api/lora.py.
 
     Raises:
       UserError: neither, an unknown preset, a converted folder that does not prove itself (the
-        message names the difference), or parts that do not fit.
+        message names the difference), or parts or adapters that do not fit.
     """
-    if parts:
+    if parts or lora:
         model = load_model(path, sharding, mesh)
-        return composed(model, parts, lambda folder: load_model(folder, sharding, mesh))
+        model = composed(model, parts or {}, lambda folder: load_model(folder, sharding, mesh))
+        return with_lora(model, lora or {})
     if not isinstance(path, str | os.PathLike) or not isinstance(os.fspath(path), str):
         raise UserError(f"--checkpoint: {path!r} is no path of a folder")
     path = os.fspath(path)
@@ -377,5 +382,10 @@ def load_converted(path: str, sharding: str = "", mesh: Mapping[str, int] | None
     specs = {n: {**spec, "name": tokenizer_name(path, spec["name"])} for n, spec in specs.items()}
     spec, how = specs.pop(Text.tokenizer), SOURCE | manifest["preprocessing"]
     model = Model(path, method, params, extra, how, spec, manifest, devices, specs)
-    compare(manifest["golden"], golden_embeddings(method, model.embedders()), path)
+    golden = manifest["golden"]
+    if embeds(method):
+        found = golden_embeddings(method, model.embedders())
+    else:
+        found = golden_outputs(method, Vars(params, extra), golden)
+    compare(golden, found, path)
     return model

@@ -27,6 +27,7 @@ from vlp_jax.api.embed import chunks
 from vlp_jax.api.embeddings import Progress
 from vlp_jax.api.files import check_writable
 from vlp_jax.api.forward import parse_options
+from vlp_jax.api.lora import strengths
 from vlp_jax.api.model import Model, load_model
 from vlp_jax.api.stop import stoppable
 from vlp_jax.core.errors import RunError, UserError, nearest
@@ -58,7 +59,7 @@ class Request:
       size: HxW; "" is that of the given pictures, or the model's own.
       parts: NAME:CHECKPOINT[:ITS NAME], parts of others; a name that comes again stands for NAME_0,
         NAME_1, ...
-      lora: FILE:SCALE, an adapter.
+      lora: FILE or FILE:STRENGTH, adapters.
     """
 
     checkpoint: str
@@ -90,11 +91,12 @@ def draw(request: Request) -> dict[str, Any]:
     start = time.perf_counter()
     with by_flag():
         given = _check(request)
-        size, prompts, parts = _size(request.size), _prompts(request), _parts(request.parts)
+        size, prompts = _size(request.size), _prompts(request)
+        parts, lora = _parts(request.parts), strengths(request.lora)
     check_writable("--out", request.out)
     start_jax()
     with stoppable("pictures that are whole are kept") as check, by_flag():
-        model = load_model(request.checkpoint, request.sharding, parts=parts)
+        model = load_model(request.checkpoint, request.sharding, None, parts, lora)
         function = drawer(model)
         given |= _controls(function.reads, given.pop("control"))
         given |= request.how | _set(function, request.words)

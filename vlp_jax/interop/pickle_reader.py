@@ -60,6 +60,7 @@ class _Name:
 
 
 _MARK = object()
+_LABELS = ("pytorch_lightning.",)  # its callbacks' classes are keys in Stable Diffusion's files
 _CONTAINERS = {"collections.OrderedDict": dict} | {
     f"{module}.{kind.__name__}": dict if kind is dict else list
     for module in ("builtins", "__builtin__")
@@ -197,6 +198,7 @@ class _Reader:
     def admit(self, name: str) -> _Name:
         """Returns a label for a name on the list, refuses the rest."""
         known = name in _CONTAINERS or name in _JIT_LISTS or name in _DTYPE_NAMES
+        known = known or name.startswith(_LABELS)
         known = known or name in (
             "torch._utils._rebuild_tensor_v2",
             "torch._utils._rebuild_parameter",

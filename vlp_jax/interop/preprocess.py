@@ -31,6 +31,7 @@ MAE = OPEN_CLIP | {"mean": IMAGENET_MEAN, "std": IMAGENET_STD}
 TORCHVISION = MAE | {"resample": "bilinear", "crop": "center_875"}  # its classifiers' first weights
 VIT = SIGLIP | {"resample": "bilinear"}
 ALIGN = VIT | {"share": 289 / 346}
+DIFFUSERS = SIGLIP | {"resample": "lanczos", "crop": "center"}
 LITE = MAE | {"crop": "center_875"}  # of ImageNet classifiers; see families/efficientnet_lite.py
 
 _CROPS = {"shortest": "center", "squash": "squash", "longest": "pad"}  # resize_mode -> data/framing
