@@ -71,11 +71,12 @@ def released(name: str, **own) -> dict:
         big = text_encoder("ViT-bigG-14", embed_dim=1280)
         texts = dict(text_2=big) if name == "sdxl-refiner" else dict(text=large, text_2=big)
         texts |= dict(states="penultimate", null="zeros")
-    elif name.startswith("sd2"):
+    elif name.startswith(("sd2", "sd-x4")):
         # The released encoder lacks its last block, so what it gives is the penultimate's states.
         texts = dict(text=text_encoder("ViT-H-14", num_layers=23), empty=(49406, 49407, 0))
     else:
         texts = dict(text=large)
+    name = "sd-x4-upscaler" if name == "sd-x4" else name
     return dict(unet=unet(name), autoencoder=autoencoder("kl-f8"), **texts, **own)
 
 
@@ -87,3 +88,11 @@ def pad_texts(c: ConfigDict) -> None:
     c.data.tokenizer_options.pad_id = 49407 if len(c.method.empty) == 2 else -1
     if c.method.text_2:
         c.data.tokenizers.text_2 = "clip"
+
+
+def start_from(c: ConfigDict, folder: str) -> None:
+    """A ControlNet beside the networks of a checkpoint, whose U-Net it copies."""
+    parts = ["autoencoder", "latent_scale", "unet"]
+    parts += [name for name in ("text", "text_2") if c.method[name]]
+    c.init_from = {name: f"{folder}:{name}" for name in parts} | {"control": f"{folder}:unet"}
+    c.fresh = (r"control/(hint|zero).*",)

@@ -6,12 +6,12 @@ python -m vlp_jax train --config=configs/latent_diffusion/tiny.py:runs/emoji
 
 The text encoder, two layers over words, learns along. The file exists as the small form, and for
 what its inpainting, ControlNet and DreamBooth share with it; argument: the folder of tars and
-vocab.txt, and one of `joined`, `control` or `prior` for those.
+vocab.txt; for those `inpainting`, `control` or `prior` behind a comma, and what they start from.
 """
 
 from ml_collections import ConfigDict
 
-from configs.latent_diffusion.common import recipe
+from configs.latent_diffusion.common import recipe, start_from
 
 LENGTH, VOCABULARY = 16, 160
 EMPTY = (2, 3, 0)  # [CLS] [SEP], and [PAD] to the end
@@ -30,16 +30,22 @@ TEXT = dict(
 
 
 def get_config(words: str = "") -> ConfigDict:
-    """Args: folder[,kind]."""
-    folder, _, kind = words.partition(",")
+    """Args: folder[,kind[,workdir or converted checkpoint]]."""
+    folder, kind, start = [*words.split(","), "", ""][:3]
     own = dict(unet=UNET, autoencoder=CODER, text=TEXT, empty=EMPTY, learn_text=True)
-    if kind == "joined":
+    if kind == "inpainting":
         own |= dict(unet=UNET | {"in_channels": 9}, joins="mask")
     elif kind == "control":
         own |= dict(controls=1, control={"hint_widths": (16, 32, 64)}, learn_text=False, drop=0.5)
     elif kind == "prior":
         own |= dict(prior_weight=1.0, drop=0.0)
-    return small(recipe(32, **own), folder or "runs/emoji")
+    c = small(recipe(32, **own), folder or "runs/emoji")
+    if kind == "control":
+        start_from(c, start)
+        c.data.fields.control = {"member": "edges.png"}
+    elif start:
+        c.init_from = start
+    return c
 
 
 def small(c: ConfigDict, folder: str) -> ConfigDict:

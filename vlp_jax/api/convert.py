@@ -5,6 +5,7 @@ The file exists as what `python -m vlp_jax convert` and a notebook call.
 """
 
 import os
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -114,10 +115,13 @@ def _write(out: str, parts: Parts) -> str:
 
 def _export(out: str, to: str, parts: Parts) -> str:
     """Another library's files."""
-    spec = dict(parts.manifest.get("tokenizer", {"name": ""}))
-    name = spec["name"].removeprefix("spm:")  # under the name of the file that it is
-    spec["name"] = spec["name"].removesuffix(name) + parts.files.get(name, name)
-    parts.notes.extend(writing.write(out, to, parts.arrays, {**parts.manifest, "tokenizer": spec}))
+
+    def found(name: str) -> str:  # under the name of the file that it is
+        file = name.removeprefix("spm:")
+        return name.removesuffix(file) + parts.files.get(file, file)
+
+    manifest = {"tokenizer": {"name": ""}, **parts.manifest}
+    parts.notes.extend(writing.write(out, to, parts.arrays, _renamed(manifest, found)))
     proof = "the written weights, read back, are ours bit for bit"
     if any(family.config_name for family in families().values() if family.to == to):
         proof += "; what its library builds of the written config is ours, switch by switch"
@@ -133,9 +137,16 @@ def _ours(source: str, arch: str, to: str) -> Parts:
         others = writing.formats()
         shown = f"{', '.join(others[:-1])} or {others[-1]}"
         raise UserError(f"{source}: is converted already; give --to={shown}")
-    spec = dict(manifest["tokenizer"])
-    spec["name"] = tokenizer_name(source, spec["name"])
-    return Parts(arrays, {**manifest, "tokenizer": spec}, [], {})
+    named = _renamed(manifest, lambda name: tokenizer_name(source, name))
+    return Parts(arrays, named, [], {})
+
+
+def _renamed(manifest: Mapping[str, Any], name: Callable[[str], str]) -> dict[str, Any]:
+    """With other names of its tokenizers."""
+    own = lambda spec: {**spec, "name": name(spec["name"])}  # noqa: E731
+    further = {key: own(spec) for key, spec in manifest.get("tokenizers", {}).items()}
+    found = {**manifest, "tokenizer": own(manifest["tokenizer"])}
+    return found | ({"tokenizers": further} if further else {})
 
 
 def _run(source: str, arch: str, to: str, weights: str) -> Parts:

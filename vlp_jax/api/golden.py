@@ -56,14 +56,14 @@ def golden_outputs(
 def _arrays(name: str, field: Field) -> dict[str, np.ndarray]:
     """The golden arrays of a field, small where the network takes any size."""
     if isinstance(field, Picture):
-        side = _SIDE if field.size % _SIDE == 0 else field.size
+        side = _SIDE if field.free and field.size % _SIDE == 0 else field.size
         return {name: golden_inputs(side, 2, 2)["image"]}
     if isinstance(field, Text):
         made = golden_inputs(1, field.length, field.vocab_size)
         return {array: made[array.replace(name, "text", 1)] for array in field.spec(name, 1)}
     (spec,) = field.spec(name, 1).values()
     shape = spec.shape
-    if isinstance(field, Numbers) and len(shape) == 4:
+    if isinstance(field, Numbers) and len(shape) == 4 and field.free:
         shape = (1, *(_STEP if side % _STEP == 0 else side for side in shape[1:3]), shape[3])
     return {name: golden_numbers(shape).astype(spec.dtype)}
 

@@ -247,9 +247,14 @@ class Weights:
         return fitting(parts, method, self.trainer)
 
     def _resize(self, path: str, leaf: Any) -> np.ndarray | None:
-        """Learned positions of a grid of patches, resized as open_clip does it; None for others."""
+        """Learned positions of a grid of patches, resized as open_clip does it; a first convolution
+        that sees further channels, which start as zeros (inpainting); None for others."""
         tower, _, name = path.rpartition("/")
         shape = self.ours[path].shape
+        more = shape[-2] - leaf.shape[-2] if path.endswith("conv_in/kernel") else 0
+        if more > 0 and leaf.shape == (*shape[:-2], shape[-2] - more, shape[-1]):
+            whole = on_host(leaf, self.trainer)
+            return np.concatenate([whole, np.zeros((*shape[:-2], more, shape[-1]), np.float32)], -2)
         grid = name == "pos_embed" and f"{tower}/patch_embed/kernel" in self.ours
         if not grid or len(leaf.shape) != 2 or leaf.shape[1] != shape[1]:
             return None

@@ -1,5 +1,5 @@
-"""`convert IN OUT --arch=NAME [--to=open_clip|hf|mae|torchvision]`: released checkpoints in and
-out, offline, without PyTorch.
+"""`convert IN OUT --arch=NAME [--to=open_clip|hf|mae|torchvision|diffusers]`: released checkpoints
+in and out, offline, without PyTorch.
 
 IN is a file or folder of a known family (interop/families), or, with --to, one of our folders or
 training runs. The file exists as the command's parser.
@@ -18,13 +18,15 @@ def parser() -> argparse.ArgumentParser:
     """The command line."""
     cli = argparse.ArgumentParser(
         prog="python -m vlp_jax convert",
-        description="Converts checkpoints between open_clip, Hugging Face, facebookresearch/mae,"
-        " torchvision and vlp_jax.",
+        description="Converts checkpoints between open_clip, Hugging Face (transformers and"
+        " diffusers), facebookresearch/mae, torchvision and vlp_jax; reads single files of Stable"
+        " Diffusion.",
     )
     cli.add_argument(
         "input",
         metavar="IN",
-        help="open_clip, Hugging Face or OpenAI file or folder, a vlp_jax folder or workdir",
+        help="open_clip, Hugging Face, OpenAI or Stable Diffusion file or folder (of diffusers the"
+        " one with model_index.json, or a network's own), a vlp_jax folder or workdir",
     )
     cli.add_argument(
         "output",
@@ -41,7 +43,8 @@ def parser() -> argparse.ArgumentParser:
         "--to",
         default="vlp_jax",
         help="format of OUT: vlp_jax (default), open_clip, hf, mae (the names of"
-        " facebookresearch/mae, which timm's ViT reads) or torchvision (a ResNet's trunk)",
+        " facebookresearch/mae, which timm's ViT reads), torchvision (a ResNet's trunk) or"
+        " diffusers",
     )
     cli.add_argument(
         "--image-size", type=int, default=0, metavar="N",

@@ -56,12 +56,14 @@ class Picture(Field):
         float32[B, 4], top, left, height and width in the same pixels.
       whole: wants whole pictures, squashed to the square (data.image.crop=squash).
       colour: grey pictures teach nothing.
+      free: where arrays are given and not read from data, of any height and width.
     """
 
     size: int
     tell: tuple[str, ...] = ()
     whole: bool = False
     colour: bool = False
+    free: bool = False
 
     def spec(self, name: str, batch_size: int) -> Spec:
         """NAME and what it tells."""
@@ -129,10 +131,16 @@ class Label(Field):
 
 @dataclasses.dataclass(frozen=True)
 class Numbers(Field):
-    """Any array of a data set or of another function: dtype[B, *shape] under the field's name."""
+    """Any array of a data set or of another function: dtype[B, *shape] under the field's name.
+
+    Attributes:
+      free: so many sizes at the start of `shape` are only the usual ones; where arrays are given
+        and not read from data they may be others.
+    """
 
     shape: tuple[int, ...]
     dtype: str = "float32"
+    free: int = 0
 
     def spec(self, name: str, batch_size: int) -> Spec:
         """NAME."""

@@ -43,6 +43,7 @@ _TOKENIZERS = (
     "tokenizer.model",
     "vocab.txt",
 )
+_WORDS = ("tokenizer_config.json", "special_tokens_map.json")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,9 +118,12 @@ def _of_pipeline(path: str, weights: str) -> Checkpoint:
 
 
 def _words(folder: str) -> Beside:
-    """A tokenizer's folder."""
-    path = os.path.join(folder, "tokenizer_config.json")
+    """A tokenizer's folder; special_tokens_map.json says more of old ones (transformers 5.24,
+    tokenization_utils_base.py), and pads Stable Diffusion 2's texts."""
+    path, named = (os.path.join(folder, name) for name in _WORDS)
     config = read_json(path) if os.path.isfile(path) else {}
+    if "added_tokens_decoder" not in config and os.path.isfile(named):
+        config |= read_json(named)
     return Beside(folder, config, path, _tokenizer_in(folder))
 
 

@@ -35,7 +35,7 @@ def read_unet(state: State) -> dict[str, Any]:
         "widths": widths,
         "depths": tuple(depth(f"{at}.1") for at in starts),
         "middle_depth": depth(middle),
-        "heads": tuple(width // HEAD if linear else 8 for width in widths),
+        "heads": tuple(max(1, width // HEAD) if linear else 8 for width in widths),
         "linear": linear,
         "res_blocks": blocks,
         **_added(state),
@@ -64,9 +64,9 @@ def read_autoencoder(state: State, theirs: str = VAE) -> dict[str, Any]:
     codes = f"{theirs}quantize.embedding.weight"
     attend = tuple(f"{down}{level}.attn.0.norm.weight" in state for level in range(count))
     outs = shape(state, f"{theirs}encoder.conv_out.weight")[0]
-    found = {"codes": shape(state, codes)[0], "code_width": shape(state, codes)[1]}
-    if codes not in state:
-        found = {"codes": 0}
+    found = {"codes": 0}
+    if codes in state:
+        found = dict(zip(("codes", "code_width"), shape(state, codes), strict=True))
     return {
         "name": "autoencoder",
         "latent_channels": outs if codes in state else outs // 2,

@@ -89,6 +89,21 @@ def open_pipeline(path: str, read_torch: Reader, weights: str = "") -> Pipeline:
     return found
 
 
+def joins(net: Mapping[str, Any], coder: Mapping[str, Any], where: str) -> dict[str, str]:
+    """What a U-Net sees beside the latents, by its further channels, as config of ours.
+
+    Raises:
+      UserError: channels of another number.
+    """
+    width = coder.get("code_width") or coder["latent_channels"]
+    known = {0: "", 1: "depth", width + 1: "mask"}
+    more = net["in_channels"] - width
+    if more not in known:
+        what = f"{width} are the latents, and {more} more are not known"
+        raise UserError(f"{where}: in_channels {net['in_channels']}: {what}")
+    return {"joins": known[more]} if more else {}
+
+
 def _components(said: Mapping[str, Any], index: str) -> dict[str, str]:
     """{component: its class}. Raises UserError for an unknown one."""
     found, known = {}, {*NETWORKS, *ALIASES, *LEFT, *TOKENIZERS, "scheduler"}

@@ -64,17 +64,16 @@ class Denoiser(Method):
         the picture of a ControlNet."""
         told = self._reads[2]
         found = {
-            "latent": Numbers((self.side, self.side, self.net.in_channels)),
+            "latent": Numbers((self.side, self.side, self.net.in_channels), free=2),
             "time": Numbers(()),
         }
         for name, spec in told._asdict().items():
             if spec is not None:
-                shape = spec.shape[1:]
-                if name == "context":
-                    shape = (self.context_length, self.context_width)
-                found[name] = Numbers(shape, str(spec.dtype))
+                states = name == "context"
+                shape = (self.context_length, self.context_width) if states else spec.shape[1:]
+                found[name] = Numbers(shape, str(spec.dtype), free=int(states))
         if self.part == "control":
-            found["control"] = Picture(self.side * self.net.factor)
+            found["control"] = Picture(self.side * self.net.factor, free=True)
         return found
 
     def parts(self) -> dict[str, Part]:

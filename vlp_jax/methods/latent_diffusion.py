@@ -168,12 +168,17 @@ class LatentDiffusion(Diffusion, Prompted, Joined):
         guess: bool = False,
     ) -> Array:
         """The raw output of the U-Net for float[M, h, w, in_channels], with what the ControlNets
-        add for `hints`, float[M, H, W, 3] in [0, 1] or None. scale, guess: of that."""
+        add for `hints`, float[M, H, W, 3] in [0, 1] or None; M / 2 of them, as guess mode has it,
+        are for the positive rows alone (guidance.pairs). scale, guess: of what is added."""
         added: list[Residuals] = []
         for name, hint in zip(self.control_names, hints, strict=False):
             if hint is not None:
-                seen = latent[..., : self.control_net.in_channels]
-                added.append(self.apply(name, v, x, seen, time, told, hint))
+                alone = len(hint) < len(latent)
+                seen = latent[..., : self.control_net.in_channels], time, told
+                seen = jax.tree.map(lambda a: a[1::2], seen) if alone else seen
+                found = self.apply(name, v, x, *seen, hint)
+                nothing = lambda a: pairs(jnp.zeros_like(a), a)  # noqa: E731
+                added.append(jax.tree.map(nothing, found) if alone else found)
         if added:
             whole = controlnet.scaled(controlnet.joined(added), scale, guess)
             told = told._replace(control=whole)
@@ -214,12 +219,13 @@ class LatentDiffusion(Diffusion, Prompted, Joined):
     def _denoise_reads(self) -> dict[str, Field]:
         latent, _, told = unets.reads(self.net, self.told_shape[1])
         context, latent = self.told_shape[:2], (*self.latent_shape[:2], latent.shape[-1])
-        found = {"latent": Numbers(latent), "time": Numbers(())}
+        found = {"latent": Numbers(latent, free=2), "time": Numbers(())}
         for name, spec in told._asdict().items():
             if spec is not None:
-                shape = context if name == "context" else spec.shape[1:]
-                found[name] = Numbers(shape, str(spec.dtype))
-        return found | self._control_fields(optional=True)
+                states = name == "context"
+                shape = context if states else spec.shape[1:]
+                found[name] = Numbers(shape, str(spec.dtype), free=int(states))
+        return found | self._control_fields(optional=True, free=True)
 
     def _denoise(self, v: Vars, x: Inputs, _: None) -> Array:
         told = Condition(
@@ -230,13 +236,13 @@ class LatentDiffusion(Diffusion, Prompted, Joined):
     def _generate_reads(self) -> dict[str, Field]:
         own = self.fields()
         found = {n: own[n] for n in (*self.text_nets, "label") if n in own}
-        picture = Picture(self.image_size, key="method.image_size", optional=True)
+        picture = Picture(self.image_size, key="method.image_size", optional=True, free=True)
         found |= self.negative_fields() | {"image": picture, "mask": picture}
         found |= self.joined_fields(drawing=True)
-        found["start"] = Numbers(self.latent_shape, optional=True)
+        found["start"] = Numbers(self.latent_shape, optional=True, free=2)
         for name in ("time_ids", "negative_time_ids") if self.net.time_ids else ():
             found[name] = Numbers((self.net.time_ids,), optional=True)
-        return found | self._control_fields(optional=True)
+        return found | self._control_fields(optional=True, free=True)
 
     def _generate(self, v: Vars, x: Inputs, how: Painting) -> dict[str, Array]:
         """See `functions`; negative: what shall not be seen; image: begun with where strength
@@ -263,7 +269,8 @@ class LatentDiffusion(Diffusion, Prompted, Joined):
             numbers = self.asked(x, size, "negative_time_ids")
             nothing = self.condition(self.negative(v, x), numbers)._replace(labels=told.labels)
             told = jax.tree.map(pairs, nothing, told)
-            hints, more = jax.tree.map(lambda a: pairs(a, a), (hints, more))
+            more = jax.tree.map(lambda a: pairs(a, a), more)
+            hints = hints if how.guess else jax.tree.map(lambda a: pairs(a, a), hints)
 
         def model(latent: Array, time: Array) -> Array:
             scale, guess = how.control_scale, how.guess

@@ -5,6 +5,7 @@ The file exists to hold what is this family's alone: how the parts of a pipeline
 """
 
 import os
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -30,6 +31,7 @@ from vlp_jax.interop.weights_file import Arrays
 _TEXTS = {"text": "text_encoder", "text_2": "text_encoder_2"}  # our part -> component
 _FILES = {"text_encoder": "model.safetensors", "text_encoder_2": "model.safetensors"}
 _WEIGHTS = "diffusion_pytorch_model.safetensors"
+_MIDDLES = {"": "", "mask": "Inpaint", "depth": "Depth2Img"}  # joins -> a pipeline's name
 _SIDE = 64  # of latents where a config says none
 
 
@@ -43,6 +45,7 @@ class Diffusers(Family):
     methods = ("latent_diffusion",)
     library, to = "diffusers", "diffusers"
     sees_padding = True
+    untold = ("latent_scale",)
     compared = ("schedule", "states", "null")
 
     def table(self, names: Any) -> Table:
@@ -56,7 +59,9 @@ class Diffusers(Family):
             *control_rules("control_0", "controlnet."),
             *control_rules("control_{k}", "controlnet_{k}."),
         )
-        return Table("diffusers pipeline", rules, (r".*\.position_ids",))
+        factor = f"vae.{SCALE}"
+        told = () if STAT in names or factor in names else (re.escape(factor),)  # by method.scale
+        return Table("diffusers pipeline", rules, (r".*\.position_ids", *told))
 
     def method(self, config: Config, where: str) -> dict[str, Any]:
         """What diffusers builds.
@@ -85,6 +90,7 @@ class Diffusers(Family):
         }
         found |= {"states": "penultimate" if "text_2" in texts else "last"} if texts else {}
         found |= {"null": "zeros"} if zeros else {}
+        found |= pipeline.joins(found["unet"], coder, at("unet"))
         return found | _controls(config, at)
 
     def complete(self, method: dict[str, Any], state: State, beside: Beside) -> list[str]:
@@ -144,6 +150,12 @@ class Diffusers(Family):
         nested = {os.path.dirname(file): content for file, content in configs.items()}
         nested = {ALIASES.get(name, name): content for name, content in nested.items()}
         return self.method(nested, INDEX), {}
+
+    def notes(self, method: Config, pictures: Config) -> list[str]:
+        """What the pipeline needs beside."""
+        del pictures
+        what = "the pipeline needs a depth_estimator and a feature_extractor beside these"
+        return [what] if method["joins"] == "depth" else []
 
     def spread(self, state: Arrays) -> dict[str, Arrays]:
         """A file of each component; the latents' factor is in a config."""
@@ -230,11 +242,8 @@ def _index(method: Config, found: Configs, written: Configs) -> dict[str, Any]:
     for name, files in method["tokenizers"].items():
         kind = "CLIPTokenizer" if "vocab.json" in files else "PreTrainedTokenizerFast"
         classes |= {_tokenizer(name): ["transformers", kind]} if files else {}
-    xl, inputs = "text_2" in method, method["unet"]["in_channels"]
-    latent = method["autoencoder"]["code_width"] or method["autoencoder"]["latent_channels"]
-    middle = "ControlNet" if controls else ""
-    if inputs == 2 * latent + 1:
-        middle += "Inpaint"
+    xl = "text_2" in method
+    middle = ("ControlNet" if controls else "") + _MIDDLES[method["joins"]]
     kind = f"StableDiffusion{'XL' if xl else ''}{middle}Pipeline"
     if not any(name in method for name in _TEXTS):
         classes = {_home(name, True): pair for name, pair in classes.items()}

@@ -24,6 +24,7 @@ from vlp_jax.interop.ldm_names import (
     unet_levels,
     unet_rules,
 )
+from vlp_jax.interop.pipeline import joins
 from vlp_jax.interop.rules import Rule, Table
 from vlp_jax.interop.tensors import State, from_arrays
 
@@ -87,23 +88,21 @@ class StableDiffusion(Family):
 
     def inferred(self, state: State) -> dict[str, Any]:
         """All sizes. Raises UserError for a file that lacks some."""
-        net, xl = ldm_sizes.read_unet(state), any(name.startswith(_XL) for name in state)
-        texts = {
-            part: ldm_sizes.read_tower(state, place, _CUT * place.startswith(_SD + _OPEN))
-            for part, place in towers(state).items()
-        }
-        second = ldm_sizes.context_width(state) == 1024
-        coder = ldm_sizes.read_autoencoder(state)
+        places, net = towers(state), ldm_sizes.read_unet(state)
+        xl = any(place.startswith(_XL) for place in places.values())
+        second = f"{_SD}{_OPEN}" in places.values()
         velocity = second and net["in_channels"] == net["out_channels"]
-        side = 1024 if xl else 768 if velocity else 512
         found = {
             "name": "latent_diffusion",
-            "image_size": side,
+            "image_size": 1024 if xl else 768 if velocity else 512,
             "unet": net,
-            "autoencoder": coder,
+            "autoencoder": ldm_sizes.read_autoencoder(state),
             "schedule": ldm_sizes.read_schedule(state) | {"prediction": "v" if velocity else "eps"},
-            **texts,
         }
+        found |= joins(net, found["autoencoder"], f"{UNET}input_blocks.0.0.weight")
+        for part, place in places.items():
+            cut = _CUT if place == f"{_SD}{_OPEN}" else 0
+            found[part] = ldm_sizes.read_tower(state, place, cut)
         return found | ({"states": "penultimate", "null": "zeros"} if xl else {})
 
     def complete(self, method: dict[str, Any], state: State, beside: Beside) -> list[str]:

@@ -149,8 +149,10 @@ class Latents(Method):
             return self.posterior(v, x, self.augmented(x.batch["image"], x.rng))
 
         image = {"image": self.picture_fields()["image"]}
+        any_size = {"image": Picture(self.image_size, key="method.image_size", free=True)}
+        latent = Numbers(self.latent_shape, free=2)
         return {
-            "encode_latents": Function(encode, image),
-            "decode_latents": Function(decode, {"latent": Numbers(self.latent_shape)}),
+            "encode_latents": Function(encode, any_size),
+            "decode_latents": Function(decode, {"latent": latent}),
             "latents": Function(latents, image),
         }

@@ -38,11 +38,11 @@ _SD2 = dict(text=OPEN_CLIP_H, empty=(49406, 49407, 0))
 _XL = dict(states="penultimate", null="zeros", text_2=OPEN_CLIP_BIG_G, empty_2=(49406, 49407, 0))
 ARCHS: dict[str, dict[str, Any]] = {
     "sd1": _system("sd1", 512, **_SD1),
-    "sd1-inpainting": _system("sd1-inpainting", 512, **_SD1),
+    "sd1-inpainting": _system("sd1-inpainting", 512, joins="mask", **_SD1),
     "sd2-base": _system("sd2", 512, **_SD2),
     "sd2": _system("sd2", 768, "v", **_SD2),
-    "sd2-inpainting": _system("sd2-inpainting", 512, **_SD2),
-    "sd2-depth": _system("sd2-depth", 512, **_SD2),
+    "sd2-inpainting": _system("sd2-inpainting", 512, joins="mask", **_SD2),
+    "sd2-depth": _system("sd2-depth", 512, joins="depth", **_SD2),
     "sdxl": _system("sdxl", 1024, text=CLIP_L, **_XL),
     "sdxl-refiner": _system("sdxl-refiner", 1024, **_XL),
 }
