@@ -12,6 +12,7 @@ from ml_collections import ConfigDict, FieldReference
 from vlp_jax.augment.pictures import Augment
 from vlp_jax.data.filters import Filters
 from vlp_jax.models.towers import network
+from vlp_jax.optim.adapt import Adapt
 
 
 def base() -> ConfigDict:
@@ -35,6 +36,7 @@ def base() -> ConfigDict:
     c.fresh = ()  # path regexes of what starts anew although init_from is asked for it
     # Path regexes of locked parameters, e.g. ("image/.*",) for LiT; they run as in evaluation.
     c.freeze = ()
+    c.adapt = ConfigDict(dataclasses.asdict(Adapt()))  # LoRA: vlp_jax/optim/adapt.py
     c.allow_random_frozen = False  # frozen weights that init_from does not give: tests alone
     c.ema_decay = 0.0
     c.max_bad_steps = 10  # steps in a row with a non-finite loss before the run stops

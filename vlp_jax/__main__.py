@@ -30,6 +30,7 @@ COMMANDS = {
     "similarity": "own pictures x own prompts: table, heat map, map of the shared space",
     "capfilt": "write texts for pictures, drop those that do not match, keep the rest as data",
     "generate": "captions of pictures, or answers to questions about them",
+    "sample": "pictures from prompts, pictures, masks and control maps",
     "forward": "any function of a checkpoint on arrays of an .npz",
     "doctor": "versions, devices, data visibility",
 }

@@ -19,7 +19,9 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from vlp_jax.api.files import split
 from vlp_jax.api.switches import differing, unlike_fields
+from vlp_jax.core import adapters
 from vlp_jax.core.errors import UserError, count_of, nearest, no_download
 from vlp_jax.core.pytree import check_matched, flatten, matches, merge
 from vlp_jax.interop.folder import MANIFEST, is_folder, read_folder
@@ -122,14 +124,6 @@ def sources(init_from: Any) -> list[Source]:
     return found
 
 
-def split(text: str) -> tuple[str, str]:
-    """(folder, what follows the colon)."""
-    if os.path.isdir(text) or ":" not in text:
-        return text, ""
-    folder, _, rest = text.partition(":")
-    return folder, rest
-
-
 class Read(NamedTuple):
     """A source that was read.
 
@@ -165,6 +159,8 @@ def read_weights(folder: str, trainer: Trainer) -> Read:
     where = functools.partial(param_sharding, mesh=trainer.mesh, preset=trainer.config.sharding)
     _, state = Checkpoints(checkpoints).restore_model(where)
     params = merge(state["ema"] or state["params"], state["frozen"])
+    if not trainer.recipe.adapt.rank:
+        params = adapters.fold(params)
     method = read_config(folder)["method"] if (Path(folder) / "config.json").is_file() else {}
     return Read(flatten({**params, **state["extra"]}), method, {})
 
@@ -199,7 +195,8 @@ class Weights:
         self.fresh = [path for path in needed if path not in self.weights]
         asked = [path for path in self.fresh if any(source.asks(path) for source in found)]
         lines = list(self._wrong.values())
-        spared = [path for path in asked if path in self._wrong or matches(path, self.renewed)]
+        anew = (*self.renewed, *adapters.PATHS)
+        spared = [path for path in asked if path in self._wrong or matches(path, anew)]
         lines += [f"missing {path}" for path in asked if path not in spared]
         if lines:
             odd = parts_of(dict.fromkeys([*self._wrong, *asked], ""))

@@ -44,6 +44,12 @@ def read_safetensors(path: str) -> dict[str, Tensor]:
     return tensors
 
 
+def read_metadata(path: str) -> dict[str, Any]:
+    """What a safetensors file says beside its tensors. Raises UserError as `read_safetensors`."""
+    found = _header(path)[0].get("__metadata__", {})
+    return found if isinstance(found, dict) else {}
+
+
 def read_sharded(
     index_path: str, read_torch: Callable[[str], Mapping[str, Tensor]] | None = None
 ) -> dict[str, Tensor]:

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 
 from vlp_jax.core import dispatch
 from vlp_jax.core import rng as rngs
+from vlp_jax.core.adapters import Adapter
 from vlp_jax.core.errors import UserError
 from vlp_jax.core.fields import Field, batch_spec, present
 from vlp_jax.core.inputs import ROWS, Aux, Inputs, Vars, lay, over
@@ -24,6 +25,7 @@ from vlp_jax.core.pytree import merge
 from vlp_jax.core.schema import build, plain
 from vlp_jax.core.types import Array, Extra, Params
 from vlp_jax.nn.frozen import as_in_evaluation
+from vlp_jax.nn.linear import Linear, adapted, linears
 
 STATS = "batch_stats"
 
@@ -212,6 +214,19 @@ class Method:
         cast = lambda tree, dtype: jax.tree.map(lambda leaf: leaf.astype(dtype), tree)  # noqa: E731
         return {name: cast(tree, dtypes[name]) for name, tree in frozen.items()}
 
+    @cached_property
+    def _linears(self) -> dict[str, Linear]:
+        nets = {n: part for n, part in self._parts.items() if not isinstance(part.net, Leaf)}
+        return {
+            f"{name}/{path}": its
+            for name, part in nets.items()
+            for path, its in linears(part.net, part.inputs).items()
+        }
+
+    def adapters(self, rank: int) -> dict[str, Adapter]:
+        """{path of a kernel: shapes of its adapter (core/adapters.py)} of all that can have one."""
+        return {path: its.adapter(rank) for path, its in self._linears.items()}
+
     def batch_spec(self, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
         """Shapes and dtypes of one global batch without optional fields."""
         return batch_spec(present(self.fields()), batch_size)
@@ -264,11 +279,13 @@ class Method:
             variables[STATS] = stats
         net = net or part.net
         if stats is None or not learns:
-            out = net.apply(variables, *args, rng=rng, **how)
+            with adapted(variables["params"]):
+                out = net.apply(variables, *args, rng=rng, **how)
             return (out, {}) if moves else out
         if not moves:
             raise TypeError(f"{name} has batch statistics, which move in training: moves=True")
-        out, moved = net.apply(variables, *args, rng=rng, mutable=[STATS], **how)
+        with adapted(variables["params"]):
+            out, moved = net.apply(variables, *args, rng=rng, mutable=[STATS], **how)
         return out, {STATS: {name: moved[STATS]}}
 
     def loss(self, v: Vars, x: Inputs) -> tuple[Array, Aux]:

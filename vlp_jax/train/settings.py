@@ -57,7 +57,7 @@ RANGES: dict[str, Range] = {
     "data.prefetch": COUNT,
 }
 INTERVALS = ("data.image.scale", "method.augment.crop_scale")
-PATTERNS = ("freeze", "fresh", "optim.no_decay")
+PATTERNS = ("freeze", "fresh", "adapt.paths", "adapt.learn", "optim.no_decay")
 DTYPES = ("float32", "bfloat16", "float16")
 
 

@@ -13,11 +13,13 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from vlp_jax.core import rng as rngs
 from vlp_jax.core.errors import UserError, nearest
 from vlp_jax.core.inputs import Vars, lay
 from vlp_jax.core.pytree import check_matched, flatten, merge, partition
 from vlp_jax.core.types import Array, Extra, Params
 from vlp_jax.methods.base import STATS, Method
+from vlp_jax.optim.adapt import Adapt, draw
 
 State = dict[str, Any]
 ACCUMULATE_BATCHNORM = ("refuse", "micro")
@@ -42,6 +44,7 @@ class Recipe:
       ema_decay: 0 is off.
       accumulate_batchnorm: `micro` lets BatchNorm that learns normalise by each micro-batch, which
         is not the gradient of the batch; `refuse` does not.
+      adapt: adapters that learn in place of all else (optim/adapt.py).
     """
 
     seed: int
@@ -50,6 +53,7 @@ class Recipe:
     freeze: tuple[str, ...] = ()
     ema_decay: float = 0.0
     accumulate_batchnorm: str = "refuse"
+    adapt: Adapt = dataclasses.field(default_factory=Adapt)
 
 
 def init_state(method: Method, tx: optax.GradientTransformation, recipe: Recipe) -> Start:
@@ -57,11 +61,11 @@ def init_state(method: Method, tx: optax.GradientTransformation, recipe: Recipe)
 
     Raises:
       UserError: `freeze` leaves nothing to train, or one of its patterns matches no parameter;
-        BatchNorm under `accumulate`.
+        BatchNorm under `accumulate`; see optim/adapt.py draw.
     """
     params, extra = method.fresh(jax.random.key(recipe.seed))
     check_matched("freeze", recipe.freeze, params)
-    frozen, trained = partition(params, (*method.frozen, *recipe.freeze))
+    frozen, trained = _parted(method, recipe, params)
     if not jax.tree.leaves(trained):
         raise UserError("freeze: every parameter is frozen, nothing is left to train")
     _check_norms(recipe, batch_norms(trained, frozen, extra))
@@ -74,7 +78,20 @@ def init_state(method: Method, tx: optax.GradientTransformation, recipe: Recipe)
         "skipped": jnp.int32(0),
         "skipped_in_row": jnp.int32(0),
     }
-    return Start(state, method.stored(frozen))
+    return Start(state, recipe.adapt.keep(method.stored(frozen)))
+
+
+def _parted(method: Method, recipe: Recipe, params: Params) -> tuple[Params, Params]:
+    """(frozen, trained) weights, adapters among these."""
+    adapt = recipe.adapt
+    if not adapt:
+        return partition(params, (*method.frozen, *recipe.freeze))
+    check_matched("adapt.learn", adapt.learn, params)
+    if adapt.rank:
+        key = rngs.fold(jax.random.key(recipe.seed), "adapt")
+        params = merge(params, draw(adapt, method.adapters(adapt.rank), key))
+    trained, frozen = partition(params, adapt.trained)
+    return frozen, trained
 
 
 def restate(method: Method, recipe: Recipe, state: State, frozen: Params) -> State:

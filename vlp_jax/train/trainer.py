@@ -17,13 +17,14 @@ from ml_collections import ConfigDict
 from vlp_jax.core.errors import UserError
 from vlp_jax.core.fields import Field, Spec, Text, batch_spec, present, replaced
 from vlp_jax.core.pytree import map_with_path, merge
-from vlp_jax.core.schema import plain
+from vlp_jax.core.schema import build, plain
 from vlp_jax.core.types import Batch
 from vlp_jax.data.mixture import look_for
 from vlp_jax.data.pipeline import TrainPipeline
 from vlp_jax.data.text.named import open_tokenizers
 from vlp_jax.evals.base import EvalContext, Evaluator
 from vlp_jax.methods.base import Method, make_method
+from vlp_jax.optim.adapt import Adapt
 from vlp_jax.optim.optimizer import OptimConfig, check_paths, lr_factors, make_optimizer
 from vlp_jax.optim.schedules import Schedule, duration, make_schedule
 from vlp_jax.parallel.hosts import gather
@@ -78,7 +79,7 @@ class Trainer:
         check_pictures(c.image_size, self.method)
         look_for(c.data.path)  # they often come with their vocabulary
         _ = self.tokenizers, self.tx, self.pipeline, self.schedule, self.evaluators
-        if (self.method.frozen or c.freeze) and not c.init_from:
+        if (self.method.frozen or c.freeze or self.recipe.adapt) and not c.init_from:
             self.check_given({})
 
     @cached_property
@@ -150,7 +151,8 @@ class Trainer:
     def recipe(self) -> Recipe:
         """What the state and the step need to know."""
         names = inspect.signature(Recipe).parameters
-        return Recipe(**{name: plain(self.config[name]) for name in names})
+        said = {name: plain(self.config[name]) for name in names if name in self.config}
+        return Recipe(**said | {"adapt": build(Adapt, said.get("adapt", {}), "adapt")})
 
     @cached_property
     def abstract(self) -> Start:
