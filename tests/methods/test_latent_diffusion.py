@@ -30,6 +30,8 @@ from vlp_jax.core.rng import example_keys
 from vlp_jax.diffusion import variance
 from vlp_jax.diffusion.schedules import Schedule
 from vlp_jax.methods.kits.prompts import Told
+from vlp_jax.models.flops import tower_flops
+from vlp_jax.optim.optimizer import make_optimizer
 from vlp_jax.train.gradient import loss_and_gradient
 from vlp_jax.train.state import Recipe, frozen_paths, init_state
 
@@ -60,9 +62,13 @@ def test_losses_are_those_of_float64(prediction, how, distance):
     rng, shape = np.random.default_rng(0), (4, 4, 4)
     x0, out = rng.standard_normal((2, 6, *shape))
     x = inputs(method, {"image": jnp.zeros((6, 1))})
-    given = method.noised(x, jnp.float32(x0))
-    rows = method.scored(jnp.float32(out), given)
 
+    @jax.jit
+    def run(x0, out):
+        given = method.noised(x, x0)
+        return given, method.scored(out, given)
+
+    given, rows = run(jnp.float32(x0), jnp.float32(out))
     time, eps, offset, second = drawn(method, x, shape)
     bar = Schedule(**schedule).alpha_bar[time].reshape(6, 1, 1, 1)
     alpha, sigma = np.sqrt(bar), np.sqrt(1 - bar)
@@ -85,10 +91,10 @@ def test_a_second_half_of_channels_is_taught_by_the_bound():
     method = made(BARE)
     x0, out, spread = np.random.default_rng(1).standard_normal((3, 3, 2, 2, 4)).astype(np.float32)
     given = method.noised(inputs(method, {"image": jnp.zeros((3, 1))}), jnp.asarray(x0))
-    loss = lambda o: method.scored(o, given)["loss"]  # noqa: E731
+    loss = jax.jit(lambda o: method.scored(o, given)["loss"])
     plain, both = loss(out), loss(jnp.concatenate([out, spread], -1))
     x_start = (given.x - given.at.sigma * out) / given.at.alpha
-    wanted = variance.bound(Schedule(), given.time, x0, given.x, x_start, spread)
+    wanted = jax.jit(lambda: variance.bound(Schedule(), given.time, x0, given.x, x_start, spread))()
     np.testing.assert_allclose(both - plain, wanted, rtol=1e-3, atol=1e-5)
 
 
@@ -104,19 +110,24 @@ def test_captions_are_dropped_by_their_share_in_training_alone():
 def test_what_a_dropped_row_is_told(null):
     """As if its text were empty, or zeros; a cache's states give the same."""
     method = made(null=null)
-    v, rows = weights(method), batch_of(method, 3)
-    x, dropped = inputs(method, rows), jnp.array([False, True, False])
-    told = method.told(v, x, dropped)
-    row = (*EMPTY, *[EMPTY[-1]] * LENGTH)[:LENGTH]
-    empty = {"text": rows["text"].at[1].set(jnp.array(row))}
-    wanted = method.read(v, x, empty).context
+    rows, dropped = batch_of(method, 3), jnp.array([False, True, False])
+    empty = jnp.array([*EMPTY, *[EMPTY[-1]] * LENGTH][:LENGTH])
+
+    @jax.jit
+    def run(v):
+        x = inputs(method, rows)
+        told = method.told(v, x, dropped)
+        wanted = method.read(v, x, {"text": rows["text"].at[1].set(empty)})
+        kept = method.functions()["context"](v, x)
+        cached = method.told(v, x.replace(batch={"context": kept}), dropped)
+        assert told.pooled is None and cached.pooled is None
+        return told.context, wanted.context, cached.context, method.nothing(v, x).context
+
+    told, wanted, cached, nothing = run(weights(method))
     wanted = wanted.at[1].set(0) if null == "zeros" else wanted
-    np.testing.assert_allclose(told.context, wanted, atol=1e-6)
-    kept = method.functions()["context"](v, Inputs.of({"text": rows["text"]}))
-    cached = method.told(v, x.replace(batch={"image": rows["image"], "context": kept}), dropped)
-    np.testing.assert_allclose(cached.context, wanted, atol=1e-6)
-    assert told.pooled is None and cached.pooled is None
-    np.testing.assert_allclose(method.nothing(v, x).context[0], wanted[1], atol=1e-6)
+    np.testing.assert_allclose(told, wanted, atol=1e-6)
+    np.testing.assert_allclose(cached, wanted, atol=1e-6)
+    np.testing.assert_allclose(nothing, np.stack([wanted[1]] * 3), atol=1e-6)
 
 
 def test_a_class_is_one_token_and_none_has_a_token_too():
@@ -131,14 +142,22 @@ def test_a_class_is_one_token_and_none_has_a_token_too():
 
 def test_two_encoders_join_their_states_and_the_second_pools():
     method = made(XL)
-    v, rows = weights(method), batch_of(method, 2)
-    found = method.functions()["text_states"](v, Inputs.of(rows))
+    rows = batch_of(method, 2)
+
+    @jax.jit
+    def run(v):
+        nets = method.text_nets.items()
+        alone = [
+            net.apply({"params": v.params[n]}, rows[n], before=True)  # penultimate
+            for n, net in nets
+        ]
+        return method.functions()["text_states"](v, Inputs.of(rows)), alone
+
+    found, ((_, first), (pooled, second)) = run(weights(method))
     assert found["states"].shape == (2, LENGTH, 16) and found["pooled"].shape == (2, 12)
-    for n, name in enumerate(("text", "text_2")):
-        net, params = method.text_nets[name], {"params": v.params[name]}
-        pooled, out = net.apply(params, rows[name], before=True)
-        np.testing.assert_allclose(found["states"][..., 8 * n : 8 * n + 8], out["before"])
-    np.testing.assert_allclose(found["pooled"], pooled)
+    joined = np.concatenate([first["before"], second["before"]], -1)
+    np.testing.assert_allclose(found["states"], joined, atol=1e-6)
+    np.testing.assert_allclose(found["pooled"], pooled, atol=1e-6)
 
 
 def test_sizes_are_told_in_pixels_of_training():
@@ -223,8 +242,9 @@ def test_latents_are_drawn_anew_from_what_a_cache_holds():
     method = made(augment={"flip": 1.0})
     v, rows = weights(method), batch_of(method)
     functions, x = method.functions(), inputs(method, rows)
-    moments = functions["latents"](v, x)
-    told = functions["encode_latents"](v, x.replace(batch={"image": rows["image"][:, :, ::-1]}))
+    flipped = x.replace(batch={"image": rows["image"][:, :, ::-1]})
+    run = lambda v: (functions["latents"](v, x), functions["encode_latents"](v, flipped))  # noqa: E731
+    moments, told = jax.jit(run)(v)
     np.testing.assert_allclose(moments, np.concatenate([told["mean"], told["logvar"]], -1))
     deviation = np.exp(0.5 * told["logvar"])
     found = method.drawn(v, x, moments)
@@ -236,21 +256,22 @@ def test_latents_are_drawn_anew_from_what_a_cache_holds():
     assert float(known.factor(v)) == 2.0 and "latent_scale" not in known.parts()
 
 
-def test_what_is_joined(monkeypatch):
+def test_what_is_joined():
     """Mask then what it leaves; low resolution; depth in [-1, 1]; classes by their numbers."""
     rng = np.random.default_rng(0)
     image = jnp.asarray(rng.uniform(-1, 1, (2, SIDE, SIDE, 3)), jnp.float32)
     mask = jnp.zeros((2, SIDE, SIDE, 1)).at[:, 4:8, 6:10].set(1)
     method = made(XL)
     v, x = weights(method), Inputs.of({"image": image})
-    found = method.joined(v, x, {"image": image, "mask": mask}, (8, 8))
-    np.testing.assert_array_equal(found[..., 0], np.zeros((2, 8, 8)) + mask[:, ::2, ::2, 0])
     hidden = image.at[:, 4:8, 6:10].set(0)
-    np.testing.assert_allclose(found[..., 1:], method.mean(v, x, hidden), atol=1e-6)
+    join = lambda v: method.joined(v, x, {"image": image, "mask": mask}, (8, 8))  # noqa: E731
+    found, left = jax.jit(lambda v: (join(v), method.mean(v, x, hidden)))(v)
+    np.testing.assert_array_equal(found[..., 0], np.zeros((2, 8, 8)) + mask[:, ::2, ::2, 0])
+    np.testing.assert_allclose(found[..., 1:], left, atol=1e-6)
     net = UNET | {"in_channels": 5}
     depth = jnp.asarray(rng.integers(3, 90, (2, SIDE, SIDE, 3)), jnp.uint8)
     found = made(unet=net, joins="depth").joined(v, x, {"depth": depth}, (8, 8))
-    np.testing.assert_allclose(found.min((1, 2, 3)), -1), np.testing.assert_allclose(found.max(), 1)
+    assert found.min() == -1 and found.max() == 1 and found.shape == (2, 8, 8, 1)
     table = jnp.arange(15.0).reshape(5, 3)
     known = made(unet=UNET | {"in_channels": 7}, joins="map", map_classes=5)
     areas = jnp.zeros((2, SIDE, SIDE, 3), jnp.uint8).at[:, :, 8:].set(3)
@@ -276,8 +297,6 @@ def test_a_picture_of_low_resolution_is_shown_under_noise_that_is_told():
 def test_what_a_run_must_be_given_and_what_learns():
     method = made(CONTROL)
     recipe = Recipe(0, 4)
-    from vlp_jax.optim.optimizer import make_optimizer
-
     start = jax.eval_shape(lambda: init_state(method, make_optimizer({"name": "sgd"}), recipe))
     assert start.state["params"].keys() == {"control_0", "control_1"}
     needed = {path.split("/")[0] for path in frozen_paths(start)}
@@ -324,3 +343,9 @@ def test_fields_say_what_a_batch_and_a_cache_hold():
     assert "context" not in made(learn_text=True).fields()
     assert made(CONTROL).fields()["control_1"].of == "image"
     assert Told(jnp.zeros(1)).pooled is None
+
+
+def test_frozen_encoders_count_a_third_of_their_flops():
+    frozen, learning = made().flops(), made(learn_text=True).flops()
+    assert learning - frozen == pytest.approx(2 / 3 * tower_flops(made().text_nets["text"]))
+    assert learning > 1e6

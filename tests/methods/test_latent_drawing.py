@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from latent_tiny import BARE, CONTROL, EMPTY, LENGTH, SIDE, XL, made, weights
+from latent_tiny import BARE, CONTROL, EMPTY, LENGTH, SIDE, UNET, XL, made, weights
 from latent_tiny import batch as batch_of
 
 from vlp_jax.core.errors import UserError
@@ -135,6 +135,15 @@ def test_controls_add_and_in_guess_mode_to_the_positive_rows_alone():
     assert (apart["guess"] > 0).tolist() == [False, True, False, True]
     off = run(v, 0.0)
     np.testing.assert_allclose(off["both"], off["base"], atol=1e-6)
+
+
+@pytest.mark.parametrize("joins, name", [("low", "low"), ("mask", "image"), ("depth", "depth")])
+def test_what_a_unet_looks_at_must_be_given(joins, name):
+    channels = {"low": 7, "mask": 9, "depth": 5}[joins]
+    method = made(unet=UNET | {"in_channels": channels}, joins=joins)
+    v = jax.eval_shape(method.fresh, jax.random.key(0))
+    with pytest.raises(UserError, match=f"^{name}: the U-Net looks at it"):
+        compiled(method, "generate_image")(*v, {"text": texts()})
 
 
 def test_the_functions_of_the_issue(plain):

@@ -267,6 +267,9 @@ class LatentDiffusion(Diffusion, Prompted, Joined):
         leaves steps out; mask: 1 (from 128 on) where the picture is painted over, kept elsewhere to
         the last bit; start: the noise; control: see `hints`."""
         b, guided = x.batch, how.guided and self.conditional
+        for name in self.joined_fields(drawing=True):
+            if name not in b:
+                raise UserError(f"{name}: the U-Net looks at it (joins={self.joins!r}); give it")
         size, pixels, mask = self._size(b, how), None, None
         shape, how = self.grid(*size, "size"), dataclasses.replace(how, guided=guided)
         if "image" in b:
