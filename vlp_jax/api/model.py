@@ -29,6 +29,7 @@ from vlp_jax.api.embed import (
     sides,
 )
 from vlp_jax.api.golden import embeds, golden_embeddings, golden_outputs
+from vlp_jax.api.lora import with_lora
 from vlp_jax.api.pictures import check_list, check_texts, frame, read_numbered
 from vlp_jax.api.placement import Run, choose_mesh, places, shapes
 from vlp_jax.api.weights import check_shapes, split_extra, tokenizer_name
@@ -273,7 +274,12 @@ class TextArrays:
         self.cut = 0
 
 
-def load_model(path: str, sharding: str = "", mesh: Mapping[str, int] | None = None) -> Model:
+def load_model(
+    path: str,
+    sharding: str = "",
+    mesh: Mapping[str, int] | None = None,
+    lora: Mapping[str, float] | None = None,
+) -> Model:
     """Opens a converted folder, a training workdir, or `fresh:WORKDIR`, the baseline without
     training.
 
@@ -282,6 +288,7 @@ def load_model(path: str, sharding: str = "", mesh: Mapping[str, int] | None = N
       sharding: "" puts the weights on one device; a preset of parallel/sharding.py (`replicated`,
         `fsdp`, ...) on all, which share the rows of a batch.
       mesh: {axis: size} for the preset; default all devices.
+      lora: {LoRA file: strength} (api/lora.py with_lora).
 
     Raises:
       UserError: neither, an unknown preset, or a converted folder that does not prove itself (the
@@ -290,6 +297,8 @@ def load_model(path: str, sharding: str = "", mesh: Mapping[str, int] | None = N
     if not isinstance(path, str | os.PathLike) or not isinstance(os.fspath(path), str):
         raise UserError(f"--checkpoint: {path!r} is no path of a folder")
     path = os.fspath(path)
+    if lora:
+        return with_lora(load_model(path, sharding, mesh), lora)
     fresh, path = path.startswith(FRESH), path.removeprefix(FRESH)
     if is_folder(path) and not fresh:
         return load_converted(path, sharding, mesh)

@@ -80,7 +80,9 @@ def joined(one: Adapter, two: Adapter) -> Adapter:
     """Two adapters of a kernel as one, of both ranks."""
     at = one.scale.ndim - 2
     axes = Adapter(-1, at, -1)
-    return Adapter(*(jnp.concatenate(pair, axis) for *pair, axis in zip(one, two, axes)))
+    return Adapter(
+        *(jnp.concatenate(pair, axis) for *pair, axis in zip(one, two, axes, strict=True))
+    )
 
 
 def present(params: Params) -> bool:
