@@ -67,10 +67,14 @@ def get_study(full: bool, data: DataSet) -> Study:
         evals={},
         columns=columns,
         trends=(
-            Trend("the autoencoder keeps the unseen style above 22 dB",
-                  lambda v: v[AUTOENCODER]["PSNR (dB)"] > 22),
-            Trend(f"at least {GOAL:.0f} % of what is drawn is recognised",
-                  lambda v: v[UNET]["guidance 3"] >= GOAL),
+            Trend(
+                "the autoencoder keeps the unseen style above 22 dB",
+                lambda v: v[AUTOENCODER]["PSNR (dB)"] > 22,
+            ),
+            Trend(
+                f"at least {GOAL:.0f} % of what is drawn is recognised",
+                lambda v: v[UNET]["guidance 3"] >= GOAL,
+            ),
             Trend("more guidance, more recognised", rising),
         ),
         prepare=write_scenes,

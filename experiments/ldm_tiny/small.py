@@ -3,10 +3,10 @@
 The file exists as their list; argument: stage,scenes[,folder of the study's cells,seed].
 """
 
-from ml_collections import ConfigDict
-
 from configs.autoencoder import features
 from configs.autoencoder import tiny as autoencoder
+from ml_collections import ConfigDict
+
 from configs.latent_diffusion import tiny as unet
 
 KINDS = 16
