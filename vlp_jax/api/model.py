@@ -308,8 +308,6 @@ def load_model(
     if not isinstance(path, str | os.PathLike) or not isinstance(os.fspath(path), str):
         raise UserError(f"--checkpoint: {path!r} is no path of a folder")
     path = os.fspath(path)
-    if lora:
-        return with_lora(load_model(path, sharding, mesh), lora)
     fresh, path = path.startswith(FRESH), path.removeprefix(FRESH)
     if is_folder(path) and not fresh:
         return load_converted(path, sharding, mesh)
