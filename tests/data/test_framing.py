@@ -124,3 +124,17 @@ def test_a_random_place_of_a_squashed_picture():
     assert len(places) > 70  # of 81: both ways are drawn alone
     middle = decode_framed(data, SIZE, Framing("squash", share=0.8, resample="nearest"))[0]
     assert (middle[0, 0, 0] // 2, middle[0, 0, 2]) == (4, 4)
+
+
+def test_a_random_place_of_a_picture_whose_short_side_fits():
+    """SDXL: 64 x 96 becomes 32 x 48, of which 32 x 32 are shown, anywhere along the long side."""
+    ramp = np.stack([np.tile(np.arange(96), (64, 1))] * 3, -1)
+    data, starts = encode(np.uint8(ramp)), set()
+    framing = Framing("short_random", resample="nearest")
+    for seed in range(60):
+        pixels, shown = decode_framed(data, SIZE, framing, np.random.default_rng(seed))
+        start = int(pixels[0, 0, 0]) // 2
+        np.testing.assert_array_equal(pixels[3, :, 0], 2 * (start + np.arange(SIZE)) + 1)
+        assert shown == (96, 64, (2 * start, 0, 2 * start + 64, 64))
+        starts.add(start)
+    assert starts <= set(range(17)) and len(starts) > 12

@@ -353,3 +353,17 @@ def test_texts_are_padded_as_the_tokenizers_files_say(tmp_path):
             (folder / f"{name}.json").write_text(json.dumps(content))
         beside = open_checkpoint(str(tmp_path)).beside.tokenizers["text"]
         assert family.tokenizer_options(beside, "", 49408, "") == wanted
+
+
+def test_further_channels_tell_the_use():
+    family = families()["diffusers"]
+    for channels, wanted in ((4, None), (5, "depth"), (9, "mask")):
+        configs = CONFIGS | {"unet": UNET | {"in_channels": channels}}
+        method = family.method({"": INDEX, **configs}, "F")
+        assert method.get("joins") == wanted
+        said = described(make_method(method)) | {"drawing": {}, "tokenizers": {}, "numbers": {}}
+        kind = family.configs(said | {"scale": 0.3}, {}, None)["model_index.json"]["_class_name"]
+        middle = {None: "", "depth": "Depth2Img", "mask": "Inpaint"}[wanted]
+        assert kind == f"StableDiffusion{middle}Pipeline"
+    with pytest.raises(UserError, match="in_channels 6: 4 are the latents, and 2 more are not"):
+        family.method({"": INDEX, **CONFIGS, "unet": UNET | {"in_channels": 6}}, "F")

@@ -171,19 +171,96 @@ def test_image_to_image(sd, sampler, strength, monkeypatch):
     same(found, wanted, f"{sampler}: image to image")
 
 
-def test_inpainting_by_blending(sd, monkeypatch):
+def painted(pipe, model, sampler, noise, monkeypatch, strength=1.0):
+    """(ours, theirs) of a masked picture."""
     from diffusers.models.autoencoders import vae
     from diffusers.pipelines.stable_diffusion import pipeline_stable_diffusion_inpaint as inpaint
 
-    pipe, model, _ = sd
-    pipe.scheduler = tiny.DDIM
-    noise = [posterior_noise(), channels_first(START), posterior_noise()]
-    queued(monkeypatch, vae, inpaint, noise=noise)
-    given = dict(image=channels_first(IMAGE.astype(np.float32) / 127.5 - 1))
+    rest = queued(monkeypatch, vae, inpaint, noise=noise)
+    given = dict(image=channels_first(IMAGE.astype(np.float32) / 127.5 - 1), strength=strength)
     given["mask_image"] = channels_first(MASK[..., :1].astype(np.float32) / 255)
-    wanted = asked(sibling(pipe, INPAINT), **given, height=PIXELS, width=PIXELS, strength=1.0)
-    found = drawn(model, pipe, "ddim", {"paste": False}, image=IMAGE, mask=MASK)
-    same(found, wanted, "ddim: inpainting by blending")
+    wanted = asked(pipe, **given, height=PIXELS, width=PIXELS)
+    assert not rest
+    how = {"paste": False, "strength": strength}
+    return drawn(model, pipe, sampler, how, image=IMAGE, mask=MASK), wanted
+
+
+@pytest.mark.parametrize("sampler, strength", [("ddim", 1.0), ("ddim", 0.6), ("pndm", 1.0)])
+def test_inpainting_by_blending(sd, sampler, strength, monkeypatch):
+    pipe, model, _ = sd
+    pipe.scheduler = SCHEDULERS[sampler]
+    noise = [posterior_noise(), channels_first(START), posterior_noise()]
+    both = painted(sibling(pipe, INPAINT), model, sampler, noise, monkeypatch, strength)
+    same(*both, f"{sampler}: inpainting by blending")
+
+
+@pytest.fixture(scope="module")
+def nine(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("inpainting")
+    pipe = tiny.pipeline(INPAINT, folder, unet=tiny.unet(in_channels=9))
+    return pipe, converted(pipe, folder)
+
+
+@pytest.mark.parametrize("sampler", SCHEDULERS)
+def test_inpainting_by_nine_channels(nine, sampler, monkeypatch):
+    """Of the picture without what is painted over, the autoencoder's mean."""
+    pipe, model = nine
+    pipe.scheduler = SCHEDULERS[sampler]
+    noise = [channels_first(START), torch.zeros(2, 4, tiny.SIDE, tiny.SIDE)]
+    both = painted(pipe, model, sampler, noise, monkeypatch)
+    same(*both, f"{sampler}: inpainting by nine channels")
+    latent = np.concatenate([START, START[..., :1] > 0, START[..., ::-1]], -1)
+    told = RNG.normal(size=(2, tiny.LENGTH, 16)).astype(np.float32)
+    seen = channels_first(latent), torch.tensor([3.0, 500.0]), torch.from_numpy(told)
+    with torch.no_grad():
+        wanted = channels_last(pipe.unet(*seen).sample)
+    arrays = {"latent": latent, "time": np.float32([3, 500]), "context": told}
+    found = forward(model, "denoise", arrays)["out"]
+    np.testing.assert_allclose(found, wanted, atol=1e-4, err_msg="U-Net of nine channels")
+
+
+def test_sd2(tmp_path):
+    """Linear maps, heads by level, texts of open_clip's activation padded by 0, and velocities."""
+    unet = tiny.unet(attention_head_dim=(2, 4), use_linear_projection=True)
+    text = tiny.text_encoder(layers=3, act="gelu")
+    scheduler = diffusers.DDIMScheduler.from_config(
+        tiny.DDIM.config, prediction_type="v_prediction"
+    )
+    words = tiny.tokenizer(tmp_path / "words", "!")
+    parts = dict(unet=unet, text_encoder=text, tokenizer=words)
+    pipe = tiny.pipeline(SD, tmp_path, scheduler, **parts)
+    model = converted(pipe, tmp_path)
+    same(drawn(model, pipe), asked(pipe, latents=channels_first(START)), "ddim: SD 2, v")
+    np.testing.assert_array_equal(model.text_arrays()(PROMPTS)["text"], ids(pipe, PROMPTS)["text"])
+
+
+def test_latent_diffusion_with_a_codebook(tmp_path, monkeypatch):
+    """LDMPipeline, from noise alone; both ways."""
+    from diffusers.pipelines.deprecated.latent_diffusion_uncond import (
+        pipeline_latent_diffusion_uncond as uncond,
+    )
+
+    torch.manual_seed(2)
+    sides = dict(down_block_types=("DownEncoderBlock2D",) * 2)
+    sides |= dict(up_block_types=("UpDecoderBlock2D",) * 2, norm_num_groups=4)
+    how = dict(block_out_channels=(8, 16), latent_channels=4, num_vq_embeddings=32)
+    coder = tiny.randomise(diffusers.VQModel(**sides | how, scaling_factor=1.0))
+    blocks = dict(down_block_types=("DownBlock2D", "AttnDownBlock2D"))
+    blocks |= dict(up_block_types=("AttnUpBlock2D", "UpBlock2D"), attention_head_dim=8)
+    net = diffusers.UNet2DModel(**tiny.SIZES | blocks, in_channels=4, out_channels=4)
+    pipe = diffusers.LDMPipeline(vqvae=coder, unet=tiny.randomise(net), scheduler=tiny.DDIM)
+    pipe.set_progress_bar_config(disable=True)
+    model = converted(pipe, tmp_path)
+    queued(monkeypatch, uncond, noise=[channels_first(START)] * 2)
+    told = dict(batch_size=2, num_inference_steps=STEPS, output_type="np")
+    wanted = pipe(**told).images
+    options = dict(sampler="ddim", steps=STEPS)
+    found = forward(model, "generate_image", {"start": START}, options)["image"]
+    same((found + 1) / 2, wanted, "ddim: latent diffusion, VQModel")
+    assert main(["convert", str(tmp_path / "ours"), str(tmp_path / "b"), "--to=diffusers"]) == 0
+    again = diffusers.LDMPipeline.from_pretrained(tmp_path / "b")
+    again.set_progress_bar_config(disable=True)
+    np.testing.assert_array_equal(again(**told).images, wanted)
 
 
 def test_xl(two):

@@ -253,3 +253,17 @@ def test_a_locked_run_goes_on_and_its_checkpoints_leave_the_tower_out(
         assert main([*command, *more]) == 1
         (line,) = capsys.readouterr().err.strip().splitlines()
         assert "checkpoints/frozen/" in line
+
+
+def test_further_channels_of_a_first_convolution_start_as_zeros():
+    """A U-Net that sees a mask goes on from one that does not; nothing else changes its shape."""
+    given, kernel = Weights.__new__(Weights), np.ones((3, 3, 4, 6), np.float32)
+    given.trainer = None
+    paths = {"unet/conv_in/kernel": (3, 3, 9, 6), "unet/conv_out/kernel": (3, 3, 9, 6)}
+    given.ours = {path: np.zeros(shape) for path, shape in paths.items()}
+    made = given._resize("unet/conv_in/kernel", kernel)
+    assert made.shape == (3, 3, 9, 6) and made.dtype == np.float32
+    assert (made[:, :, :4] == 1).all() and not made[:, :, 4:].any()
+    assert given._resize("unet/conv_out/kernel", kernel) is None
+    for other in (kernel[..., :5], kernel[:1], np.ones((3, 3, 12, 6))):
+        assert given._resize("unet/conv_in/kernel", other) is None

@@ -273,7 +273,8 @@ def _plan(
     path = given.data["path"]
     local = os.path.exists(os.path.expanduser(path))
     tree = flatten({**given.v.params, **given.v.extra})
-    readers = {**maker.rows, **{r.name: r for r in maker.captions.values()}}
+    texts = [reader for text in maker.captions.values() for reader in text.readers]
+    readers = {**maker.rows, **{reader.name: reader for reader in texts}}
     return {
         "path": os.path.abspath(os.path.expanduser(path)) if local else path,
         "fingerprint": source.fingerprint,

@@ -8,7 +8,7 @@ file exists to join the kits of noise, latents and prompts to the U-Net.
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from typing import Annotated, Any
 
@@ -29,6 +29,7 @@ from vlp_jax.methods.kits.prompts import Prompted, Told
 from vlp_jax.models import controlnet
 from vlp_jax.models import unet as unets
 from vlp_jax.models.controlnet import ControlNet
+from vlp_jax.models.traced_flops import traced_flops
 from vlp_jax.models.unet import Condition, Residuals, UNet
 
 TOLD_IDS = 6  # the time_ids of SDXL's base: a picture tells them of itself
@@ -207,6 +208,23 @@ class LatentDiffusion(Diffusion, Prompted, Joined):
         out = self.denoise(v, x, seen, given.time.astype(jnp.float32), told, self.hints(x))
         return self.scored(out, given), Aux()
 
+    def flops(self, text_length: int | None = None) -> float:
+        """FLOPs of the loss of one example; the frozen encoders count a third, having no backward
+        pass."""
+        del text_length
+        keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), 1))
+        given = jax.eval_shape(self.fresh, jax.random.key(0)), self.batch_spec(1), keys
+
+        def count(fn: Callable[[Vars, Inputs], Any]) -> float:
+            run = lambda v, rows, keys: fn(v, Inputs.of(rows, keys, train=True))  # noqa: E731
+            return traced_flops(run, *given)
+
+        seen = count(lambda v, x: self.posterior(v, x, self.augmented(x.batch["image"], None)))
+        if self.text_nets and not self.learn_text:
+            seen += count(lambda v, x: self.read(v, x, x.batch))
+        loss = lambda v, x: self.loss(v, x.replace(totals=self.totals(x)))[0]  # noqa: E731
+        return count(loss) - 2 / 3 * seen
+
     def functions(self) -> dict[str, Function]:
         """encode_latents, decode_latents, latents (kits/latents.py); text_states, context, pooled
         (kits/prompts.py); denoise: the raw output, float32[B, h, w, out]; generate_image: image
@@ -249,6 +267,9 @@ class LatentDiffusion(Diffusion, Prompted, Joined):
         leaves steps out; mask: 1 (from 128 on) where the picture is painted over, kept elsewhere to
         the last bit; start: the noise; control: see `hints`."""
         b, guided = x.batch, how.guided and self.conditional
+        for name in self.joined_fields(drawing=True):
+            if name not in b:
+                raise UserError(f"{name}: the U-Net looks at it (joins={self.joins!r}); give it")
         size, pixels, mask = self._size(b, how), None, None
         shape, how = self.grid(*size, "size"), dataclasses.replace(how, guided=guided)
         if "image" in b:

@@ -53,9 +53,8 @@ class Reader(Base):
             for problem in self._problems(found.manifest):
                 where = f"data.path={found.folder!r}: {self.name}"
                 raise UserError(f"{where}: {problem}; make the cache with this recipe")
-        for reader in self.inner.values():
-            if reader is self.texts:
-                reader.prepare(source, path)
+        if self.texts is not None:
+            self.texts.prepare(source, path)
 
     def _problems(self, manifest: dict[str, Any]) -> list[str]:
         found = []
@@ -87,9 +86,38 @@ class Reader(Base):
         return {array: np.stack([row[array] for row in rows]) for array in rows[0]}
 
 
-def one_text(readers: dict[str, Base]) -> Any:
-    """The reader of captions where a function reads them and nothing else: its outputs are kept
-    caption by caption. None for other functions."""
-    (reader, *others) = readers.values() or [None]
-    alone = reader is not None and not others and isinstance(reader.field, Text)
-    return reader if alone else None
+@dataclasses.dataclass(frozen=True)
+class OneText:
+    """Readers of one caption, under one tokenizer or several (SDXL's two)."""
+
+    readers: tuple[Any, ...]
+
+    def __getattr__(self, name: str) -> Any:
+        """What the first says: captions, tokenizer, flag, read."""
+        if name.startswith("__") or name == "readers":
+            raise AttributeError(name)
+        return getattr(self.readers[0], name)
+
+    @property
+    def cut(self) -> bool:
+        """Whether its ids follow the batch's limit."""
+        return len(self.readers) == 1 and self.readers[0].cut
+
+    def prepare(self, source: Source, path: str) -> None:
+        """See Reader."""
+        for reader in self.readers:
+            reader.prepare(source, path)
+
+    def arrays(self, rows: list[str], limit: int | None = None) -> dict[str, np.ndarray]:
+        """Those of every reader."""
+        each = (reader.arrays(rows, limit) for reader in self.readers)
+        return {name: array for arrays in each for name, array in arrays.items()}
+
+
+def one_text(readers: dict[str, Base]) -> OneText | None:
+    """The readers of captions where a function reads one caption and nothing else: its outputs are
+    kept caption by caption. None for other functions."""
+    texts = [reader for reader in readers.values() if isinstance(reader.field, Text)]
+    same = {(reader.field.of or reader.name, reader.captions) for reader in texts}
+    alone = len(texts) == len(readers) and len(same) == 1
+    return OneText(tuple(texts)) if alone else None

@@ -148,11 +148,10 @@ class Latents(Method):
         def latents(v: Vars, x: Inputs, _: None) -> Array:
             return self.posterior(v, x, self.augmented(x.batch["image"], x.rng))
 
-        image = {"image": self.picture_fields()["image"]}
-        any_size = {"image": Picture(self.image_size, key="method.image_size", free=True)}
+        image = Picture(self.image_size, key="method.image_size", free=True)
         latent = Numbers(self.latent_shape, free=2)
-        return {
-            "encode_latents": Function(encode, any_size),
-            "decode_latents": Function(decode, {"latent": latent}),
-            "latents": Function(latents, image),
-        }
+        found = {"encode_latents": Function(encode, {"image": image})}
+        found["decode_latents"] = Function(decode, {"latent": latent})
+        if "latents" in self.fields():
+            found["latents"] = Function(latents, {"image": self.fields()["image"]})
+        return found

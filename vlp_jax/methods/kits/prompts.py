@@ -87,9 +87,9 @@ class Prompted(Latents):
         found = {name: self._text(name) for name in self.text_nets}
         if found and not self.learn_text:
             length, width, pooled = self.told_shape
-            found["context"] = Numbers((length, width), optional=True)
+            found["context"] = Numbers((length, width), self.dtype, optional=True)
             if self.pools:
-                found["pooled"] = Numbers((pooled,), optional=True)
+                found["pooled"] = Numbers((pooled,), self.dtype, optional=True)
         return found | ({"label": Label(self.classes)} if self.classes else {})
 
     def _text(self, name: str, **how: Any) -> Text:
@@ -143,7 +143,7 @@ class Prompted(Latents):
             number = jnp.where(dropped, self.classes, x.batch["label"])
             return Told(v.params["class_embed"][number][:, None])
         if "context" in x.batch:
-            kept = Told(*(x.batch.get(name) for name in Told._fields))
+            kept = Told(x.batch["context"], x.batch["pooled"] if self.pools else None)
             kept = jax.tree.map(lambda a: a.astype(jnp.float32), kept)
             return _chosen(dropped, self.nothing(v, x), kept)
         ids = {name: x.batch[name] for name in self.text_nets}
@@ -191,10 +191,10 @@ class Prompted(Latents):
 
         found = {
             "text_states": lambda v, x, how: named(states(v, x, how)),
-            "context": lambda v, x, how: states(v, x, how).context,
+            "context": lambda v, x, how: states(v, x, how).context.astype(self.dtype),
         }
         if self.pools:
-            found["pooled"] = lambda v, x, how: states(v, x, how).pooled
+            found["pooled"] = lambda v, x, how: states(v, x, how).pooled.astype(self.dtype)
         return {name: Function(run, reads) for name, run in found.items()}
 
 

@@ -1,0 +1,163 @@
+"""`generate_image`: one program whatever is asked, known pixels, sizes, controls, prompts."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from latent_tiny import BARE, CONTROL, EMPTY, LENGTH, SIDE, UNET, XL, made, weights
+from latent_tiny import batch as batch_of
+
+from vlp_jax.core.errors import UserError
+from vlp_jax.core.inputs import Inputs
+from vlp_jax.methods import latent_diffusion
+from vlp_jax.train.functions import compiled
+
+B = 3
+
+
+@pytest.fixture(scope="module")
+def plain():
+    """(method, weights, f(batch, index, **how) -> arrays, sizes of the programs that were made)."""
+    method, traces = made(), []
+    v, sample = weights(method), latent_diffusion.sample
+
+    def counted(*args):
+        traces.append(args[4])
+        return sample(*args)
+
+    def draw(batch, index=None, **how):
+        fn = compiled(method, "generate_image")
+        index = np.arange(B, dtype=np.int32) if index is None else np.asarray(index, np.int32)
+        return jax.device_get(fn(v.params, v.extra, batch, index, {"steps": 3} | how))
+
+    latent_diffusion.sample = counted
+    yield method, v, draw, traces
+    latent_diffusion.sample = sample
+
+
+def texts(seed=0):
+    return np.random.default_rng(seed).integers(1, 257, (B, LENGTH)).astype(np.int32)
+
+
+def test_one_program_for_every_prompt_seed_guidance_and_strength(plain):
+    _, _, draw, traces = plain
+    image = np.random.default_rng(5).integers(0, 256, (B, SIDE, SIDE, 3), np.uint8)
+    rows, before = {"text": texts(), "negative": texts(1), "image": image}, len(traces)
+    first = draw(rows, guidance=3.0)
+    for how in (dict(guidance=5.0), dict(strength=0.4), dict(eta=0.5), dict(rescale=0.7)):
+        other = draw(rows, **how)["latent"]
+        assert np.abs(other - first["latent"]).max() > 1e-4, how
+    assert np.abs(draw(rows | {"text": texts(2)})["latent"] - first["latent"]).max() > 1e-4
+    assert np.abs(draw(rows, [7, 8, 9])["latent"] - first["latent"]).max() > 1e-2
+    assert len(traces) == before + 1
+    assert first["image"].shape == (B, SIDE, SIDE, 3) and np.abs(first["image"]).max() <= 1
+    assert first["image"].dtype == np.float32 and first["latent"].shape == (B, 8, 8, 4)
+
+
+def test_a_row_follows_its_own_text_and_seed(plain):
+    _, _, draw, _ = plain
+    ids = texts()
+    whole = draw({"text": ids}, [3, 4, 5])
+    moved = draw({"text": ids[::-1]}, [5, 4, 3])
+    np.testing.assert_allclose(moved["latent"][::-1], whole["latent"], atol=1e-5)
+    row = (*EMPTY, *[EMPTY[-1]] * LENGTH)[:LENGTH]  # without a negative: the empty text
+    same = draw({"text": ids, "negative": np.tile(np.int32(row), (B, 1))}, [3, 4, 5])
+    np.testing.assert_allclose(same["latent"], whole["latent"], atol=1e-5)
+
+
+def test_what_a_mask_keeps_is_kept_to_the_last_bit(plain):
+    method, v, draw, _ = plain
+    rng = np.random.default_rng(0)
+    image = rng.integers(0, 256, (B, SIDE, SIDE, 3), np.uint8)
+    mask = np.zeros((B, SIDE, SIDE, 3), np.uint8)
+    mask[:, 4:10, 2:12] = 255
+    rows = {"text": texts(), "image": image, "mask": mask}
+    found = draw(rows)
+    kept, there = mask[..., :1] == 0, image.astype(np.float32) / 127.5 - 1
+    np.testing.assert_array_equal(np.where(kept, found["image"], 0), np.where(kept, there, 0))
+    assert np.abs(found["image"] - there)[:, 4:10, 2:12].mean() > 0.05
+    x = Inputs.of({"image": image}, index=jnp.arange(B))
+    latent = method.drawn(v, x, method.posterior(v, x, method.augmented(jnp.asarray(image), None)))
+    small = mask[:, ::2, ::2, :1] == 0
+    same = np.where(small, found["latent"], 0), np.where(small, latent, 0)
+    np.testing.assert_allclose(*same, atol=1e-6)
+    assert np.abs(draw(rows, paste=False)["image"] - found["image"])[:, 0].max() > 0
+    with pytest.raises(UserError, match="a mask needs the picture that it is for"):
+        draw({"text": texts(), "mask": mask})
+
+
+def test_sizes_off_the_grid_are_refused_and_others_drawn(plain):
+    _, _, draw, traces = plain
+    found = draw({"text": texts()}, height=8, width=20, guided=False, steps=1)
+    assert found["image"].shape == (B, 8, 20, 3) and traces[-1] == (4, 10, 4)
+    with pytest.raises(UserError, match="size=8x18: sides must be multiples of 4"):
+        draw({"text": texts()}, height=8, width=18)
+
+
+def test_nothing_to_follow_needs_no_guidance():
+    method = made(BARE)
+    v = weights(method)
+    fn = compiled(method, "generate_image")
+    index, how = np.arange(2, dtype=np.int32), {"steps": 2}
+    found = fn(v.params, v.extra, {}, index, how)
+    same = fn(v.params, v.extra, {}, index, how | {"guidance": 1.0})
+    np.testing.assert_array_equal(found["latent"], same["latent"])
+    start = np.ones((2, 8, 8, 4), np.float32)
+    begun = fn(v.params, v.extra, {"start": start}, index, how)["latent"]
+    np.testing.assert_allclose(begun[0], begun[1], atol=1e-5)  # the noise alone tells rows apart
+
+
+def test_controls_add_and_in_guess_mode_to_the_positive_rows_alone():
+    method = made(CONTROL)
+    v, rng = weights(method), np.random.default_rng(0)
+    latent, time = jnp.asarray(rng.standard_normal((4, 8, 8, 4)), jnp.float32), jnp.full(4, 3.0)
+    hint = jnp.asarray(rng.uniform(0, 1, (4, SIDE, SIDE, 3)), jnp.float32)
+    x = Inputs.of({"latent": latent})
+    context = jnp.asarray(rng.standard_normal((4, LENGTH, 8)), jnp.float32)
+    told = method.condition(latent_diffusion.Told(context), None)
+
+    @jax.jit
+    def run(v, scale):
+        call = lambda *how: method.denoise(v, x, latent, time, told, *how)  # noqa: E731
+        return {
+            "base": call(),
+            "none": call((None, None)),
+            "both": call((hint, hint), scale),
+            "one": call((None, hint), scale),
+            "guess": call((None, hint[1::2]), scale, True),
+        }
+
+    found = run(v, 1.0)
+    np.testing.assert_array_equal(found["none"], found["base"])
+    apart = {name: np.abs(out - found["base"]).max((1, 2, 3)) for name, out in found.items()}
+    assert apart["both"].min() > 0 and apart["one"].min() > 0
+    assert np.abs(found["both"] - found["one"]).max() > 0
+    assert (apart["guess"] > 0).tolist() == [False, True, False, True]
+    off = run(v, 0.0)
+    np.testing.assert_allclose(off["both"], off["base"], atol=1e-6)
+
+
+@pytest.mark.parametrize("joins, name", [("low", "low"), ("mask", "image"), ("depth", "depth")])
+def test_what_a_unet_looks_at_must_be_given(joins, name):
+    channels = {"low": 7, "mask": 9, "depth": 5}[joins]
+    method = made(unet=UNET | {"in_channels": channels}, joins=joins)
+    v = jax.eval_shape(method.fresh, jax.random.key(0))
+    with pytest.raises(UserError, match=f"^{name}: the U-Net looks at it"):
+        compiled(method, "generate_image")(*v, {"text": texts()})
+
+
+def test_the_functions_of_the_issue(plain):
+    """Their arrays by name, and denoise is the network itself."""
+    functions = made(XL).functions()
+    assert set(functions["denoise"].reads) == {"latent", "time", "context", "pooled", "time_ids"}
+    assert functions["denoise"].reads["latent"].shape == (8, 8, 9)
+    reads = functions["generate_image"].reads
+    assert not reads["image"].optional and reads["negative_2"].optional  # its U-Net sees a mask
+    method, v, *_ = plain
+    rows = batch_of(method, 2)
+    latent = method.functions()["encode_latents"](v, Inputs.of({"image": rows["image"]}))
+    assert set(latent) == {"mean", "logvar"}
+    picture = method.functions()["decode_latents"](v, Inputs.of({"latent": latent["mean"]}))
+    assert picture.shape == (2, SIDE, SIDE, 3) and picture.dtype == jnp.float32
+    controls = made(CONTROL).functions()["denoise"].reads
+    assert controls["control_0"].optional and controls["control_1"].size == SIDE
