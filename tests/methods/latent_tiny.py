@@ -17,27 +17,21 @@ CODER = dict(
     name="autoencoder", latent_channels=4, widths=(4, 8), res_blocks=1, groups=4,
     middle_attention=False,
 )  # fmt: skip
-UNET = dict(
-    name="unet", widths=(8, 16), depths=(0, 1), heads=(2, 2), res_blocks=1, groups=4,
-    middle_depth=1,
-)  # fmt: skip
+UNET = dict(name="unet", widths=(8,), depths=(1,), heads=(2,), res_blocks=1, groups=4)
 TEXT = dict(
     name="text", vocab_size=259, context_length=LENGTH, width=8, num_layers=2, num_heads=2,
 )  # fmt: skip
 EMPTY = (START, END, 0)
 PLAIN = dict(
     name="latent_diffusion", autoencoder=CODER, unet=UNET, text=TEXT, empty=EMPTY, image_size=SIDE,
-    unroll=True,
 )  # fmt: skip
-BARE = PLAIN | dict(
-    unet=UNET | dict(widths=(8,), depths=(0,), heads=(2,), cross=False), text={}, drop=0.0
-)
+BARE = PLAIN | dict(unet=UNET | dict(depths=(0,), cross=False), text={}, drop=0.0)
 XL = PLAIN | dict(
     unet=UNET | dict(pooled_width=12, time_ids=6, id_width=4, in_channels=9),
     text_2=TEXT | dict(embed_dim=12), empty_2=EMPTY, states="penultimate", null="zeros",
     joins="mask",
 )  # fmt: skip
-CONTROL = PLAIN | dict(controls=2, control={"hint_widths": (4, 8)})
+CONTROL = PLAIN | dict(controls=1, control={"hint_widths": (4, 8)})
 
 
 def made(config: dict = PLAIN, **changes) -> Method:
