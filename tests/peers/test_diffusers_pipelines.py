@@ -266,7 +266,8 @@ def test_latent_diffusion_with_a_codebook(tmp_path, monkeypatch):
 def test_xl(two):
     pipe, model, _ = two
     words = ids(pipe, PROMPTS)
-    wanted = pipe.encode_prompt(PROMPTS, do_classifier_free_guidance=False)
+    with torch.no_grad():
+        wanted = pipe.encode_prompt(PROMPTS, do_classifier_free_guidance=False)
     found = forward(model, "text_states", words)
     np.testing.assert_allclose(found["states"], wanted[0], atol=1e-4, err_msg="XL: text states")
     np.testing.assert_allclose(found["pooled"], wanted[2], atol=1e-4, err_msg="XL: pooled")
