@@ -153,7 +153,7 @@ def check_files(trainer, learned, workdir, out):
         assert np.abs(wanted).max() > 1e-4
         np.testing.assert_allclose(adapters.product(found), wanted, atol=1e-6)
     with pytest.raises(UserError, match="is a training run"):
-        convert(str(workdir), str(out))
+        convert(str(workdir), f"{out}2")
 
 
 def test_mistakes_are_told_before_anything_is_compiled(make_trainer, base):
