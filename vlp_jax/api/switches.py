@@ -33,16 +33,18 @@ def networks(method: Method) -> dict[str, Values]:
 def described(method: Method) -> Values:
     """{name, the method's own plain fields, those whose type names a class filled up by it, part:
     see `networks`}."""
-    own = {}
+    own, nets = {}, networks(method)
     for field in dataclasses.fields(method):
         value = getattr(method, field.name)
+        if field.name in nets:
+            continue
         classes = filter(dataclasses.is_dataclass, marks(field.type))
         if isinstance(value, Mapping):
             for cls in classes:
                 own[field.name] = dataclasses.asdict(build(cls, value, f"method.{field.name}"))
         elif isinstance(value, bool | int | float | str | tuple):
             own[field.name] = value
-    return {"name": type(method).__module__.rpartition(".")[2], **own, **networks(method)}
+    return {"name": type(method).__module__.rpartition(".")[2], **own, **nets}
 
 
 def computed(method: Method) -> Values:
