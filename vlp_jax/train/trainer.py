@@ -6,7 +6,7 @@ config costs a second.
 
 import dataclasses
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from typing import Any
 
@@ -23,7 +23,8 @@ from vlp_jax.data.pipeline import TrainPipeline
 from vlp_jax.data.text.named import open_tokenizers
 from vlp_jax.evals.base import EvalContext, Evaluator
 from vlp_jax.methods.base import Method, make_method
-from vlp_jax.optim.optimizer import OptimConfig, check_paths, lr_factors, make_optimizer
+from vlp_jax.optim.optimizer import OptimConfig, make_optimizer
+from vlp_jax.optim.players import factors_of, optimizers
 from vlp_jax.optim.schedules import Schedule, duration, make_schedule
 from vlp_jax.parallel.hosts import gather
 from vlp_jax.parallel.mesh import batch_sharding, check_batch, make_mesh, replicated
@@ -41,15 +42,18 @@ def total_steps(config: ConfigDict, num_examples: int, offset: int = 0) -> int:
     return duration(config, "", config.batch_size, num_examples, offset)
 
 
-def learning_rate(config: ConfigDict, num_examples: int, offset: int = 0) -> Schedule:
-    """Learning rate of a step.
+def learning_rate(
+    config: ConfigDict, num_examples: int, offset: int = 0, own: Mapping[str, Any] | None = None
+) -> Schedule:
+    """Learning rate of a step; own: of a player, what its config.optim is.
 
     Raises:
       UserError: an unknown schedule.
     """
-    optim = OptimConfig(**plain(config.optim))
+    said = plain(config.optim) if own is None else own
+    optim = OptimConfig(**said)
     total = total_steps(config, num_examples, offset)
-    warmup = duration(config.optim, "warmup_", config.batch_size, num_examples)
+    warmup = duration(said, "warmup_", config.batch_size, num_examples)
     epoch = num_examples / config.batch_size if optim.lr_by_epoch else 0.0
     how = (optim.lr_final, epoch, optim.lr_decay)
     return make_schedule(optim.schedule, optim.lr, total, warmup, *how)
@@ -132,15 +136,26 @@ class Trainer:
         return total
 
     @cached_property
-    def schedule(self) -> Schedule:
-        """Learning rate of a step."""
+    def optim(self) -> dict[str, dict[str, Any]]:
+        """The config of the optimiser, {"": ...}, or of each player's."""
+        return optimizers(self.config.optim, tuple(self.method.players()))
+
+    def _for_each(self, make: Callable[[Mapping[str, Any]], Any]) -> Any:
+        """`make` of the optimiser's config, or {player: `make` of its own}."""
+        made = {player: make(config) for player, config in self.optim.items()}
+        return made.get("", made)
+
+    @cached_property
+    def schedule(self) -> Schedule | dict[str, Schedule]:
+        """Learning rate of a step, or each player's."""
         _ = self.steps  # checked
-        return learning_rate(self.config, self.pipeline.num_examples, self.offset)
+        count = self.pipeline.num_examples
+        return self._for_each(lambda own: learning_rate(self.config, count, self.offset, own))
 
     @cached_property
     def tx(self) -> Any:
-        """The optimiser."""
-        return make_optimizer(self.config.optim)
+        """The optimiser, or each player's."""
+        return self._for_each(make_optimizer)
 
     @cached_property
     def recipe(self) -> Recipe:
@@ -168,7 +183,7 @@ class Trainer:
         Raises:
           UserError: there are some and the config does not allow to draw them at random.
         """
-        lacking = [path for path in frozen_paths(self.abstract) if path not in weights]
+        lacking = [path for path in frozen_paths(self.method, self.abstract) if path not in weights]
         if lacking and not self.config.get("allow_random_frozen", False):
             first = f"{lacking[0]} ({len(lacking)} such)" if len(lacking) > 1 else lacking[0]
             raise UserError(
@@ -214,8 +229,9 @@ class Trainer:
     def jit_step(self) -> Any:
         """The jitted step: (state, frozen, batch) -> (state, metrics), the state donated."""
         state, frozen = self.abstract
-        check_paths(self.config.optim, merge(state["params"], frozen))
-        factors = lr_factors(self.config.optim, state["params"])
+        params = state["params"]
+        shares = self.method.share_out(params) if self.method.players() else {"": params}
+        factors = factors_of(self.optim, shares, merge(params, frozen))
         step = make_step(self.method, self.tx, self.schedule, factors, self.recipe)
         return jax.jit(
             step,
