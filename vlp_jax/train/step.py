@@ -7,7 +7,7 @@ leaves everything but the counters bitwise as it was. The file exists so that ev
 device or a pod, runs the same step.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -37,6 +37,7 @@ def make_step(
     schedule: Schedule | Mapping[str, Schedule],
     factors: Any,
     recipe: Recipe,
+    phases: Sequence[str] | None = None,
 ) -> Step:
     """Builds the step.
 
@@ -44,6 +45,7 @@ def make_step(
       method, tx, schedule, recipe: see their modules; of players {player: ...}, or one for all.
       factors: learning-rate factors with the structure of the trained parameters
         (optim.lr_factors).
+      phases: names of those that are played (Method.playing); None: all.
 
     Returns:
       step(state, frozen, batch) -> (state, metrics); metrics hold loss, lr, grad_norm, skipped,
@@ -52,11 +54,15 @@ def make_step(
       frozen weights not.
     """
     rule = Rule(tx, schedule, factors, recipe.accumulate)
+    played = tuple(
+        phase.name for phase in method.phases() if phases is None or phase.name in phases
+    )
 
     def step(state: State, frozen: Params, batch: Batch) -> tuple[State, dict[str, Array]]:
         number = state["step"]
         keys = constrain_batch(example_keys(step_key(recipe.seed, number), recipe.batch_size))
-        x = Inputs(batch, jnp.arange(recipe.batch_size), keys, number, train=True)
+        rows = jnp.arange(recipe.batch_size)
+        x = Inputs(batch, rows, keys, number, train=True, phases=played)
         x = x.replace(totals=method.totals(x))
         start = Played(state["params"], state["opt"], state["extra"], {}, jnp.bool_(True))
         params, opt, extra, metrics, finite = play(method, rule, frozen, x, start)

@@ -5,6 +5,7 @@ config costs a second.
 """
 
 import dataclasses
+import functools
 import inspect
 from collections.abc import Callable, Mapping
 from functools import cached_property
@@ -225,14 +226,24 @@ class Trainer:
         with jax.set_mesh(self.mesh):
             return {**start.state, **jax.jit(again, out_shardings=places)(start)}
 
-    @cached_property
+    @property
     def jit_step(self) -> Any:
-        """The jitted step: (state, frozen, batch) -> (state, metrics), the state donated."""
+        """The jitted step: (state, frozen, batch) -> (state, metrics), the state donated; of all
+        phases, where there are such.
+        """
+        return self._jitted(tuple(phase.name for phase in self.method.phases()))
+
+    @cached_property
+    def _jitted(self) -> Callable[[tuple[str, ...]], Any]:
+        return functools.cache(self._jit)
+
+    def _jit(self, phases: tuple[str, ...]) -> Any:
         state, frozen = self.abstract
         params = state["params"]
         shares = self.method.share_out(params) if self.method.players() else {"": params}
         factors = factors_of(self.optim, shares, merge(params, frozen))
-        step = make_step(self.method, self.tx, self.schedule, factors, self.recipe)
+        how = self.method, self.tx, self.schedule, factors, self.recipe, phases
+        step = make_step(*how)
         return jax.jit(
             step,
             in_shardings=(*self.sharding, batch_sharding(self.mesh)),
@@ -241,30 +252,38 @@ class Trainer:
         )
 
     @cached_property
-    def _programs(self) -> dict[tuple[int, ...], Any]:
+    def _programs(self) -> dict[tuple[Any, ...], Any]:
         return {}
 
-    def program(self, batch: Batch) -> Any:
+    def program(self, batch: Batch, step: int | None = None) -> Any:
         """The step compiled ahead of time for a batch, once for all lengths of texts that
-        data.buckets brings.
+        data.buckets brings, and for the phases that are played at `step` (None: all).
         """
+        method = self.method
+        phases = tuple(p.name for p in method.phases()) if step is None else method.playing(step)
         cut = [n for n, field in self.fields.items() if isinstance(field, Text) and field.cut]
         lengths = tuple(batch[name].shape[1] for name in cut)
-        if lengths not in self._programs:
+        if (lengths, phases) not in self._programs:
             spec = self.batch_spec(self.config.batch_size)
             for array in (array for name in cut for array in self.fields[name].spec(name, 1)):
                 spec[array] = jax.ShapeDtypeStruct(batch[array].shape, spec[array].dtype)
             with jax.set_mesh(self.mesh):
-                lowered = self.jit_step.lower(*self.abstract, spec)
-                self._programs[lengths] = lowered.compile()
+                lowered = self._jitted(phases).lower(*self.abstract, spec)
+                self._programs[lengths, phases] = lowered.compile()
             if jax.default_backend() == "cpu":
                 gather("compiled")  # a CPU collective waits 30 s for the slowest, then fails
-        return self._programs[lengths]
+        return self._programs[lengths, phases]
 
     @cached_property
     def step(self) -> Any:
-        """The step on batches of any text length: (state, frozen, batch) -> (state, metrics)."""
-        return lambda state, frozen, batch: self.program(batch)(state, frozen, batch)
+        """The step on batches of any text length: (state, frozen, batch, number of the step) ->
+        (state, metrics).
+        """
+
+        def step(state: Any, frozen: Any, batch: Batch, number: int | None = None) -> Any:
+            return self.program(batch, number)(state, frozen, batch)
+
+        return step
 
     @cached_property
     def context(self) -> EvalContext:

@@ -9,7 +9,6 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import optax
 
 from vlp_jax.core.inputs import Inputs, lay
@@ -72,7 +71,7 @@ def turn(stages: Any, rule: Rule, frozen: Params, x: Inputs, at: Played) -> Play
 
 
 def play(method: Method, rule: Rule, frozen: Params, x: Inputs, at: Played) -> Played:
-    """All turns of a step; those of a player whose parameters are all frozen are left out.
+    """All turns of a step, but those of a player whose parameters are all frozen.
 
     Args:
       at: the state of the step's start.
@@ -80,9 +79,9 @@ def play(method: Method, rule: Rule, frozen: Params, x: Inputs, at: Played) -> P
     if not method.players():
         after = turn(method, rule, frozen, x, at)
         return after._replace(params=method.project(after.params))
-    for phase in (phase for phase in method.phases() if phase.player in at.opt):
-        run = lambda at, phase=phase: _phase_turn(method, phase, rule, frozen, x, at)  # noqa: E731
-        after = run(at) if not phase.start else _from(phase.start, run, x.step, at)
+    plays = [phase for phase in method.phases() if phase.name in x.phases]
+    for phase in (phase for phase in plays if phase.player in at.opt):
+        after = _phase_turn(method, phase, rule, frozen, x, at)
         named = {f"{phase.name}_{k}" if at.metrics and k in OWN else k: m
                  for k, m in after.metrics.items()}  # fmt: skip
         at = after._replace(metrics={**at.metrics, **named}, finite=at.finite & after.finite)
@@ -108,10 +107,3 @@ def _phase_turn(
 def _beside(others: Params, stage: Callable) -> Callable:
     """A stage whose parameters lack those of `others`."""
     return lambda v, *args: stage(v._replace(params=merge(v.params, others)), *args)
-
-
-def _from(first: int, run: Callable[[Played], Played], step: Array, at: Played) -> Played:
-    """`run(at)` from the step `first` on; before, `at` as it is, with zeros for metrics."""
-    shapes = jax.eval_shape(run, at).metrics
-    zeros = {name: jnp.zeros(m.shape, m.dtype) for name, m in shapes.items()}
-    return jax.lax.cond(step >= first, run, lambda at: at._replace(metrics=zeros), at)
