@@ -98,6 +98,7 @@ def open_checkpoint(path: str, weights: str = "") -> Checkpoint:
     beside, more = _beside(file, family, os.path.isdir(path))
     pictures = family.pictures(beside)
     state = family.known_names(state)
+    state = {**state, **family.further(state, beside.folder, _read)}
     return Checkpoint(file, family, state, beside, pictures, (*notes, *more))
 
 

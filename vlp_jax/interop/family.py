@@ -6,7 +6,7 @@ that the next family is one more file, and nothing else knows any of them.
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from vlp_jax.core import dispatch
@@ -88,6 +88,12 @@ class Family:
     def known_names(self, state: State) -> State:
         """The tensors under the names of `table`, where some versions write others."""
         return state
+
+    def further(self, state: State, folder: str, read: Callable[[str], State]) -> State:
+        """The tensors of further files of a folder, where one network is released as several; read:
+        f(path) -> the tensors of a file."""
+        del state, folder, read
+        return {}
 
     def recognises(self, state: State, archive: bool) -> bool:
         """Whether a file is of this family, given its tensors under any of its names."""
