@@ -103,6 +103,7 @@ def open_checkpoint(path: str, weights: str = "") -> Checkpoint:
     beside, more = _beside(file, family, os.path.isdir(path))
     pictures = family.pictures(beside)
     state = family.held(family.known_names(state), beside)
+    state = {**state, **family.further(state, beside.folder, _read)}
     beside = dataclasses.replace(beside, tokenizers=family.tokenizers(state))
     return Checkpoint(file, family, state, beside, pictures, (*notes, *more))
 

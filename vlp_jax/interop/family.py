@@ -7,7 +7,7 @@ that the next family is one more file, and nothing else knows any of them.
 
 import dataclasses
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from vlp_jax.core import dispatch
@@ -102,6 +102,12 @@ class Family:
         a number that is none."""
         del beside
         return state
+
+    def further(self, state: State, folder: str, read: Callable[[str], State]) -> State:
+        """The tensors of further files of a folder, where one network is released as several; read:
+        f(path) -> the tensors of a file."""
+        del state, folder, read
+        return {}
 
     def recognises(self, state: State, archive: bool) -> bool:
         """Whether a file is of this family, given its tensors under any of its names."""
