@@ -94,5 +94,7 @@ def start_from(c: ConfigDict, folder: str) -> None:
     """A ControlNet beside the networks of a checkpoint, whose U-Net it copies."""
     parts = ["autoencoder", "latent_scale", "unet"]
     parts += [name for name in ("text", "text_2") if c.method[name]]
-    c.init_from = {name: f"{folder}:{name}" for name in parts} | {"control": f"{folder}:unet"}
+    named = {name: f"{folder}:{name}" for name in parts} | {"control": f"{folder}:unet"}
+    with c.ignore_type():
+        c.init_from = ConfigDict(named)
     c.fresh = (r"control/(hint|zero).*",)

@@ -76,7 +76,8 @@ def test_the_padding_of_clips_tokenizer_is_part_of_what_it_is():
 
 def test_a_cache_keeps_one_row_for_a_caption_under_two_tokenizers():
     def made(fields):
-        return make_readers(fields, Setup(DATA, open_tokenizers(fields, DATA)))
+        data = DATA | {"label": "kind"}
+        return make_readers(fields, Setup(data, open_tokenizers(fields, data)))
 
     both = one_text(made(TEXTS))
     arrays = both.arrays(["ab", "c"])
