@@ -12,7 +12,7 @@ are stacked on an axis after l.
 import dataclasses
 import functools
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 from einops import rearrange
@@ -267,10 +267,22 @@ def prove_names(table: Table, state: State, arrays: Mapping[str, np.ndarray], wh
     Raises:
       RunError: a tensor that differs, of the file `where`.
     """
-    for name, array in to_theirs(table, arrays).items():
+    for name, array in _mapped(table, arrays):
         if name not in state or array.dtype == np.int64:
             continue
         original = state[name].read().astype(np.float32)
         mapped = array.astype(np.float32)
         if not np.array_equal(original.reshape(array.shape), mapped, equal_nan=True):
             raise RunError(f"{where}: {name} does not survive the way there and back")
+
+
+def _mapped(table: Table, arrays: Mapping[str, np.ndarray]) -> Iterator[tuple[str, np.ndarray]]:
+    """`to_theirs`, a tensor at a time: all at once may fill the memory once more."""
+    bound = _bind(table, {path: np.shape(array) for path, array in arrays.items()})
+    joined = {b.path: arrays[b.path] for b in bound if b.rule.part is not None}
+    yield from to_theirs(table, joined).items()
+    for b in bound:
+        if b.path not in joined:
+            layers = b.to_theirs(np.asarray(arrays[b.path]))
+            for names, layer in zip(b.names, layers, strict=True):
+                yield from zip(names, layer, strict=True)
