@@ -278,7 +278,7 @@ def prove_names(table: Table, state: State, arrays: Mapping[str, np.ndarray], wh
 
 def _mapped(table: Table, arrays: Mapping[str, np.ndarray]) -> Iterator[tuple[str, np.ndarray]]:
     """`to_theirs`, a tensor at a time: all at once may fill the memory once more."""
-    bound = _bind(table, {path: np.shape(array) for path, array in arrays.items()})
+    bound = bind(table, {path: np.shape(array) for path, array in arrays.items()})
     joined = {b.path: arrays[b.path] for b in bound if b.rule.part is not None}
     yield from to_theirs(table, joined).items()
     for b in bound:
