@@ -4,6 +4,7 @@ Of a model that embeds these are the embeddings of a picture and a text; of othe
 what their functions give. The file exists so that converting and loading prove the same thing.
 """
 
+import math
 from collections.abc import Iterable, Mapping
 
 import numpy as np
@@ -66,25 +67,37 @@ def golden_outputs(
     for name in names:
         if name in offered:
             batch: dict[str, np.ndarray] = {}
-            for field, kind in offered[name].reads.items():
-                batch |= {} if kind.optional else _arrays(field, kind)
+            reads = {n: kind for n, kind in offered[name].reads.items() if not kind.optional}
+            part = min(map(_part, reads.values()), default=1)
+            for field, kind in reads.items():
+                batch |= _arrays(field, kind, part)
             leaves = flatten({"": runner(method, name, v)(batch)}).values()
             found[name] = np.concatenate([_spread(np.ravel(leaf[0])) for leaf in leaves])
     return found
 
 
-def _arrays(name: str, field: Field) -> dict[str, np.ndarray]:
-    """The golden arrays of a field, small where the network takes any size."""
+def _part(field: Field) -> float:
+    """What part of a field's side is enough where the network takes any size; inf where it has
+    none that may be another."""
+    if isinstance(field, Picture) and field.free:
+        return field.size // _SIDE if field.size % _SIDE == 0 else 1
+    if isinstance(field, Numbers) and field.free and len(field.shape) == 3:
+        return min(side // _STEP if side % _STEP == 0 else 1 for side in field.shape[:2])
+    return math.inf
+
+
+def _arrays(name: str, field: Field, part: float) -> dict[str, np.ndarray]:
+    """The golden arrays of a field, of one `part` of its sides where the network takes any size."""
+    some = 1 if _part(field) == math.inf else int(part)
     if isinstance(field, Picture):
-        side = _SIDE if field.free and field.size % _SIDE == 0 else field.size
-        return {name: golden_inputs(side, 2, 2)["image"]}
+        return {name: golden_inputs(field.size // some, 2, 2)["image"]}
     if isinstance(field, Text):
         made = golden_inputs(1, field.length, field.vocab_size)
         return {array: made[array.replace(name, "text", 1)] for array in field.spec(name, 1)}
     (spec,) = field.spec(name, 1).values()
     shape = spec.shape
-    if isinstance(field, Numbers) and len(shape) == 4 and field.free:
-        shape = (1, *(_STEP if side % _STEP == 0 else side for side in shape[1:3]), shape[3])
+    if some > 1:
+        shape = (1, shape[1] // some, shape[2] // some, shape[3])
     return {name: golden_numbers(shape).astype(spec.dtype)}
 
 

@@ -44,11 +44,13 @@ def find_tokenizers(checkpoint: Checkpoint, asked: str, method: Method, notes: l
             notes.append("no tokenizer beside the weights; texts will need one (--tokenizer=FILE)")
             found.specs[name] = spec
             continue
-        if field.empty:
+        further = file and name != MAIN  # no file of its own names its padding beside it
+        if field.empty or further:
             path = spec["name"] or file
             opened = load_tokenizer(path, spec["context_length"], **spec["options"])
-            found.empty[name] = _shortest(opened("")[0].tolist())
-            spec["options"] |= {"pad_id": opened.pad_id} if file and name != MAIN else {}
+            if field.empty:
+                found.empty[name] = _shortest(opened("")[0].tolist())
+            spec["options"] |= {"pad_id": opened.pad_id} if further else {}
         if file:
             spec["name"] = _placed(file.removeprefix("spm:"), name, found.files)
         found.specs[name] = spec
