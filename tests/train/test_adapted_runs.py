@@ -17,6 +17,8 @@ from vlp_jax.core.errors import UserError
 from vlp_jax.core.inputs import Inputs, Vars
 from vlp_jax.core.pytree import flatten, matches, merge
 from vlp_jax.core.rng import example_keys, step_key
+from vlp_jax.interop import learned_embeds
+from vlp_jax.interop.learned_embeds import read_words
 from vlp_jax.interop.lora import FILE, read_lora
 from vlp_jax.optim.adapt import Adapt
 from vlp_jax.optim.optimizer import lr_factors, make_optimizer
@@ -154,6 +156,37 @@ def check_files(trainer, learned, workdir, out):
         np.testing.assert_allclose(adapters.product(found), wanted, atol=1e-6)
     with pytest.raises(UserError, match="is a training run"):
         convert(str(workdir), f"{out}2")
+
+
+def test_a_new_word_alone_learns(config_file, base, tmp_path):
+    """It starts as the row of the word that it is given for; nothing else moves; both files."""
+    flags = {"init_from": base, "steps": 2, "optim.weight_decay": 0.0, "ema_decay": 0.0}
+    config = load_config(str(config_file), {key: str(value) for key, value in flags.items()})
+    with config.unlocked(), config.ignore_type():
+        config.data.tokenizer_options.new = ("n=a",)  # in every caption
+        config.method.text.vocab_size += 1
+        config.method.text.new_rows = 1
+        config.adapt.learn = ("text/token_embed/new_rows",)
+    trainer = Trainer(config)
+    start = trainer.first(Weights(trainer).weights)
+    assert list(flatten(start.state["params"])) == ["text/token_embed/new_rows"]
+    table = np.asarray(start.frozen["text"]["token_embed"]["embedding"])
+    first = np.asarray(start.state["params"]["text"]["token_embed"]["new_rows"])
+    np.testing.assert_array_equal(first, table[trainer.tokenizers["text"].inner.encode("a")])
+    loop = Loop(trainer, tmp_path, start, Checkpoints(tmp_path / "checkpoints"))
+    loop.run()
+    learned = flatten(loop.state["params"])["text/token_embed/new_rows"]
+    assert np.abs(learned - first).max() > 1e-4
+    write_files(tmp_path, run_files(trainer.config, ""))
+    report = convert(str(tmp_path), str(tmp_path / "word"), to="learned_embeds")
+    assert report["parameters"] == learned.size
+    name, rows = read_words(str(tmp_path / "word" / learned_embeds.FILE))
+    assert name == "n" and rows.keys() == {"text"}
+    np.testing.assert_array_equal(rows["text"], learned)
+    with config.unlocked():
+        config.method.text.vocab_size -= 1
+    with pytest.raises(UserError, match="bytes: has 260 ids but"):
+        Trainer(config)
 
 
 def test_mistakes_are_told_before_anything_is_compiled(make_trainer, base):

@@ -16,6 +16,7 @@ from vlp_jax.api.golden import golden
 from vlp_jax.api.model import load_converted, load_workdir
 from vlp_jax.api.released import Parts, cast, read_released
 from vlp_jax.api.weights import tokenizer_name
+from vlp_jax.api.words import write_words
 from vlp_jax.core import adapters
 from vlp_jax.core.errors import RunError, UserError, nearest
 from vlp_jax.core.pytree import flatten
@@ -25,7 +26,7 @@ from vlp_jax.interop.wrapped import CHOICES
 from vlp_jax.methods.base import STATS, make_method
 from vlp_jax.nn.precision import DTYPES
 
-OURS, LORA = "vlp_jax", "lora"
+OURS, LORA, WORDS = "vlp_jax", "lora", "learned_embeds"
 
 
 def convert(
@@ -47,8 +48,9 @@ def convert(
         or training runs.
       out: the folder to write (or a .safetensors file where the library loads it alone).
       arch: the architecture's name; "": what the config beside the weights says.
-      to: vlp_jax, another library's form (api/export.py `formats`), or lora: adapters alone, as
-        diffusers' file. In all others adapters are folded into the weights.
+      to: vlp_jax, another library's form (api/export.py `formats`), or what was learned alone, as
+        diffusers' files: lora, adapters, which in all others are folded into the weights, or
+        learned_embeds, new words, which other forms lack.
       image_size: resize a ViT's position embeddings to pictures of so many pixels; 0 keeps them.
       tokenizer: tokenizer.json, spm:FILE, clip or bytes; "": found beside the source.
       weights: raw or ema, where the source holds both; "": a run's average, a file's raw weights.
@@ -62,7 +64,7 @@ def convert(
       UserError: an unknown name, an input that is refused or does not fit (every mismatch is
         listed), an output that is in the way. RunError: the disk, a proof that fails.
     """
-    forms, lora = (OURS, *writing.formats(), LORA), lora or {}
+    forms, lora = (OURS, *writing.formats(), LORA, WORDS), lora or {}
     for flag, value, known in (
         ("--to: unknown format", to, forms),
         ("--weights: unknown", weights, ("", *CHOICES)),
@@ -80,7 +82,11 @@ def convert(
         parts = _cast(_run(source, arch, to, weights), dtype)
     else:
         parts = read_released(source, arch, image_size, tokenizer, weights, dtype)
-    if to == LORA:
+    if to == WORDS:
+        new = parts.manifest["tokenizer"].get("options", {}).get("new", ())
+        parts = parts._replace(arrays=write_words(out, parts.arrays, new))
+        proof = "the written rows, read back, are ours"
+    elif to == LORA:
         parts, proof = _adapters(out, parts, lora, dtype)
     else:
         parts, note = _folded(source, parts, lora, to)
@@ -112,6 +118,8 @@ def _cast(parts: Parts, dtype: str) -> Parts:
 
 def _folded(source: str, parts: Parts, lora: Mapping[str, float], to: str) -> tuple[Parts, str]:
     """The parts without adapters, what they do in the weights, and what to say of it."""
+    if to != OURS:
+        parts = _without_words(parts)
     if not lora and not adapters.present(parts.arrays):
         return parts, ""
     method = make_method(parts.manifest["method"])
@@ -120,6 +128,24 @@ def _folded(source: str, parts: Parts, lora: Mapping[str, float], to: str) -> tu
     if to == OURS:
         manifest["golden"] = golden(method, arrays, source)
     return parts._replace(arrays=arrays, manifest=manifest), "with adapters folded in, "
+
+
+def _without_words(parts: Parts) -> Parts:
+    """The parts without new rows, which other libraries' tables lack."""
+    own = [path for path in parts.arrays if path.endswith(f"/{adapters.NEW_ROWS}")]
+    if not own:
+        return parts
+    arrays = {path: array for path, array in parts.arrays.items() if path not in own}
+    config = dict(parts.manifest["method"])
+    for part, _, _ in (path.partition("/") for path in own):
+        net = dict(config[part])
+        size = net["vocab_size"] - net.pop(adapters.NEW_ROWS)
+        config[part] = net | {"vocab_size": size}
+    spec = dict(parts.manifest["tokenizer"])
+    spec["options"] = {k: v for k, v in spec.get("options", {}).items() if k != "new"}
+    note = f"its new words are not written; --to={WORDS} writes them alone"
+    manifest = {**parts.manifest, "method": config, "tokenizer": spec}
+    return parts._replace(arrays=arrays, manifest=manifest, notes=[*parts.notes, note])
 
 
 def _adapters(out: str, parts: Parts, lora: Mapping[str, float], dtype: str) -> tuple[Parts, str]:

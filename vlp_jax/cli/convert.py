@@ -43,8 +43,8 @@ def parser() -> argparse.ArgumentParser:
         "--to",
         default="vlp_jax",
         help="format of OUT: vlp_jax (default), open_clip, hf, mae (the names of"
-        " facebookresearch/mae, which timm's ViT reads), torchvision (a ResNet's trunk), diffusers"
-        " or lora (a run's adapters alone, as diffusers' file)",
+        " facebookresearch/mae, which timm's ViT reads), torchvision (a ResNet's trunk), diffusers,"
+        " lora (a run's adapters alone, as diffusers' file) or learned_embeds (new words alone)",
     )
     cli.add_argument(
         "--image-size", type=int, default=0, metavar="N",

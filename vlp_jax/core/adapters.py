@@ -22,6 +22,8 @@ from vlp_jax.core.types import Array, Params
 A, B, SCALE = "lora_a", "lora_b", "lora_scale"
 PATHS = (rf"(.*/)?({A}|{B}|{SCALE})",)
 CONSTANT = (rf"(.*/)?{SCALE}",)
+NEW_ROWS = "new_rows"  # of nn/embed.py
+ANEW = (*PATHS, rf"(.*/)?{NEW_ROWS}")  # what no released weights have
 
 
 class Sides(NamedTuple):
