@@ -47,8 +47,9 @@ class ClassPainter(Painter):
 def paint(seen):
     """`grey G` as float pictures of grey G * guidance; a class as that of CLASSES. Notes calls."""
 
-    def run(batch, how=None):
-        guidance = 1.0 if how is None else options_of(how).guidance
+    def run(batch, how):
+        guidance = options_of(how).guidance
+        assert "negative" not in batch
         if "label" in batch:
             greys = np.asarray(GREYS)[batch["label"]]
         else:
@@ -151,6 +152,7 @@ def test_a_perfect_painter(context, source):
     assert (metrics["is_classifier"], metrics["is_classifier_std"]) == pytest.approx(wanted)
     assert "fid" not in metrics and {"drawn", "per_class"} <= found.figures.keys()
     assert found.protocol["drawn"] == found.protocol["real"] == 6
+    assert found.protocol["side"] == 8  # the run's own
     assert found.protocol["networks"] == {"classifier": "digest of cl, resize: own"}
 
 
@@ -255,7 +257,10 @@ def test_given_pictures_need_no_model(context, source):
 
 
 def test_without_real_pictures(context, source):
-    found, _ = run(context, source(), networks="classifier,clip", label="word", compare=False)
+    judges = Judges()
+    how = dict(networks="classifier,clip", label="word", compare=False)
+    found, _ = run(context, source(), judges=judges, **how)
+    assert {name for name, *_ in judges.calls} == {"classify", "embed_image"}
     rest = {"is_classifier", "is_classifier_std", "clip_score_own_clip"}
     assert found.metrics.keys() == rest | {"accuracy_classifier", "chance_accuracy_classifier"}
 

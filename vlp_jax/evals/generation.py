@@ -170,8 +170,7 @@ class Generation(Learner):
             count = asked.count
             sheet = evenly(count, self.shown * (1 if self.guidances else WIDE))
             parts, shown, start = [], [], 0
-            options = how if self.guidances else None  # as they were set
-            for block in draw(fn, asked, self.context, options):
+            for block in draw(fn, asked, self.context, how):
                 parts.append(see(networks, Drawn(block), None, self.compare, bool(asked.texts)))
                 mine = sheet[(sheet >= start) & (sheet < start + len(block))]
                 shown.append(block[mine - start])

@@ -114,12 +114,12 @@ def _texts(source: Source, words: Words) -> list[str]:
 
 
 def draw(
-    fn: EvalFn, asked: Asked, context: EvalContext, how: Mapping[str, Any] | None
+    fn: EvalFn, asked: Asked, context: EvalContext, how: Mapping[str, Any]
 ) -> Iterator[np.ndarray]:
     """Draws the pictures: blocks uint8[n, H, W, 3] in order.
 
     fn: gives {"image": uint8[B, H, W, 3], or float in [-1, 1]}, or that array alone. how: its
-    options; None: as they were set. Raises RunError for a picture that is not finite.
+    options. Raises RunError for a picture that is not finite.
     """
     size, count = context.batch_size, asked.count
     several = max(1, BLOCK // size)
@@ -127,7 +127,7 @@ def draw(
     for start in range(0, count, several * size):
 
         def run(batch: HostBatch, start: int = start) -> tuple[np.ndarray, np.ndarray]:
-            out, index = fn(batch) if how is None else fn(batch, how=how)
+            out, index = fn(batch, how=how)
             index = np.asarray(index)
             pictures = out["image"] if isinstance(out, Mapping) else out
             return pixels(np.asarray(pictures)), np.where(index < 0, -1, index - start)
