@@ -49,6 +49,8 @@ def test_one_program_for_every_prompt_seed_guidance_and_strength(plain):
         assert np.abs(other - first["latent"]).max() > 1e-4, how
     assert np.abs(draw(rows | {"text": texts(2)})["latent"] - first["latent"]).max() > 1e-4
     assert np.abs(draw(rows, [7, 8, 9])["latent"] - first["latent"]).max() > 1e-2
+    away = draw(rows | {"text": rows["negative"], "negative": rows["text"]}, guidance=1.0)
+    np.testing.assert_allclose(draw(rows, guidance=0.0)["latent"], away["latent"], atol=1e-5)
     assert len(traces) == before + 1
     assert first["image"].shape == (B, SIDE, SIDE, 3) and np.abs(first["image"]).max() <= 1
     assert first["image"].dtype == np.float32 and first["latent"].shape == (B, 8, 8, 4)
@@ -137,6 +139,21 @@ def test_what_a_unet_looks_at_must_be_given(joins, name):
     v = jax.eval_shape(method.fresh, jax.random.key(0))
     with pytest.raises(UserError, match=f"^{name}: the U-Net looks at it"):
         compiled(method, "generate_image")(*v, {"text": texts()})
+
+
+def test_a_unet_that_sees_the_mask_paints_all_and_a_low_resolution_sets_the_size():
+    method = made(XL)
+    v, pixels = weights(method), jnp.zeros((1, SIDE, SIDE, 3))
+    run = jax.jit(lambda v, x: method._given(v, x, pixels, pixels[..., :1]))
+    given = run(v, Inputs.of({"image": pixels}))
+    assert (given.mask == 1).all() and given.image.shape == (1, 8, 8, 4) and given.start is None
+    net = UNET | {"in_channels": 7, "classes": 20}
+    method = made(unet=net, joins="low", low_noise=9)
+    v = jax.eval_shape(method.fresh, jax.random.key(0))
+    rows = {"text": texts(), "low": np.zeros((B, 6, 9, 3), np.uint8)}
+    draw = method.functions()["generate_image"]
+    found = jax.eval_shape(lambda v: draw(v, Inputs.of(rows), {"steps": 2}), v)
+    assert found["image"].shape == (B, 12, 18, 3) and found["latent"].shape == (B, 6, 9, 4)
 
 
 def test_the_functions_of_the_issue(plain):

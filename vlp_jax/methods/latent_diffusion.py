@@ -15,10 +15,11 @@ from typing import Annotated, Any
 import jax
 import jax.numpy as jnp
 
+from vlp_jax.augment.pictures import Augment
 from vlp_jax.core.errors import UserError
 from vlp_jax.core.fields import Field, Numbers, Picture
 from vlp_jax.core.inputs import Aux, Inputs, Vars
-from vlp_jax.core.schema import Range
+from vlp_jax.core.schema import Range, build
 from vlp_jax.core.types import Array, Batch
 from vlp_jax.diffusion.guidance import pairs
 from vlp_jax.diffusion.sample import Given, sample
@@ -70,6 +71,11 @@ class LatentDiffusion(Diffusion, Prompted, Joined):
         if net.pooled_width not in (0, pooled):
             wanted = f"the last text encoder pools {pooled}"
             raise UserError(f"method.unet.pooled_width={net.pooled_width}: {wanted}")
+        change = build(Augment, self.augment, "method.augment")
+        moved = change.flip or change.rotate or change.crop_scale != (1.0, 1.0)
+        if net.time_ids == TOLD_IDS and moved:
+            why = "the U-Net is told where the data cut a picture"
+            raise UserError(f"method.augment: no flip, rotate or crop_scale; {why}")
         self.grid(self.image_size, self.image_size, "method.image_size")
         if self.controls and self.control_net.factor != self.coder.factor:
             names = f"{self.control_net.factor} times, the autoencoder {self.coder.factor} times"
