@@ -105,7 +105,8 @@ def data() -> ConfigDict:
                 "share": 1.0,  # of a picture's side, what a crop of a fixed size shows
             },
             "tokenizer": "clip",
-            "tokenizer_options": {"clean": "", "pad_id": -1},  # "" and -1: the tokenizer's own
+            # "" and -1: the tokenizer's own; new: ("<word>=it starts from",), data/text/grown.py
+            "tokenizer_options": {"clean": "", "pad_id": -1, "new": ()},
             "context_length": 77,  # 0: each text's own
             "tokenizers": {},  # further ones by name: a file, or {name, clean, pad_id}
             "fields": {},  # where each field of a method is found: data/fields/KIND.py

@@ -57,13 +57,13 @@ def formats() -> tuple[str, ...]:
     return tuple(dict.fromkeys(family.to for family in families().values() if family.to))
 
 
-def check_writable(out: str, to: str) -> None:
-    """Raises UserError if `out` is in the way."""
+def check_writable(out: str, to: str, alone: bool = False) -> None:
+    """Raises UserError if `out` is in the way; alone: it may be one file whatever `to` is."""
     if out.endswith((".pt", ".pth", ".bin")):
         raise UserError(
             f"{out}: pickled files are not written; give a folder or a .safetensors file"
         )
-    alone = any(family.alone for family in families().values() if family.to == to)
+    alone = alone or any(family.alone for family in families().values() if family.to == to)
     if out.endswith(".safetensors") and not alone:
         raise UserError(f"{out}: --to={to} writes a folder (weights and config.json)")
     if os.path.exists(out) and (not os.path.isdir(out) or os.listdir(out)):

@@ -9,8 +9,10 @@ from collections.abc import Iterable, Mapping
 
 import numpy as np
 
-from vlp_jax.api.embed import sides
+from vlp_jax.api.embed import embedders, sides
 from vlp_jax.api.placement import Run, runner
+from vlp_jax.api.weights import split_extra
+from vlp_jax.core.errors import UserError
 from vlp_jax.core.fields import Field, Numbers, Picture, Text
 from vlp_jax.core.inputs import Vars
 from vlp_jax.core.pytree import flatten
@@ -26,6 +28,24 @@ def embeds(method: Method) -> bool:
     """Whether a method has rows of a space."""
     offered = method.functions()
     return any(name in offered for name in sides(method).values())
+
+
+def golden(method: Method, arrays: Mapping[str, np.ndarray], where: str) -> dict[str, list[float]]:
+    """What a manifest carries for a flat tree of weights.
+
+    Raises:
+      UserError: numbers that no whole and trained file gives; names `where`.
+    """
+    v, found = Vars(*split_extra(arrays)), embeds(method)
+    rows = golden_embeddings(method, embedders(method, *v)) if found else golden_outputs(method, v)
+    for name, row in rows.items():
+        finite = bool(np.isfinite(row).all())
+        if not finite or (found and np.linalg.norm(row) < 0.5):  # of unit norm, or nothing
+            what = "is zero" if finite else "is not finite"
+            article, noun = "an" if name == "image" else "a", " embedding" if found else ""
+            made = f"{where}: its weights give {article} {name}{noun} that {what}"
+            raise UserError(f"{made}; is the file whole, and trained?")
+    return {name: np.asarray(row, float).tolist() for name, row in rows.items()}
 
 
 def golden_embeddings(method: Method, fns: Mapping[str, Run]) -> dict[str, np.ndarray]:

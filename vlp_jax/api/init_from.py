@@ -21,6 +21,7 @@ import numpy as np
 from vlp_jax.api.files import split
 from vlp_jax.api.switches import differing, unlike_fields
 from vlp_jax.core import adapters
+from vlp_jax.core.adapters import NEW_ROWS
 from vlp_jax.core.errors import UserError, nearest
 from vlp_jax.core.pytree import check_matched, flatten, matches, merge
 from vlp_jax.interop.folder import MANIFEST, is_folder, read_folder
@@ -185,11 +186,12 @@ class Weights:
         found = sources(trainer.config.init_from)
         for source in found:
             self._take(source)
+        self._start_words()
         needed = [path for path in self.ours if under(path, STATS) or path.split("/")[0] in params]
         self.fresh = [path for path in needed if path not in self.weights]
         asked = [path for path in self.fresh if any(source.asks(path) for source in found)]
         lines = list(self._wrong.values())
-        anew = (*self.renewed, *adapters.PATHS)
+        anew = (*self.renewed, *adapters.ANEW)
         spared = [path for path in asked if path in self._wrong or matches(path, anew)]
         lines += [f"missing {path}" for path in asked if path not in spared]
         if lines:
@@ -203,6 +205,18 @@ class Weights:
             texts, lines = ", ".join(source.text for source in found), "; ".join(lines)
             raise UserError(f"init_from={texts}: does not fit: {lines} ({hint})")
         trainer.check_given(self.weights)
+
+    def _start_words(self) -> None:
+        """New words of a vocabulary start as the mean row of the words that they are given for
+        (data/text/grown.py)."""
+        for name, tokenizer in self.trainer.tokenizers.items():
+            new, table = (f"{name}/token_embed/{leaf}" for leaf in (NEW_ROWS, "embedding"))
+            starts = getattr(tokenizer, "starts", ())
+            if new in self.weights or new not in self.ours or table not in self.weights:
+                continue
+            if all(starts) and len(starts) == self.ours[new].shape[0]:
+                rows = on_host(self.weights[table], self.trainer)
+                self.weights[new] = np.stack([rows[list(ids)].mean(0) for ids in starts])
 
     def _take(self, source: Source) -> None:
         """Adds the leaves of one source."""

@@ -12,15 +12,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from vlp_jax.api.embed import embedders
-from vlp_jax.api.golden import embeds, golden_embeddings, golden_outputs
+from vlp_jax.api.golden import golden
 from vlp_jax.api.released_tokenizers import MAIN, NONE, find_tokenizers
 from vlp_jax.api.switches import computed, described, networks, unlike
-from vlp_jax.api.weights import expected_shapes, position_tables, split_extra
+from vlp_jax.api.weights import expected_shapes, position_tables
 from vlp_jax.core import dispatch
 from vlp_jax.core.errors import UserError, nearest
 from vlp_jax.core.fields import Picture
-from vlp_jax.core.inputs import Vars
 from vlp_jax.interop.detect import Checkpoint, open_checkpoint
 from vlp_jax.interop.family import families
 from vlp_jax.interop.position import resize_state, same_table
@@ -101,7 +99,7 @@ def read_released(
         **({"tokenizers": further} if further else {}),
         **checkpoint.family.manifest(checkpoint.beside),
         "source": {"file": os.path.basename(checkpoint.path), "kind": checkpoint.family.name},
-        "golden": _golden(checkpoint, method, arrays),
+        "golden": golden(method, arrays, checkpoint.path),
     }
     return Parts(arrays, manifest, notes, texts.files)
 
@@ -228,27 +226,6 @@ def _arrays(
         else:
             raise UserError(f"{checkpoint.path}: {path} is not the fixed sine-cosine table")
     return arrays
-
-
-def _golden(
-    checkpoint: Checkpoint, method: Method, arrays: dict[str, np.ndarray]
-) -> dict[str, list[float]]:
-    v = Vars(*split_extra(arrays))
-    if not embeds(method):
-        rows = golden_outputs(method, v)
-        for name, row in rows.items():
-            if not np.isfinite(row).all():
-                what = f"{checkpoint.path}: its weights give a {name} that is not finite"
-                raise UserError(f"{what}; is the file whole, and trained?")
-        return {name: row.tolist() for name, row in rows.items()}
-    rows = golden_embeddings(method, embedders(method, *v))
-    for side, row in rows.items():
-        finite = bool(np.isfinite(row).all())
-        if not finite or np.linalg.norm(row) < 0.5:  # of unit norm, but where it is nothing
-            what = "is zero" if finite else "is not finite"
-            where = f"{checkpoint.path}: its weights give {'an' if side == 'image' else 'a'} {side}"
-            raise UserError(f"{where} embedding that {what}; is the file whole, and trained?")
-    return {side: [float(value) for value in row] for side, row in rows.items()}
 
 
 def _preprocessing(checkpoint: Checkpoint, method: Method, image_size: int) -> dict[str, Any]:

@@ -43,8 +43,8 @@ def parser() -> argparse.ArgumentParser:
         "--to",
         default="vlp_jax",
         help="format of OUT: vlp_jax (default), open_clip, hf, mae (the names of"
-        " facebookresearch/mae, which timm's ViT reads), torchvision (a ResNet's trunk) or"
-        " diffusers",
+        " facebookresearch/mae, which timm's ViT reads), torchvision (a ResNet's trunk), diffusers,"
+        " lora (a run's adapters alone, as diffusers' file) or learned_embeds (new words alone)",
     )
     cli.add_argument(
         "--image-size", type=int, default=0, metavar="N",
@@ -65,6 +65,10 @@ def parser() -> argparse.ArgumentParser:
         default="",
         help="float32, bfloat16 or float16 of the written networks; default: as IN",
     )
+    cli.add_argument(
+        "--lora", action="append", default=[], metavar="F[:STRENGTH]",
+        help="a LoRA file of diffusers (or kohya), folded into the weights; more than once adds up",
+    )  # fmt: skip
     add_json(cli)
     return cli
 
@@ -73,6 +77,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command. Raises UserError: see api/convert.py."""
     args = parser().parse_args(argv)
     from vlp_jax.api.convert import convert
+    from vlp_jax.api.lora import strengths
 
     start = time.perf_counter()
     start_jax()
@@ -87,6 +92,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         tokenizer=args.tokenizer,
         weights=args.weights,
         dtype=args.dtype,
+        lora=strengths(args.lora),
     )
     report["seconds"] = round(time.perf_counter() - start, 2)
     for note in report["notes"]:

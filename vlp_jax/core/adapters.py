@@ -22,6 +22,8 @@ from vlp_jax.core.types import Array, Params
 A, B, SCALE = "lora_a", "lora_b", "lora_scale"
 PATHS = (rf"(.*/)?({A}|{B}|{SCALE})",)
 CONSTANT = (rf"(.*/)?{SCALE}",)
+NEW_ROWS = "new_rows"  # of nn/embed.py
+ANEW = (*PATHS, rf"(.*/)?{NEW_ROWS}")  # what no released weights have
 
 
 class Sides(NamedTuple):
@@ -80,7 +82,9 @@ def joined(one: Adapter, two: Adapter) -> Adapter:
     """Two adapters of a kernel as one, of both ranks."""
     at = one.scale.ndim - 2
     axes = Adapter(-1, at, -1)
-    return Adapter(*(jnp.concatenate(pair, axis) for *pair, axis in zip(one, two, axes)))
+    return Adapter(
+        *(jnp.concatenate(pair, axis) for *pair, axis in zip(one, two, axes, strict=True))
+    )
 
 
 def present(params: Params) -> bool:

@@ -1,6 +1,6 @@
 """LoRA files of diffusers, both ways, through the rule tables of the networks that they change.
 
-Read: peft's names (`unet.down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q.lora_A.weight`),
+Read: peft's names (`unet.mid_block.attentions.0.transformer_blocks.0.attn1.to_q.lora_A.weight`),
 those of diffusers before it (`.lora.down.weight`, `.processor.to_q_lora.down.weight`,
 `.lora_linear_layer.down.weight`) and kohya's (`lora_unet_..._to_q.lora_down.weight` with `.alpha`,
 blocks counted as in diffusers or as in the original U-Net). Written: peft's, `pytorch_lora_weights.
@@ -213,12 +213,10 @@ def _grouped(
         side = side or {"A": "down", "B": "up"}[match["peft"]]
         found.setdefault(whole, {})[side] = tensor
         keys[whole, side] = key
-    if not found:
-        raise UserError(f"{path}: holds no tensor")
     for whole, own in found.items():
-        for side, other in (("down", "up"), ("up", "down")):
+        for side in ("down", "up"):
             if side not in own:
-                raise UserError(f"{path}: {keys[whole, min(own)]} has no {other} beside it")
+                raise UserError(f"{path}: {keys[whole, min(own)]} has no {side} beside it")
         _check(path, places[whole], own, {side: keys[whole, side] for side in own})
     return found
 

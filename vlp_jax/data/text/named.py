@@ -84,6 +84,12 @@ def _check(name: str, field: Text, said: _Said, tokenizer: Tokenizer) -> None:
         raise UserError(
             f"{said.flag}={tokenizer.name}: has {tokenizer.vocab_size} ids but {wanted}"
         )
+    if tokenizer.options.get("new") and tokenizer.vocab_size != field.vocab_size:
+        wanted = field.says(name, field.vocab_size, ".vocab_size")
+        raise UserError(
+            f"{said.flag}={tokenizer.name}: has {tokenizer.vocab_size} ids with its new words, but "
+            f"{wanted}; these must be the last rows"
+        )
     if field.start and tokenizer.sot_id < 0:
         raise UserError(
             f"{said.flag}={tokenizer.name}: begins texts with no token of its own, but the first "
