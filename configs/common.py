@@ -76,6 +76,7 @@ def base() -> ConfigDict:
             "lr_groups": (),
             "no_decay": (r"(.*/)?(bias|scale|cls_token|probe|logit_scale|logit_bias)",),
             "mu_dtype": "float32",
+            "players": {},  # {player: {key: value}} of what it has otherwise: optim/players.py
         }
     )
     c.data = data()

@@ -7,7 +7,7 @@ that the next family is one more file, and nothing else knows any of them.
 
 import dataclasses
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from vlp_jax.core import dispatch
@@ -96,6 +96,12 @@ class Family:
     def known_names(self, state: State) -> State:
         """The tensors under the names of `table`, where some versions write others."""
         return state
+
+    def further(self, state: State, folder: str, read: Callable[[str], State]) -> State:
+        """The tensors of further files of a folder, where one network is released as several; read:
+        f(path) -> the tensors of a file."""
+        del state, folder, read
+        return {}
 
     def held(self, state: State, beside: Beside) -> State:
         """The tensors, and the numbers of a config that are weights of ours. Raises UserError for

@@ -111,8 +111,48 @@ class Function:
         return self.run(v, x.replace(train=False), self.options(how))
 
 
+class _Stages:
+    """What a loss is made of: `encode`, `match` where there is one, `objective` (see Method)."""
+
+    coupled: bool = False
+    match: Callable[..., tuple[dict, Aux]] | None = None
+    encode: Callable[..., tuple[Any, Aux]]
+    objective: Callable[..., tuple[Array, Aux]]
+
+    def loss(self, v: Vars, x: Inputs) -> tuple[Array, Aux]:
+        """objective(encode(x)), or objective(match(encode(x))); what they hand back is merged."""
+        rows, aux = self.encode(v, x)
+        if self.match is not None:
+            matched, more = self.match(v, rows, rows, x)
+            rows, aux = {**rows, **matched}, over(more, aux)
+        value, more = self.objective(v, rows, x)
+        return value, over(more, aux)
+
+
 @dataclasses.dataclass(frozen=True)
-class Method:
+class Phase(_Stages):
+    """One turn of a training step: the loss by which one player alone moves.
+
+    Attributes:
+      name: in front of its metrics, NAME_loss, NAME_lr and NAME_grad_norm, but for the first
+        phase's, which are the step's.
+      encode, objective, coupled: as a Method's.
+      player: who moves (Method.players). Other players' parameters are given, run as in training
+        and get no gradient.
+      start: the first step that plays it; before, its player stays as it is. A program without it
+        is compiled for these steps: on CPUs a convolution under `lax.cond` takes 40 times as long.
+    """
+
+    name: str
+    encode: Callable[[Vars, Inputs], tuple[Any, Aux]]
+    objective: Callable[[Vars, Any, Inputs], tuple[Array, Aux]]
+    player: str
+    coupled: bool = False
+    start: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Method(_Stages):
     """Base class of all methods.
 
     Class attributes:
@@ -151,6 +191,22 @@ class Method:
         add up over micro-batches.
         """
         raise NotImplementedError(type(self).__name__)
+
+    def players(self) -> dict[str, tuple[str, ...]]:
+        """Who moves which parts, {player: parts}, each part that learns once; {} where one
+        optimiser moves all.
+        """
+        return {}
+
+    def phases(self) -> tuple[Phase, ...]:
+        """In place of `encode` and `objective` where there are players: the turns of a step in
+        order, each after the update of the one before.
+        """
+        return ()
+
+    def playing(self, step: int) -> tuple[str, ...]:
+        """Names of the phases of a step (Inputs.phases)."""
+        return tuple(phase.name for phase in self.phases() if step >= phase.start)
 
     def check_batch(self, batch_size: int) -> None:
         """Before anything is compiled. Raises UserError for a batch that it cannot take."""
@@ -288,14 +344,20 @@ class Method:
             out, moved = net.apply(variables, *args, rng=rng, mutable=[STATS], **how)
         return out, {STATS: {name: moved[STATS]}}
 
-    def loss(self, v: Vars, x: Inputs) -> tuple[Array, Aux]:
-        """objective(encode(x)), or objective(match(encode(x))); what they hand back is merged."""
-        rows, aux = self.encode(v, x)
-        if self.match is not None:
-            matched, more = self.match(v, rows, rows, x)
-            rows, aux = {**rows, **matched}, over(more, aux)
-        value, more = self.objective(v, rows, x)
-        return value, over(more, aux)
+    def share_out(self, params: Params) -> dict[str, Params]:
+        """Parameters of {part: ...} by player, those of nobody (all frozen) left out.
+
+        Raises:
+          TypeError: a part that learns has no player, or two.
+        """
+        owners = [part for parts in self.players().values() for part in parts]
+        if wrong := [part for part in params if owners.count(part) != 1]:
+            raise TypeError(f"{type(self).__name__}.players: {wrong[0]} needs just one player")
+        found = {
+            player: {part: params[part] for part in parts if part in params}
+            for player, parts in self.players().items()
+        }
+        return {player: tree for player, tree in found.items() if tree}
 
 
 def run(fn: Callable[..., Any], params: Params, frozen: Params, extra: Extra, *args: Any) -> Any:

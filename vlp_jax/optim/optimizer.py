@@ -46,6 +46,7 @@ class OptimConfig:
         (partial fine-tuning, arXiv:2111.06377 Fig. 9).
       lr_groups: (path regex, factor) pairs, the first match counts.
       mu_dtype: dtype of the first moment.
+      players: {player: {field: value}} of what players have otherwise (players.py).
     """
 
     name: str = "adamw"
@@ -70,6 +71,7 @@ class OptimConfig:
     train_blocks: int = -1
     lr_groups: tuple[tuple[str, float], ...] = ()
     mu_dtype: str = "float32"
+    players: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
 def _adafactor(c: OptimConfig) -> optax.GradientTransformation:

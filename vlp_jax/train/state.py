@@ -7,6 +7,7 @@ sharding and the step agree on these trees.
 """
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -16,7 +17,7 @@ import optax
 from vlp_jax.core import rng as rngs
 from vlp_jax.core.errors import UserError, nearest
 from vlp_jax.core.inputs import Vars, lay
-from vlp_jax.core.pytree import check_matched, flatten, merge, partition
+from vlp_jax.core.pytree import check_matched, flatten, matches, merge, partition
 from vlp_jax.core.types import Array, Extra, Params
 from vlp_jax.methods.base import STATS, Method
 from vlp_jax.optim.adapt import Adapt, draw
@@ -56,8 +57,12 @@ class Recipe:
     adapt: Adapt = dataclasses.field(default_factory=Adapt)
 
 
-def init_state(method: Method, tx: optax.GradientTransformation, recipe: Recipe) -> Start:
+def init_state(
+    method: Method, tx: optax.GradientTransformation | Mapping[str, Any], recipe: Recipe
+) -> Start:
     """Everything fresh; run it under jit with out_shardings, or `eval_shape` for its shapes.
+
+    tx: of players {player: its own}, or one for all; the state's `opt` is {player: ...} then.
 
     Raises:
       UserError: `freeze` leaves nothing to train, or one of its patterns matches no parameter;
@@ -72,7 +77,7 @@ def init_state(method: Method, tx: optax.GradientTransformation, recipe: Recipe)
     state = {
         "step": jnp.int32(0),
         "params": trained,
-        "opt": tx.init(trained),
+        "opt": _first_moments(method, tx, trained),
         "extra": extra,
         "ema": jax.tree.map(jnp.copy, trained) if recipe.ema_decay else {},
         "skipped": jnp.int32(0),
@@ -94,6 +99,18 @@ def _parted(method: Method, recipe: Recipe, params: Params) -> tuple[Params, Par
     return frozen, trained
 
 
+def _first_moments(method: Method, tx: Any, trained: Params) -> Any:
+    if not method.players():
+        return tx.init(trained)
+    shares = method.share_out(trained)
+    return {player: of_player(tx, player).init(share) for player, share in shares.items()}
+
+
+def of_player(value: Any, player: str) -> Any:
+    """Its own of {player: value}; else the one that all have."""
+    return value[player] if isinstance(value, Mapping) else value
+
+
 def restate(method: Method, recipe: Recipe, state: State, frozen: Params) -> State:
     """The entries of a state that follow from weights which took the place of the first ones: the
     method's extra state, made anew, and the moving average.
@@ -104,15 +121,22 @@ def restate(method: Method, recipe: Recipe, state: State, frozen: Params) -> Sta
     return {"extra": lay(made, state["extra"]), "ema": ema}
 
 
-def frozen_paths(start: Start) -> list[str]:
+def frozen_paths(method: Method, start: Start) -> list[str]:
     """Paths of what must be given and never drawn: frozen weights, and the statistics of BatchNorms
-    that do not learn, under `batch_stats/`. Nothing where no weight is frozen.
+    that do not learn and of frozen parts without weights, under `batch_stats/`. Nothing where no
+    weight is frozen.
     """
     if not start.frozen:
         return []
-    extra = start.state["extra"]
-    learn = [f"{norm}/" for norm in batch_norms(start.state["params"], start.frozen, extra)]
-    stats = [path for path in flatten(extra.get(STATS, {})) if not path.startswith((*learn,))]
+    extra, trained = start.state["extra"], start.state["params"]
+    learn = [f"{norm}/" for norm in batch_norms(trained, start.frozen, extra)]
+    parts = [*trained, *start.frozen]
+    stats = [
+        path
+        for path in flatten(extra.get(STATS, {}))
+        if not path.startswith((*learn,))
+        and (path.split("/")[0] in parts or matches(path, method.frozen))
+    ]
     return [*flatten(start.frozen), *(f"{STATS}/{path}" for path in stats)]
 
 
