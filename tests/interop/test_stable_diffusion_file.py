@@ -23,6 +23,7 @@ from vlp_jax.methods.base import make_method
 
 MAKER = runpy.run_path(str(pathlib.Path(__file__).parents[1] / "golden" / "ldm_state.py"))
 FAMILY = families()["stable_diffusion"]
+VAE = "first_stage_model."
 TIME = "model.diffusion_model.time_embed.0.weight"
 
 
@@ -119,6 +120,21 @@ def test_what_a_file_lacks_is_one_line(tmp_path):
         with pytest.raises(UserError, match=message):
             convert(str(path), str(tmp_path / "ours"))
     assert open_checkpoint(str(path)).family is FAMILY
+
+
+def test_an_autoencoder_alone(tmp_path):
+    """As sd-vae-ft-mse's file, which no factor is in."""
+    state = {k.removeprefix(VAE): a for k, a in tensors("sd1").items() if k.startswith(VAE)}
+    save_file(state | {"loss.logvar": np.zeros((), "f4")}, tmp_path / "vae.safetensors")
+    report = convert(str(tmp_path / "vae.safetensors"), str(tmp_path / "ours"))
+    assert "the file holds no factor of its latents; 0.18215 is taken" in report["notes"]
+    arrays, manifest = read_folder(str(tmp_path / "ours"))
+    assert set(manifest["parts"]) == {"autoencoder", "latent_scale"}
+    assert manifest["method"]["name"] == "autoencoder"
+    for ours, theirs in (("down1_res0", "down.1.block.0"), ("mid_res1", "mid.block_2")):
+        found = arrays[f"autoencoder/encoder/{ours}/conv2/kernel"]
+        wanted = state[f"encoder.{theirs}.conv2.weight"]
+        np.testing.assert_array_equal(found, wanted.transpose(2, 3, 1, 0))
 
 
 def test_labels_are_refused():

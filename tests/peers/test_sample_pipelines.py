@@ -81,7 +81,7 @@ def test_a_control_network_and_an_adapter_that_came_alone(base, tmp_path):
     led.set_progress_bar_config(disable=True)
     control = converted(net, tmp_path)
     model = load_model(folder, parts={"control": control})
-    pixels = np.repeat(channels_first(HINT[None].astype(np.float32) / 255), 2, axis=0)
+    pixels = channels_first(np.float32([HINT, HINT]) / 255)
     wanted = theirs(led, image=pixels)
     assert np.abs(ours(model, control=HINT) - wanted).max() <= 1
     assert np.abs(wanted - theirs(pipe)).max() > 1

@@ -102,8 +102,9 @@ def open_checkpoint(path: str, weights: str = "") -> Checkpoint:
     family = recognise(state, file.endswith(".pt") and is_torchscript(file), file)
     beside, more = _beside(file, family, os.path.isdir(path))
     pictures = family.pictures(beside)
-    state = family.held(family.known_names(state), beside)
+    state = family.known_names(state)
     state = {**state, **family.further(state, beside.folder, _read)}
+    state = family.held(state, beside)
     beside = dataclasses.replace(beside, tokenizers=family.tokenizers(state))
     return Checkpoint(file, family, state, beside, pictures, (*notes, *more))
 

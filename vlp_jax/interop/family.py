@@ -97,17 +97,17 @@ class Family:
         """The tensors under the names of `table`, where some versions write others."""
         return state
 
-    def held(self, state: State, beside: Beside) -> State:
-        """The tensors, and the numbers of a config that are weights of ours. Raises UserError for
-        a number that is none."""
-        del beside
-        return state
-
     def further(self, state: State, folder: str, read: Callable[[str], State]) -> State:
         """The tensors of further files of a folder, where one network is released as several; read:
         f(path) -> the tensors of a file."""
         del state, folder, read
         return {}
+
+    def held(self, state: State, beside: Beside) -> State:
+        """The tensors, and the numbers of a config that are weights of ours. Raises UserError for
+        a number that is none."""
+        del beside
+        return state
 
     def recognises(self, state: State, archive: bool) -> bool:
         """Whether a file is of this family, given its tensors under any of its names."""

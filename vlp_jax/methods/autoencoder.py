@@ -266,9 +266,10 @@ class Autoencoder(Method):
             return jnp.clip(jnp.stack(pair, 1) / 2 + 0.5, 0, 1)
 
         side = self.image_size // self.net.factor
-        latent = {"latent": Numbers((side, side, self.net.width))}
+        latent = {"latent": Numbers((side, side, self.net.width), free=2)}
+        any_size = Picture(self.image_size, key="method.image_size", free=True)
         return {
-            "encode_latents": Function(encode, self.fields()),
+            "encode_latents": Function(encode, {"image": any_size}),
             "decode_latents": Function(decode, latent),
             "reconstruct": Function(reconstruct, self.fields()),
         }
