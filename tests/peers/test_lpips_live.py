@@ -32,7 +32,10 @@ def distance(features, heads, a, b):
     return total
 
 
-def test_the_distance_is_the_packages(tmp_path):
+@pytest.fixture(scope="module")
+def released(tmp_path_factory):
+    """(folder with VGG16 and heads beside it, our conversion, the VGG16, the heads)."""
+    folder = tmp_path_factory.mktemp("lpips")
     torch.manual_seed(0)
     vgg = torchvision.models.vgg16(weights=None).eval()
     for module in vgg.features:
@@ -40,36 +43,51 @@ def test_the_distance_is_the_packages(tmp_path):
             torch.nn.init.normal_(module.bias, std=0.1)
     heads = [torch.rand(width) for width in WIDTHS]
     state = {k: v for k, v in vgg.state_dict().items() if k.startswith("features")}
-    torch.save(state, tmp_path / "vgg16-397923af.pth")
+    torch.save(state, folder / "vgg16-397923af.pth")
     named = {f"lin{n}.model.1.weight": head.view(1, -1, 1, 1) for n, head in enumerate(heads)}
-    torch.save(named, tmp_path / "vgg.pth")
-    told = convert(str(tmp_path / "vgg16-397923af.pth"), str(tmp_path / "LPIPS"))
+    torch.save(named, folder / "vgg.pth")
+    told = convert(str(folder / "vgg16-397923af.pth"), str(folder / "LPIPS"))
     assert told["parameters"] == 14_716_160 and told["arch"] == "LPIPS"
-    model = load_model(str(tmp_path / "LPIPS"))
+    return folder, load_model(str(folder / "LPIPS")), vgg, heads
+
+
+def pictures():
     rng = np.random.default_rng(0)
-    pictures = {name: rng.integers(0, 256, (3, 48, 40, 3), np.uint8) for name in ("image", "other")}
-    function = model.method.functions()["distance"]
-    found = jax.jit(lambda v, batch: function(v, Inputs.of(batch)))(
-        Vars(model.params, model.extra), pictures
-    )
-    pair = [
-        torch.from_numpy(p.transpose(0, 3, 1, 2) / 127.5 - 1).float() for p in pictures.values()
+    return {name: rng.integers(0, 256, (3, 48, 40, 3), np.uint8) for name in ("image", "other")}
+
+
+def theirs():
+    return [
+        torch.from_numpy(p.transpose(0, 3, 1, 2) / 127.5 - 1).float() for p in pictures().values()
     ]
+
+
+def test_the_distance_is_the_papers(released):
+    _, model, vgg, heads = released
+    function = model.method.functions()["distance"]
+    run = jax.jit(lambda v, batch: function(v, Inputs.of(batch)))
+    found = run(Vars(model.params, model.extra), pictures())
     with torch.no_grad():
-        wanted = distance(vgg.features, heads, *pair).numpy()
+        wanted = distance(vgg.features, heads, *theirs()).numpy()
     np.testing.assert_allclose(found, wanted, rtol=1e-4)
+
+
+def test_the_package_has_the_same_sum_and_its_whole_file_converts(released, tmp_path):
     package = pytest.importorskip("lpips", reason="the package itself is not installed")
+    _, model, vgg, heads = released
     net = package.LPIPS(net="vgg", pretrained=False, pnet_rand=True, verbose=False).eval()
-    renamed = dict(net.state_dict())
-    for name in renamed:
+    own, state = dict(net.state_dict()), vgg.state_dict()
+    for name in own:
         if name.startswith("net."):
-            renamed[name] = state[f"features.{name.split('.', 2)[2]}"]
-    renamed |= named | {
-        f"lins.{n}.model.1.weight": named[f"lin{n}.model.1.weight"] for n in range(5)
-    }
-    net.load_state_dict(renamed)
+            own[name] = state[f"features.{name.split('.', 2)[2]}"]
+        elif name.endswith("model.1.weight"):
+            own[name] = heads[int(name.removeprefix("lins.").removeprefix("lin")[0])].view(
+                1, -1, 1, 1
+            )
+    net.load_state_dict(own)
     with torch.no_grad():
-        np.testing.assert_allclose(wanted, net(*pair).view(-1).numpy(), rtol=1e-5)
+        wanted = distance(vgg.features, heads, *theirs()).numpy()
+        np.testing.assert_allclose(wanted, net(*theirs()).view(-1).numpy(), rtol=1e-5)
     torch.save(net.state_dict(), tmp_path / "whole.pth")
     convert(str(tmp_path / "whole.pth"), str(tmp_path / "AGAIN"))
     again = load_model(str(tmp_path / "AGAIN"))

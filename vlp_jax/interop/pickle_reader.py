@@ -79,6 +79,8 @@ _PUSHES = {
     "BINUNICODE",
     "SHORT_BINUNICODE",
     "BINUNICODE8",
+    "BINSTRING",  # Python 2's text, in Latin-1
+    "SHORT_BINSTRING",
 }
 
 
