@@ -89,7 +89,7 @@ def writes(method: Method, name: str, v: Vars) -> dict[str, Wanted]:
         letter: size
         for array in wanted.values()
         for letter, size in zip(array.shape[1:], array.usual, strict=True)
-        if letter in _SIZES
+        if isinstance(letter, str) and letter in _SIZES
     }
     sizes = {"B": 2, "T": most, "K": 2} | usual
     # each other number that follows one of these is named so
