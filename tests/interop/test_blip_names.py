@@ -13,6 +13,7 @@ from safetensors.numpy import load_file, save_file
 
 from vlp_jax.api import export
 from vlp_jax.api.released import method_config, read_released
+from vlp_jax.api.released_tokenizers import find_tokenizers
 from vlp_jax.api.switches import described
 from vlp_jax.api.weights import expected_shapes
 from vlp_jax.core.errors import UserError
@@ -45,6 +46,20 @@ def opened(path, arch=""):
     arrays = to_ours(found.table, found.state, expected_shapes(method), "the file")
     prove_names(found.table, found.state, arrays, "the file")
     return found.family.name, config, method, arrays
+
+
+def test_answers_are_read_by_the_tokenizer_of_questions(tmp_path):
+    shutil.copytree(GOLDEN / "answer", tmp_path, dirs_exist_ok=True)
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *(f"w{n}" for n in range(DEC - 5))]
+    (tmp_path / "vocab.txt").write_text("\n".join(words))
+    checkpoint, notes = open_checkpoint(str(tmp_path)), []
+    method = make_method(method_config(checkpoint, "")[0])
+    found = find_tokenizers(checkpoint, "", method, notes)
+    assert {name: spec["name"] for name, spec in found.specs.items()} == {
+        "text": "vocab.txt",
+        "answer": "answer.txt",
+    }
+    assert not notes
 
 
 @pytest.fixture(scope="module", params=["caption", "match", "answer"])

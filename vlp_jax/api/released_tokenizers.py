@@ -63,7 +63,7 @@ def _one(
     """(its spec; the file that it is, `spm:` before a SentencePiece model, "" of a built-in one).
     Without either there is none."""
     family = checkpoint.family
-    usual = checkpoint.beside if name == MAIN else Beside()
+    usual = checkpoint.beside if name == MAIN or family.one_tokenizer else Beside()
     beside = checkpoint.beside.tokenizers.get(name, usual)
     length = family.text_length(beside, field.length)
     file = asked.removeprefix("spm:") if asked not in ("", "clip", "bytes") else ""

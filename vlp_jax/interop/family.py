@@ -62,6 +62,7 @@ class Family:
       untold: switches that its config need not say, because the weights do or nobody asks.
       unwritten: parts that training alone needs.
       compared: fields of the method itself that its config must say.
+      one_tokenizer: all texts of a method are read by the one beside the weights.
     """
 
     has: tuple[str, ...] = ()
@@ -82,6 +83,7 @@ class Family:
     untold: tuple[str, ...] = ("image.pos_embed",)  # fixed tables are written as weights
     unwritten: tuple[str, ...] = ()
     compared: tuple[str, ...] = ("image_mean", "image_std")
+    one_tokenizer: bool = False
 
     @property
     def name(self) -> str:

@@ -63,6 +63,7 @@ class Blip(Family):
     release = preprocess.BLIP
     antialias = False
     methods = ("blip", "blip_vqa", "blip_nlvr")
+    one_tokenizer = True
 
     def table(self, names: Any) -> Table:
         """The names of the task that the tensors `names` are of."""
