@@ -18,7 +18,7 @@ from vlp_jax.methods.base import Method
 
 OUTPUTS = ("text_states", "encode_latents", "decode_latents", "denoise", "residuals")
 KEPT = 16  # numbers of each array
-_SIDE, _STEP = 64, 16  # of a picture and of maps, where their own are larger and a multiple
+_SIDE, _STEP = 64, 16  # of pictures and maps, where their own are multiples
 
 
 def embeds(method: Method) -> bool:
@@ -46,25 +46,39 @@ def golden_outputs(
     for name in names:
         if name in offered:
             batch: dict[str, np.ndarray] = {}
-            for field, kind in offered[name].reads.items():
-                batch |= {} if kind.optional else _arrays(field, kind)
+            reads = {n: field for n, field in offered[name].reads.items() if not field.optional}
+            for field, kind in reads.items():
+                batch |= _arrays(field, kind, _share(reads.values()))
             leaves = flatten({"": runner(method, name, v)(batch)}).values()
             found[name] = np.concatenate([_spread(np.ravel(leaf[0])) for leaf in leaves])
     return found
 
 
-def _arrays(name: str, field: Field) -> dict[str, np.ndarray]:
-    """The golden arrays of a field, small where the network takes any size."""
+def _share(fields: Iterable[Field]) -> int:
+    """What pictures and maps are made smaller by, together, where the network takes any size."""
+    sides = [(field.shape[0], _STEP) for field in fields if _is_map(field)]
+    sides += [(field.size, _SIDE) for field in fields if isinstance(field, Picture) and field.free]
+    side, wanted = sides[0] if sides else (1, 1)
+    return side // wanted if side % wanted == 0 else 1
+
+
+def _is_map(field: Field) -> bool:
+    return isinstance(field, Numbers) and field.free > 1
+
+
+def _arrays(name: str, field: Field, share: int) -> dict[str, np.ndarray]:
+    """The golden arrays of a field."""
     if isinstance(field, Picture):
-        side = _SIDE if field.free and field.size % _SIDE == 0 else field.size
-        return {name: golden_inputs(side, 2, 2)["image"]}
+        return {
+            name: golden_inputs(field.size // share if field.free else field.size, 2, 2)["image"]
+        }
     if isinstance(field, Text):
         made = golden_inputs(1, field.length, field.vocab_size)
         return {array: made[array.replace(name, "text", 1)] for array in field.spec(name, 1)}
     (spec,) = field.spec(name, 1).values()
     shape = spec.shape
-    if isinstance(field, Numbers) and len(shape) == 4 and field.free:
-        shape = (1, *(_STEP if side % _STEP == 0 else side for side in shape[1:3]), shape[3])
+    if _is_map(field):
+        shape = (1, *(side // share for side in shape[1:3]), *shape[3:])
     return {name: golden_numbers(shape).astype(spec.dtype)}
 
 
