@@ -55,6 +55,7 @@ TEXT = {
     "eos_token_id": 258,
 }
 PNDM = {"_class_name": "PNDMScheduler", "skip_prk_steps": True, "beta_schedule": "scaled_linear"}
+PNDM |= {"steps_offset": 1}
 INDEX = {
     "_class_name": "StableDiffusionPipeline",
     "unet": ["diffusers", "UNet2DConditionModel"],
@@ -367,3 +368,18 @@ def test_further_channels_tell_the_use():
         assert kind == f"StableDiffusion{middle}Pipeline"
     with pytest.raises(UserError, match="in_channels 6: 4 are the latents, and 2 more are not"):
         family.method({"": INDEX, **CONFIGS, "unet": UNET | {"in_channels": 6}}, "F")
+
+
+def test_old_schedulers_are_corrected_as_their_pipelines_do_it():
+    family, old = families()["diffusers"], {"_class_name": "DDIMScheduler"}
+    for kind, offset, threshold in (
+        ("StableDiffusionPipeline", 1, None),
+        ("StableDiffusionInpaintPipeline", 1, "static"),
+        ("StableDiffusionControlNetPipeline", 0, "static"),
+    ):
+        configs = {"": INDEX | {"_class_name": kind}, **CONFIGS, "scheduler": old}
+        beside = Beside("", configs, "model_index.json")
+        assert family.method(configs, "F")["schedule"]["offset"] == offset
+        assert family.manifest(beside)["drawing"].get("threshold") == threshold
+        notes = family.complete({}, {}, beside)
+        assert ("scheduler: offset is corrected as the pipeline does it" in notes) == bool(offset)

@@ -25,7 +25,7 @@ from vlp_jax.methods.base import Function, Method
 from vlp_jax.parallel.startup import first_process, start_jax
 from vlp_jax.train.functions import find
 
-_SIZES = "HWhwS"  # letters of sizes that may be any
+_SIZES = {*"HWhwS"}  # letters of sizes that may be any
 
 
 @dataclasses.dataclass(frozen=True)

@@ -141,7 +141,7 @@ def write_scheduler(schedule: Config, drawing: Config) -> dict[str, Any]:
     kind = _SAMPLERS[sampler]
     has = _SHARED | _OWN[kind]
     back = lambda known, value: next(theirs for theirs, ours in known.items() if ours == value)  # noqa: E731
-    found = _FIXED.get(kind, {}) | {
+    found = {
         "beta_schedule": back(_BETAS, schedule["name"]),
         "beta_start": schedule["start"],
         "beta_end": schedule["end"],
@@ -157,5 +157,5 @@ def write_scheduler(schedule: Config, drawing: Config) -> dict[str, Any]:
         "variance_type": back(_VARIANCES, drawing.get("variance", "small")),
         "algorithm_type": next((a for a, ours in _ALGORITHMS.items() if ours == sampler), ""),
     }
-    kept = {key: found[key] for key in (*_FIXED.get(kind, {}), *has) if key in found}
-    return {"_class_name": kind, **kept}
+    kept = {key: found[key] for key in has if key in found}
+    return {"_class_name": kind, **kept, **_FIXED.get(kind, {})}

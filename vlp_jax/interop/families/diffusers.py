@@ -32,6 +32,10 @@ _TEXTS = {"text": "text_encoder", "text_2": "text_encoder_2"}  # our part -> com
 _FILES = {"text_encoder": "model.safetensors", "text_encoder_2": "model.safetensors"}
 _WEIGHTS = "diffusion_pytorch_model.safetensors"
 _MIDDLES = {"": "", "mask": "Inpaint", "depth": "Depth2Img"}  # joins -> a pipeline's name
+_PATCHES = dict.fromkeys(
+    ("StableDiffusionPipeline", "StableDiffusionImg2ImgPipeline"),
+    {"steps_offset": 1, "clip_sample": False},
+) | {"StableDiffusionInpaintPipeline": {"steps_offset": 1, "skip_prk_steps": True}}
 _SIDE = 64  # of latents where a config says none
 
 
@@ -95,10 +99,13 @@ class Diffusers(Family):
 
     def complete(self, method: dict[str, Any], state: State, beside: Beside) -> list[str]:
         """What the pipeline's class changes of its scheduler's config."""
-        said = beside.config["scheduler"]
-        patches = _patches(beside.config).items()
-        changed = [key for key, value in patches if said.get(key) != value]
-        return [f"scheduler: {key} is corrected, as the pipeline does it" for key in changed]
+        said, (schedule, drawing) = beside.config, _schedule(beside.config, beside.file)
+        try:
+            found = [*zip(read_scheduler(said["scheduler"], ""), (schedule, drawing), strict=True)]
+        except UserError:  # what only its pipeline corrects
+            return ["scheduler: its config is corrected as the pipeline does it"]
+        changed = [k for old, new in found for k in new | old if old.get(k) != new.get(k)]
+        return [f"scheduler: {k} is corrected as the pipeline does it" for k in changed]
 
     def manifest(self, beside: Beside) -> dict[str, Any]:
         """How the pipeline draws."""
@@ -184,16 +191,10 @@ def _side(said: Any) -> int:
     return min(side or _SIDE for side in sides)
 
 
-def _patches(config: Configs) -> dict[str, Any]:
-    """What pipelines of Stable Diffusion before XL correct in their scheduler's config."""
-    kind, said = str(config[""].get("_class_name")), config["scheduler"]
-    if not kind.startswith("StableDiffusion") or "XL" in kind:
-        return {}
-    return {k: v for k, v in (("steps_offset", 1), ("clip_sample", False)) if k in said}
-
-
 def _schedule(config: Configs, where: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    return read_scheduler({**config["scheduler"], **_patches(config)}, where)
+    """As the pipeline's class corrects its scheduler's config."""
+    patches = _PATCHES.get(str(config[""].get("_class_name")), {})
+    return read_scheduler({**config["scheduler"], **patches}, where)
 
 
 def _controls(config: Configs, at: Any) -> dict[str, Any]:
