@@ -32,10 +32,11 @@ _TEXTS = {"text": "text_encoder", "text_2": "text_encoder_2"}  # our part -> com
 _FILES = {"text_encoder": "model.safetensors", "text_encoder_2": "model.safetensors"}
 _WEIGHTS = "diffusion_pytorch_model.safetensors"
 _MIDDLES = {"": "", "mask": "Inpaint", "depth": "Depth2Img"}  # joins -> a pipeline's name
-_PATCHES = dict.fromkeys(
-    ("StableDiffusionPipeline", "StableDiffusionImg2ImgPipeline"),
-    {"steps_offset": 1, "clip_sample": False},
-) | {"StableDiffusionInpaintPipeline": {"steps_offset": 1, "skip_prk_steps": True}}
+_PATCHES = {  # what pipelines correct in their scheduler's config
+    "StableDiffusionPipeline": {"steps_offset": 1, "clip_sample": False},
+    "StableDiffusionImg2ImgPipeline": {"steps_offset": 1, "clip_sample": False},
+    "StableDiffusionInpaintPipeline": {"steps_offset": 1, "skip_prk_steps": True},
+}
 _SIDE = 64  # of latents where a config says none
 
 
