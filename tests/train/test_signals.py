@@ -81,6 +81,7 @@ def main(words):
     return 0
 
 if __name__ == "__main__":
+    signal.signal(int(sys.argv[1]), signal.SIG_DFL)  # shells start background jobs deaf to SIGINT
     program(main, sys.argv[1:])
 """
 
