@@ -145,6 +145,9 @@ def test_other_settings_draw_nothing_over(opened, tmp_path, capsys):
     for words, key in (("--guidance=2", "how"), ("--prompt=b", "text"), ("--negative=b", "neg")):
         line = refused(capsys, *call, words)
         assert "00000_00000.png: was drawn with another " + key in line
+    again = ["--checkpoint=text", "--prompt=a", f"--out={tmp_path / 'against'}", "--steps=2"]
+    assert run(*again, "--negative=b") == 0
+    assert "was drawn with another negative" in refused(capsys, *again)
     opened["text"].params["gain"] = opened["text"].params["gain"] + 1
     assert "was drawn with another weights" in refused(capsys, *call)
     picture(tmp_path / "out" / "00000_00000.png")
@@ -188,6 +191,9 @@ def test_pictures_masks_and_negatives_reach_the_model(opened, tmp_path):
     assert plain[0].tobytes() != other[0].tobytes()
     both = painter.sample(["a", "a"], steps=3, negative=["", "b"])
     assert both[1].tobytes() == other[0].tobytes()
+    pair = np.stack([pixels(image), 255 - pixels(image)]).astype(np.uint8)
+    found = painter.sample(["a", "b"], image=pair, strength=0.0, steps=2)
+    np.testing.assert_array_equal(np.stack([np.asarray(one) for one in found]), pair)
 
 
 def test_a_checkpoint_says_how_it_draws_where_nobody_does():
