@@ -51,8 +51,10 @@ class Double(Method):
 
     def functions(self):
         picture = Picture(SIDE, optional=True)
+        text, negative = Text(LENGTH, 259), Text(LENGTH, 259, optional=True)
         reads = {
-            "text": {"text": Text(LENGTH, 259), "negative": Text(LENGTH, 259, optional=True)},
+            "text": {"text": text, "negative": negative},
+            "two": dict(text=text, text_2=text, negative=negative, negative_2=negative),
             "label": {"label": Label(5)},
             "nothing": {},
             "low": {"low": Picture(SIDE // 2)},

@@ -15,6 +15,7 @@ import vlp_jax.methods
 from vlp_jax.__main__ import main
 from vlp_jax.api import sample as command
 from vlp_jax.api.compose import composed
+from vlp_jax.api.drawing import Asked, Painter
 from vlp_jax.core.errors import UserError
 from vlp_jax.data.open import open_source
 
@@ -129,7 +130,8 @@ def test_a_signal_ends_it_between_batches(opened, tmp_path, monkeypatch, capsys)
 
     def told(folder, job, made):
         write(folder, job, made)
-        os.kill(os.getpid(), signal.SIGTERM)
+        if job.seed == 0:
+            os.kill(os.getpid(), signal.SIGTERM)
 
     monkeypatch.setattr(command.Folder, "write", told)
     call = ["--checkpoint=text", "--prompt=a", "--n=4", "--steps=2", f"--out={out}"]
@@ -145,6 +147,9 @@ def test_other_settings_draw_nothing_over(opened, tmp_path, capsys):
     for words, key in (("--guidance=2", "how"), ("--prompt=b", "text"), ("--negative=b", "neg")):
         line = refused(capsys, *call, words)
         assert "00000_00000.png: was drawn with another " + key in line
+    again = ["--checkpoint=text", "--prompt=a", f"--out={tmp_path / 'against'}", "--steps=2"]
+    assert run(*again, "--negative=b") == 0
+    assert "was drawn with another negative" in refused(capsys, *again)
     opened["text"].params["gain"] = opened["text"].params["gain"] + 1
     assert "was drawn with another weights" in refused(capsys, *call)
     picture(tmp_path / "out" / "00000_00000.png")
@@ -188,6 +193,21 @@ def test_pictures_masks_and_negatives_reach_the_model(opened, tmp_path):
     assert plain[0].tobytes() != other[0].tobytes()
     both = painter.sample(["a", "a"], steps=3, negative=["", "b"])
     assert both[1].tobytes() == other[0].tobytes()
+    pair = np.stack([pixels(image), 255 - pixels(image)]).astype(np.uint8)
+    found = painter.sample(["a", "b"], image=pair, strength=0.0, steps=2)
+    np.testing.assert_array_equal(np.stack([np.asarray(one) for one in found]), pair)
+
+
+def test_a_second_text_is_the_first_unless_it_is_given():
+    def said(**given):
+        return Painter(model("two"), Asked(["a", "b"], given=given)).said(1)
+
+    assert said() == {"text": "b", "text_2": "b"}
+    assert said(negative="c") == {"text": "b", "text_2": "b", "negative": "c", "negative_2": "c"}
+    other = said(text_2=["d", "e"], negative=["f", "g"], negative_2="h")
+    assert other == {"text": "b", "text_2": "e", "negative": "g", "negative_2": "h"}
+    with pytest.raises(UserError, match=r"^text_2: 3 for 2 prompts; give one of each"):
+        said(text_2=["d", "e", "f"])
 
 
 def test_a_checkpoint_says_how_it_draws_where_nobody_does():

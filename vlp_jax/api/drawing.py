@@ -45,7 +45,7 @@ class Asked:
       n: pictures of a prompt.
       size: None is that of the given pictures, or the model's own.
       given: {field of the function, or one of its options: value}. A text or a picture is for all
-        prompts, a list has one for each.
+        prompts, a list or uint8[N, H, W, 3] has one for each.
     """
 
     prompts: Sequence[str] | Sequence[int] | str | None = None
@@ -174,7 +174,8 @@ class Painter:
             if not field.optional:
                 raise UserError(f"{name}: {self._path} draws from one; give it")
             return []
-        several = isinstance(given, list | tuple) or not (said or isinstance(field, Picture))
+        several = isinstance(given, list | tuple) or getattr(given, "ndim", 0) == 4
+        several |= not (said or isinstance(field, Picture))  # numbers
         listed = list(given) if several else [given]
         if len(listed) not in (1, len(self._prompts)):
             count = len(self._prompts)

@@ -293,8 +293,8 @@ def _check_same(path: str, settings: Mapping[str, Any]) -> None:
     except (OSError, ValueError, KeyError, SyntaxError) as error:
         hint = "is no picture that `sample` drew; choose another --out"
         raise UserError(f"{path}: {hint}") from error
-    for key in settings.keys() - TOLD:
-        if found.get(key) != settings[key]:
+    for key in [key for key in {**settings, **found} if key not in TOLD]:
+        if found.get(key) != settings.get(key):
             raise UserError(f"{path}: was drawn with another {key}; choose another --out")
 
 
