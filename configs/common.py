@@ -12,6 +12,7 @@ from ml_collections import ConfigDict, FieldReference
 from vlp_jax.augment.pictures import Augment
 from vlp_jax.data.filters import Filters
 from vlp_jax.models.towers import network
+from vlp_jax.optim.adapt import Adapt
 
 
 def base() -> ConfigDict:
@@ -35,6 +36,7 @@ def base() -> ConfigDict:
     c.fresh = ()  # path regexes of what starts anew although init_from is asked for it
     # Path regexes of locked parameters, e.g. ("image/.*",) for LiT; they run as in evaluation.
     c.freeze = ()
+    c.adapt = ConfigDict(dataclasses.asdict(Adapt()))  # LoRA: vlp_jax/optim/adapt.py
     c.allow_random_frozen = False  # frozen weights that init_from does not give: tests alone
     c.ema_decay = 0.0
     c.max_bad_steps = 10  # steps in a row with a non-finite loss before the run stops
@@ -74,6 +76,7 @@ def base() -> ConfigDict:
             "lr_groups": (),
             "no_decay": (r"(.*/)?(bias|scale|cls_token|probe|logit_scale|logit_bias)",),
             "mu_dtype": "float32",
+            "players": {},  # {player: {key: value}} of what it has otherwise: optim/players.py
         }
     )
     c.data = data()
@@ -103,7 +106,8 @@ def data() -> ConfigDict:
                 "share": 1.0,  # of a picture's side, what a crop of a fixed size shows
             },
             "tokenizer": "clip",
-            "tokenizer_options": {"clean": "", "pad_id": -1},  # "" and -1: the tokenizer's own
+            # "" and -1: the tokenizer's own; new: ("<word>=it starts from",), data/text/grown.py
+            "tokenizer_options": {"clean": "", "pad_id": -1, "new": ()},
             "context_length": 77,  # 0: each text's own
             "tokenizers": {},  # further ones by name: a file, or {name, clean, pad_id}
             "fields": {},  # where each field of a method is found: data/fields/KIND.py

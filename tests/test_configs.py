@@ -1,5 +1,6 @@
 """Every recipe loads, builds its method and optimiser, and has the keys that scripts rely on."""
 
+import dataclasses
 import json
 import pathlib
 
@@ -10,7 +11,9 @@ from vlp_jax.api.config import load_config, split_overrides
 from vlp_jax.core.errors import UserError
 from vlp_jax.core.pytree import matches, merge
 from vlp_jax.core.pytree import size as size_of
+from vlp_jax.core.schema import build
 from vlp_jax.methods.base import make_method
+from vlp_jax.optim.adapt import Adapt
 from vlp_jax.optim.optimizer import check_paths, make_optimizer
 from vlp_jax.train.settings import check_pictures
 from vlp_jax.train.state import Recipe, init_state
@@ -31,6 +34,7 @@ def test_every_recipe(path):
     assert config.steps or config.examples or config.epochs
     method, tx = make_method(config.method), make_optimizer(config.optim)
     recipe = Recipe(config.seed, config.batch_size, config.accumulate, tuple(config.freeze))
+    recipe = dataclasses.replace(recipe, adapt=build(Adapt, config.adapt, "adapt"))
     state, frozen = jax.eval_shape(lambda: init_state(method, tx, recipe))
     assert jax.tree.leaves(state["params"])
     check_paths(config.optim, merge(state["params"], frozen))

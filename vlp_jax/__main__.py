@@ -11,7 +11,7 @@ import importlib
 import logging
 import sys
 
-from vlp_jax.core.ending import ended
+from vlp_jax.core.ending import program
 from vlp_jax.core.memory import use_huge_pages
 
 EXIT_PREEMPTED = 75  # of train/preemption.py, which is heavy to import
@@ -30,6 +30,7 @@ COMMANDS = {
     "similarity": "own pictures x own prompts: table, heat map, map of the shared space",
     "capfilt": "write texts for pictures, drop those that do not match, keep the rest as data",
     "generate": "captions of pictures, or answers to questions about them",
+    "sample": "pictures from prompts, pictures, masks and control maps",
     "forward": "any function of a checkpoint on arrays of an .npz",
     "doctor": "versions, devices, data visibility",
 }
@@ -98,4 +99,4 @@ def _leave(text: str = "", code: int = 0, known: bool = True) -> None:
 
 if __name__ == "__main__":
     use_huge_pages()
-    sys.exit(ended(main, sys.argv[1:]))
+    program(main, sys.argv[1:])

@@ -61,6 +61,7 @@ def method_of(args: argparse.Namespace) -> Any:
 
     length, width, queue = SIZES[args.arch]
     towers = small_towers() if args.arch == "tiny" else blip_towers("base", 224)
+    towers["image"]["stem"] = ()  # transformers has one patch embedding
     towers["image"] |= dict(pos_embed="learned", patch_dropout=0.0)
     how = dict(text_length=length, embed_dim=width, queue=queue, momentum=MOMENTUM, alpha=ALPHA)
     how |= dict(negative_floor=FLOOR, label_smoothing=SMOOTHING)

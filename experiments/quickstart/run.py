@@ -90,8 +90,8 @@ def main(argv: list[str]) -> int:
 
 if __name__ == "__main__":
     sys.path.insert(0, str(ROOT))
-    from vlp_jax.core.ending import ended
+    from vlp_jax.core.ending import program
     from vlp_jax.core.memory import use_huge_pages
 
     use_huge_pages()
-    sys.exit(ended(main, sys.argv[1:]))
+    program(main, sys.argv[1:])

@@ -13,6 +13,7 @@ from small_runs import CONFIG, ROOT, environment, make_pictures, write_config
 
 from vlp_jax.__main__ import COMMANDS, main
 from vlp_jax.api.config import load_config
+from vlp_jax.core.errors import no_download
 from vlp_jax.train.workdir import run_files, write_files
 
 FOLDER = str(ROOT / "configs" / "clip" / "folder.py")
@@ -89,6 +90,35 @@ def test_folders_that_hold_no_pairs(capsys, tmp_path):
     missing = tmp_path / "pictures"
     assert str(missing) in refused(capsys, *train, f"--config.data.path={missing}")
     assert "data.path" in refused(capsys, *train, "--config.data.path=")
+
+
+def test_scenes_that_nobody_made_are_told_with_the_command_that_makes_them(capsys, tmp_path):
+    """Before the vocabulary, which the command writes beside them."""
+    recipe, none = ROOT / "configs" / "blip" / "tiny.py", tmp_path / "none"
+    line = refused(capsys, "train", f"--config={recipe}:{none}", f"--workdir={tmp_path / 'w'}")
+    assert line.startswith(f"error: no such shard: '{none}/emoji_scenes-train-*.tar'; ")
+    assert line.endswith(f"`python -m vlp_jax data prepare emoji_scenes --out={none}` writes such")
+
+
+HUB = "Salesforce/blip-image-captioning-base"
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("convert", HUB, "OUT/new"),
+        ("eval", f"--checkpoint={HUB}"),
+        ("generate", f"--checkpoint={HUB}", "--images=OUT", "--out=OUT/f.jsonl"),
+        ("train", "--config=GOOD", "--workdir=OUT/w", f"--config.init_from={HUB}"),
+        ("train", "--config=GOOD", "--workdir=OUT/w", f"--config.data.tokenizer={HUB}"),
+    ],
+)
+def test_a_models_name_on_a_hub_is_no_folder(capsys, tmp_path, good, words):
+    (tmp_path / "a.png").write_bytes(b"")
+    words = [w.replace("OUT", str(tmp_path)).replace("GOOD", str(good[0])) for w in words]
+    line = refused(capsys, *words)
+    assert HUB in line and "nothing is downloaded: give the folder that holds its files" in line
+    assert no_download("tests/none") == "", "below a folder that is there"
 
 
 def test_unreadable_pictures_and_endless_captions(capsys, tmp_path, good):

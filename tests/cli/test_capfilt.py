@@ -24,6 +24,7 @@ from vlp_jax.api import capfilt as api
 from vlp_jax.api.capfilt_part import CapFilt, Part, Rules, _truth
 from vlp_jax.api.writing import Made
 from vlp_jax.cli.capfilt import print_counts
+from vlp_jax.core.errors import UserError
 from vlp_jax.core.fields import Picture, Text
 from vlp_jax.data.decode import decode_image
 from vlp_jax.data.open import open_source
@@ -277,6 +278,18 @@ def test_mistakes_are_one_line(call, folder, data, tmp_path, capsys, flags, mess
     error = capsys.readouterr().err.splitlines()[-1]
     assert error.startswith("error: ") and message.replace("{data}", str(data)) in error
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("named", ["00000.tar", "*.tar", "0000{0..0}.tar", "../o*/00000.tar"])
+def test_a_result_does_not_replace_its_own_tars(tmp_path, named):
+    """What it is made of would be gone with it."""
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "00000.tar").write_bytes(b"")
+    with pytest.raises(UserError, match=r"holds --data=.*, which it would replace"):
+        api.check_apart(f"{out}/{named}", str(out))
+    api.check_apart(f"{out}/{named}", str(tmp_path / "out2"))
+    api.check_apart("https://a.b/x.tar", str(out))
 
 
 def test_killed_at_every_operation(data, tmp_path):

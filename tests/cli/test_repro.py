@@ -198,6 +198,18 @@ def test_without_a_name_the_studies_are_listed_with_their_minutes(capsys):
     assert "mae_mask_ratio       10 runs  MAE" in capsys.readouterr().out
 
 
+def test_a_study_lists_its_cells_and_runs_nothing(capsys):
+    assert main(["repro", "blip_capfilt", "--list", "--json"]) == 0
+    title, *lines, last = capsys.readouterr().out.splitlines()
+    found = json.loads(last)
+    assert title == found["title"] and len(lines) == len(found["cells"])
+    line = next(line for line in lines if line.startswith("  web texts "))
+    assert "paper: TR@1 78.4, IR@1 60.7, CIDEr 127.8; starts from 'all but self-attention'" in line
+    assert any("  captioner " in line and "made for the others; starts" in line for line in lines)
+    assert {row["cell"]: row["from"] for row in found["cells"]}["tower"] == ""
+    assert main(["repro", "no_such", "--list"]) == 2
+
+
 def test_a_cell_that_others_make_data_for(tmp_path, monkeypatch):
     """`before` is called once, when what it needs is there; a cell aside is measured by nothing."""
     config, trained, made = "configs/mae/tiny.py", [], []

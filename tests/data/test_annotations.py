@@ -270,6 +270,12 @@ def test_other_forms_of_pairs(write):
         ({"images": [{"id": 1, "file_name": 3}], "annotations": []}, "another form .TypeError"),
         ({"images": [], "annotations": []}, "of no known form"),
         ({"questions": []}, "of no known form"),
+        ({"images": [None, {"sentences": []}]}, "of no known form"),
+        ({"images": [1], "annotations": [{}]}, "of no known form"),
+        (
+            {"questions": [{"question": "a", "question_id": 1, "image_id": float("inf")}]},
+            "another form .OverflowError",
+        ),
         (ANNOTATIONS, "answers without questions"),
     ],
 )
@@ -278,6 +284,24 @@ def test_what_is_refused_in_a_line(write, content, message):
     with pytest.raises(UserError, match=message) as found:
         open_source(f"{root}/x.json")
     assert "\n" not in str(found.value) and "x.json" in str(found.value)
+
+
+@pytest.mark.parametrize("odd", [None, 3, ["test"], {"a": 1}])
+def test_what_is_no_name_is_no_split(write, odd):
+    first, *others = KARPATHY["images"]
+    root = write({"x.json": {"images": [first, *({**one, "split": odd} for one in others)]}})
+    assert len(open_source(f"{root}/x.json:test")) == 1
+    with pytest.raises(UserError, match="no split 'tset'; did you mean 'test'"):
+        open_source(f"{root}/x.json:tset")
+
+
+@pytest.mark.parametrize("odd", ["red", {"red": 1}, None])
+def test_answers_that_are_no_list_are_no_letters(write, odd):
+    """`red` would be the three answers r, e and d."""
+    told = [{**one, "answers": odd} for one in ANNOTATIONS["annotations"]]
+    root = write(dict(zip(NAMES, (QUESTIONS, {"annotations": told}), strict=True)))
+    with pytest.raises(UserError, match=r"another form .TypeError: .*no list"):
+        open_source(f"{root}/{NAMES[0]}")
 
 
 def test_a_file_that_is_not_there(tmp_path):

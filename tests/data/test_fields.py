@@ -246,7 +246,10 @@ def test_mistakes_are_told_by_their_key(message, path):
 @pytest.mark.parametrize(
     "change, message",
     [
-        ({"tokenizer": "clip"}, "data.tokenizer=clip: has 49408 ids but the method's a has 259"),
+        (
+            {"tokenizer": "clip"},
+            "data.tokenizer=clip: has 49408 ids but the method's a has 259; it takes 49408",
+        ),
         ({"context_length": 7}, "data.context_length=7 but the method's a has 9; make them equal"),
         (
             {"tokenizers": {"b": "clip"}},
@@ -277,6 +280,17 @@ def test_a_tokenizer_that_does_not_fit_is_told_by_its_key(change, message):
     with pytest.raises(UserError) as caught:
         open_tokenizers(fields, {**data, **change})
     assert message in str(caught.value)
+
+
+def test_a_method_with_ids_and_keys_of_its_own_is_told_by_them():
+    fields = {"a": Text(9, 257, own=2, keys=("m.v", "m.l"))}
+    with pytest.raises(UserError) as caught:
+        open_tokenizers(fields, {"tokenizer": "bytes"})
+    own = "has 259 ids but m.v=259, of which 2 are the method's own; it takes 261"
+    assert str(caught.value) == f"data.tokenizer=bytes: {own}"
+    fields = {"a": dataclasses.replace(fields["a"], vocab_size=259)}
+    with pytest.raises(UserError, match=r"data\.context_length=7 but m\.l=9; make them equal"):
+        open_tokenizers(fields, {"tokenizer": "bytes", "context_length": 7})
 
 
 def text_reader(train=False, cut=True, mask=False, **where):

@@ -1,11 +1,14 @@
 """`data prepare emoji_scenes`: what the tars say is true of their pictures."""
 
+import contextlib
 import dataclasses
 import glob
 import io
 import itertools
 import json
 import os
+import shlex
+import tarfile
 from collections import Counter, defaultdict
 
 import numpy as np
@@ -15,16 +18,18 @@ from PIL import Image
 from vlp_jax.cli.data import main as data_main
 from vlp_jax.core.errors import UserError
 from vlp_jax.core.fields import Picture, Text
+from vlp_jax.data import prepare_emoji_scenes
 from vlp_jax.data.export import write_tar
 from vlp_jax.data.fields.base import Setup, make_readers, read_row, stack
 from vlp_jax.data.open import open_source
 from vlp_jax.data.scenes import layout, samples, things
-from vlp_jax.data.scenes.changes import changed
+from vlp_jax.data.scenes.changes import TINTS, changed
 from vlp_jax.data.scenes.draw import draw
 from vlp_jax.data.scenes.flood import edges, reached
 from vlp_jax.data.scenes.options import Options
 from vlp_jax.data.scenes.questions import ANSWERS
-from vlp_jax.data.scenes.words import unknown
+from vlp_jax.data.scenes.readme import command, readme
+from vlp_jax.data.scenes.words import unknown, vocabulary
 from vlp_jax.data.text import load_tokenizer
 
 LONGEST = 32  # pieces of a text
@@ -72,6 +77,40 @@ def _asked(splits):
     return [
         (q, one["meta"]["objects"]) for one in _scenes(splits) for q in one["meta"]["questions"]
     ]
+
+
+def test_the_readme_is_of_the_scenes_and_keeps_the_licences(folder, monkeypatch):
+    with open(os.path.join(folder, "README.md")) as file:
+        told = file.read()
+    assert (
+        "| noisy | 50 | " in told
+        and "of which 40% have" in told
+        and "No objects have\nother" in told
+    )
+    assert "| vqa-train | 180 |" in told and "1 to 3 objects of 24 kinds" in told
+    names = {name.rpartition("-")[0] for name in os.listdir(folder) if name.endswith(".tar")}
+    assert names == {f"emoji_scenes-{split}" for split in samples.SPLITS if f"`{split}`" in told}
+    for name in ("vocab.txt", "classes.txt", "sheet.png", "EMOJI.md", "LICENSES"):
+        assert os.path.exists(os.path.join(folder, name)) and name in told
+    with tarfile.open(os.path.join(folder, "emoji_scenes-train-0000.tar")) as tar:
+        suffixes = {name.partition(".")[2] for name in tar.getnames()}
+    assert len(suffixes) == 6 and all(f"`KEY.{suffix}`" in told for suffix in suffixes)
+    (line,) = (line for line in told.splitlines() if " prepare emoji_scenes " in line)
+    asked = []
+    monkeypatch.setattr(prepare_emoji_scenes, "main", lambda out, options: asked.append(options))
+    with contextlib.suppress(TypeError):  # there is nothing to draw
+        data_main(shlex.split(line)[4:])
+    assert asked == [Options(**SIZES, per_shard=45)]
+    twice = Options(objects="all", train=1, changes=0.5, wrong=0.25, processes=3)
+    assert command(twice).endswith(
+        "emoji_scenes --objects=all --train=1 --wrong=0.25 --changes=0.5 --out=DIR"
+    )
+    told = readme(twice)
+    assert "50% of the objects of `train`" in told and "seg.png" not in told and "25%" in told
+    assert "scenes in Noto's style" in told and "(`test`, `vqa-test`)" in told
+    told = readme(Options(kinds=3, tints=0.6, styles="both", wrong=0.0))
+    assert "of 3 kinds" in told and "60% of the kinds in a scene are drawn, and told" in told
+    assert "| test | 500 | scenes in either style," in told and "(`test`" not in told
 
 
 def test_boxes_hold_the_masks_and_barely_overlap(splits):
@@ -299,7 +338,7 @@ def test_splits_share_no_content_and_test_has_the_other_style(splits):
     picture = layout.scene(Options(**SIZES), "test", 0)
     drawn = _map({"members": {"x": splits["test"][0]["image"]}}, "x")
     one = picture.objects[-1]
-    pixels, cover = things.sized("twemoji", one.thing.key, one.side)
+    pixels, cover = things.sized("twemoji", one.thing.look, one.side)
     y, x = np.argwhere(cover == 1)[50]
     assert drawn[one.corner[0] + y, one.corner[1] + x].tolist() == pixels[y, x].tolist()
 
@@ -311,7 +350,7 @@ def test_objects_to_learn_from_look_each_different():
     for number in range(30):
         scene = layout.scene(options, "train", number)
         one = scene.objects[-1]
-        pixels, cover = things.sized("noto", one.thing.key, one.side, one.change)
+        pixels, cover = things.sized("noto", one.thing.look, one.side, one.change)
         looks.add((one.thing, pixels.tobytes()))
         rows = np.flatnonzero((cover >= 0.5).any(1))
         assert rows[0] == one.box[0] - one.corner[0] and len(rows) == one.box[2]
@@ -337,6 +376,46 @@ def test_a_change_keeps_the_object_and_fills_its_square():
         assert max(mask.any(0).sum(), mask.any(1).sum()) >= 62 and 0.4 < mask.mean() < 0.95
     again = changed(*drawn, 19)
     assert (again[0] == pixels).all() and (again[1] == mask).all()
+
+
+def test_tinted_kinds_in_both_styles():
+    options = Options(kinds=6, most=2, tints=0.6, styles="both", scale=1.4, train=150, val=10)
+    options = dataclasses.replace(options, test=15, noisy=0, vqa_train=0, vqa_test=0)
+    contents = {split: Counter() for split in ("train", "test")}
+    seen, told = Counter(), []
+    for split, number in itertools.product(contents, range(options.test)):
+        made = samples.sample(options, split, number)
+        scene = layout.scene(options, split, number)
+        contents[split][tuple(sorted(placed.thing.name for placed in scene.objects))] += 1
+        told += made["text"]
+        styled = [text.endswith(f" in {scene.style} style") for text in made["text"]]
+        seen[scene.style] += 1
+        seen["told", any(styled), all(styled)] += 1
+        for one, placed in zip(made["meta"]["objects"], scene.objects, strict=True):
+            assert one.get("tint", "") == placed.thing.tint
+            assert all(placed.thing.name in text for text in made["text"][:1])
+            seen["tinted", bool(placed.thing.tint)] += 1
+            names = [kind.name for kind in layout.kinds_of(options)]
+            assert names[one["class"] - 1] == placed.thing.name.split()[-1]
+        labels = made["meta"]["tint"], made["meta"]["kind"]
+        assert " ".join(labels).removeprefix("own ") == scene.objects[0].thing.name
+    assert not set(contents["train"]) & set(contents["test"])
+    assert len(names) == 6 and seen["noto"] > 5 and seen["twemoji"] > 5
+    assert seen["tinted", True] > 10 and seen["tinted", False] > 5
+    assert seen["told", True, False] > 10
+    assert not unknown(told, vocabulary(layout.kinds_of(options), layout.words_of(options)))
+
+
+def test_a_tint_is_one_hue_on_white_too():
+    for tint, hue in TINTS.items():
+        pixels, cover = things.sized("noto", (things.SMALL["cloud"], tint), 64)
+        hsv = np.asarray(Image.fromarray(pixels[cover == 1][None]).convert("HSV"), int)[0]
+        if hue is None:
+            assert hsv[:, 1].max() == 0
+        else:
+            apart = np.abs((hsv[:, 0] - hue + 128) % 256 - 128)
+            assert np.median(apart) <= 2 and np.percentile(apart, 95) <= 6
+            assert np.percentile(hsv[:, 1], 5) >= 100
 
 
 def _key(counts):
@@ -420,7 +499,8 @@ def test_help_tells_the_default_of_every_option(capsys):
     ("flags", "message"),
     [
         (["--objects=smal"], "--objects is 'smal'; did you mean 'small'"),
-        (["--most=1"], "--most=1 is out of range; it must be from 2 to 4"),
+        (["--most=0"], "--most=0 is out of range; it must be from 1 to 4"),
+        (["--most=1"], "--most=1 needs --tints: untinted, test would show kinds that train never"),
         (["--vqa-train=-1"], "--vqa-train=-1 is out of range"),
         (["--source=x"], "--source is an option of fashion_mnist"),
         ([f"--{name.replace('_', '-')}=0" for name in SIZES], "every split is of size 0"),

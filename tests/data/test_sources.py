@@ -148,6 +148,8 @@ BAD_PATHS = {
     "nowhere": "no such file or folder: 'nowhere'",
     "nowhere.tar": "no such shard: 'nowhere.tar'",
     "nowhere-*.tar": "no such shard",
+    "no/emoji_scenes-val-*.tar": "no such shard: .*; `python -m vlp_jax data prepare emoji_scenes "
+    "--out=no` writes such",
     "nowhere.csv": "no such file: 'nowhere.csv'",
     "nowhere.array_record": "no such ArrayRecord file",
     "builtin:emoji/nothing": "no embedded data set 'builtin:emoji/nothing'; known: noto-test",

@@ -2,6 +2,8 @@
 
 import dataclasses
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from test_retrieval import slow_ranks
@@ -9,10 +11,14 @@ from test_retrieval import slow_ranks
 from vlp_jax.core.errors import UserError
 from vlp_jax.core.fields import Numbers, Text
 from vlp_jax.data.text.bytes import ByteTokenizer
+from vlp_jax.evals import retrieval
 from vlp_jax.evals.base import EvalContext, make_evaluator
 from vlp_jax.evals.kits import rerank
-from vlp_jax.methods.base import Function
-from vlp_jax.train.evaluate import make_evaluators
+from vlp_jax.methods.base import Function, make_method
+from vlp_jax.parallel.mesh import make_mesh
+from vlp_jax.parallel.sharding import param_sharding
+from vlp_jax.train.evaluate import eval_context, make_evaluators, run_evaluators
+from vlp_jax.train.functions import Embedder
 
 TOKENIZER = ByteTokenizer(context_length=8)
 CONTEXT = EvalContext(TOKENIZER, image_size=8, batch_size=4)
@@ -100,6 +106,9 @@ def test_the_nearest_are_ranked_by_cosine_and_logit(memory_source, k, share, mon
     rows = {row["direction"]: row for row in result.tables["recall"]}
     wanted = result.metrics["rerank_t2i_r5"]
     assert rows["text to image, reranked"]["R@5"] == wanted
+    table = [row["direction"] for row in result.tables["recall"]]
+    chance = result.tables["recall"][table.index("text to image, reranked") + 1]
+    assert chance["direction"] == "  chance" and chance["R@5"] == plain.metrics["chance_t2i_r5"]
     assert result.protocol["rerank"] == f"the nearest {k}" and plain.protocol["rerank"] == "none"
     assert "image_states" not in make_evaluator("retrieval", {}, CONTEXT).requires
 
@@ -115,6 +124,36 @@ def test_hosts_share_the_pairs():
             np.testing.assert_array_equal(whole[name], np.concatenate([p[name] for p in parts]))
     assert alone[1]["index"].tolist() == [4, 5, 6, -1]
     assert alone[0]["text"].tolist() == [15, 10, 10, 13]
+
+
+def test_eight_devices_rerank_as_one_does(memory_source, monkeypatch):
+    """A random BLIP whose weights lie in parts; a batch of 3 becomes one of 8."""
+    image = dict(name="vit", image_size=8, patch_size=4, width=16, num_layers=1, head_width=8)
+    image |= dict(pool="none", cls_token=True, pre_norm=False)
+    text = dict(name="med", vocab_size=261, context_length=8, width=16, num_layers=1, num_heads=2)
+    sizes = dict(text_length=8, embed_dim=8, queue=8, losses=("itc", "itm"))
+    method = make_method(dict(name="blip", image=image, text=text | {"roles": "encoder"}, **sizes))
+    v = jax.jit(method.fresh)(jax.random.key(0))
+    params = jax.tree.map(
+        lambda a: a + 0.2 * jnp.cos(jnp.arange(a.size).reshape(a.shape)), v.params
+    )
+    source, few, metrics = memory_source(GREYS, CAPTIONS), [], []
+    monkeypatch.setattr(rerank, "STATES", 1)  # those of a batch at a time
+    keep = lambda *args: few.append(rerank.rerank(*args)) or few[-1]  # noqa: E731
+    monkeypatch.setattr(retrieval, "rerank", keep)
+    for shape, count, rows in (({}, 1, 3), ({"data": 2, "fsdp": 4}, 8, 8)):
+        mesh = make_mesh(shape, jax.devices()[:count])
+        context = eval_context(TOKENIZER, {"image_size": 8}, 3, mesh, masked=True)
+        assert context.batch_size == rows
+        made = make_evaluators({"retrieval": {"path": source, "rerank": 5}}, context, method)
+        laid = jax.device_put(params, param_sharding(params, mesh, "fsdp"))
+        found = run_evaluators(made, Embedder(method, mesh).bind(laid, v.extra))
+        metrics.append(found["retrieval"].metrics)
+    for one, eight in zip(*few, strict=True):
+        np.testing.assert_array_equal(eight.ids, one.ids)
+        np.testing.assert_allclose(eight.score, one.score, atol=1e-5)
+        assert np.ptp(one.score) > 0.1
+    assert metrics[0] == metrics[1] and metrics[0]["rerank_r_mean"] != metrics[0]["r_mean"]
 
 
 def test_a_method_that_sees_no_pairs_is_refused(memory_source):

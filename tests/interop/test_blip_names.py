@@ -13,6 +13,7 @@ from safetensors.numpy import load_file, save_file
 
 from vlp_jax.api import export
 from vlp_jax.api.released import method_config, read_released
+from vlp_jax.api.released_tokenizers import find_tokenizers
 from vlp_jax.api.switches import described
 from vlp_jax.api.weights import expected_shapes
 from vlp_jax.core.errors import UserError
@@ -45,6 +46,20 @@ def opened(path, arch=""):
     arrays = to_ours(found.table, found.state, expected_shapes(method), "the file")
     prove_names(found.table, found.state, arrays, "the file")
     return found.family.name, config, method, arrays
+
+
+def test_answers_are_read_by_the_tokenizer_of_questions(tmp_path):
+    shutil.copytree(GOLDEN / "answer", tmp_path, dirs_exist_ok=True)
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *(f"w{n}" for n in range(DEC - 5))]
+    (tmp_path / "vocab.txt").write_text("\n".join(words))
+    checkpoint, notes = open_checkpoint(str(tmp_path)), []
+    method = make_method(method_config(checkpoint, "")[0])
+    found = find_tokenizers(checkpoint, "", method, notes)
+    assert {name: spec["name"] for name, spec in found.specs.items()} == {
+        "text": "vocab.txt",
+        "answer": "answer.txt",
+    }
+    assert not notes
 
 
 @pytest.fixture(scope="module", params=["caption", "match", "answer"])
@@ -214,6 +229,47 @@ def test_the_official_files_of_every_task(task, tiny, tmp_path):
         np.testing.assert_array_equal(found, own)
     if "temp" in state:
         assert arrays["temperature"] == state["temp"]
+
+
+DAMAGE = {  # one tensor is missing, or another one
+    "visual_encoder.pos_embed": ("pretrain", "wrong"),
+    "text_encoder.embeddings.word_embeddings.weight": ("retrieval", "missing"),
+    "text_decoder.cls.predictions.bias": ("answer", "missing"),
+    "itm_head.weight": ("retrieval", "missing"),
+    "visual_encoder.blocks.0.attn.qkv.weight": ("caption", "wrong"),
+    "cls_head.2.weight": ("pair", "missing"),
+}
+
+
+@pytest.mark.parametrize("name", DAMAGE)
+def test_a_tensor_that_does_not_fit_is_told_by_its_name(name, tiny, tmp_path, monkeypatch):
+    task, kind = DAMAGE[name]
+    state = pair_of_pictures() if task == "pair" else drawn(task)
+    if task == "pair":
+        deep = {**archs.ARCHS["tiny"], "text": archs.ARCHS["tiny"]["text"] | {"num_layers": 3}}
+        monkeypatch.setitem(archs.ARCHS, "tiny", deep)
+    taken = state.pop(name)
+    state |= {name: taken.reshape(-1)} if kind == "wrong" else {}
+    with pytest.raises(UserError) as caught:
+        read(tmp_path, state)
+    head, *lines = str(caught.value).splitlines()
+    assert head.startswith("the file: 1 of ") and head.endswith("nothing was loaded")
+    assert len(lines) == 1 and lines[0].startswith(f"  {kind}") and f" {name} [" in lines[0]
+
+
+@pytest.mark.parametrize("share", [0.02, 0.5, 0.9, 0.9999])
+def test_an_official_file_that_is_cut_short(share, tiny, tmp_path, archive, ops):
+    state, items = drawn("caption"), {}
+    for i, (name, array) in enumerate(state.items()):
+        strides = [s // 4 for s in array.strides]
+        items[name] = ops["tensor"](str(i), "FloatStorage", array.size, array.shape, strides)
+    body = b"}(" + ops["text"]("model") + ops["state_dict"](items) + b"u"
+    path = pathlib.Path(archive(body, {str(i): a.tobytes() for i, a in enumerate(state.values())}))
+    if share == 0.5:
+        assert opened(path, "tiny")[0] == "blip"
+    path.write_bytes(path.read_bytes()[: int(share * path.stat().st_size)])
+    with pytest.raises(UserError, match=r"^\S+\.pt: a zip archive that is cut short or damaged$"):
+        opened(path, "tiny")
 
 
 def test_questions_are_not_cleaned_as_captions_are(tiny, tmp_path):

@@ -50,6 +50,20 @@ def test_tensors_lie_behind_their_pickles(tmp_path, ops):
     assert found["bn.num_batches_tracked"].read() == 7
 
 
+def test_texts_as_python_2_wrote_them(tmp_path, ops):
+    """The heads of LPIPS are such a file."""
+    file = legacy(tmp_path / "a.pth", ops, NAMES, STORAGES)
+    data = file.read_bytes()
+    for word in (b"storage", b"cpu", b"17", *(name.encode() for name in NAMES)):
+        new = b"X" + struct.pack("<I", len(word)) + word
+        assert new in data
+        data = data.replace(new, b"U" + bytes([len(word)]) + word)
+    file.write_bytes(data)
+    found = read_torch_file(str(file))
+    assert list(found) == list(NAMES)
+    np.testing.assert_array_equal(found["fc.weight"].read(), WEIGHT.reshape(2, 3))
+
+
 @pytest.mark.parametrize(
     "change, message",
     [

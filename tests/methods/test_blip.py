@@ -98,6 +98,17 @@ def test_micro_batches_on_eight_devices_give_the_gradient_of_the_batch_with_drop
     check_equal(gradient(made, start(), batch(), 2, mesh, "fsdp"), whole)
 
 
+def test_its_texts_are_told_by_keys_that_the_method_has():
+    made = method()
+    text = made.fields()["text"]
+    assert (text.vocab_size, text.own) == (V - 2, 2)
+    for part, number in ((".vocab_size", V), (".context_length", T), (".end", made.end_id)):
+        path, _, said = text.says("text", number, part).partition("=")
+        _, *names = path.split(".")
+        value = getattr(made, names[0])
+        assert (value[names[1]] if names[1:] else value) == int(said)
+
+
 def softmax(x):
     e = np.exp(x - x.max(-1, keepdims=True))
     return e / e.sum(-1, keepdims=True)

@@ -300,7 +300,7 @@ def test_what_a_run_must_be_given_and_what_learns():
     recipe = Recipe(0, 4)
     start = jax.eval_shape(lambda: init_state(method, make_optimizer({"name": "sgd"}), recipe))
     assert start.state["params"].keys() == {"control_0", "control_1"}
-    needed = {path.split("/")[0] for path in frozen_paths(start)}
+    needed = {path.split("/")[0] for path in frozen_paths(method, start)}
     assert needed == {"autoencoder", "text", "unet", "batch_stats"}
     assert {str(leaf.dtype) for leaf in jax.tree.leaves(start.frozen)} == {"bfloat16"}
     assert merge(start.state["params"], start.frozen).keys() == method.parts().keys() - {

@@ -149,6 +149,7 @@ def test_a_unet_that_sees_the_mask_paints_all_and_a_low_resolution_sets_the_size
     run = jax.jit(lambda v, x: vars(method._given(v, x, pixels, pixels[..., :1])))
     given = run(v, Inputs.of({"image": pixels}))
     assert (given["mask"] == 1).all() and given["image"].shape == (1, 8, 8, 4)
+    assert given["start"] is None
     net = UNET | {"in_channels": 7, "classes": 20}
     method = made(unet=net, joins="low", low_noise=9)
     v = jax.eval_shape(method.fresh, jax.random.key(0))

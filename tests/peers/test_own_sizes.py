@@ -17,8 +17,9 @@ transformers = pytest.importorskip("transformers", reason="live parity needs the
 import torch  # noqa: E402
 
 from vlp_jax.api.embed import embedders  # noqa: E402
+from vlp_jax.api.golden import golden_embeddings  # noqa: E402
 from vlp_jax.api.model import load_model  # noqa: E402
-from vlp_jax.api.weights import expected_shapes, golden_embeddings, split_extra  # noqa: E402
+from vlp_jax.api.weights import expected_shapes, split_extra  # noqa: E402
 from vlp_jax.cli import convert  # noqa: E402
 from vlp_jax.interop.folder import write_folder  # noqa: E402
 from vlp_jax.methods.base import make_method  # noqa: E402

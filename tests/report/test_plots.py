@@ -79,6 +79,29 @@ def test_the_curves_are_the_logged_numbers(tmp_path, monkeypatch):
     assert drawn == {"e/top1": [[2, 0.5], [3, 0.75]], "f/r1": [[3, 0.1]]}
 
 
+def test_the_methods_own_numbers_have_small_panels(tmp_path, monkeypatch):
+    monkeypatch.setattr(plots, "save", lambda figure, out: figure)
+    path = tmp_path / "m.jsonl"
+    rows = [
+        {"step": s, "loss": 9.0 - s, "lr": 0.1, "itm": 1.0 / s, "itc": 5.0 - s, "f/r1": 0.1}
+        | {"alpha": float("nan"), "grad_norm": 2.0, "time": 5.0, "right": s / 4, "a": 1, "b": 2}
+        for s in range(1, 4)
+    ]
+    path.write_text("\n".join(map(json.dumps, rows)))
+    figure = training_curve(str(path), "", ["f/r1"])
+    loss, evals, *own = figure.axes
+    assert loss.get_xlabel() == "" and evals.get_xlabel() == "step"
+    drawn = {
+        axes.get_title(loc="left").split()[0]: axes.lines[0].get_ydata().tolist() for axes in own
+    }
+    assert drawn == {"itm": [1, 1 / 2, 1 / 3], "itc": [4, 3, 2], "right": [0.25, 0.5, 0.75],
+                     "a": [1, 1, 1], "b": [2, 2, 2]}  # fmt: skip
+    assert own[1].get_title(loc="left") == "itc  2"
+    boxes = [axes.get_window_extent() for axes in figure.axes]
+    assert not any(box.count_overlaps(boxes[:i]) for i, box in enumerate(boxes))
+    assert boxes[2].y1 < boxes[1].y0 < boxes[0].y0 and boxes[6].y1 < boxes[2].y0
+
+
 def test_principal_plane_is_the_best_plane_and_reproducible():
     rng = np.random.default_rng(0)
     rows = rng.normal(size=(50, 6)) * [5, 3, 1, 1, 1, 0.1]

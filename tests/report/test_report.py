@@ -37,6 +37,8 @@ def test_json_is_plain_and_leaves_arrays_out(tmp_path):
 
 
 def test_chance_stands_beside_its_metric():
+    again = metric_rows({"t_r1": 0.9, "rerank_t_r1": 0.8, "strict_t_r1": 1, "chance_t_r1": 0.2})
+    assert [row["chance"] for row in again] == [0.2, 0.2, None]
     rows = metric_rows({"top1_k5": 0.9, "top1": 0.8, "map": 0.1, "chance_top1": 0.5})
     assert [(row["metric"], row["chance"]) for row in rows] == [
         ("top1_k5", 0.5),

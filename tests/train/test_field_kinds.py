@@ -85,7 +85,7 @@ def test_two_texts_and_no_picture(tmp_path):
     batch, values = losses(found)
     assert {k: v.shape for k, v in batch.items()} == {"caption": (8, 5), "ask": (8, 5)}
     assert values[2] < values[1] < values[0]
-    assert list(found._programs) == [(5, 5)]
+    assert list(found._programs) == [((5, 5), ())]
     with pytest.raises(UserError, match="no 'shrt' for the method's ask"):
         trainer(tmp_path, TwoTexts(), ask={"key": "ask", "tokenizer": "shrt"})
 

@@ -1,5 +1,6 @@
 """What a run starts from: `init_from` by prefix, every leaf told, no frozen weight at random."""
 
+import re
 import shutil
 
 import jax
@@ -186,8 +187,20 @@ def test_what_is_missing_must_be_named(make_trainer, other):
     assert all(path.startswith("image/blocks/") for path in told.loaded) and told.loaded
     assert "image/patch_embed/kernel" in told.unused and "image/pos_embed" in told.unused
     assert "text/token_embed/embedding" in given.fresh
+    assert "image/head/kernel" in told.anew  # it would fit
     nobody = refused(make_trainer, fresh="('nobody',)", **crossed)
     assert "fresh: 'nobody' matches no parameter" in nobody
+
+
+def test_what_begins_anew_although_it_is_there_is_told_loudly(make_trainer, other, capsys):
+    text = sorted(path for path in their(other) if path.startswith("text/"))
+    given = Weights(make_trainer(init_from=str(other), fresh="('text/.*',)"))
+    given.show()
+    assert sorted(given.told[str(other)].anew) == sorted(given.fresh) == text
+    lines = capsys.readouterr().err.splitlines()
+    assert f", 0 unused, {len(text)} anew (text/" in lines[0]
+    said = rf"warning: init_from={re.escape(str(other))}: `fresh` begins anew {len(text)} weights "
+    assert re.match(said + r"that it holds \(text/.*; --config\.fresh='\(\)' takes", lines[-1])
 
 
 @pytest.mark.parametrize(

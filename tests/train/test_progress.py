@@ -1,9 +1,13 @@
 """The progress line and the meter behind it; what a workdir counts as the same run."""
 
+import re
+
+import numpy as np
 import pytest
 
 from vlp_jax.train import progress
 from vlp_jax.train.progress import (
+    Evaluating,
     Meter,
     duration_text,
     evaluation_line,
@@ -46,6 +50,26 @@ def test_meter_counts_training_time_only(monkeypatch):
     clock[0] += 2.0
     meter.step()
     assert meter.report()["examples_per_s"] == pytest.approx(16.0), "a report starts anew"
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_an_evaluation_says_that_it_runs_and_how_far_it_is(monkeypatch, capsys, terminal):
+    clock = [5.0]
+    monkeypatch.setattr(progress.time, "perf_counter", lambda: clock[0])
+    monkeypatch.setattr(progress.sys.stderr, "isatty", lambda: terminal, raising=False)
+    monkeypatch.setattr(progress.jax, "process_count", lambda: 2)
+    told = Evaluating(["retrieval", "captions"])
+    assert "evaluate retrieval, captions ..." in capsys.readouterr().err, "before anything is run"
+    slow = told.telling("retrieval", "rematch", lambda batch, how=None: (clock[0], how))
+    for seconds in (0.5, 0.6, 0.7, 9.0):
+        clock[0] += seconds
+        assert slow({"index": np.array([0, 1, 2, -1])}, how="so") == (clock[0], "so")
+    told.end()
+    lines = [line.lstrip("\r\x1b[K") for line in re.split("\r|\n", capsys.readouterr().err)]
+    shown = [line for line in lines if line]
+    first = ["evaluate retrieval: rematch 12 rows  0:01"] * terminal
+    last = "evaluate retrieval: rematch 24 rows  0:10"
+    assert shown == [*first, last, "evaluated retrieval, captions in 0:10"]
 
 
 def test_a_slow_batch_counts_in_the_report_that_saw_it(monkeypatch):

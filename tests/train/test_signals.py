@@ -1,7 +1,11 @@
 """R3: a signal saves and leaves with code 75 (of several processes: test_fault_processes.py)."""
 
 import json
+import os
 import signal
+import subprocess
+import sys
+import time
 
 import pytest
 from forks import Child, wait_for_steps
@@ -62,6 +66,36 @@ def test_processes_of_a_job_stop_before_the_same_part(monkeypatch):
         with pytest.raises(Preempted, match="stopped, parts are kept; run the same command again"):
             check.part()
     assert asked == [1, 2, 3]
+
+
+PROGRAM = """
+import gc, multiprocessing, signal, sys, time
+from vlp_jax.core.ending import program
+
+def main(words):
+    child = multiprocessing.get_context("spawn").Process(target=time.sleep, args=(40,))
+    child.start()
+    print(child.pid, end="")
+    gc.callbacks.append(lambda *_: signal.raise_signal(int(words[0])))
+    gc.collect()  # a callback loses what is raised in it, as jax's does
+    return 0
+
+if __name__ == "__main__":
+    signal.signal(int(sys.argv[1]), signal.SIG_DFL)  # shells start background jobs deaf to SIGINT
+    program(main, sys.argv[1:])
+"""
+
+
+@pytest.mark.parametrize("number, code, said", [(15, 75, "stopped\n"), (2, 130, "interrupted\n")])
+def test_a_program_ends_wherever_a_signal_finds_it(tmp_path, number, code, said):
+    (tmp_path / "program.py").write_text(PROGRAM)
+    words = [sys.executable, str(tmp_path / "program.py"), str(number)]
+    done = subprocess.run(words, capture_output=True, text=True, cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (code, said)
+    with pytest.raises(ProcessLookupError):
+        for _ in range(200):
+            os.kill(int(done.stdout), 0)
+            time.sleep(0.1)
 
 
 @pytest.mark.parametrize(

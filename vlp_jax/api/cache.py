@@ -193,7 +193,7 @@ def _of_config(request: Request) -> Given:
     start = trainer.first(weights.weights if weights else None)
     v = Vars(merge(start.state["params"], start.frozen), start.state["extra"])
     data = plain(trainer.config.data)
-    constant = frozen_paths(trainer.abstract)
+    constant = frozen_paths(trainer.method, trainer.abstract)
     return Given(trainer.method, v, trainer.mesh, data, trainer.whole_fields, constant)
 
 
@@ -298,7 +298,7 @@ def check_weights(trainer: Trainer, start: Start) -> None:
     if not any(getattr(field, "reads", None) for field in trainer.fields.values()):
         return
     tree = flatten({**start.frozen, **start.state["extra"]})
-    ours = digests({path: tree[path] for path in frozen_paths(trainer.abstract)})
+    ours = digests({path: tree[path] for path in frozen_paths(trainer.method, trainer.abstract)})
     for found in caches(trainer.pipeline.source):
         made = found.manifest["weights"]
         other = [path for path in ours if made.get(path, ours[path]) != ours[path]]

@@ -32,6 +32,7 @@ from vlp_jax.core.strict_json import dumps
 from vlp_jax.data.damage import NOTED
 from vlp_jax.data.folder import in_order
 from vlp_jax.data.open import open_source
+from vlp_jax.data.shard import expand_shards, is_remote
 from vlp_jax.data.source import (
     FOLDER_KINDS,
     Source,
@@ -141,16 +142,25 @@ def capfilt(request: Request) -> dict[str, Any]:
 
 
 def check_apart(data: str, out: str) -> None:
-    """Raises UserError where the result is the data, or lies in a folder that is searched for
-    pictures: its own would be of the data the next time."""
+    """Raises UserError where the result is the data or a folder of its tars, or lies in a folder
+    that is searched for pictures: its own would be of the data the next time."""
     kind, _, folder = data.partition(":")
-    named = folder if kind in FOLDER_KINDS and folder else data
-    whole, place = os.path.realpath(os.path.expanduser(named)), os.path.realpath(out)
+    named = os.path.expanduser(folder if kind in FOLDER_KINDS and folder else data)
+    whole, place = os.path.realpath(named), os.path.realpath(out)
     if whole == place:
         raise UserError(f"--out={out}: is the data itself; choose another folder")
+    shards = expand_shards(named) if _is_shards(data, named) else []
+    if any(os.path.commonpath([os.path.realpath(file), place]) == place for file in shards):
+        raise UserError(f"--out={out}: holds --data={data}, which it would replace; choose another")
     tars = os.path.isdir(whole) and any(n.lower().endswith(".tar") for n in os.listdir(whole))
     if os.path.isdir(whole) and not tars and os.path.commonpath([whole, place]) == whole:
         raise UserError(f"--out={out}: lies in --data={data}; choose a folder outside")
+
+
+def _is_shards(data: str, path: str) -> bool:
+    """Whether data is named by its tars, which lie here."""
+    tars = ".tar" in os.path.basename(path).lower() and not os.path.isdir(path)
+    return tars and not data.startswith(("tfds:", "builtin:")) and not is_remote(path)
 
 
 def check_texts(request: Request, source: Source) -> None:

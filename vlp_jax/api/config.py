@@ -23,7 +23,9 @@ from vlp_jax.core.errors import UserError, nearest
 FRESH = "fresh:"  # fresh:WORKDIR is the model of a workdir with its first, random weights
 LENGTH_UNITS = ("steps", "examples", "epochs")
 # Sections whose keys are free: checked later, by what reads them.
-OPEN = re.compile(r"evals\.[^.]+(\.how)?|data\.(fields|tokenizers)(\.[^.]+)*|init_from")
+OPEN = re.compile(
+    r"evals\.[^.]+(\.how)?|data\.(fields|tokenizers)(\.[^.]+)*|init_from|optim\.players\.[^.]+"
+)
 ROOT = Path(__file__).parents[2]  # where configs/ lies, in a checkout
 
 

@@ -5,14 +5,19 @@ The file exists as what `python -m vlp_jax convert` and a notebook call.
 """
 
 import os
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 
 from vlp_jax.api import export as writing
+from vlp_jax.api import lora as adapting
+from vlp_jax.api.golden import golden
 from vlp_jax.api.model import load_converted, load_workdir
 from vlp_jax.api.released import Parts, cast, read_released
 from vlp_jax.api.weights import tokenizer_name
+from vlp_jax.api.words import write_words
+from vlp_jax.core import adapters
 from vlp_jax.core.errors import RunError, UserError, nearest
 from vlp_jax.core.pytree import flatten
 from vlp_jax.interop import folder
@@ -21,7 +26,7 @@ from vlp_jax.interop.wrapped import CHOICES
 from vlp_jax.methods.base import STATS, make_method
 from vlp_jax.nn.precision import DTYPES
 
-OURS = "vlp_jax"
+OURS, LORA, WORDS = "vlp_jax", "lora", "learned_embeds"
 
 
 def convert(
@@ -34,6 +39,7 @@ def convert(
     tokenizer: str = "",
     weights: str = "",
     dtype: str = "",
+    lora: Mapping[str, float] | None = None,
 ) -> dict[str, Any]:
     """Converts a checkpoint.
 
@@ -42,11 +48,14 @@ def convert(
         or training runs.
       out: the folder to write (or a .safetensors file where the library loads it alone).
       arch: the architecture's name; "": what the config beside the weights says.
-      to: vlp_jax, or another library's form (api/export.py `formats`).
+      to: vlp_jax, another library's form (api/export.py `formats`), or what was learned alone, as
+        diffusers' files: lora, adapters, which in all others are folded into the weights, or
+        learned_embeds, new words, which other forms lack.
       image_size: resize a ViT's position embeddings to pictures of so many pixels; 0 keeps them.
       tokenizer: tokenizer.json, spm:FILE, clip or bytes; "": found beside the source.
       weights: raw or ema, where the source holds both; "": a run's average, a file's raw weights.
       dtype: float32, bfloat16 or float16 of the written networks; "": as the source.
+      lora: {LoRA file: strength}, whose adapters are added to the source's own.
 
     Returns:
       {input, output, to, arch, source, tensors, parameters, dtypes, notes, proof}.
@@ -55,7 +64,7 @@ def convert(
       UserError: an unknown name, an input that is refused or does not fit (every mismatch is
         listed), an output that is in the way. RunError: the disk, a proof that fails.
     """
-    forms = (OURS, *writing.formats())
+    forms, lora = (OURS, *writing.formats(), LORA, WORDS), lora or {}
     for flag, value, known in (
         ("--to: unknown format", to, forms),
         ("--weights: unknown", weights, ("", *CHOICES)),
@@ -66,14 +75,22 @@ def convert(
     if to == OURS:
         folder.check_writable(out)
     else:
-        writing.check_writable(out, to)
+        writing.check_writable(out, to, alone=to == LORA)
     if folder.is_folder(source):
-        parts = _cast(_ours(source, arch, to), dtype)
+        parts = _cast(_ours(source, arch, to, bool(lora)), dtype)
     elif os.path.isdir(os.path.join(source, "checkpoints")):
         parts = _cast(_run(source, arch, to, weights), dtype)
     else:
         parts = read_released(source, arch, image_size, tokenizer, weights, dtype)
-    proof = _write(out, parts) if to == OURS else _export(out, to, parts)
+    if to == WORDS:
+        new = parts.manifest["tokenizer"].get("options", {}).get("new", ())
+        parts = parts._replace(arrays=write_words(out, parts.arrays, new))
+        proof = "the written rows, read back, are ours"
+    elif to == LORA:
+        parts, proof = _adapters(out, parts, lora, dtype)
+    else:
+        parts, note = _folded(source, parts, lora, to)
+        proof = note + (_write(out, parts) if to == OURS else _export(out, to, parts))
     sizes = {path: a.size for path, a in parts.arrays.items() if not path.startswith("batch_stats")}
     return {
         "input": source,
@@ -99,6 +116,46 @@ def _cast(parts: Parts, dtype: str) -> Parts:
     return parts._replace(arrays=cast(method, parts.arrays, dtype))
 
 
+def _folded(source: str, parts: Parts, lora: Mapping[str, float], to: str) -> tuple[Parts, str]:
+    """The parts without adapters, what they do in the weights, and what to say of it."""
+    if to != OURS:
+        parts = _without_words(parts)
+    if not lora and not adapters.present(parts.arrays):
+        return parts, ""
+    method = make_method(parts.manifest["method"])
+    arrays = adapting.folded(method, parts.arrays, lora)
+    manifest = dict(parts.manifest)
+    if to == OURS:
+        manifest["golden"] = golden(method, arrays, source)
+    return parts._replace(arrays=arrays, manifest=manifest), "with adapters folded in, "
+
+
+def _without_words(parts: Parts) -> Parts:
+    """The parts without new rows, which other libraries' tables lack."""
+    own = [path for path in parts.arrays if path.endswith(f"/{adapters.NEW_ROWS}")]
+    if not own:
+        return parts
+    arrays = {path: array for path, array in parts.arrays.items() if path not in own}
+    config = dict(parts.manifest["method"])
+    for part, _, _ in (path.partition("/") for path in own):
+        net = dict(config[part])
+        size = net["vocab_size"] - net.pop(adapters.NEW_ROWS)
+        config[part] = net | {"vocab_size": size}
+    spec = dict(parts.manifest["tokenizer"])
+    spec["options"] = {k: v for k, v in spec.get("options", {}).items() if k != "new"}
+    note = f"its new words are not written; --to={WORDS} writes them alone"
+    manifest = {**parts.manifest, "method": config, "tokenizer": spec}
+    return parts._replace(arrays=arrays, manifest=manifest, notes=[*parts.notes, note])
+
+
+def _adapters(out: str, parts: Parts, lora: Mapping[str, float], dtype: str) -> tuple[Parts, str]:
+    """A LoRA file of the adapters alone."""
+    method = make_method(parts.manifest["method"])
+    flat = adapting.beside(parts.arrays, adapting.read(method, lora))
+    written = adapting.write(out, method, flat, dtype)
+    return parts._replace(arrays=written), "the written file, read back, is the adapters"
+
+
 def _write(out: str, parts: Parts) -> str:
     """Our folder, opened once more before it takes its place."""
 
@@ -114,28 +171,41 @@ def _write(out: str, parts: Parts) -> str:
 
 def _export(out: str, to: str, parts: Parts) -> str:
     """Another library's files."""
-    spec = dict(parts.manifest.get("tokenizer", {"name": ""}))
-    name = spec["name"].removeprefix("spm:")  # under the name of the file that it is
-    spec["name"] = spec["name"].removesuffix(name) + parts.files.get(name, name)
-    parts.notes.extend(writing.write(out, to, parts.arrays, {**parts.manifest, "tokenizer": spec}))
+
+    def found(name: str) -> str:  # under the name of the file that it is
+        file = name.removeprefix("spm:")
+        return name.removesuffix(file) + parts.files.get(file, file)
+
+    manifest = {"tokenizer": {"name": ""}, **parts.manifest}
+    parts.notes.extend(writing.write(out, to, parts.arrays, _renamed(manifest, found)))
     proof = "the written weights, read back, are ours bit for bit"
     if any(family.config_name for family in families().values() if family.to == to):
         proof += "; what its library builds of the written config is ours, switch by switch"
     return proof
 
 
-def _ours(source: str, arch: str, to: str) -> Parts:
-    """A converted folder, for another library."""
+def _ours(source: str, arch: str, to: str, changed: bool) -> Parts:
+    """A converted folder, for another library, or to be changed."""
     arrays, manifest = folder.read_folder(source)
     if arch and arch != manifest["arch"]:
         raise UserError(f"--arch: {source} holds {manifest['arch']}, not {arch}")
-    if to == OURS:
+    if to == OURS and not changed:
         others = writing.formats()
         shown = f"{', '.join(others[:-1])} or {others[-1]}"
         raise UserError(f"{source}: is converted already; give --to={shown}")
-    spec = dict(manifest["tokenizer"])
-    spec["name"] = tokenizer_name(source, spec["name"])
-    return Parts(arrays, {**manifest, "tokenizer": spec}, [], {})
+    if to == OURS:
+        kept = [name for name in os.listdir(source) if not name.startswith(("weights", "vlp_jax"))]
+        return Parts(arrays, manifest, [], {name: os.path.join(source, name) for name in kept})
+    named = _renamed(manifest, lambda name: tokenizer_name(source, name))
+    return Parts(arrays, named, [], {})
+
+
+def _renamed(manifest: Mapping[str, Any], name: Callable[[str], str]) -> dict[str, Any]:
+    """With other names of its tokenizers."""
+    own = lambda spec: {**spec, "name": name(spec["name"])}  # noqa: E731
+    further = {key: own(spec) for key, spec in manifest.get("tokenizers", {}).items()}
+    found = {**manifest, "tokenizer": own(manifest["tokenizer"])}
+    return found | ({"tokenizers": further} if further else {})
 
 
 def _run(source: str, arch: str, to: str, weights: str) -> Parts:

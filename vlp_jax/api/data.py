@@ -5,6 +5,7 @@ line look after data sets alike.
 """
 
 import os
+import re
 import time
 from collections import Counter
 from collections.abc import Iterable
@@ -204,8 +205,7 @@ def _scenes(out: str, given: dict[str, Any]) -> dict[str, Any]:
         options = build(Options, given, "scenes")
     except UserError as error:  # names scenes.KEY
         text = str(error)
-        for key in given:
-            text = text.replace(f"scenes.{key}", _flag(key))
+        text = re.sub(r"scenes\.(\w+)", lambda found: _flag(found[1]), text)
         raise UserError(f"data prepare emoji_scenes: {text}") from error
     report = prepare_emoji_scenes.main(out, options)
     return {**report, "sheet": scene_sheet(out, os.path.join(out, "sheet.png"))}

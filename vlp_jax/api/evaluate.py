@@ -6,10 +6,17 @@ The file exists so that a released model and one's own are measured alike, from 
 from pathlib import Path
 from typing import Any
 
+BARE = {  # for evaluators that need no model
+    "evals": {},
+    "eval_batch_size": 64,
+    "mesh": {"data": -1, "fsdp": 1, "tensor": 1},
+    "sharding": "replicated",
+}
+
 
 def eval_config(checkpoint: str, spec: str | None, overrides: dict[str, str], only: str) -> Any:
-    """The config to evaluate by: the given one, else the workdir's own; `only` picks evaluators by
-    name.
+    """The config to evaluate by: the given one, else the workdir's own, and without a checkpoint
+    what the overrides say; `only` picks evaluators by name.
 
     Raises:
       UserError: no config to be had, or it names no evaluator.
@@ -17,21 +24,21 @@ def eval_config(checkpoint: str, spec: str | None, overrides: dict[str, str], on
     from ml_collections import ConfigDict
 
     from vlp_jax.api.config import FRESH, load_config, override
-    from vlp_jax.core.errors import UserError, nearest
+    from vlp_jax.core.errors import UserError, nearest, no_download
     from vlp_jax.train.workdir import read_config
 
     folder = checkpoint.removeprefix(FRESH)
-    if not Path(folder).is_dir():
-        raise UserError(f"--checkpoint: {folder}: no such folder")
-    is_workdir = (Path(folder) / "config.json").is_file()
+    if checkpoint and not Path(folder).is_dir():
+        raise UserError(f"--checkpoint: {folder}: no such folder{no_download(folder)}")
+    is_workdir = bool(checkpoint) and (Path(folder) / "config.json").is_file()
     if spec:
         config = load_config(spec, overrides)
         if not config.data.path and is_workdir:
             with config.unlocked():  # evaluators that refer to it follow
                 config.data.path = read_config(folder)["data"]["path"]
         config = config.copy_and_resolve_references()
-    elif is_workdir:
-        config = ConfigDict(read_config(folder))
+    elif is_workdir or not checkpoint:
+        config = ConfigDict(read_config(folder) if is_workdir else BARE)
         for key, value in overrides.items():
             override(config, key, value)
     else:
@@ -52,10 +59,14 @@ def eval_config(checkpoint: str, spec: str | None, overrides: dict[str, str], on
 def evaluate(checkpoint: str, config: Any, sharding: str = "") -> tuple[dict[str, Any], float]:
     """Runs the evaluators. Returns ({name: Result}, the factor of the cosines).
 
+    checkpoint: "": no model, for evaluators that need none.
     sharding: a preset for the weights (see load_model); "" is the config's.
     """
+    from dataclasses import replace
+
     from vlp_jax.api.config import FRESH
     from vlp_jax.api.model import load_model
+    from vlp_jax.api.networks import opener
     from vlp_jax.api.placement import choose_mesh
     from vlp_jax.api.weights import scale_of
     from vlp_jax.parallel.mesh import ALL_DEVICES
@@ -65,11 +76,16 @@ def evaluate(checkpoint: str, config: Any, sharding: str = "") -> tuple[dict[str
     preset = sharding or config.sharding
     shape = config.mesh.to_dict()
     shape = None if shape == ALL_DEVICES else shape  # then the preset says how they split
-    mesh = choose_mesh(preset, shape)
+    mesh, size = choose_mesh(preset, shape), config.eval_batch_size
+    if not checkpoint:
+        context = eval_context(None, {"image_size": 0}, size, mesh)
+        context = replace(context, network=opener(preset, shape, size))
+        return run_evaluators(make_evaluators(config.evals.to_dict(), context, None), {}), 1.0
     model = load_model(checkpoint, preset, shape)
     text = model.method.fields().get("text")
     tokenizer, masked = (None, False) if text is None else (model.tokenizer(), text.mask)
-    context = eval_context(tokenizer, model.preprocessing, config.eval_batch_size, mesh, masked)
+    context = eval_context(tokenizer, model.preprocessing, size, mesh, masked)
+    context = replace(context, network=opener(preset, shape, size))
     trained = trained_on(checkpoint.removeprefix(FRESH))
     evaluators = make_evaluators(config.evals.to_dict(), context, model.method, trained)
     fns = Embedder(model.method, mesh).bind(model.params, model.extra)

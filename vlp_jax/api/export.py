@@ -18,13 +18,13 @@ import numpy as np
 from vlp_jax.api.export_tokenizer import Files, tokenizer_files
 from vlp_jax.api.released import sizes
 from vlp_jax.api.switches import computed, described, unlike
-from vlp_jax.api.weights import position_tables
+from vlp_jax.api.weights import position_tables, tokenized
 from vlp_jax.core.errors import RunError, UserError
 from vlp_jax.interop.family import Configs, Family, families
 from vlp_jax.interop.folder import replace_folder, write_json
 from vlp_jax.interop.rules import Table, to_ours, to_theirs
-from vlp_jax.interop.weights_file import read_json, read_safetensors, write_safetensors
-from vlp_jax.methods.base import Method, make_method
+from vlp_jax.interop.weights_file import read_json, write_safetensors
+from vlp_jax.methods.base import STATS, Method, make_method
 
 _NO_TOKENIZER = "there is no tokenizer to write; the other library needs one for texts"
 
@@ -57,13 +57,13 @@ def formats() -> tuple[str, ...]:
     return tuple(dict.fromkeys(family.to for family in families().values() if family.to))
 
 
-def check_writable(out: str, to: str) -> None:
-    """Raises UserError if `out` is in the way."""
+def check_writable(out: str, to: str, alone: bool = False) -> None:
+    """Raises UserError if `out` is in the way; alone: it may be one file whatever `to` is."""
     if out.endswith((".pt", ".pth", ".bin")):
         raise UserError(
             f"{out}: pickled files are not written; give a folder or a .safetensors file"
         )
-    alone = any(family.alone for family in families().values() if family.to == to)
+    alone = alone or any(family.alone for family in families().values() if family.to == to)
     if out.endswith(".safetensors") and not alone:
         raise UserError(f"{out}: --to={to} writes a folder (weights and config.json)")
     if os.path.exists(out) and (not os.path.isdir(out) or os.listdir(out)):
@@ -114,17 +114,38 @@ def _family(to: str, said: Mapping[str, Any]) -> Family:
 
 def _plan(to: str, arrays: Mapping[str, np.ndarray], manifest: Mapping[str, Any]) -> Plan:
     method, pictures = make_method(manifest["method"]), manifest["preprocessing"]
+    numbers = {path: float(array) for path, array in arrays.items() if not np.ndim(array)}
     said = described(method)
-    family, texts = _family(to, said), "text" in method.fields()
-    spec = manifest.get("tokenizer", {}) if texts else {}
-    files, words, tokenizer = tokenizer_files(spec, to, family.sees_padding)
+    family = _family(to, said)
+    files, named, own, lacks = _tokenizers(family, method, manifest)
+    said |= {"numbers": numbers, "drawing": manifest.get("drawing", {}), "tokenizers": named}
     files |= family.files(said)
-    own = {"end": tokenizer.eot_id, "said": words} if tokenizer else None
+    inside = tuple(f"{stem}{part}/" for part in family.unwritten for stem in ("", f"{STATS}/"))
+    arrays = {path: array for path, array in arrays.items() if not path.startswith(inside)}
     configs = family.configs(said, pictures, own)
-    notes = [_NO_TOKENIZER] if texts and not tokenizer else []
+    notes = [_NO_TOKENIZER] if lacks else []
     notes += family.notes(said, pictures)
     whole = {**arrays, **position_tables(method)}
     return Plan(family, family.table(whole), method, whole, configs, files, tuple(notes))
+
+
+def _tokenizers(
+    family: Family, method: Method, manifest: Mapping[str, Any]
+) -> tuple[Files, dict[str, tuple[str, ...]], dict[str, Any] | None, bool]:
+    """(files, {tokenizer: names of its own}, what Family.configs hears of that of `text`, whether
+    one lacks)."""
+    specs = {"text": manifest.get("tokenizer", {}), **manifest.get("tokenizers", {})}
+    files, named, own, lacks = {}, {}, None, False
+    for name in tokenized(method):
+        found, words, tokenizer = tokenizer_files(
+            specs.get(name, {}), family.to, family.sees_padding
+        )
+        folder, lacks = family.tokenizer_folder(name), lacks or not tokenizer
+        files |= {os.path.join(folder, file): content for file, content in found.items()}
+        named[name] = tuple(found)
+        if tokenizer and name == "text":
+            own = {"end": tokenizer.eot_id, "said": words}
+    return files, named, own, lacks
 
 
 def _rebuilt(plan: Plan, configs: Configs) -> Method:
@@ -141,13 +162,14 @@ def _unlike(plan: Plan, configs: Configs) -> dict[str, tuple[Any, Any]]:
     rebuilt = _rebuilt(plan, configs)
     found = unlike(computed(plan.method), computed(rebuilt))
     ours, theirs = described(plan.method), described(rebuilt)
-    keys = ("image_mean", "image_std") if "image" in plan.method.fields() else ()
+    keys = plan.family.compared if "image" in plan.method.fields() else ()
     return found | {key: (ours[key], theirs[key]) for key in keys if ours[key] != theirs[key]}
 
 
 def _told(plan: Plan, found: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
     """What of `_unlike` a config has to say."""
-    return {key: pair for key, pair in found.items() if key not in plan.family.untold}
+    known = {*plan.family.untold, *plan.family.unwritten}
+    return {key: pair for key, pair in found.items() if key not in known}
 
 
 def _refuse(plan: Plan, found: Mapping[str, tuple[Any, Any]]) -> None:
@@ -173,19 +195,19 @@ def _alone(out: str, plan: Plan) -> list[str]:
 
 def _write(out: str, plan: Plan) -> None:
     """Everything under its name, proven from what was written."""
-    name, state = plan.family.weights_name, to_theirs(plan.table, plan.arrays)
+    state = to_theirs(plan.table, plan.arrays)
 
     def fill(folder: str) -> None:
-        write_safetensors(os.path.join(folder, name), state, {"format": "pt"})
+        for file, part in plan.family.spread(state).items():
+            write_safetensors(_placed(folder, file), part, {"format": "pt"})
         for file, content in plan.configs.items():
-            os.makedirs(os.path.dirname(os.path.join(folder, file)), exist_ok=True)
-            write_json(os.path.join(folder, file), content)
+            write_json(_placed(folder, file), content)
         for file, content in plan.files.items():
-            _write_file(os.path.join(folder, file), content)
+            _write_file(_placed(folder, file), content)
         _prove(folder, plan)
 
     if out.endswith(".safetensors"):
-        _write_alone(out, fill, name)
+        _write_alone(out, fill, plan.family.weights_name)
     else:
         replace_folder(out, fill)
 
@@ -193,18 +215,24 @@ def _write(out: str, plan: Plan) -> None:
 def _prove(folder: str, plan: Plan) -> None:
     """Builds what the library would from the files as they are on the disk: every switch must be
     ours, and every weight, bit for bit."""
-    path = os.path.join(folder, plan.family.weights_name)
     written = {name: read_json(os.path.join(folder, name)) for name in plan.configs}
     found = _told(plan, _unlike(plan, written))
     if found:
         raise RunError(f"{folder}: the written config says {found}")
     expected = {name: np.shape(array) for name, array in plan.arrays.items()}
-    back = to_ours(plan.table, read_safetensors(path), expected, path)
+    back = to_ours(plan.table, plan.family.reread(folder), expected, folder)
     for name, array in plan.arrays.items():
         if name in plan.table.unsaid:
             continue
         if name not in back or back[name].tobytes() != np.asarray(array).tobytes():
-            raise RunError(f"{path}: {name} does not survive the way there and back")
+            raise RunError(f"{folder}: {name} does not survive the way there and back")
+
+
+def _placed(folder: str, file: str) -> str:
+    """The path of a file, its folder made."""
+    path = os.path.join(folder, file)
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    return path
 
 
 def _write_file(path: str, content: str | bytes) -> None:

@@ -15,6 +15,14 @@ import numpy as np
 from vlp_jax.core.errors import RunError, UserError
 
 
+def split(text: str) -> tuple[str, str]:
+    """(folder, what follows the colon) of a checkpoint and a part of it."""
+    if os.path.isdir(text) or ":" not in text:
+        return text, ""
+    folder, _, rest = text.partition(":")
+    return folder, rest
+
+
 def check_writable(flag: str, folder: str) -> None:
     """Refuses a folder that could not be made or written, before any work for it; makes nothing.
 

@@ -17,7 +17,7 @@ from vlp_jax.api.files import check_npz, read_npz, write_npz
 from vlp_jax.api.model import Model, load_model
 from vlp_jax.api.placement import runner, shapes
 from vlp_jax.core.errors import RunError, UserError, nearest
-from vlp_jax.core.fields import ANY, Field, Label, Text
+from vlp_jax.core.fields import ANY, Field, Label, Numbers, Picture, Text
 from vlp_jax.core.inputs import Vars
 from vlp_jax.core.pytree import flatten
 from vlp_jax.core.schema import plain
@@ -25,13 +25,16 @@ from vlp_jax.methods.base import Function, Method
 from vlp_jax.parallel.startup import first_process, start_jax
 from vlp_jax.train.functions import find
 
+_SIZES = {*"HWhwS"}  # letters of sizes that may be any
+
 
 @dataclasses.dataclass(frozen=True)
 class Wanted:
     """An array that a function reads or writes.
 
     Attributes:
-      dtype: its name; shape: numbers, B (rows), T (tokens) and K (texts of a row).
+      dtype: its name; shape: numbers, B (rows), T (tokens) and K (texts of a row), and of those of
+        any size H and W (pixels), h and w (places of a map), S (states); usual: these in numbers.
       most: the longest T; 0 where it has none.
       optional: may be left out.
       below: whole numbers lie in [0, below); 0: any.
@@ -42,6 +45,7 @@ class Wanted:
     most: int = 0
     optional: bool = False
     below: int = 0
+    usual: tuple[int, ...] = ()
 
     def __str__(self) -> str:
         tokens = f", T at most {self.most}" if self.most else ""
@@ -57,10 +61,22 @@ def reads(function: Function) -> dict[str, Wanted]:
             shape = list(spec.shape[1:])
             if most:
                 shape = (["K"] if field.count == ANY else shape[:-1]) + ["T"]
+            letters = _free(field) if array == name else ""
+            shape[: len(letters)] = letters
             optional = field.optional or array == f"{name}_mask"
             below = 0 if array != name else _below(field)
-            found[array] = Wanted(spec.dtype.name, ("B", *shape), most, optional, below)
+            usual = spec.shape[1:]
+            found[array] = Wanted(spec.dtype.name, ("B", *shape), most, optional, below, usual)
     return found
+
+
+def _free(field: Field) -> str:
+    """The letters of the first sizes of its rows, where any will do."""
+    if isinstance(field, Picture):
+        return "HW" if field.free else ""
+    if isinstance(field, Numbers):
+        return ("hw" if len(field.shape) == 3 else "S")[: field.free]
+    return ""
 
 
 def writes(method: Method, name: str, v: Vars) -> dict[str, Wanted]:
@@ -69,26 +85,45 @@ def writes(method: Method, name: str, v: Vars) -> dict[str, Wanted]:
     fields = {key: field for key, field in function.reads.items() if not field.optional}
     wanted = reads(dataclasses.replace(function, reads=fields))
     most = max((array.most for array in wanted.values()), default=0)
-    free = {"B": 2, "T": most, "K": 2}  # each other number that follows one of these is named so
-    others = {"T": max(most - 1, 1), "K": 3} if most else {}
+    usual = {
+        letter: size
+        for array in wanted.values()
+        for letter, size in zip(array.shape[1:], array.usual, strict=True)
+        if isinstance(letter, str) and letter in _SIZES
+    }
+    sizes = {"B": 2, "T": most, "K": 2} | usual
+    # each other number that follows one of these is named so
+    others = {"T": {"T": max(most - 1, 1)}, "K": {"K": 3}} if most else {}
+    for letters in ("hH", "wW", "S"):  # a picture and its map grow together
+        if grown := {letter: 2 * usual[letter] for letter in letters if letter in usual}:
+            others[next(iter(grown))] = grown
 
     def out(**changes: int) -> dict[str, jax.ShapeDtypeStruct]:
-        sizes = free | changes
+        own = sizes | changes
         batch = {
-            array: jax.ShapeDtypeStruct([sizes.get(n, n) for n in what.shape], what.dtype)
+            array: jax.ShapeDtypeStruct([own.get(n, n) for n in what.shape], what.dtype)
             for array, what in wanted.items()
         }
         return named(shapes(method, name, v, batch))
 
-    first, more = out(), {name: out(**{name: size}) for name, size in others.items()}
+    first, more = out(), {name: out(**grown) for name, grown in others.items()}
     found = {}
     for path, leaf in first.items():
         shape = ["B", *leaf.shape[1:]]
         for name, other in more.items():
             moved = zip(shape, leaf.shape, other[path].shape, strict=True)
-            shape = [name if new != old else said for said, old, new in moved]
+            shape = [
+                _times(name, old, sizes[name]) if new != old else said for said, old, new in moved
+            ]
         found[path] = Wanted(_kept(leaf.dtype).name, tuple(shape))
     return found
+
+
+def _times(letter: str, size: int, of: int) -> str:
+    """h of a size that follows it, 8h of one that is eight times as large, h/8."""
+    if letter in "TK" or size == of:
+        return letter
+    return f"{size // of}{letter}" if size > of else f"{letter}/{of // size}"
 
 
 def functions(model: Model) -> dict[str, dict[str, Any]]:
@@ -265,7 +300,7 @@ def list_functions(checkpoint: str, sharding: str = "") -> dict[str, Any]:
     found = functions(load_model(checkpoint, sharding))
 
     def said(arrays: Mapping[str, Wanted]) -> dict[str, Any]:
-        limits = ("most", "below")  # 0: there is none
+        limits = ("most", "below", "usual")  # 0: there is none
         return {
             name: {k: v for k, v in plain(vars(what)).items() if v or k not in limits}
             | {"text": str(what)}

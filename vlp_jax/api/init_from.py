@@ -2,7 +2,8 @@
 
 It is a folder (everything of it), `FOLDER:REGEX` (their paths that match), or {our prefix:
 "FOLDER[:their prefix]"}, from several folders, batch statistics too. Every leaf is told as loaded,
-resized, unused or fresh, and one that is asked for and missing is an error unless `fresh` names it.
+resized, unused or fresh, and one that is asked for and missing is an error unless `fresh` names it;
+what `fresh` names begins anew though a source holds it, with a warning.
 The file exists so that what a run starts from is decided by names and shapes, before anything is
 compiled.
 """
@@ -18,8 +19,11 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from vlp_jax.api.files import split
 from vlp_jax.api.switches import differing, unlike_fields
-from vlp_jax.core.errors import UserError, nearest
+from vlp_jax.core import adapters
+from vlp_jax.core.adapters import NEW_ROWS
+from vlp_jax.core.errors import UserError, count_of, nearest, no_download
 from vlp_jax.core.pytree import check_matched, flatten, matches, merge
 from vlp_jax.interop.folder import MANIFEST, is_folder, read_folder
 from vlp_jax.interop.position import resize_pos_embed
@@ -80,17 +84,22 @@ def under(path: str, prefix: str) -> bool:
 
 @dataclasses.dataclass
 class Told:
-    """What became of the leaves of one source, by their paths."""
+    """What became of the leaves of one source, by their paths.
+
+    anew: those that fit, but ours begin anew, as `fresh` says.
+    """
 
     loaded: list[str] = dataclasses.field(default_factory=list)
     resized: list[str] = dataclasses.field(default_factory=list)
     unused: list[str] = dataclasses.field(default_factory=list)
+    anew: list[str] = dataclasses.field(default_factory=list)
 
     def line(self) -> str:
-        """3 loaded, 1 resized (image/pos_embed), 0 unused."""
+        """3 loaded, 1 resized (image/pos_embed), 0 unused; and 2 anew (...) where there are any."""
         parts = (
             f"{len(paths)} {name}{some(paths) if name != 'loaded' else ''}"
             for name, paths in vars(self).items()
+            if paths or name != "anew"
         )
         return ", ".join(parts)
 
@@ -114,14 +123,6 @@ def sources(init_from: Any) -> list[Source]:
         folder, rest = split(init_from[ours])
         found.append(Source(f"{ours}={init_from[ours]}", folder, ours, rest or ours))
     return found
-
-
-def split(text: str) -> tuple[str, str]:
-    """(folder, what follows the colon)."""
-    if os.path.isdir(text) or ":" not in text:
-        return text, ""
-    folder, _, rest = text.partition(":")
-    return folder, rest
 
 
 class Read(NamedTuple):
@@ -149,7 +150,7 @@ def read_weights(folder: str, trainer: Trainer) -> Read:
         arrays, manifest = read_folder(folder)
         return Read(arrays, manifest["method"], SOURCE | manifest["preprocessing"])
     if not os.path.isdir(folder):
-        raise UserError(f"init_from: {folder}: no such folder")
+        raise UserError(f"init_from: {folder}: no such folder{no_download(folder)}")
     checkpoints = os.path.join(folder, "checkpoints")
     if not os.path.isdir(checkpoints):
         raise UserError(
@@ -159,6 +160,8 @@ def read_weights(folder: str, trainer: Trainer) -> Read:
     where = functools.partial(param_sharding, mesh=trainer.mesh, preset=trainer.config.sharding)
     _, state = Checkpoints(checkpoints).restore_model(where)
     params = merge(state["ema"] or state["params"], state["frozen"])
+    if not trainer.recipe.adapt.rank:
+        params = adapters.fold(params)
     method = read_config(folder)["method"] if (Path(folder) / "config.json").is_file() else {}
     return Read(flatten({**params, **state["extra"]}), method, {})
 
@@ -189,11 +192,13 @@ class Weights:
         found = sources(trainer.config.init_from)
         for source in found:
             self._take(source)
+        self._start_words()
         needed = [path for path in self.ours if under(path, STATS) or path.split("/")[0] in params]
         self.fresh = [path for path in needed if path not in self.weights]
         asked = [path for path in self.fresh if any(source.asks(path) for source in found)]
         lines = list(self._wrong.values())
-        spared = [path for path in asked if path in self._wrong or matches(path, self.renewed)]
+        anew = (*self.renewed, *adapters.ANEW)
+        spared = [path for path in asked if path in self._wrong or matches(path, anew)]
         lines += [f"missing {path}" for path in asked if path not in spared]
         if lines:
             odd = parts_of(dict.fromkeys([*self._wrong, *asked], ""))
@@ -206,6 +211,18 @@ class Weights:
             texts, lines = ", ".join(source.text for source in found), "; ".join(lines)
             raise UserError(f"init_from={texts}: does not fit: {lines} ({hint})")
         trainer.check_given(self.weights)
+
+    def _start_words(self) -> None:
+        """New words of a vocabulary start as the mean row of the words that they are given for
+        (data/text/grown.py)."""
+        for name, tokenizer in self.trainer.tokenizers.items():
+            new, table = (f"{name}/token_embed/{leaf}" for leaf in (NEW_ROWS, "embedding"))
+            starts = getattr(tokenizer, "starts", ())
+            if new in self.weights or new not in self.ours or table not in self.weights:
+                continue
+            if all(starts) and len(starts) == self.ours[new].shape[0]:
+                rows = on_host(self.weights[table], self.trainer)
+                self.weights[new] = np.stack([rows[list(ids)].mean(0) for ids in starts])
 
     def _take(self, source: Source) -> None:
         """Adds the leaves of one source."""
@@ -221,20 +238,19 @@ class Weights:
             what = f"no path matches{nearest(source.theirs or source.pattern, tops)}"
             raise UserError(f"init_from={source.text}: {what}")
         for path, its in named.items():
-            if path not in self.ours or path in given or matches(path, self.renewed):
+            if path not in self.ours or path in given:
                 told.unused.append(its)
                 continue
             leaf, wanted = theirs[its], tuple(self.ours[path].shape)
-            if tuple(leaf.shape) == wanted:
-                told.loaded.append(its)
+            same, renewed = tuple(leaf.shape) == wanted, matches(path, self.renewed)
+            fits = leaf if same else self._resize(path, leaf)
+            if renewed:
+                (told.unused if fits is None else told.anew).append(its)
+            elif fits is None:
+                self._wrong[path] = f"{path} is {list(leaf.shape)}, needs {list(wanted)}"
             else:
-                resized = self._resize(path, leaf)
-                if resized is None:
-                    self._wrong[path] = f"{path} is {list(leaf.shape)}, needs {list(wanted)}"
-                    continue
-                told.resized.append(its)
-                leaf = resized
-            self.weights[path] = leaf
+                (told.loaded if same else told.resized).append(its)
+                self.weights[path] = fits
         named = {path: its for path, its in named.items() if path not in given}
         self._read.append((named, method))
         self._notes[source.text] = [
@@ -276,9 +292,14 @@ class Weights:
         for text, notes in self._notes.items():
             for note in notes:
                 _show(f"note: init_from={text}: {note}")
+        for text, told in self.told.items():
+            if told.anew:
+                held = f"{count_of(len(told.anew), 'weight')} that it holds{some(told.anew)}"
+                takes = "--config.fresh='()' takes them"
+                _show(f"warning: init_from={text}: `fresh` begins anew {held}; {takes}")
 
     def record(self) -> dict[str, Any]:
-        """Every path, for the workdir: {"from": {source: {loaded, resized, unused}}, "fresh"}."""
+        """Every path, for the workdir: {"from": {source: vars(Told)}, "fresh"}."""
         return {"from": {text: vars(told) for text, told in self.told.items()}, "fresh": self.fresh}
 
 

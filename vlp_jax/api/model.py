@@ -16,8 +16,11 @@ from typing import Any
 import jax
 import numpy as np
 from jax.sharding import Mesh
+from PIL import Image
 
+from vlp_jax.api.compose import composed
 from vlp_jax.api.config import FRESH
+from vlp_jax.api.drawing import Asked, sample
 from vlp_jax.api.embed import (
     Batching,
     check_scale,
@@ -28,18 +31,20 @@ from vlp_jax.api.embed import (
     shares,
     sides,
 )
+from vlp_jax.api.golden import embeds, golden_embeddings, golden_outputs
+from vlp_jax.api.lora import with_lora
 from vlp_jax.api.pictures import check_list, check_texts, frame, read_numbered
 from vlp_jax.api.placement import Run, choose_mesh, places, shapes
-from vlp_jax.api.weights import check_shapes, golden_embeddings, split_extra, tokenizer_name
+from vlp_jax.api.texts import TextArrays, open_tokenizer
+from vlp_jax.api.weights import check_shapes, split_extra, tokenizer_name
 from vlp_jax.api.writing import generate, match, score
-from vlp_jax.core.errors import UserError, count_of
+from vlp_jax.core.errors import UserError, no_download
 from vlp_jax.core.fields import Text
 from vlp_jax.core.inputs import Vars
 from vlp_jax.core.pytree import size
 from vlp_jax.core.types import Extra, Params
 from vlp_jax.data.framing import Framing
 from vlp_jax.data.order import STREAM
-from vlp_jax.data.text.rows import text_rows
 from vlp_jax.interop.folder import MANIFEST, is_folder, read_folder
 from vlp_jax.interop.golden import compare
 from vlp_jax.interop.preprocess import SOURCE
@@ -60,6 +65,7 @@ class Model:
       preprocessing: {image_size, mean, std} and what data/framing.py names.
       tokenizer_spec: {name, context_length, options}; name is "" when the checkpoint came without a
         tokenizer.
+      tokenizers: {name: the same} of further ones, as fields name them.
       config: the whole vlp_jax.json, or the resolved config of a workdir.
       mesh: of the devices that hold the weights; None where it is one.
     """
@@ -72,6 +78,7 @@ class Model:
     tokenizer_spec: Mapping[str, Any]
     config: Mapping[str, Any]
     mesh: Mesh | None = None
+    tokenizers: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
 
     def __repr__(self) -> str:
         count = f"{size(self.params):,} parameters"
@@ -142,36 +149,29 @@ class Model:
     def image_size(self) -> int:
         return int(self.preprocessing["image_size"])
 
-    def tokenizer(self) -> Callable[..., np.ndarray]:
-        """The tokenizer, loaded once.
+    def tokenizer(self, name: str = Text.tokenizer) -> Callable[..., np.ndarray]:
+        """The tokenizer that fields know by this name, loaded once.
 
         Raises:
           UserError: the checkpoint carries none, or its ids exceed the model's vocabulary.
         """
-        return self._tokenizer
+        if name not in self._tokenizers:
+            specs = {Text.tokenizer: self.tokenizer_spec, **self.tokenizers}
+            opened = open_tokenizer(self.path, name, specs.get(name), self.method.fields())
+            self._tokenizers[name] = opened
+        return self._tokenizers[name]
 
     @functools.cached_property
-    def _tokenizer(self) -> Callable[..., np.ndarray]:
-        from vlp_jax.data.text import check_vocab, load_tokenizer
+    def _tokenizers(self) -> dict[str, Callable[..., np.ndarray]]:
+        return {}
 
-        spec = self.tokenizer_spec
-        if not spec["name"]:
-            raise UserError(
-                f"{self.path}: carries no tokenizer; convert it again with --tokenizer=FILE"
-            )
-        options = dict(spec.get("options", {}))
-        tokenizer = load_tokenizer(
-            spec["name"], context_length=int(spec["context_length"]), **options
-        )
-        check_vocab(tokenizer, self.method.fields()["text"].vocab_size)
-        return tokenizer
-
-    def text_arrays(self, field: Text | None = None, name: str = "text") -> "TextArrays":
+    def text_arrays(self, field: Text | None = None, name: str = "text") -> TextArrays:
         """texts -> {name: int32[B, T]}, with name_mask bool[B, T] where the field has one; texts
         that do not fit are cut, and counted. field: default the model's `text`. Raises UserError as
         `tokenizer`.
         """
-        return TextArrays(self.tokenizer(), field or self.method.fields()["text"], name)
+        field = field or self.method.fields()["text"]
+        return TextArrays(self.tokenizer(field.tokenizer), field, name)
 
     def generate(
         self, pictures: Iterable[Any], prompt: str | Sequence[str] = "", **how: Any
@@ -210,6 +210,31 @@ class Model:
           UserError: a model without that head, or another number of texts.
         """
         return match(self, pictures, texts)
+
+    def sample(
+        self,
+        prompts: Sequence[str] | Sequence[int] | str | None = None,
+        *,
+        seed: int | Sequence[int] = 0,
+        n: int = 1,
+        size: tuple[int, int] | None = None,
+        batching: Batching | None = None,
+        **given: Any,
+    ) -> list[Image.Image]:
+        """Pictures that the model draws, in the order of the prompts, n of each.
+
+        Args:
+          prompts: texts, or numbers of classes; None for a model that draws without.
+          seed: of every prompt's first picture, or one for each prompt; its others follow.
+          size: height and width; default that of a given picture, or the model's own.
+          given: negative="...", image=F (with strength=0.8), mask=F, control=F (control_0, ...),
+            each for all prompts or a list of one for each; and options of the model's
+            `generate_image`: steps=50, guidance=7.5, sampler="ddim", ... (diffusion/how.py).
+
+        Raises:
+          UserError: a model that draws nothing; see api/drawing.py.
+        """
+        return sample(self, Asked(prompts, seed, n, size, given), batching)
 
     def decode(self, picture: Any) -> np.ndarray:
         """A path, the bytes of a file, a Pillow picture or uint8[H, W, 3] -> uint8[S, S, 3] by this
@@ -254,25 +279,13 @@ class Model:
         return {}
 
 
-class TextArrays:
-    """See Model.text_arrays. cut: how many texts did not fit, until that was told."""
-
-    def __init__(self, tokenizer: Any, field: Text, name: str):
-        self._tokenizer, self._field, self._name, self.cut = tokenizer, field, name, 0
-
-    def __call__(self, texts: list[str]) -> dict[str, np.ndarray]:
-        self.cut += self._tokenizer.overlong(texts, np.asarray(self._tokenizer(texts)))
-        return text_rows(self._tokenizer, self._field, self._name, texts)
-
-    def tell(self) -> None:
-        """Logs how many were cut, where any was."""
-        if self.cut:
-            most = self._tokenizer.context_length
-            _log.warning("%s cut at %d tokens, the model's most", count_of(self.cut, "text"), most)
-        self.cut = 0
-
-
-def load_model(path: str, sharding: str = "", mesh: Mapping[str, int] | None = None) -> Model:
+def load_model(
+    path: str,
+    sharding: str = "",
+    mesh: Mapping[str, int] | None = None,
+    parts: Mapping[str, str] | None = None,
+    lora: Mapping[str, float] | None = None,
+) -> Model:
     """Opens a converted folder, a training workdir, or `fresh:WORKDIR`, the baseline without
     training.
 
@@ -281,11 +294,17 @@ def load_model(path: str, sharding: str = "", mesh: Mapping[str, int] | None = N
       sharding: "" puts the weights on one device; a preset of parallel/sharding.py (`replicated`,
         `fsdp`, ...) on all, which share the rows of a batch.
       mesh: {axis: size} for the preset; default all devices.
+      parts: {part: "FOLDER[:its part]"} of other checkpoints, see api/compose.py.
+      lora: {file: strength} of adapters on the weights, see api/lora.py.
 
     Raises:
-      UserError: neither, an unknown preset, or a converted folder that does not prove itself (the
-        message names the difference).
+      UserError: neither, an unknown preset, a converted folder that does not prove itself (the
+        message names the difference), or parts or adapters that do not fit.
     """
+    if parts or lora:
+        model = load_model(path, sharding, mesh)
+        model = composed(model, parts or {}, lambda folder: load_model(folder, sharding, mesh))
+        return with_lora(model, lora or {})
     if not isinstance(path, str | os.PathLike) or not isinstance(os.fspath(path), str):
         raise UserError(f"--checkpoint: {path!r} is no path of a folder")
     path = os.fspath(path)
@@ -293,7 +312,7 @@ def load_model(path: str, sharding: str = "", mesh: Mapping[str, int] | None = N
     if is_folder(path) and not fresh:
         return load_converted(path, sharding, mesh)
     if not os.path.isdir(path):
-        raise UserError(f"--checkpoint: {path}: no such folder")
+        raise UserError(f"--checkpoint: {path}: no such folder{no_download(path)}")
     if os.path.exists(os.path.join(path, "config.json")) and os.path.isdir(
         os.path.join(path, "checkpoints")
     ):
@@ -342,8 +361,13 @@ def load_workdir(
         preprocessing |= {"mean": method.image_mean, "std": method.image_std}
     text = fields.get("text")
     spec = {"name": ""} if text is None else spec_of("text", text, data)
+    others = {
+        field.tokenizer: spec_of(name, field, data)
+        for name, field in fields.items()
+        if isinstance(field, Text) and field.tokenizer != Text.tokenizer
+    }
     config = {**config, "step": step}
-    return Model(path, method, params, extra, preprocessing, spec, config, devices)
+    return Model(path, method, params, extra, preprocessing, spec, config, devices, others)
 
 
 def load_converted(path: str, sharding: str = "", mesh: Mapping[str, int] | None = None) -> Model:
@@ -354,8 +378,14 @@ def load_converted(path: str, sharding: str = "", mesh: Mapping[str, int] | None
     check_shapes(method, arrays, path)
     weights = split_extra(arrays)
     params, extra = place(weights, places(devices, sharding)(weights))
-    spec = {**manifest["tokenizer"], "name": tokenizer_name(path, manifest["tokenizer"]["name"])}
-    how = SOURCE | manifest["preprocessing"]
-    model = Model(path, method, params, extra, how, spec, manifest, devices)
-    compare(manifest["golden"], golden_embeddings(method, model.embedders()), path)
+    specs = {Text.tokenizer: manifest["tokenizer"], **manifest.get("tokenizers", {})}
+    specs = {n: {**spec, "name": tokenizer_name(path, spec["name"])} for n, spec in specs.items()}
+    spec, how = specs.pop(Text.tokenizer), SOURCE | manifest["preprocessing"]
+    model = Model(path, method, params, extra, how, spec, manifest, devices, specs)
+    golden = manifest["golden"]
+    if embeds(method):
+        found = golden_embeddings(method, model.embedders())
+    else:
+        found = golden_outputs(method, Vars(params, extra), golden)
+    compare(golden, found, path)
     return model

@@ -16,7 +16,7 @@ from PIL import Image
 
 from vlp_jax.core.errors import UserError
 from vlp_jax.data.damage import DamagedSample
-from vlp_jax.data.decode import decode_framed, frame_picture
+from vlp_jax.data.decode import decode_framed, frame_picture, whole_picture
 from vlp_jax.data.encoding import BadText, check_text, read_text
 from vlp_jax.data.folder import read_bounded
 from vlp_jax.data.framing import Framing
@@ -39,6 +39,40 @@ def frame(picture: Any, size: int, framing: Framing) -> np.ndarray:
     if not isinstance(picture, Image.Image):
         picture = _from_array(picture)
     return frame_picture(picture, size, framing)
+
+
+def whole(picture: Any, mask: bool = False) -> np.ndarray:
+    """A path, the bytes of a file, a Pillow picture or an array as it is, upright: uint8[H, W, 3],
+    transparency on white; of a `mask` uint8[H, W, 1], 255 where it is 128 or more, else 0.
+
+    A mask may be a uint8 or bool array [H, W] or [H, W, 1] too.
+
+    Raises:
+      UserError: it cannot be read, it is none of these, or a mask with transparency.
+    """
+    name = f"{os.fspath(picture)}: " if isinstance(picture, str | os.PathLike) else ""
+    try:
+        if name:
+            picture = read_bounded(os.fspath(picture), "")
+        elif not isinstance(picture, bytes | Image.Image):
+            picture = _from_array(_repeated(picture) if mask else picture)
+        pixels = whole_picture(picture, opaque=mask)
+    except DamagedSample as error:
+        clear = error.reason == "see_through"
+        why = "is see-through; a mask is white where it is painted over" if clear else error
+        raise UserError(f"{name}{why}") from error
+    if not mask:
+        return pixels
+    return np.uint8(255) * (np.asarray(Image.fromarray(pixels).convert("L"))[..., None] >= 128)
+
+
+def _repeated(mask: Any) -> Any:
+    """uint8 or bool, [H, W] or [H, W, 1], as uint8[H, W, 3]; what is none of them stays."""
+    shape, dtype = getattr(mask, "shape", ()), getattr(mask, "dtype", None)
+    if not (len(shape) == 2 or shape[2:] == (1,)) or dtype not in (np.uint8, bool):
+        return mask
+    shades = np.asarray(mask).reshape(*shape[:2], 1)
+    return np.repeat(shades if dtype == np.uint8 else np.uint8(255) * shades, 3, axis=2)
 
 
 def _from_array(array: Any) -> Image.Image:

@@ -69,7 +69,7 @@ def runner(method: Method, name: str, v: Vars, mesh: Mesh | None = None) -> Run:
         with jax.default_matmul_precision("highest"):
             if mesh is None:
                 return jax.tree.map(np.asarray, program(*v, batch, index, how))
-            count = len(next(iter(batch.values())))
+            count = len(next(iter(batch.values()), index))  # what reads nothing draws by index
             most = -(-count // ways(mesh)) * ways(mesh)
             filled = {array: fill(rows, most) for array, rows in batch.items()}
             index = None if index is None else fill(index, most)

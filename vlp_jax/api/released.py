@@ -12,13 +12,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from vlp_jax.api.embed import embedders
+from vlp_jax.api.golden import golden
+from vlp_jax.api.released_tokenizers import MAIN, NONE, find_tokenizers
 from vlp_jax.api.switches import computed, described, networks, unlike
-from vlp_jax.api.weights import expected_shapes, golden_embeddings, position_tables, split_extra
+from vlp_jax.api.weights import expected_shapes, position_tables
 from vlp_jax.core import dispatch
 from vlp_jax.core.errors import UserError, nearest
-from vlp_jax.core.fields import Picture, Text
-from vlp_jax.data.text import check_vocab, load_tokenizer
+from vlp_jax.core.fields import Picture
 from vlp_jax.interop.detect import Checkpoint, open_checkpoint
 from vlp_jax.interop.family import families
 from vlp_jax.interop.position import resize_state, same_table
@@ -85,17 +85,23 @@ def read_released(
     arrays = _arrays(checkpoint, config, arch_name, image_size, notes)
     method = make_method(config)
     arrays = cast(method, arrays, dtype)
-    spec, files = _tokenizer(checkpoint, tokenizer, method, notes)
+    texts = find_tokenizers(checkpoint, tokenizer, method, notes)
+    if told := checkpoint.family.empty_texts(texts.empty):
+        config |= told
+        method = make_method(config)
+    further = {name: spec for name, spec in texts.specs.items() if name != MAIN}
     manifest = {
         "arch": arch_name or _arch_of(checkpoint, method) or config["name"],
         "method": config,
         "parts": parts_of(method, arrays),
         "preprocessing": _preprocessing(checkpoint, method, image_size),
-        "tokenizer": spec,
+        "tokenizer": texts.specs.get(MAIN, NONE),
+        **({"tokenizers": further} if further else {}),
+        **checkpoint.family.manifest(checkpoint.beside),
         "source": {"file": os.path.basename(checkpoint.path), "kind": checkpoint.family.name},
-        "golden": _golden(checkpoint, method, arrays),
+        "golden": golden(method, arrays, checkpoint.path),
     }
-    return Parts(arrays, manifest, notes, files)
+    return Parts(arrays, manifest, notes, texts.files)
 
 
 def cast(method: Method, arrays: Mapping[str, np.ndarray], dtype: str) -> dict[str, np.ndarray]:
@@ -131,7 +137,8 @@ def method_config(
       UserError: neither a name nor a config; a size that does not fit.
     """
     family, notes = checkpoint.family, list(checkpoint.notes)
-    config = {"name": family.methods[0], **checkpoint.method()}
+    said = checkpoint.method() or ({} if arch_name else _inferred(checkpoint))
+    config = {"name": family.methods[0], **said}
     if arch_name:
         config, more = _named(checkpoint, arch_name, config)
         notes += more
@@ -147,6 +154,13 @@ def method_config(
         how = family.release | dict(checkpoint.preprocessing)
         config |= {"image_mean": how["mean"], "image_std": how["std"]}
     return config, notes
+
+
+def _inferred(checkpoint: Checkpoint) -> dict[str, Any]:
+    try:
+        return checkpoint.family.inferred(checkpoint.state)
+    except UserError as error:
+        raise UserError(f"{checkpoint.path}: {error}") from error
 
 
 def _named(
@@ -214,19 +228,6 @@ def _arrays(
     return arrays
 
 
-def _golden(
-    checkpoint: Checkpoint, method: Method, arrays: dict[str, np.ndarray]
-) -> dict[str, list[float]]:
-    rows = golden_embeddings(method, embedders(method, *split_extra(arrays)))
-    for side, row in rows.items():
-        finite = bool(np.isfinite(row).all())
-        if not finite or np.linalg.norm(row) < 0.5:  # of unit norm, but where it is nothing
-            what = "is zero" if finite else "is not finite"
-            where = f"{checkpoint.path}: its weights give {'an' if side == 'image' else 'a'} {side}"
-            raise UserError(f"{where} embedding that {what}; is the file whole, and trained?")
-    return {side: [float(value) for value in row] for side, row in rows.items()}
-
-
 def _preprocessing(checkpoint: Checkpoint, method: Method, image_size: int) -> dict[str, Any]:
     """Of pictures; {} for a model of texts alone."""
     field = method.fields().get("image")
@@ -239,61 +240,17 @@ def _preprocessing(checkpoint: Checkpoint, method: Method, image_size: int) -> d
 
 def _arch_of(checkpoint: Checkpoint, method: Method) -> str:
     """The name of this architecture among the released ones, or ""."""
-    own, name = computed(method), described(method)["name"]
+    name = described(method)["name"]
+    whole = lambda m: (computed(m), described(m).get("schedule"))  # noqa: E731
 
     def is_it(arch: Arch) -> bool:
         try:
-            return computed(make_method({"name": name, **arch})) == own
+            return whole(make_method({"name": name, **arch})) == whole(method)
         except UserError:  # a size of another method of the family
             return False
 
     archs = sizes(checkpoint.family.archs).items()
     return next((known for known, arch in archs if is_it(arch)), "")
-
-
-def _tokenizer(
-    checkpoint: Checkpoint, asked: str, method: Method, notes: list[str]
-) -> tuple[dict[str, Any], dict[str, str]]:
-    """Returns ({name, context_length, options}, {name in the folder: file to copy})."""
-    field = method.fields().get("text")
-    if not isinstance(field, Text):
-        return {"name": "", "context_length": 0, "options": {}}, {}
-    family, beside = checkpoint.family, checkpoint.beside
-    length = family.text_length(beside, field.length)
-    file = asked.removeprefix("spm:") if asked not in ("", "clip", "bytes") else ""
-    if file and not os.path.isfile(file):
-        raise UserError(f"--tokenizer: {file}: no such file")
-    if asked:
-        check_vocab(load_tokenizer(asked, length), field.vocab_size)
-    elif _has_clips_vocabulary(checkpoint, field.vocab_size):
-        asked = "clip"
-    else:
-        file = beside.tokenizer
-    said = beside, file, field.vocab_size, described(method)["name"]
-    options = family.tokenizer_options(*said) if asked != "bytes" else {}
-    spec = {"name": asked, "context_length": length, "options": options}
-    if not file:
-        if not asked:
-            notes.append("no tokenizer beside the weights; texts will need one (--tokenizer=FILE)")
-        return spec, {}
-    is_json = file.endswith((".json", ".txt"))
-    name = "vocab.txt" if file.endswith(".txt") else "tokenizer.json"
-    name = name if is_json else "tokenizer.model"
-    files, named = {name: file}, os.path.join(os.path.dirname(file), "tokenizer_config.json")
-    if is_json and os.path.isfile(named):
-        files["tokenizer_config.json"] = named  # names the padding
-    return spec | {"name": name if is_json else f"spm:{name}"}, files
-
-
-def _has_clips_vocabulary(checkpoint: Checkpoint, vocab_size: int) -> bool:
-    """Whether a text tower that came without --tokenizer reads CLIP's ids."""
-    said = checkpoint.family.has_clips_vocabulary(checkpoint.beside, vocab_size)
-    if said is not None:
-        return said
-    file = checkpoint.beside.tokenizer
-    if vocab_size != 49408 or not file.endswith(".json"):
-        return vocab_size == 49408 and not file
-    return load_tokenizer(file).vocab_size == vocab_size
 
 
 def _looks_like(checkpoint: Checkpoint) -> str:

@@ -84,6 +84,24 @@ def list_studies(full: bool = False) -> list[dict[str, Any]]:
     return found
 
 
+def list_cells(request: Request) -> dict[str, Any]:
+    """A study by its cells: {study, full, title, cells: [{cell, from: the one whose weights it
+    starts from, aside: is no row of the paper's, paper: {column: number}}]}. Nothing is run.
+
+    Raises:
+      UserError: no such study.
+    """
+    from vlp_jax.api.study import data_set, load_study
+
+    study = load_study(request.study, request.full, data_set(request.data))
+    cells = [
+        {"cell": name, "from": cell.start, "aside": cell.aside, "paper": dict(cell.paper)}
+        for name, cell in study.cells.items()
+    ]
+    named = {"study": request.study, "full": request.full, "title": study.title}
+    return {**named, "cells": cells}
+
+
 def chosen(only: str, cells: list[str]) -> list[str]:
     """The cells that --only names, in the table's order; all where it is empty.
 

@@ -73,7 +73,8 @@ def tell_changes(trainer: Trainer, workdir: Path, checkpoints: Checkpoints, step
         log.warning("%s: the data goes on after the %d examples seen", batches, seen)
     offset = stretches(workdir, step, old.batch_size)[-1].offset
     with contextlib.suppress(KeyError, AttributeError, TypeError, UserError):  # an older version's
-        before = float(learning_rate(old, trainer.pipeline.num_examples, offset)(step))
-        after = float(trainer.schedule(step))
+        count = trainer.pipeline.num_examples
+        before = float(learning_rate(old, count, offset)(step))
+        after = float(learning_rate(trainer.config, count, trainer.offset)(step))
         if abs(after - before) > 1e-3 * max(before, after):
             log.warning("the learning rate jumps at step %d: %.3g -> %.3g", step, before, after)

@@ -9,6 +9,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+from vlp_jax.core.schema import build, marks
 from vlp_jax.methods.base import Leaf, Method
 from vlp_jax.models.towers import name_of
 
@@ -30,10 +31,20 @@ def networks(method: Method) -> dict[str, Values]:
 
 
 def described(method: Method) -> Values:
-    """{name, the method's own plain fields, part: see `networks`}."""
-    fields = {field.name: getattr(method, field.name) for field in dataclasses.fields(method)}
-    own = {key: v for key, v in fields.items() if isinstance(v, bool | int | float | str | tuple)}
-    return {"name": type(method).__module__.rpartition(".")[2], **own, **networks(method)}
+    """{name, the method's own plain fields, those whose type names a class filled up by it, part:
+    see `networks`}."""
+    own, nets = {}, networks(method)
+    for field in dataclasses.fields(method):
+        value = getattr(method, field.name)
+        if field.name in nets:
+            continue
+        classes = filter(dataclasses.is_dataclass, marks(field.type))
+        if isinstance(value, Mapping):
+            for cls in classes:
+                own[field.name] = dataclasses.asdict(build(cls, value, f"method.{field.name}"))
+        elif isinstance(value, bool | int | float | str | tuple):
+            own[field.name] = value
+    return {"name": type(method).__module__.rpartition(".")[2], **own, **nets}
 
 
 def computed(method: Method) -> Values:

@@ -64,6 +64,7 @@ def train(config: Any, workdir: Path, force: bool = False, step: int | None = No
 def _train(config: Any, workdir: Path, force: bool, step: int | None) -> Outcome:
     import jax
 
+    from vlp_jax.api.networks import opener
     from vlp_jax.api.start import begin, tell_changes
     from vlp_jax.api.weights import scale_of
     from vlp_jax.core.pytree import size
@@ -84,7 +85,8 @@ def _train(config: Any, workdir: Path, force: bool, step: int | None) -> Outcome
     found = step if step is not None else max(checkpoints.steps(), default=None)
     at = found or 0
     parts = stretches(workdir, at, config.batch_size)
-    trainer = Trainer(config, offset=parts[-1].offset)
+    network = opener(config.sharding, config.mesh.to_dict(), config.eval_batch_size)
+    trainer = Trainer(config, offset=parts[-1].offset, network=network)
     agree({**run_facts(config, trainer.pipeline.fingerprint), "--workdir": workdir, "--step": step})
     abstract, _ = trainer.abstract, trainer.jit_step  # what they refuse leaves no trace
     check_workdir(workdir, config, trainer.pipeline.fingerprint, force)

@@ -9,27 +9,20 @@ from collections.abc import Mapping
 import jax
 import numpy as np
 
-from vlp_jax.api.placement import Run
 from vlp_jax.core.errors import UserError
-from vlp_jax.core.fields import Picture, Text
+from vlp_jax.core.fields import Text
 from vlp_jax.core.pytree import flatten, unflatten
 from vlp_jax.core.types import Extra, Params
-from vlp_jax.interop.golden import golden_inputs
 from vlp_jax.methods.base import Method
 from vlp_jax.models.mae_decoder import MAEDecoder
 from vlp_jax.models.vit import ViT
 from vlp_jax.nn.positions import sincos_table
 
 
-def golden_embeddings(method: Method, fns: Mapping[str, Run]) -> dict[str, np.ndarray]:
-    """Embeddings of the golden picture and, where there is a text tower, text: {'image':
-    float32[E], 'text': float32[E]}.
-    """
-    fields = method.fields()
-    image, text = fields.get("image", Picture(2)), fields.get("text", Text(2, 2))
-    batch = golden_inputs(image.size, text.length, text.vocab_size)
-    arrays = {side: [name for name in fields[side].spec(side, 1) if name in batch] for side in fns}
-    return {side: fns[side]({name: batch[name] for name in arrays[side]})[0] for side in fns}
+def tokenized(method: Method) -> dict[str, Text]:
+    """{tokenizer: the text that it makes, the first of several}."""
+    texts = [field for field in method.fields().values() if isinstance(field, Text)]
+    return {field.tokenizer: field for field in reversed(texts)}
 
 
 def expected_shapes(method: Method) -> dict[str, tuple[int, ...]]:

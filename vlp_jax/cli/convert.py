@@ -1,5 +1,5 @@
-"""`convert IN OUT --arch=NAME [--to=open_clip|hf|mae|torchvision]`: released checkpoints in and
-out, offline, without PyTorch.
+"""`convert IN OUT --arch=NAME [--to=open_clip|hf|mae|torchvision|diffusers]`: released checkpoints
+in and out, offline, without PyTorch.
 
 IN is a file or folder of a known family (interop/families), or, with --to, one of our folders or
 training runs. The file exists as the command's parser.
@@ -18,13 +18,15 @@ def parser() -> argparse.ArgumentParser:
     """The command line."""
     cli = argparse.ArgumentParser(
         prog="python -m vlp_jax convert",
-        description="Converts checkpoints between open_clip, Hugging Face, facebookresearch/mae,"
-        " torchvision and vlp_jax.",
+        description="Converts checkpoints between open_clip, Hugging Face (transformers and"
+        " diffusers), facebookresearch/mae, torchvision and vlp_jax; reads single files of Stable"
+        " Diffusion.",
     )
     cli.add_argument(
         "input",
         metavar="IN",
-        help="open_clip, Hugging Face or OpenAI file or folder, a vlp_jax folder or workdir",
+        help="open_clip, Hugging Face, OpenAI or Stable Diffusion file or folder (of diffusers the"
+        " one with model_index.json, or a network's own), a vlp_jax folder or workdir",
     )
     cli.add_argument(
         "output",
@@ -41,7 +43,8 @@ def parser() -> argparse.ArgumentParser:
         "--to",
         default="vlp_jax",
         help="format of OUT: vlp_jax (default), open_clip, hf, mae (the names of"
-        " facebookresearch/mae, which timm's ViT reads) or torchvision (a ResNet's trunk)",
+        " facebookresearch/mae, which timm's ViT reads), torchvision (a ResNet's trunk), diffusers,"
+        " lora (a run's adapters alone, as diffusers' file) or learned_embeds (new words alone)",
     )
     cli.add_argument(
         "--image-size", type=int, default=0, metavar="N",
@@ -62,6 +65,10 @@ def parser() -> argparse.ArgumentParser:
         default="",
         help="float32, bfloat16 or float16 of the written networks; default: as IN",
     )
+    cli.add_argument(
+        "--lora", action="append", default=[], metavar="F[:STRENGTH]",
+        help="a LoRA file of diffusers (or kohya), folded into the weights; more than once adds up",
+    )  # fmt: skip
     add_json(cli)
     return cli
 
@@ -70,6 +77,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command. Raises UserError: see api/convert.py."""
     args = parser().parse_args(argv)
     from vlp_jax.api.convert import convert
+    from vlp_jax.api.lora import strengths
 
     start = time.perf_counter()
     start_jax()
@@ -84,6 +92,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         tokenizer=args.tokenizer,
         weights=args.weights,
         dtype=args.dtype,
+        lora=strengths(args.lora),
     )
     report["seconds"] = round(time.perf_counter() - start, 2)
     for note in report["notes"]:

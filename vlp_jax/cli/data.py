@@ -79,7 +79,11 @@ def _add_scenes(sub: argparse.ArgumentParser) -> None:
     group = sub.add_argument_group("emoji_scenes", "composed scenes of the embedded emoji")
     for flag, default, text in (
         ("objects", "small", "24 emoji of one word each, or all"),
-        ("most", 3, "objects in a scene at most, 2 to 4"),
+        ("kinds", 0, "so many first of these; 0: all"),
+        ("most", 3, "objects in a scene at most, 1 to 4"),
+        ("tints", 0.0, "share of a scene's kinds that are drawn and told in one colour"),
+        ("styles", "apart", "apart: test is in the other style; both: any scene is in either"),
+        ("scale", 1.0, "of the objects' sizes, 0.5 to 1.4"),
         ("train", 6000, "scenes"),
         ("val", 250, "scenes"),
         ("test", 500, "scenes in the other style"),

@@ -11,6 +11,8 @@ EPILOG = """examples:
   python -m vlp_jax eval --checkpoint=runs/mine --config=configs/clip/folder.py --json
   python -m vlp_jax eval --checkpoint=OUT --config=configs/clip/openai.py
   --config.evals.imagenet.path=DIR --out=report
+  python -m vlp_jax eval --config.evals.generation.samples=DRAWN
+  --config.evals.generation.path=REAL --config.evals.generation.networks=INCEPTION
 only the config's `evals`, `eval_batch_size` and `mesh` are used; without --config a workdir's own
 are, and evaluators on the training data find a workdir's data by themselves."""
 
@@ -28,9 +30,10 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument(
         "--checkpoint",
         type=folder_or_file,
-        required=True,
+        default="",
         metavar="DIR",
-        help="a converted checkpoint, a training workdir, or fresh:WORKDIR: its untrained model",
+        help="a converted checkpoint, a training workdir, or fresh:WORKDIR: its untrained model; "
+        "without it evaluators that need no model",
     )
     p.add_argument("--config", metavar="FILE.py[:ARGS]", help="config whose `evals` are run")
     p.add_argument("--only", default="", help="comma-separated names of evaluators to run")
@@ -70,7 +73,7 @@ def main(argv: list[str]) -> int:
     if first_process():
         print_results(results)
     if args.out and first_process():
-        write_report(results, Path(args.out), args.checkpoint, scale)
+        write_report(results, Path(args.out), args.checkpoint or "evaluation", scale)
     if args.json:
         print_json({"checkpoint": args.checkpoint, "eval": to_json(results)})
     return 0

@@ -6,9 +6,11 @@ voice and the command line can tell a user's mistake (exit code 2) from a failur
 """
 
 import difflib
+import os
 import re
 from collections.abc import Iterable
 
+_HUB = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")  # OWNER/NAME
 _UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
 
@@ -36,6 +38,17 @@ def nearest(name: str, valid: Iterable[str], limit: int = 8) -> str:
         return f"; did you mean {close[0]!r}?"
     shown = ", ".join(options[:limit]) + (", ..." if len(options) > limit else "")
     return f"; valid: {shown}" if options else ""
+
+
+def no_download(path: str) -> str:
+    """What to append to `no such folder`, where a path may be a model's name on a hub; else ''.
+
+    >>> no_download("Salesforce/blip-itm-base-coco"), no_download("./a/b")
+    ('; of models on a hub nothing is downloaded: give the folder that holds its files', '')
+    """
+    if not _HUB.fullmatch(path) or os.path.isdir(path.partition("/")[0]):
+        return ""
+    return "; of models on a hub nothing is downloaded: give the folder that holds its files"
 
 
 def count_of(number: int, word: str) -> str:

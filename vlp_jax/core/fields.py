@@ -56,12 +56,14 @@ class Picture(Field):
         float32[B, 4], top, left, height and width in the same pixels.
       whole: wants whole pictures, squashed to the square (data.image.crop=squash).
       colour: grey pictures teach nothing.
+      free: where arrays are given and not read from data, of any height and width.
     """
 
     size: int
     tell: tuple[str, ...] = ()
     whole: bool = False
     colour: bool = False
+    free: bool = False
 
     def spec(self, name: str, batch_size: int) -> Spec:
         """NAME and what it tells."""
@@ -91,6 +93,9 @@ class Text(Field):
         0: one text, int32[B, T].
       cut: nothing after a text's end can change the loss, so that batches may be cut to their
         longest text (data.buckets).
+      own: further ids of the vocabulary, which are the method's.
+      keys: config keys of the vocabulary's size, of length and of end, where those below `key` are
+        others.
     """
 
     length: int
@@ -104,6 +109,14 @@ class Text(Field):
     open: bool = False
     empty: tuple[int, ...] = ()
     count: int = 0
+    own: int = 0
+    keys: tuple[str, ...] = ()
+
+    def says(self, name: str, number: int, part: str = "") -> str:
+        """See Field."""
+        if not self.keys:
+            return super().says(name, number, part)
+        return f"{self.keys[('.vocab_size', '.context_length', '.end').index(part)]}={number}"
 
     def spec(self, name: str, batch_size: int) -> Spec:
         """NAME, with NAME_mask and NAME_weight where there are such."""
@@ -129,10 +142,16 @@ class Label(Field):
 
 @dataclasses.dataclass(frozen=True)
 class Numbers(Field):
-    """Any array of a data set or of another function: dtype[B, *shape] under the field's name."""
+    """Any array of a data set or of another function: dtype[B, *shape] under the field's name.
+
+    Attributes:
+      free: so many sizes at the start of `shape` are only the usual ones; where arrays are given
+        and not read from data they may be others.
+    """
 
     shape: tuple[int, ...]
     dtype: str = "float32"
+    free: int = 0
 
     def spec(self, name: str, batch_size: int) -> Spec:
         """NAME."""

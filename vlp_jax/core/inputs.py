@@ -47,6 +47,7 @@ class Inputs:
       step: int32[], updates done so far.
       totals: {name: float32[]}, denominators of the whole batch (Method.totals).
       train: whether networks run as in training; a key alone means no training (sampling).
+      phases: names of those that are played at this step, where there are such (Method.phases).
     """
 
     batch: Batch
@@ -55,6 +56,7 @@ class Inputs:
     step: Array | int = 0
     totals: Mapping[str, Array] = dataclasses.field(default_factory=dict)
     train: bool = False
+    phases: tuple[str, ...] = ()
 
     @classmethod
     def of(
@@ -96,7 +98,9 @@ class Inputs:
         return rows.sum() / self.totals[total]
 
 
-jax.tree_util.register_dataclass(Inputs, ["batch", "index", "rng", "step", "totals"], ["train"])
+jax.tree_util.register_dataclass(
+    Inputs, ["batch", "index", "rng", "step", "totals"], ["train", "phases"]
+)
 
 
 def lay(over: Mapping, under: Mapping) -> dict:

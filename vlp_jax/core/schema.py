@@ -80,7 +80,7 @@ def check(cls: type, config: Mapping[str, Any], where: str) -> None:
         if key not in valid:
             raise UserError(f"{where}.{key}: unknown key{nearest(key, valid.keys() - {'name'})}")
         typed(f"{where}.{key}", value, valid[key])
-        for said in _marks(valid[key]):
+        for said in marks(valid[key]):
             if isinstance(said, Range) and isinstance(value, int | float):
                 said.check(f"{where}.{key}", value)
             elif dataclasses.is_dataclass(said) and isinstance(value, Mapping):
@@ -117,12 +117,12 @@ def alternatives(kind: Any) -> tuple[Any, ...]:
     return (kind,)
 
 
-def _marks(kind: Any) -> tuple[Any, ...]:
+def marks(kind: Any) -> tuple[Any, ...]:
     """What a field's type says beside it: (Range(1),) of Size."""
     if get_origin(kind) is Annotated:
         return get_args(kind)[1:]
     if get_origin(kind) in (Union, UnionType):
-        return tuple(mark for each in get_args(kind) for mark in _marks(each))
+        return tuple(mark for each in get_args(kind) for mark in marks(each))
     return ()
 
 

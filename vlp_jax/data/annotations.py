@@ -80,7 +80,7 @@ def _read(path: str) -> Read:
                 rows, damage = read(path, found)
                 "".join(row["image"] for row in rows)  # TypeError where one is no name
                 return rows, damage
-            except (KeyError, TypeError, AttributeError, ValueError) as error:
+            except (KeyError, TypeError, AttributeError, ValueError, OverflowError) as error:
                 what = f"{type(error).__name__}: {error}"
                 raise UserError(f"{path!r}: an entry of another form ({what})") from None
     held = ", ".join(list(found)[:8]) or "nothing"
@@ -92,12 +92,12 @@ def _read(path: str) -> Read:
 
 def _first(found: Mapping[str, Any], key: str) -> Any:
     some = found.get(key)
-    return some[0] if isinstance(some, list) and some else {}
+    return some[0] if isinstance(some, list) and some and isinstance(some[0], dict) else {}
 
 
 def _part(rows: list[dict[str, Any]], split: str, path: str) -> list[dict[str, Any]]:
     """Rows of some splits, a+b. Raises UserError for one that is not there."""
-    known = sorted({row["split"] for row in rows if "split" in row})
+    known = sorted({row["split"] for row in rows if isinstance(row.get("split"), str)})
     for name in split.split("+"):
         if name not in known:
             hint = nearest(name, known) or "; the file has no splits"
@@ -202,6 +202,8 @@ def _by_question(
 def _answers(entry: dict[str, Any]) -> Iterator[tuple[str, Any]]:
     """The answers of all people, or the commonest alone where a file has no others."""
     said = entry["answers"] if "answers" in entry else [entry["multiple_choice_answer"]]
+    if not isinstance(said, list):
+        raise TypeError(f"answers are {said!r}, no list")  # of letters, or keys
     yield "answers", [_word(one["answer"] if isinstance(one, dict) else one) for one in said]
     for key in ("question_type", "answer_type"):
         yield key, _word(entry.get(key) or "")

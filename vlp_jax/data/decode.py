@@ -29,7 +29,7 @@ from vlp_jax.data.orientation import (
     picture_orientation,
     upright,
 )
-from vlp_jax.data.rgb import mend_transparency, to_rgb
+from vlp_jax.data.rgb import is_see_through, mend_transparency, to_rgb
 
 FORMATS = (
     "JPEG",
@@ -179,21 +179,40 @@ def frame_picture(picture: Image.Image, size: int, framing: Framing) -> np.ndarr
     """An open Pillow picture, which stays as it is, framed as `decode_framed` frames its file:
     uint8[size, size, 3]. Raises DamagedSample.
     """
-    try:
-        _check_size(*picture.size)
-        if isinstance(picture, ImageFile.ImageFile):
-            mend_transparency(picture)
-        image = picture.copy()  # reads a lazy one
-        image = upright(to_rgb(image, framing.alpha), picture_orientation(image))
-    except DamagedSample:
-        raise
-    except Exception as error:  # as _open_pillow
-        raise DamagedSample("unreadable_picture") from error
+    image = _upright_copy(picture, framing.alpha)
     framed = framing.whole(image, image.size, size)
     if framed is None:
         box = _inside(framing.plan(image.size, size, None), image.size)
         framed = image.resize((size, size), RESAMPLE[framing.resample], box=box)
     return np.asarray(framed)
+
+
+def whole_picture(picture: bytes | Image.Image, opaque: bool = False) -> np.ndarray:
+    """All of a file's content or of an open picture, upright, transparency on white: uint8[H, W,
+    3]. Raises DamagedSample, `see_through` for a picture that must be `opaque` and is not.
+    """
+    if isinstance(picture, bytes):
+        try:
+            picture = Image.open(io.BytesIO(picture), formats=FORMATS)
+        except Exception as error:  # as _open_pillow
+            raise DamagedSample("unreadable_picture") from error
+    if opaque and is_see_through(picture):
+        raise DamagedSample("see_through")
+    return np.asarray(_upright_copy(picture, "white"))
+
+
+def _upright_copy(picture: Image.Image, alpha: str) -> Image.Image:
+    """An open picture as RGB. Raises DamagedSample."""
+    try:
+        _check_size(*picture.size)
+        if isinstance(picture, ImageFile.ImageFile):
+            mend_transparency(picture)
+        image = picture.copy()  # reads a lazy one
+        return upright(to_rgb(image, alpha), picture_orientation(image))
+    except DamagedSample:
+        raise
+    except Exception as error:  # as _open_pillow
+        raise DamagedSample("unreadable_picture") from error
 
 
 def shrink(data: bytes, side: int) -> tuple[Image.Image, tuple[int, int]]:

@@ -23,6 +23,7 @@ from vlp_jax.data.filters import Filtered, apply_filters, shown
 from vlp_jax.data.holdout import training_part
 from vlp_jax.data.open import open_source
 from vlp_jax.data.order import mix64, position_to_index
+from vlp_jax.data.shard import expand_shards
 from vlp_jax.data.source import Example, Source, digest
 from vlp_jax.data.walk import tell
 
@@ -223,6 +224,15 @@ def _tell_damage(path: str, damage: Sequence[Damage]) -> None:
 def _warn(line: str) -> None:
     """Logs a line once, however often a run opens its sources."""
     _log.warning(line)
+
+
+def look_for(path: str) -> None:
+    """Raises UserError where tars that a path names are not there, before anything is read."""
+    for part in map(os.path.expanduser, paths_of(path)):
+        if part.startswith(("builtin:", "tfds:", "pipe:")):
+            continue
+        if ".tar" in os.path.basename(part).lower() and not os.path.isdir(part):
+            expand_shards(part)
 
 
 def paths_of(path: str) -> list[str]:

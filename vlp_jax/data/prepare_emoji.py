@@ -183,9 +183,10 @@ def _write(folder: str, metas: dict[str, dict], pictures: dict[str, dict[str, np
     return report
 
 
-def copy_licences(out: str) -> None:
-    """Copies README.md and LICENSES of the embedded set: attribution travels with the pictures."""
-    shutil.copy(os.path.join(FOLDER, "README.md"), out)
+def copy_licences(out: str, readme: str = "README.md") -> None:
+    """Copies LICENSES and README.md, under the name `readme`, of the embedded set: attribution
+    travels with the pictures."""
+    shutil.copy(os.path.join(FOLDER, "README.md"), os.path.join(out, readme))
     licences = os.path.join(FOLDER, "LICENSES")
     shutil.copytree(licences, os.path.join(out, "LICENSES"), dirs_exist_ok=True)
 

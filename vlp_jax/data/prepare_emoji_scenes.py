@@ -15,9 +15,10 @@ from vlp_jax.core.errors import RunError, UserError
 from vlp_jax.data.export import write_tar
 from vlp_jax.data.index import open_index
 from vlp_jax.data.prepare_emoji import copy_licences
+from vlp_jax.data.scenes.layout import kinds_of, words_of
 from vlp_jax.data.scenes.options import Options
+from vlp_jax.data.scenes.readme import EMOJI, readme
 from vlp_jax.data.scenes.samples import SPLITS, sample, size_of
-from vlp_jax.data.scenes.things import roster
 from vlp_jax.data.scenes.words import vocabulary
 
 NAME = "emoji_scenes"
@@ -69,7 +70,7 @@ def _lines(path: str, lines: list[str]) -> None:
 
 def main(out: str, options: Options) -> dict:
     """Writes emoji_scenes-SPLIT-NNNN.tar with indices, vocab.txt (BERT's form), classes.txt (line n
-    is class n of the maps), README.md and licences of the emoji to `out`.
+    is class n of the maps), README.md, and licences and README of the emoji to `out`.
 
     The same bytes for the same options, whatever `processes` is (and the same zlib).
 
@@ -92,10 +93,12 @@ def main(out: str, options: Options) -> dict:
         if any(name.startswith(f"{NAME}-") for name in os.listdir(out)):
             raise UserError(f"{out!r} has tars of {NAME} already; name an empty or new folder")
         done = _write(out, options, work)
-        words = vocabulary(options.objects)
+        kinds = kinds_of(options)
+        words = vocabulary(kinds, words_of(options))
         _lines(os.path.join(out, "vocab.txt"), words)
-        _lines(os.path.join(out, "classes.txt"), [k.name for k in roster(options.objects)])
-        copy_licences(out)
+        _lines(os.path.join(out, "classes.txt"), [kind.name for kind in kinds])
+        _lines(os.path.join(out, "README.md"), readme(options).splitlines())
+        copy_licences(out, EMOJI)
     except OSError as error:
         raise RunError(f"cannot write {out!r}: {error}") from error
     counts = sum((found for _, found in done), Counter())

@@ -26,11 +26,16 @@ def mend_transparency(image: Image.Image) -> None:
         )
 
 
+def is_see_through(image: Image.Image) -> bool:
+    """Whether it has an alpha channel, or a colour that is transparent."""
+    return "transparency" in image.info or image.mode in _SEE_THROUGH
+
+
 def to_rgb(image: Image.Image, alpha: str) -> Image.Image:
     """RGB from any mode; `alpha` is one of ALPHAS."""
     if image.mode.startswith("I") or image.mode == "F":
         image = _eight_bits(image)
-    if alpha == "white" and ("transparency" in image.info or image.mode in _SEE_THROUGH):
+    if alpha == "white" and is_see_through(image):
         image = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
     image.info.pop("transparency", None)

@@ -13,6 +13,7 @@ import threading
 from vlp_jax.core.errors import UserError, nearest
 
 MAX_SHARDS = 1_000_000
+PREPARED = ("emoji_scenes", "fashion_mnist")  # what `data prepare NAME --out=DIR` writes
 PROTOCOLS = ("file", "memory", "http", "https", "gs", "gcs", "s3", "az", "abfs", "hf")
 _BRACES = re.compile(r"\{([^{}]*)\}")
 _RANGE = re.compile(r"(\d+)\.\.(\d+)")
@@ -99,11 +100,18 @@ def expand_shards(pattern: str) -> list[str]:
         else:
             matches = matching(name, ".tar")
             if not matches:
-                raise UserError(
-                    f"no such shard: {name!r}" + (f" (from {pattern!r})" if name != pattern else "")
-                )
+                of = f" (from {pattern!r})" if name != pattern else ""
+                raise UserError(f"no such shard: {name!r}{of}{_how_made(name)}")
             shards += matches
     return list(dict.fromkeys(shards))
+
+
+def _how_made(path: str) -> str:
+    """What to append where the tars of a prepared set are missing."""
+    folder, name = os.path.split(path)
+    made = next((made for made in PREPARED if name.startswith(f"{made}-")), "")
+    command = f"python -m vlp_jax data prepare {made} --out={folder or '.'}"
+    return f"; `{command}` writes such" if made else ""
 
 
 def _pread(handle: int, offset: int, length: int) -> bytes:

@@ -33,6 +33,7 @@ _SYSTEM = frozenset(
     | {"@eadir", "#recycle", "#snapshot", "@recycle", "@recently-snapshot"}  # Synology, QNAP
     | {"$recycle.bin", "recycler", "system volume information"}  # Windows
     | {"thumbs.db", "ehthumbs.db", "desktop.ini", "lost+found", "__pycache__"}
+    | {"contact_sheet.png"}  # of all pictures that `sample` drew into a folder
 )
 _SHOWN = 8  # kinds of left-out files that a line names
 _LONGEST = 8  # letters of a suffix that is shown as one

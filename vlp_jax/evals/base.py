@@ -33,7 +33,9 @@ class EvalContext:
 
     `batch_size` counts rows over all hosts; a host-local batch has `batch_size // process_count`
     rows. `framing` is that of the model's own preprocessing; `masked`: its texts come with a mask;
-    `member`: a further file of the sample is its picture.
+    `member`: a further file of the sample is its picture. `tokenizers`: {text field: its tokenizer}
+    where there are several. `network`: f(path) -> an evals/kits/networks.py Network, where
+    other checkpoints can be asked.
     """
 
     tokenizer: Callable[[Sequence[str]], np.ndarray] | None
@@ -44,6 +46,8 @@ class EvalContext:
     framing: Framing = dataclasses.field(default_factory=Framing)
     masked: bool = False
     member: str = ""
+    tokenizers: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    network: Callable[[str], Any] | None = None
 
     def __post_init__(self) -> None:
         if self.batch_size < 1 or self.batch_size % self.process_count:
@@ -101,6 +105,10 @@ class Evaluator:
           UserError: its data sets lack what it asks for.
         """
         raise NotImplementedError(type(self).__name__)
+
+    def hows(self) -> tuple[Mapping[str, Any], ...]:
+        """All options that it will run its functions under."""
+        return (self.how,)
 
     def sets(self) -> dict[str, str | Source]:
         """Its data sets by config key, '' where there is none: all but `path` are learned from."""

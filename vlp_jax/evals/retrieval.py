@@ -15,16 +15,14 @@ from typing import Any
 
 import numpy as np
 
-from vlp_jax.core.errors import UserError, nearest
-from vlp_jax.data.caption import candidates
-from vlp_jax.data.damage import DamagedSample
+from vlp_jax.core.errors import UserError
 from vlp_jax.data.source import Source, captioned, check_key
 from vlp_jax.data.subset import Subset
 from vlp_jax.evals.base import EvalFn, Evaluator, Result, embed_texts, unit_rows
 from vlp_jax.evals.kits.figures import Figure, HeatMap, Pictures, Queries, Space, evenly
 from vlp_jax.evals.kits.ranking import Ranked, rank, rank_few
 from vlp_jax.evals.kits.rerank import REQUIRES, Few, rerank
-from vlp_jax.evals.kits.samples import embed_pictures, open_samples, read_metadata
+from vlp_jax.evals.kits.samples import embed_pictures, open_samples, read_captions
 
 RECALL_AT = (1, 5, 10)
 _log = logging.getLogger(__name__)
@@ -166,31 +164,6 @@ class Retrieval(Evaluator):
         return Result(metrics, {"recall": table}, shown, details)
 
 
-def read_captions(source: Source, key: str = "", first: int = 0) -> list[list[str]]:
-    """Captions of each picture, none for a damaged or an uncaptioned one (a key may hold null).
-
-    Raises UserError naming the first sample that lacks `key`, or where no sample has a caption.
-    """
-    captions = []
-    for sample in read_metadata(source):
-        if sample is None:  # damaged, and so is its picture
-            captions.append([])
-            continue
-        try:
-            found = candidates(sample, key) if key else sample.get("text", [])
-        except DamagedSample:  # what stands under the key is no text
-            found = []
-        if key and key not in sample["meta"]:
-            hint = nearest(key, sample["meta"])
-            raise UserError(
-                f"sample {sample['key']!r} has no caption under the JSON key {key!r}" + hint
-            )
-        captions.append(found[:first] if first else found)
-    if not any(captions):
-        raise UserError(f"none of the {len(captions)} samples has a caption")
-    return captions
-
-
 def rank_captions(
     image: np.ndarray, text: np.ndarray, pairs: Pairs, share: bool, few: Few | None = None
 ) -> Ranked:
@@ -227,7 +200,9 @@ def summarise_reranked(
     t2i = rank_pictures(*rows, pairs, share, few[1])
     metrics, table = summarise(i2t, t2i, pairs, share)
     found = {f"rerank_{k}": v for k, v in metrics.items() if not k.startswith("chance_")}
-    return found, [{**row, "direction": f"{row['direction']}, reranked"} for row in table[::2]]
+    for row in table[::2]:  # between them: chance
+        row["direction"] += ", reranked"
+    return found, table
 
 
 def _table(row: np.ndarray, value: np.ndarray, num_rows: int) -> np.ndarray:

@@ -10,11 +10,13 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from vlp_jax.core.errors import UserError
+from vlp_jax.core.errors import UserError, no_download
 from vlp_jax.interop.family import Beside, Family, recognise
+from vlp_jax.interop.pipeline import INDEX, is_pipeline, open_pipeline
 from vlp_jax.interop.rules import Table
 from vlp_jax.interop.tensors import State
 from vlp_jax.interop.torch_file import is_torchscript, read_archive
+from vlp_jax.interop.variants import choose
 from vlp_jax.interop.weights_file import read_json, read_safetensors, read_sharded
 from vlp_jax.interop.wrapped import unwrap
 
@@ -29,7 +31,7 @@ WEIGHTS = (  # in order of preference: nothing that needs the pickle reader befo
 )
 _SHARD = re.compile(r"-\d{5}-of-\d{5}\.(safetensors|bin)$")
 _INDEX = re.compile(r"\.(safetensors|bin)(\.\w+)?\.index(\.\w+)?\.json$")
-_FILE = re.compile(r"\.(safetensors|pt|pth|bin)$")
+_FILE = re.compile(r"\.(safetensors|pt|pth|bin|ckpt)$")
 _SWITCHES = (  # fields of networks that shapes cannot tell
     "activation", "norm_eps", "head_width", "num_heads", "pool", "cls_token", "pos_embed",
     "pre_norm", "causal",
@@ -41,6 +43,7 @@ _TOKENIZERS = (
     "tokenizer.model",
     "vocab.txt",
 )
+_WORDS = ("tokenizer_config.json", "special_tokens_map.json")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,25 +95,52 @@ def open_checkpoint(path: str, weights: str = "") -> Checkpoint:
     Raises:
       UserError: nothing there, a format that is refused, or names of no known family.
     """
-    file = _find_weights(path)
+    if is_pipeline(path):
+        return _of_pipeline(path, weights)
+    file = _find_weights(path, weights)
     state, notes = unwrap(_read(file), weights, file)
     family = recognise(state, file.endswith(".pt") and is_torchscript(file), file)
     beside, more = _beside(file, family, os.path.isdir(path))
     pictures = family.pictures(beside)
     state = family.known_names(state)
+    state = {**state, **family.further(state, beside.folder, _read)}
+    state = family.held(state, beside)
+    beside = dataclasses.replace(beside, tokenizers=family.tokenizers(state))
     return Checkpoint(file, family, state, beside, pictures, (*notes, *more))
 
 
-def _find_weights(path: str) -> str:
+def _of_pipeline(path: str, weights: str) -> Checkpoint:
+    """A folder of diffusers' with a folder for each network."""
+    found = open_pipeline(path, read_archive, weights)
+    index = os.path.join(path, INDEX)
+    family = recognise(found.state, False, index)
+    tokenizers = {name: _words(folder) for name, folder in found.tokenizers.items()}
+    beside = Beside(path, found.configs, index, tokenizers=tokenizers)
+    return Checkpoint(index, family, found.state, beside, {}, tuple(found.notes))
+
+
+def _words(folder: str) -> Beside:
+    """A tokenizer's folder; special_tokens_map.json says more of old ones (transformers 5.24,
+    tokenization_utils_base.py), and pads Stable Diffusion 2's texts."""
+    path, named = (os.path.join(folder, name) for name in _WORDS)
+    config = read_json(path) if os.path.isfile(path) else {}
+    if "added_tokens_decoder" not in config and os.path.isfile(named):
+        config |= read_json(named)
+    return Beside(folder, config, path, _tokenizer_in(folder))
+
+
+def _find_weights(path: str, weights: str = "") -> str:
     """The weights file, or the index of its shards."""
     if os.path.isfile(path):
         return _index_of(path) if _SHARD.search(path) else path
     if not os.path.isdir(path):
-        raise UserError(f"{path}: no such file or folder")
+        raise UserError(f"{path}: no such file or folder{no_download(path)}")
     for name in WEIGHTS:
         if os.path.isfile(os.path.join(path, name)):
             return os.path.join(path, name)
     names = sorted(os.listdir(path))
+    if chosen := choose(names, weights):
+        return os.path.join(path, chosen.name)
     found = [name for name in names if _INDEX.search(name)]
     found += [name for name in names if _FILE.search(name) and not _SHARD.search(name)]
     found = found or [name for name in names if _SHARD.search(name)]
@@ -166,7 +196,11 @@ def _beside(file: str, family: Family, whole: bool) -> tuple[Beside, list[str]]:
         if other := family.foreign(config):
             notes = [f"{path}: is of a {other}, not of these weights; it is not read"]
             config = {}
-    names = _TOKENIZERS if whole or config else ()
-    found = (os.path.join(folder, name) for name in names)
-    tokenizer = next((name for name in found if os.path.isfile(name)), "")
+    tokenizer = _tokenizer_in(folder) if whole or config else ""
     return Beside(folder, config, path if config else "", tokenizer), notes
+
+
+def _tokenizer_in(folder: str) -> str:
+    """The path of a tokenizer in a folder, or ""."""
+    found = (os.path.join(folder, name) for name in _TOKENIZERS)
+    return next((name for name in found if os.path.isfile(name)), "")

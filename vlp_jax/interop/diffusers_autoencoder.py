@@ -6,13 +6,18 @@ The file exists because a pipeline's folder and one that holds an autoencoder al
 
 from typing import Any
 
+import numpy as np
+
 from vlp_jax.core.errors import UserError, nearest
 from vlp_jax.interop.blocks import norm
 from vlp_jax.interop.diffusers import conv, levels, only
 from vlp_jax.interop.family import Config
 from vlp_jax.interop.rules import Rule, Table
+from vlp_jax.interop.tensors import State, from_arrays
 
 KL, VQ = "AutoencoderKL", "VQModel"
+SCALE = "scaling_factor"  # the number of a config that is a statistic here
+STAT = "batch_stats/latent_scale/scale"
 _DEFAULTS: dict[str, Any] = {  # of both classes, diffusers 0.42
     "in_channels": 3,
     "out_channels": 3,
@@ -58,7 +63,7 @@ def autoencoder_rules(part: str, theirs: str = "") -> tuple[Rule, ...]:
     return tuple(rules)
 
 
-TABLE = Table("diffusers autoencoder", autoencoder_rules("autoencoder"))
+TABLE = Table("diffusers autoencoder", (*autoencoder_rules("autoencoder"), Rule(STAT, SCALE)))
 
 
 def read_autoencoder(config: Config, where: str) -> dict[str, Any]:
@@ -95,6 +100,32 @@ def read_autoencoder(config: Config, where: str) -> dict[str, Any]:
     }
 
 
+def scale_of(config: Config, where: str) -> float:
+    """The factor that a diffusion model multiplies the latents by. A config without it has its
+    class's, 0.18215; latent diffusion with a codebook scales nothing.
+
+    Raises:
+      UserError: no positive number.
+    """
+    usual = 1.0 if config.get("_class_name") == VQ else _OWN[KL][SCALE]
+    said = config.get(SCALE, usual)
+    if isinstance(said, bool) or not isinstance(said, int | float) or not 0 < said < float("inf"):
+        what = "a diffusion model divides its latents by it"
+        raise UserError(f"{where}: scaling_factor is {said!r}, not a positive number; {what}")
+    return float(said)
+
+
+def with_scale(state: State, config: Config, where: str) -> State:
+    """The tensors and the factor, as one more. Raises UserError as `scale_of`."""
+    number = np.array(scale_of(config, where), np.float32)
+    return {**state, **from_arrays({SCALE: number})}
+
+
+def shortest(number: float) -> float:
+    """A float32 as it is written: 0.18215, not 0.18215000629425049."""
+    return float(f"{number:.7g}")
+
+
 def _attend(config: Config, side: str, count: int, where: str) -> tuple[bool, ...]:
     """Which levels of a side have attention, in its order."""
     key = f"{side}_block_types"
@@ -129,4 +160,4 @@ def write_autoencoder(net: Config, scale: float | None = None) -> dict[str, Any]
         found |= {"num_vq_embeddings": net["codes"], "vq_embed_dim": net["code_width"] or None}
     else:
         found |= {f"use_{name}conv": net["quant_convs"] for name in ("quant_", "post_quant_")}
-    return found | ({} if scale is None else {"scaling_factor": scale})
+    return found | ({} if scale is None else {SCALE: shortest(scale)})

@@ -5,6 +5,8 @@ The file exists because the pipelines of Stable Diffusion, of latent diffusion a
 hold the same blocks under the same names.
 """
 
+from collections.abc import Container
+
 from vlp_jax.interop.blocks import norm
 from vlp_jax.interop.diffusers import conv, levels, vector_embed
 from vlp_jax.interop.rules import Rule, Table
@@ -30,17 +32,23 @@ def unet_rules(part: str, theirs: str = "", plain: bool = False) -> tuple[Rule, 
     )
 
 
-def control_rules(part: str) -> tuple[Rule, ...]:
-    """A ControlNet."""
-    hint = "controlnet_cond_embedding"
+def control_rules(part: str, theirs: str = "") -> tuple[Rule, ...]:
+    """A ControlNet; part: ours; theirs: what stands before their names."""
+    hint = f"{theirs}controlnet_cond_embedding"
     return (
         *conv(f"{part}/hint/conv_in", f"{hint}.conv_in"),
         *conv(f"{part}/hint/conv{{n}}", f"{hint}.blocks.{{n}}"),
         *conv(f"{part}/hint/out", f"{hint}.conv_out"),
-        *conv(f"{part}/zero_mid", "controlnet_mid_block"),
-        *conv(f"{part}/zero{{n}}", "controlnet_down_blocks.{n}"),
-        *unet_rules(part),
+        *conv(f"{part}/zero_mid", f"{theirs}controlnet_mid_block"),
+        *conv(f"{part}/zero{{n}}", f"{theirs}controlnet_down_blocks.{{n}}"),
+        *unet_rules(part, theirs),
     )
+
+
+def is_plain(names: Container[str], theirs: str = "") -> bool:
+    """Whether a U-Net's attentions are plain, by the names of its tensors, theirs or ours."""
+    ours = "unet/mid_attn0/attn/qkv/kernel"
+    return f"{theirs}mid_block.attentions.0.group_norm.weight" in names or ours in names
 
 
 TABLES = {

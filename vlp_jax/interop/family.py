@@ -6,7 +6,8 @@ that the next family is one more file, and nothing else knows any of them.
 """
 
 import dataclasses
-from collections.abc import Mapping
+import os
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from vlp_jax.core import dispatch
@@ -14,6 +15,7 @@ from vlp_jax.core.errors import UserError
 from vlp_jax.interop import preprocess
 from vlp_jax.interop.rules import Table
 from vlp_jax.interop.tensors import State
+from vlp_jax.interop.weights_file import Arrays, read_safetensors
 
 Config = Mapping[str, Any]
 Configs = Mapping[str, Config]  # file -> content
@@ -28,12 +30,14 @@ class Beside:
       config: content of the family's config file; {} without one.
       file: its path, or "".
       tokenizer: path of a tokenizer, or "".
+      tokenizers: what lies beside each of several, {name: Beside}.
     """
 
     folder: str = ""
     config: Config = dataclasses.field(default_factory=dict)
     file: str = ""
     tokenizer: str = ""
+    tokenizers: "Mapping[str, Beside]" = dataclasses.field(default_factory=dict)
 
 
 class Family:
@@ -56,6 +60,9 @@ class Family:
       centre: the centre crop that its library makes of an odd rest (data/framing.py).
       sees_padding: its text tower gets no mask and reads the padding.
       untold: switches that its config need not say, because the weights do or nobody asks.
+      unwritten: parts that training alone needs.
+      compared: fields of the method itself that its config must say.
+      one_tokenizer: all texts of a method are read by the one beside the weights.
     """
 
     has: tuple[str, ...] = ()
@@ -74,6 +81,9 @@ class Family:
     centre: str = "center"
     sees_padding: bool = False
     untold: tuple[str, ...] = ("image.pos_embed",)  # fixed tables are written as weights
+    unwritten: tuple[str, ...] = ()
+    compared: tuple[str, ...] = ("image_mean", "image_std")
+    one_tokenizer: bool = False
 
     @property
     def name(self) -> str:
@@ -87,6 +97,18 @@ class Family:
 
     def known_names(self, state: State) -> State:
         """The tensors under the names of `table`, where some versions write others."""
+        return state
+
+    def further(self, state: State, folder: str, read: Callable[[str], State]) -> State:
+        """The tensors of further files of a folder, where one network is released as several; read:
+        f(path) -> the tensors of a file."""
+        del state, folder, read
+        return {}
+
+    def held(self, state: State, beside: Beside) -> State:
+        """The tensors, and the numbers of a config that are weights of ours. Raises UserError for
+        a number that is none."""
+        del beside
         return state
 
     def recognises(self, state: State, archive: bool) -> bool:
@@ -122,6 +144,16 @@ class Family:
         del method, state, beside
         return []
 
+    def inferred(self, state: State) -> dict[str, Any]:
+        """Config of a method of ours that the tensors alone say; {} where they do not."""
+        del state
+        return {}
+
+    def manifest(self, beside: Beside) -> dict[str, Any]:
+        """What else of the release a converted folder carries, for vlp_jax.json."""
+        del beside
+        return {}
+
     def pictures(self, beside: Beside) -> Mapping[str, Any]:
         """What the files say of pictures; {} where they say nothing."""
         del beside
@@ -137,12 +169,23 @@ class Family:
         del beside
         return positions
 
+    def tokenizers(self, state: State) -> "dict[str, Beside]":
+        """What the tensors say of the tokenizers of several texts, {name: Beside}."""
+        del state
+        return {}
+
     def tokenizer_options(
         self, beside: Beside, file: str, vocab_size: int, method: str
     ) -> dict[str, Any]:
         """How texts are cleaned and padded (data/text) where that is not the tokenizer's own.
         method: the name of ours that the file became."""
         del beside, file, vocab_size, method
+        return {}
+
+    def empty_texts(self, ids: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
+        """What a method's config says of {tokenizer: ids of the empty text, without the last's
+        repetitions}, of tokenizers whose texts want it."""
+        del ids
         return {}
 
     def takes(self, method: Config) -> bool:
@@ -155,7 +198,8 @@ class Family:
         """The config files of a method, {file: content}.
 
         Args:
-          method: {name, ..., part: {name, every field}}.
+          method: {name, ..., part: {name, every field}}; numbers: {path: its lone numbers};
+            drawing: how it draws, {} where that is not known; tokenizers: {name: files of it}.
           pictures: its preprocessing.
           tokenizer: {end: its last id, said: what open_clip's text_cfg says of it}, or None.
 
@@ -169,6 +213,19 @@ class Family:
         """Further files of a method that are no configs."""
         del method
         return {}
+
+    def spread(self, state: Arrays) -> dict[str, Arrays]:
+        """{file: {name: array}} of the weights."""
+        return {self.weights_name: state}
+
+    def reread(self, folder: str) -> State:
+        """The tensors of what was written to a folder."""
+        return read_safetensors(os.path.join(folder, self.weights_name))
+
+    def tokenizer_folder(self, name: str) -> str:
+        """Where the tokenizer of a text, by its field, lies in a folder."""
+        del name
+        return ""
 
     def rebuilt(self, configs: Configs) -> tuple[dict[str, Any], Mapping[str, Any]] | None:
         """(config of the method that its library builds of `configs`, its preprocessing); None

@@ -64,10 +64,17 @@ def clip_towers() -> tuple[Rule, ...]:
         *norm("image/norm_pre", f"{vision}.pre_layrnorm"),
         *clip_layers("image", vision),
         *norm("image/norm_post", f"{vision}.post_layernorm"),
-        Rule("text/token_embed/embedding", f"{text}.embeddings.token_embedding.weight"),
-        Rule("text/pos_embed", f"{text}.embeddings.position_embedding.weight"),
-        *clip_layers("text", text),
-        *norm("text/norm_post", f"{text}.final_layer_norm"),
+        *clip_text("text", text),
+    )
+
+
+def clip_text(ours: str, theirs: str) -> tuple[Rule, ...]:
+    """Their text tower without its projection."""
+    return (
+        Rule(f"{ours}/token_embed/embedding", f"{theirs}.embeddings.token_embedding.weight"),
+        Rule(f"{ours}/pos_embed", f"{theirs}.embeddings.position_embedding.weight"),
+        *clip_layers(ours, theirs),
+        *norm(f"{ours}/norm_post", f"{theirs}.final_layer_norm"),
     )
 
 

@@ -60,6 +60,7 @@ class _Name:
 
 
 _MARK = object()
+_LABELS = ("pytorch_lightning.",)  # its callbacks' classes are keys in Stable Diffusion's files
 _CONTAINERS = {"collections.OrderedDict": dict} | {
     f"{module}.{kind.__name__}": dict if kind is dict else list
     for module in ("builtins", "__builtin__")
@@ -78,6 +79,8 @@ _PUSHES = {
     "BINUNICODE",
     "SHORT_BINUNICODE",
     "BINUNICODE8",
+    "BINSTRING",  # Python 2's text, in Latin-1
+    "SHORT_BINSTRING",
 }
 
 
@@ -197,6 +200,7 @@ class _Reader:
     def admit(self, name: str) -> _Name:
         """Returns a label for a name on the list, refuses the rest."""
         known = name in _CONTAINERS or name in _JIT_LISTS or name in _DTYPE_NAMES
+        known = known or name.startswith(_LABELS)
         known = known or name in (
             "torch._utils._rebuild_tensor_v2",
             "torch._utils._rebuild_parameter",

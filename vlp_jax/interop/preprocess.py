@@ -31,7 +31,11 @@ MAE = OPEN_CLIP | {"mean": IMAGENET_MEAN, "std": IMAGENET_STD}
 TORCHVISION = MAE | {"resample": "bilinear", "crop": "center_875"}  # its classifiers' first weights
 VIT = SIGLIP | {"resample": "bilinear"}
 ALIGN = VIT | {"share": 289 / 346}
+DIFFUSERS = SIGLIP | {"resample": "lanczos", "crop": "center"}
 LITE = MAE | {"crop": "center_875"}  # of ImageNet classifiers; see families/efficientnet_lite.py
+INCEPTION = VIT | {"crop": "center", "share": 299 / 342}
+_SCALE = (128 / 255,) * 3  # (x - 128) / 128 of bytes
+FID = SIGLIP | {"mean": _SCALE, "std": _SCALE, "resample": "bilinear", "resize": "tensorflow"}
 
 _CROPS = {"shortest": "center", "squash": "squash", "longest": "pad"}  # resize_mode -> data/framing
 _FILTERS = ("nearest", "lanczos", "bilinear", "bicubic", "box", "hamming")  # by Pillow's number

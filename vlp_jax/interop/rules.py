@@ -10,8 +10,9 @@ are stacked on an axis after l.
 """
 
 import dataclasses
+import functools
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 from einops import rearrange
@@ -65,17 +66,18 @@ class Table:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Bound:
-    """A rule bound to one of our paths."""
+class Bound:
+    """A rule bound to one of our paths: names of theirs, [layer][name], in `layout`."""
 
     path: str
     shape: tuple[int, ...]
-    names: tuple[tuple[str, ...], ...]  # [layer][name]
+    names: tuple[tuple[str, ...], ...]
     rule: Rule
     stacked: bool
 
     @property
     def layout(self) -> str:
+        """The rule's, or one that says the same."""
         axes = " ".join(f"a{i}" for i in range(len(self.shape)))
         return self.rule.layout or f"{axes} -> {axes}"
 
@@ -86,12 +88,14 @@ class _Bound:
         return {axis: n for axis, n in zip(right.split(), self.shape, strict=True) if axis in known}
 
     def to_ours(self, arrays: Sequence[Sequence[np.ndarray]]) -> np.ndarray:
+        """Our array of theirs, [layer][name]."""
         layers = [self._join([self._cut(array) for array in names]) for names in arrays]
         return rearrange(
             np.stack(layers) if self.stacked else layers[0], self.layout, **self.sizes()
         )
 
     def to_theirs(self, array: np.ndarray) -> list[list[np.ndarray]]:
+        """The inverse."""
         left, right = self.layout.split("->")
         array = rearrange(array, f"{right.strip()} -> {left.strip()}")
         layers = list(array) if self.stacked else [array]
@@ -121,7 +125,7 @@ def to_ours(table: Table, state: State, expected: Shapes, what: str) -> dict[str
       UserError: every missing, extra and wrong-shaped tensor, in one message; nothing has been read
         then.
     """
-    bound = _bind(table, expected)
+    bound = bind(table, expected)
     check(table, state, expected, what)
     tree = {}
     for b in bound:
@@ -143,7 +147,7 @@ def to_theirs(table: Table, tree: Mapping[str, np.ndarray]) -> dict[str, np.ndar
       UserError: paths that the table has no name for.
     """
     parts: dict[str, list[tuple[int, np.ndarray]]] = {}
-    for b in _bind(table, {path: np.shape(array) for path, array in tree.items()}):
+    for b in bind(table, {path: np.shape(array) for path, array in tree.items()}):
         arrays = b.to_theirs(np.asarray(tree[b.path]))
         for names, layer in zip(b.names, arrays, strict=True):
             for name, array in zip(names, layer, strict=True):
@@ -194,7 +198,7 @@ def their_shapes(table: Table, expected: Shapes) -> dict[str, tuple[int, ...]]:
     """Names and shapes that this family's checkpoint has for a model of `expected` shapes."""
     hollow = {path: np.broadcast_to(np.float32(0), shape) for path, shape in expected.items()}
     shapes: dict[str, tuple[int, ...]] = {}
-    for b in _bind(table, expected):
+    for b in bind(table, expected):
         for names, layer in zip(b.names, b.to_theirs(hollow[b.path]), strict=True):
             for name, array in zip(names, layer, strict=True):
                 first = shapes[name][0] if name in shapes else 0
@@ -204,7 +208,8 @@ def their_shapes(table: Table, expected: Shapes) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
-def _bind(table: Table, expected: Shapes) -> list[_Bound]:
+def bind(table: Table, expected: Shapes) -> list[Bound]:
+    """Every path with its rule. Raises UserError for paths that the table has none for."""
     bound, unknown = [], []
     for path, shape in expected.items():
         if path in table.unsaid:
@@ -220,21 +225,28 @@ def _bind(table: Table, expected: Shapes) -> list[_Bound]:
     return bound
 
 
-def _bound(rule: Rule, path: str, shape: tuple[int, ...], words: dict[str, str]) -> _Bound:
+def _bound(rule: Rule, path: str, shape: tuple[int, ...], words: dict[str, str]) -> Bound:
     patterns = (rule.theirs,) if isinstance(rule.theirs, str) else rule.theirs
     stacked = "{i}" in patterns[0]
     layers: Iterable[int] = range(rule.first, rule.first + shape[0]) if stacked else (0,)
     names = tuple(tuple(pattern.format(i=i, **words) for pattern in patterns) for i in layers)
-    return _Bound(path, shape, names, rule, stacked)
+    return Bound(path, shape, names, rule, stacked)
 
 
 def _match(pattern: str, path: str) -> dict[str, str] | None:
+    if "{" not in pattern:
+        return {} if pattern == path else None
+    found = _regex(pattern).fullmatch(path)
+    return None if found is None else found.groupdict()
+
+
+@functools.cache
+def _regex(pattern: str) -> re.Pattern[str]:
     parts = re.split(r"\{(\w+)\}", pattern)
     regex = "".join(
         f"(?P<{part}>[A-Za-z0-9]+?)" if i % 2 else re.escape(part) for i, part in enumerate(parts)
     )
-    found = re.fullmatch(regex, path)
-    return None if found is None else found.groupdict()
+    return re.compile(regex)
 
 
 def _squeeze(shape: Sequence[int]) -> tuple[int, ...]:
@@ -242,7 +254,7 @@ def _squeeze(shape: Sequence[int]) -> tuple[int, ...]:
     return () if tuple(shape) == (1,) else tuple(shape)
 
 
-def _numbers(state: State, name: str, bound: _Bound) -> np.ndarray:
+def _numbers(state: State, name: str, bound: Bound) -> np.ndarray:
     array = state[name].read()
     return (
         array.reshape([1] * len(bound.layout.split("->")[0].split())) if not bound.shape else array
@@ -255,10 +267,22 @@ def prove_names(table: Table, state: State, arrays: Mapping[str, np.ndarray], wh
     Raises:
       RunError: a tensor that differs, of the file `where`.
     """
-    for name, array in to_theirs(table, arrays).items():
+    for name, array in _mapped(table, arrays):
         if name not in state or array.dtype == np.int64:
             continue
         original = state[name].read().astype(np.float32)
         mapped = array.astype(np.float32)
         if not np.array_equal(original.reshape(array.shape), mapped, equal_nan=True):
             raise RunError(f"{where}: {name} does not survive the way there and back")
+
+
+def _mapped(table: Table, arrays: Mapping[str, np.ndarray]) -> Iterator[tuple[str, np.ndarray]]:
+    """`to_theirs`, a tensor at a time: all at once may fill the memory once more."""
+    bound = bind(table, {path: np.shape(array) for path, array in arrays.items()})
+    joined = {b.path: arrays[b.path] for b in bound if b.rule.part is not None}
+    yield from to_theirs(table, joined).items()
+    for b in bound:
+        if b.path not in joined:
+            layers = b.to_theirs(np.asarray(arrays[b.path]))
+            for names, layer in zip(b.names, layers, strict=True):
+                yield from zip(names, layer, strict=True)

@@ -116,6 +116,8 @@ def _what_else(path: str) -> str:
             "a bare pickle that PyTorch did not write, not read because it can run code; resave the"
             " weights as .safetensors"
         )
+    if start.startswith(b"PK"):
+        return "a zip archive that is cut short or damaged"
     return "not a PyTorch checkpoint (no zip archive)"
 
 

@@ -19,6 +19,7 @@ import numpy as np
 from vlp_jax.core.errors import UserError
 from vlp_jax.interop.tensors import DTYPES, Tensor, decode
 
+Arrays = dict[str, np.ndarray]
 MAX_HEADER = 100_000_000  # bytes; the limit of the reference implementation
 
 
@@ -41,6 +42,12 @@ def read_safetensors(path: str) -> dict[str, Tensor]:
         if begin < end:
             raise UserError(f"{path}: malformed safetensors header (tensors overlap)")
     return tensors
+
+
+def read_metadata(path: str) -> dict[str, Any]:
+    """What a safetensors file says beside its tensors. Raises UserError as `read_safetensors`."""
+    found = _header(path)[0].get("__metadata__", {})
+    return found if isinstance(found, dict) else {}
 
 
 def read_sharded(

@@ -14,6 +14,8 @@ EMA = (
     "state_dict_ema", "model_ema", "ema_model", "ema_state_dict", "model_ema_state_dict", "ema",
 )  # fmt: skip
 _PREFIXES = (*(f"{name}." for name in RAW), "module.", "_orig_mod.")
+_DIFFUSION = "model.diffusion_model."  # the U-Net of a file that holds its autoencoder beside it
+_AVERAGES = "model_ema."  # of what lies under `model.`, named without dots
 _UNREAD = ("n_averaged",)  # of torch.optim.swa_utils.AveragedModel
 
 
@@ -33,6 +35,9 @@ def unwrap(state: State, weights: str = "", where: str = "") -> tuple[State, lis
     Raises:
       UserError: averaged or raw weights that the file has not.
     """
+    whole = _under(state, RAW[0]) or state
+    if any(name.startswith(_DIFFUSION) for name in whole):
+        return _of_parts(whole, weights, where)
     raw, ema = (next((n for n in names if _under(state, n)), "") for names in (RAW, EMA))
     if weights == "ema" and not ema:
         raise UserError(f"--weights=ema: {where} holds no averaged weights")
@@ -50,6 +55,25 @@ def unwrap(state: State, weights: str = "", where: str = "") -> tuple[State, lis
     if ema and rest and not weights:
         notes += [f"holds raw and averaged weights ({ema!r}); raw are taken, --weights=ema: these"]
     return _strip({n: t for n, t in chosen.items() if n not in _UNREAD}), notes
+
+
+def _of_parts(state: State, weights: str, where: str) -> tuple[State, list[str]]:
+    """`unwrap` of a file of CompVis/latent-diffusion, whose `model` is one part of several."""
+    ema = {name for name in state if name.startswith(_AVERAGES)}
+    rest = {name: tensor for name, tensor in state.items() if name not in ema}
+    if weights == "ema" and not ema:
+        raise UserError(f"--weights=ema: {where} holds no averaged weights")
+    if not ema:
+        return rest, []
+    if weights != "ema":
+        what = f"{len(ema)} averaged weights ({_AVERAGES[:-1]}) are left out"
+        return rest, [] if weights else [f"{what}; --weights=ema takes them"]
+    taken = {}
+    for name in rest:
+        copy = _AVERAGES + name.removeprefix("model.").replace(".", "")
+        if name.startswith("model.") and copy in ema:
+            taken[name] = state[copy]
+    return rest | taken, [f"the averaged weights ({_AVERAGES[:-1]}) are taken"]
 
 
 def _under(state: State, group: str) -> State:

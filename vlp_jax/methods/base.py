@@ -17,6 +17,7 @@ import jax.numpy as jnp
 
 from vlp_jax.core import dispatch
 from vlp_jax.core import rng as rngs
+from vlp_jax.core.adapters import Adapter
 from vlp_jax.core.errors import UserError
 from vlp_jax.core.fields import Field, batch_spec, present
 from vlp_jax.core.inputs import ROWS, Aux, Inputs, Vars, lay, over
@@ -24,6 +25,7 @@ from vlp_jax.core.pytree import merge
 from vlp_jax.core.schema import build, plain
 from vlp_jax.core.types import Array, Extra, Params
 from vlp_jax.nn.frozen import as_in_evaluation
+from vlp_jax.nn.linear import Linear, adapted, linears
 
 STATS = "batch_stats"
 
@@ -109,8 +111,48 @@ class Function:
         return self.run(v, x.replace(train=False), self.options(how))
 
 
+class _Stages:
+    """What a loss is made of: `encode`, `match` where there is one, `objective` (see Method)."""
+
+    coupled: bool = False
+    match: Callable[..., tuple[dict, Aux]] | None = None
+    encode: Callable[..., tuple[Any, Aux]]
+    objective: Callable[..., tuple[Array, Aux]]
+
+    def loss(self, v: Vars, x: Inputs) -> tuple[Array, Aux]:
+        """objective(encode(x)), or objective(match(encode(x))); what they hand back is merged."""
+        rows, aux = self.encode(v, x)
+        if self.match is not None:
+            matched, more = self.match(v, rows, rows, x)
+            rows, aux = {**rows, **matched}, over(more, aux)
+        value, more = self.objective(v, rows, x)
+        return value, over(more, aux)
+
+
 @dataclasses.dataclass(frozen=True)
-class Method:
+class Phase(_Stages):
+    """One turn of a training step: the loss by which one player alone moves.
+
+    Attributes:
+      name: in front of its metrics, NAME_loss, NAME_lr and NAME_grad_norm, but for the first
+        phase's, which are the step's.
+      encode, objective, coupled: as a Method's.
+      player: who moves (Method.players). Other players' parameters are given, run as in training
+        and get no gradient.
+      start: the first step that plays it; before, its player stays as it is. A program without it
+        is compiled for these steps: on CPUs a convolution under `lax.cond` takes 40 times as long.
+    """
+
+    name: str
+    encode: Callable[[Vars, Inputs], tuple[Any, Aux]]
+    objective: Callable[[Vars, Any, Inputs], tuple[Array, Aux]]
+    player: str
+    coupled: bool = False
+    start: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Method(_Stages):
     """Base class of all methods.
 
     Class attributes:
@@ -149,6 +191,22 @@ class Method:
         add up over micro-batches.
         """
         raise NotImplementedError(type(self).__name__)
+
+    def players(self) -> dict[str, tuple[str, ...]]:
+        """Who moves which parts, {player: parts}, each part that learns once; {} where one
+        optimiser moves all.
+        """
+        return {}
+
+    def phases(self) -> tuple[Phase, ...]:
+        """In place of `encode` and `objective` where there are players: the turns of a step in
+        order, each after the update of the one before.
+        """
+        return ()
+
+    def playing(self, step: int) -> tuple[str, ...]:
+        """Names of the phases of a step (Inputs.phases)."""
+        return tuple(phase.name for phase in self.phases() if step >= phase.start)
 
     def check_batch(self, batch_size: int) -> None:
         """Before anything is compiled. Raises UserError for a batch that it cannot take."""
@@ -212,6 +270,19 @@ class Method:
         cast = lambda tree, dtype: jax.tree.map(lambda leaf: leaf.astype(dtype), tree)  # noqa: E731
         return {name: cast(tree, dtypes[name]) for name, tree in frozen.items()}
 
+    @cached_property
+    def _linears(self) -> dict[str, Linear]:
+        nets = {n: part for n, part in self._parts.items() if not isinstance(part.net, Leaf)}
+        return {
+            f"{name}/{path}": its
+            for name, part in nets.items()
+            for path, its in linears(part.net, part.inputs).items()
+        }
+
+    def adapters(self, rank: int) -> dict[str, Adapter]:
+        """{path of a kernel: shapes of its adapter (core/adapters.py)} of all that can have one."""
+        return {path: its.adapter(rank) for path, its in self._linears.items()}
+
     def batch_spec(self, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
         """Shapes and dtypes of one global batch without optional fields."""
         return batch_spec(present(self.fields()), batch_size)
@@ -264,21 +335,29 @@ class Method:
             variables[STATS] = stats
         net = net or part.net
         if stats is None or not learns:
-            out = net.apply(variables, *args, rng=rng, **how)
+            with adapted(variables["params"]):
+                out = net.apply(variables, *args, rng=rng, **how)
             return (out, {}) if moves else out
         if not moves:
             raise TypeError(f"{name} has batch statistics, which move in training: moves=True")
-        out, moved = net.apply(variables, *args, rng=rng, mutable=[STATS], **how)
+        with adapted(variables["params"]):
+            out, moved = net.apply(variables, *args, rng=rng, mutable=[STATS], **how)
         return out, {STATS: {name: moved[STATS]}}
 
-    def loss(self, v: Vars, x: Inputs) -> tuple[Array, Aux]:
-        """objective(encode(x)), or objective(match(encode(x))); what they hand back is merged."""
-        rows, aux = self.encode(v, x)
-        if self.match is not None:
-            matched, more = self.match(v, rows, rows, x)
-            rows, aux = {**rows, **matched}, over(more, aux)
-        value, more = self.objective(v, rows, x)
-        return value, over(more, aux)
+    def share_out(self, params: Params) -> dict[str, Params]:
+        """Parameters of {part: ...} by player, those of nobody (all frozen) left out.
+
+        Raises:
+          TypeError: a part that learns has no player, or two.
+        """
+        owners = [part for parts in self.players().values() for part in parts]
+        if wrong := [part for part in params if owners.count(part) != 1]:
+            raise TypeError(f"{type(self).__name__}.players: {wrong[0]} needs just one player")
+        found = {
+            player: {part: params[part] for part in parts if part in params}
+            for player, parts in self.players().items()
+        }
+        return {player: tree for player, tree in found.items() if tree}
 
 
 def run(fn: Callable[..., Any], params: Params, frozen: Params, extra: Extra, *args: Any) -> Any:

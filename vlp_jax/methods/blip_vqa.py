@@ -24,7 +24,7 @@ from vlp_jax.decoding.how import Writing
 from vlp_jax.decoding.scoring import Scoring
 from vlp_jax.losses.language import counted, text_loss
 from vlp_jax.methods.base import Function, Part
-from vlp_jax.methods.kits.grounded import Grounded
+from vlp_jax.methods.kits.grounded import KEYS, Grounded
 from vlp_jax.methods.kits.writing import Writer
 from vlp_jax.models.flops import med_flops
 from vlp_jax.models.med import MED, reads
@@ -72,7 +72,8 @@ class BLIPAnswers(Grounded):
         """image; text, the question; answer: int32[B, K, T'] with answer_mask and answer_weight."""
         found = super().fields()
         how = dict(tokenizer="answer", count=self.answers, cut=False, mark=self.marks["decode"])
-        answer = dataclasses.replace(found["text"], length=self.answer_length, **how)
+        how |= dict(length=self.answer_length, keys=(KEYS[0], "method.answer_length", KEYS[2]))
+        answer = dataclasses.replace(found["text"], **how)
         question = dataclasses.replace(found["text"], mark=self.marks["ground"])
         return found | {"text": question, "answer": answer}
 

@@ -22,6 +22,7 @@ from vlp_jax.core.types import Array, Extra
 from vlp_jax.methods.base import Function, Part
 from vlp_jax.methods.kits.trunk import Trunk, floats
 
+KEYS = ("method.vocab_size", "method.text_length")
 LEAST = 1e-6  # of a word's chance, so that its logarithm is finite
 
 
@@ -62,7 +63,7 @@ class CaptionWords(Trunk):
 
     def fields(self) -> dict[str, Field]:
         """image and text: int32[B, T] with text_mask."""
-        text = Text(self.text_length, self.vocab_size, mask=True, key="method.vocab_size")
+        text = Text(self.text_length, self.vocab_size, mask=True, keys=KEYS)
         return {**super().fields(), "text": text}
 
     def parts(self) -> dict[str, Part]:

@@ -13,16 +13,18 @@ from typing import Any
 import flax.linen as nn
 
 from vlp_jax.core.errors import UserError
-from vlp_jax.core.fields import Field
+from vlp_jax.core.fields import Field, Picture
 from vlp_jax.core.inputs import Aux, Inputs, Vars
 from vlp_jax.core.types import Array
 from vlp_jax.core.vectors import unit
+from vlp_jax.losses.perceptual import map_distance
 from vlp_jax.methods.base import Function, Part
 from vlp_jax.methods.kits.texts import run_text, text_field, text_part
 from vlp_jax.methods.kits.trunk import Trunk
 from vlp_jax.models.bert import BERT
 from vlp_jax.models.classifier import Classifier
 from vlp_jax.models.flops import tower_flops
+from vlp_jax.models.lpips import LPIPS
 from vlp_jax.models.vit import ViT
 
 
@@ -34,11 +36,13 @@ class Encoder(Trunk):
       image, text: the one network (models/towers.py); the others: see Trunk.
       classes: C of a linear classifier on what a picture's network pools, the part `head` as in
         methods/classify.py; 0 has none.
+      head_bias: it has a bias. The Inception Score is one of logits without.
     """
 
     image: Mapping[str, Any] | None = None
     text: Mapping[str, Any] | None = None
     classes: int = 0
+    head_bias: bool = True
 
     def __post_init__(self) -> None:
         """Raises UserError unless there is one of image and text."""
@@ -64,8 +68,9 @@ class Encoder(Trunk):
     def parts(self) -> dict[str, Part]:
         """The network."""
         if self.side == "image":
-            head = Part(Classifier(self.classes), (self.image_shapes["pooled"],))
-            return {**super().parts(), **({"head": head} if self.classes else {})}
+            head = Classifier(self.classes, bias=self.head_bias)
+            head = {"head": Part(head, (self.image_shapes["pooled"],))} if self.classes else {}
+            return {**super().parts(), **head}
         return {"text": text_part(self.text_tower)}
 
     def encode(self, v: Vars, x: Inputs) -> tuple[Any, Aux]:
@@ -84,7 +89,8 @@ class Encoder(Trunk):
     def functions(self) -> dict[str, Function]:
         """features: float32[B, D], what the network pools; embed_image or embed_text: float32[B,
         E] of unit norm; tokens: float32[B, T, D], the last states; pooler: float32[B, D] where the
-        network has one; classify: logits float32[B, C] where there is a classifier.
+        network has one; classify: logits float32[B, C] where there is a classifier; distance:
+        float32[B], of LPIPS, how unlike the pictures `image` and `other` look, of any one size.
         """
         net, whole = self.parts()[self.side].net, None
         if isinstance(net, ViT):  # its own tokens lack the last norm
@@ -101,7 +107,16 @@ class Encoder(Trunk):
             found["classify"] = lambda v, x, _: self.apply(
                 "head", v, x, self.run(v, x)[1]["pooled"]
             )
-        return {name: Function(run, self.fields()) for name, run in found.items()}
+        made = {name: Function(run, self.fields()) for name, run in found.items()}
+        if isinstance(net, LPIPS):
+            both = {**self.fields(), "other": Picture(net.image_size)}
+            made["distance"] = Function(self.distance, both)
+        return made
+
+    def distance(self, v: Vars, x: Inputs, _: None = None) -> Array:
+        """See `functions`."""
+        ready = (self.normalised(x.batch[name]) for name in ("image", "other"))
+        return map_distance(*(self.apply("image", v, x, one)[1]["maps"] for one in ready))
 
     def flops(self, text_length: int | None = None) -> float:
         """Forward FLOPs of one picture or text."""

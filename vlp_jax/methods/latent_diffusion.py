@@ -243,12 +243,13 @@ class LatentDiffusion(Diffusion, Prompted, Joined):
     def _denoise_reads(self) -> dict[str, Field]:
         latent, _, told = unets.reads(self.net, self.told_shape[1])
         context, latent = self.told_shape[:2], (*self.latent_shape[:2], latent.shape[-1])
-        found = {"latent": Numbers(latent), "time": Numbers(())}
+        found = {"latent": Numbers(latent, free=2), "time": Numbers(())}
         for name, spec in told._asdict().items():
             if spec is not None:
-                shape = context if name == "context" else spec.shape[1:]
-                found[name] = Numbers(shape, str(spec.dtype))
-        return found | self._control_fields(optional=True)
+                states = name == "context"
+                shape = context if states else spec.shape[1:]
+                found[name] = Numbers(shape, str(spec.dtype), free=int(states))
+        return found | self._control_fields(optional=True, free=True)
 
     def _denoise(self, v: Vars, x: Inputs, _: None) -> Array:
         told = Condition(
@@ -259,13 +260,13 @@ class LatentDiffusion(Diffusion, Prompted, Joined):
     def _generate_reads(self) -> dict[str, Field]:
         own = self.fields()
         found = {n: own[n] for n in (*self.text_nets, "label") if n in own}
-        picture = Picture(self.image_size, key="method.image_size", optional=True)
+        picture = Picture(self.image_size, key="method.image_size", optional=True, free=True)
         found |= self.negative_fields() | {"image": picture, "mask": picture}
         found |= self.joined_fields(drawing=True)
-        found["start"] = Numbers(self.latent_shape, optional=True)
+        found["start"] = Numbers(self.latent_shape, optional=True, free=2)
         for name in ("time_ids", "negative_time_ids") if self.net.time_ids else ():
             found[name] = Numbers((self.net.time_ids,), optional=True)
-        return found | self._control_fields(optional=True)
+        return found | self._control_fields(optional=True, free=True)
 
     def _generate(self, v: Vars, x: Inputs, how: Painting) -> dict[str, Array]:
         """See `functions`; negative: what shall not be seen; image: begun with where strength

@@ -146,6 +146,10 @@ class Autoencoder(nn.Module):
     def decode(self, latent: Array, rng: Array | None = None) -> Array:
         """Pictures float32[B, f h, f w, C] of latents float[B, h, w, c], about in [-1, 1]; those of
         a codebook are quantised before."""
+        return self.decode_from(latent, rng)[0]
+
+    def decode_from(self, latent: Array, rng: Array | None = None) -> tuple[Array, Array]:
+        """`decode`, and what its last convolution sees, float32[B, f h, f w, widths[0]]."""
         x = latent.astype(DTYPES[self.dtype])
         return self.decoder(self.post_quant_conv(x) if self.quant_convs else x, rng)
 
@@ -185,10 +189,10 @@ class _Half(nn.Module):
             x = self.attend(x, "mid_attn0")
         return self.block(x, x.shape[-1], "mid_res1", rng)
 
-    def last(self, x: Array) -> Array:
-        """Norm, SiLU and a convolution, in float32."""
+    def last(self, x: Array) -> tuple[Array, Array]:
+        """Norm, SiLU and a convolution, in float32; and what this one sees."""
         x = GroupNorm(self.sizes.groups, EPS, silu=True, name="norm_out")(x)
-        return conv(self.out, 3, "conv_out")(x)
+        return conv(self.out, 3, "conv_out")(x), x
 
 
 class _Encoder(_Half):
@@ -202,14 +206,14 @@ class _Encoder(_Half):
             x = self.level(x, level, f"down{level}", c.res_blocks, rng)
             if level < len(c.widths) - 1:
                 x = Downsample(BEHIND, c.dtype, name=f"down{level}_sample")(x)
-        return self.last(self.middle(x, rng))
+        return self.last(self.middle(x, rng))[0]
 
 
 class _Decoder(_Half):
-    """[B, h, w, c] -> float32[B, f h, f w, out]."""
+    """[B, h, w, c] -> float32[B, f h, f w, out], and what the last convolution sees."""
 
     @nn.compact
-    def __call__(self, x: Array, rng: Array | None) -> Array:
+    def __call__(self, x: Array, rng: Array | None) -> tuple[Array, Array]:
         c = self.sizes
         x = self.middle(conv(c.widths[-1], 3, "conv_in", dtype=c.dtype)(x), rng)
         for order, level in enumerate(reversed(range(len(c.widths)))):

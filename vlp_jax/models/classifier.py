@@ -24,6 +24,7 @@ class Classifier(nn.Module):
       init_std: of the kernel's normal initialisation; the bias starts at 0.
       projection: layers that come first, named as where they were learned, or None; as the tower
         they run in evaluation when they are `frozen`.
+      bias: of the last layer.
     """
 
     num_classes: int
@@ -31,6 +32,7 @@ class Classifier(nn.Module):
     init_std: float = 0.01
     projection: ProjectionHead | None = None
     frozen: bool = False
+    bias: bool = True
 
     @nn.compact
     def __call__(self, x: Array, rng: Array | None = None) -> Array:
@@ -50,4 +52,5 @@ class Classifier(nn.Module):
             settings = dict(momentum=0.9, epsilon=1e-6, use_bias=False, use_scale=False)
             x = nn.BatchNorm(**settings, name="norm")(x, use_running_average=rng is None)
         init = nn.initializers.normal(self.init_std)
-        return nn.Dense(self.num_classes, kernel_init=init, name="out")(x)  # [B, C]
+        out = nn.Dense(self.num_classes, use_bias=self.bias, kernel_init=init, name="out")
+        return out(x)  # [B, C]

@@ -5,9 +5,12 @@ An encoder of L blocks over N tokens costs L (2 N (4 D H K + 2 D F) + 4 N^2 H K)
 because compiler cost analyses count a loop body once; MFU and roofline figures need the formula.
 """
 
+import math
+
 import flax.linen as nn
 
 from vlp_jax.models.efficientnet import EfficientNet
+from vlp_jax.models.inception import STEM, Conv, Inception, blocks
 from vlp_jax.models.med import MED
 from vlp_jax.models.resnet import ModifiedResNet
 from vlp_jax.models.resnet_v1 import ResNet
@@ -97,6 +100,29 @@ def _efficientnet_flops(net: EfficientNet) -> float:
     return total + 2 * net.width * net.embed_dim * (net.embed_dim != net.width)
 
 
+def _inception_flops(net: Inception) -> float:
+    total, side, channels = 0.0, net.image_size, 3
+
+    def run(convs: tuple[Conv, ...], side: int, channels: int) -> tuple[int, int]:
+        nonlocal total
+        for conv in convs:
+            side = conv.side(side)
+            total += 2 * side**2 * math.prod(conv.kernel) * channels * conv.features
+            channels = conv.features
+        return side, channels
+
+    for conv in STEM:
+        side, channels = run((conv,), side, channels) if conv else ((side - 1) // 2, channels)
+    for branches in blocks(net.pools).values():
+        sizes = []
+        for branch in branches:
+            half = (side - 1) // 2 if branch.pool == "down" else side
+            found = run(branch.convs, half, channels)
+            sizes += [run((conv,), *found) for conv in branch.ends] or [found]
+        side, channels = sizes[0][0], sum(size[1] for size in sizes)
+    return total
+
+
 def tower_flops(tower: nn.Module, length: int | None = None) -> float:
     """Forward FLOPs of one picture or one text through a tower of models/towers.py.
 
@@ -110,6 +136,8 @@ def tower_flops(tower: nn.Module, length: int | None = None) -> float:
         return _resnet_v1_flops(tower)
     if isinstance(tower, EfficientNet):
         return _efficientnet_flops(tower)
+    if isinstance(tower, Inception):
+        return _inception_flops(tower)
     config = tower.stack_config()
     head = 2 * tower.width * tower.embed_dim
     if hasattr(tower, "context_length"):

@@ -3,15 +3,16 @@
 The file exists as the one text encoder of the dual-encoder methods.
 """
 
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import flax.linen as nn
 import jax.numpy as jnp
 
 from vlp_jax.core import rng as rngs
 from vlp_jax.core.errors import UserError
-from vlp_jax.core.schema import Rate, Size
+from vlp_jax.core.schema import Range, Rate, Size
 from vlp_jax.core.types import Array
+from vlp_jax.nn.embed import Embed
 from vlp_jax.nn.pooling import pool_text
 from vlp_jax.nn.precision import DTYPES
 from vlp_jax.nn.transformer import LayerNorm, StackConfig, run_blocks
@@ -22,6 +23,8 @@ class TextTransformer(nn.Module):
 
     Attributes:
       vocab_size, context_length: V and the longest T.
+      new_rows: how many of the V, the last, lie beside the table (nn/embed.py); no pooling by the
+        largest id looks at them.
       width, num_layers, num_heads: D, L and H.
       embed_dim: E of the final projection; 0 leaves the pooled D-vector.
       causal: no token sees a later one (CLIP); False sees the whole text with its padding (SigLIP).
@@ -33,6 +36,7 @@ class TextTransformer(nn.Module):
     masked: ClassVar[bool] = False  # reads its padding, or never sees it
 
     vocab_size: Size = 49408
+    new_rows: Annotated[int, Range(0)] = 0
     context_length: Size = 77
     width: Size = 512
     num_layers: Size = 12
@@ -90,11 +94,13 @@ class TextTransformer(nn.Module):
                 f"context_length={self.context_length}"
             )
         dtype = DTYPES[self.dtype]
-        x = nn.Embed(
-            self.vocab_size,
+        known = self.vocab_size - self.new_rows
+        x = Embed(
+            known,
             self.width,
             dtype=dtype,
             embedding_init=nn.initializers.normal(0.02),
+            new_rows=self.new_rows,
             name="token_embed",
         )(ids)  # [B, T, D]
         pos = self.param(
@@ -104,6 +110,8 @@ class TextTransformer(nn.Module):
         x = run_blocks(self.stack_config(), x, None, rngs.fold(rng, "blocks"), before=before)
         x, seen = x if before else (x, None)
         tokens = LayerNorm(self.norm_eps, dtype, name="norm_post")(x)
+        if self.new_rows and self.pool == "argmax":
+            ids = jnp.where(ids < known, ids, 0)
         pooled = pool_text(tokens, ids, self.pool).astype(jnp.float32)
         out = {"tokens": tokens, "pooled": pooled} | ({"before": seen} if before else {})
         if not self.embed_dim:

@@ -18,12 +18,13 @@ from vlp_jax.core.types import Array
 class ConvNorm(nn.Module):
     """A bias-free convolution followed by BatchNorm, `conv` and `bn` in its scope.
 
-    padding: of each side, or flax's word; None: what keeps the size at stride 1. momentum: share of
-    the running statistics that stays at a step. init: of the kernel, None: flax's own.
+    kernel: its side, or height and width. padding: of each side, or flax's word; None: what keeps
+    the size at stride 1. momentum: share of the running statistics that stays at a step. init: of
+    the kernel, None: flax's own.
     """
 
     features: int
-    kernel: int
+    kernel: int | tuple[int, int]
     train: bool
     stride: int = 1
     zero_scale: bool = False
@@ -36,13 +37,13 @@ class ConvNorm(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        pad = self.kernel // 2
-        size, stride = (self.kernel, self.kernel), (self.stride, self.stride)
+        size = (self.kernel,) * 2 if isinstance(self.kernel, int) else self.kernel
+        stride = (self.stride, self.stride)
         x = nn.Conv(
             self.features,
             size,
             stride,
-            padding=[(pad, pad)] * 2 if self.padding is None else self.padding,
+            padding=[(k // 2, k // 2) for k in size] if self.padding is None else self.padding,
             feature_group_count=self.groups,
             use_bias=False,
             dtype=self.dtype,

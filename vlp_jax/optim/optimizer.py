@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from vlp_jax.core.adapters import CONSTANT
 from vlp_jax.core.errors import UserError, nearest
 from vlp_jax.core.pytree import check_matched, map_with_path, matches
 from vlp_jax.core.schema import build
@@ -45,6 +46,7 @@ class OptimConfig:
         (partial fine-tuning, arXiv:2111.06377 Fig. 9).
       lr_groups: (path regex, factor) pairs, the first match counts.
       mu_dtype: dtype of the first moment.
+      players: {player: {field: value}} of what players have otherwise (players.py).
     """
 
     name: str = "adamw"
@@ -69,6 +71,7 @@ class OptimConfig:
     train_blocks: int = -1
     lr_groups: tuple[tuple[str, float], ...] = ()
     mu_dtype: str = "float32"
+    players: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
 def _adafactor(c: OptimConfig) -> optax.GradientTransformation:
@@ -205,6 +208,8 @@ def lr_factors(config: Mapping[str, Any], params: Any) -> Any:
     c = build(OptimConfig, config, "optim")
 
     def factor(path: str, leaf: jax.Array) -> np.ndarray | float:
+        if matches(path, CONSTANT):  # of an adapter
+            return 0.0
         group = next((value for pattern, value in c.lr_groups if matches(path, (pattern,))), 1.0)
         return group * _layer_factor(path, leaf.shape, c, depths)
 

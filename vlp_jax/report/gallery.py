@@ -12,6 +12,7 @@ import numpy as np
 from vlp_jax.evals.base import Result
 from vlp_jax.evals.kits.figures import (
     Bars,
+    Curves,
     Figure,
     Grid,
     HeatMap,
@@ -22,6 +23,7 @@ from vlp_jax.evals.kits.figures import (
     Told,
 )
 from vlp_jax.report.contact import contact_sheet, load_pictures, rows_in
+from vlp_jax.report.curves import curve_sheet
 from vlp_jax.report.heatmap import similarity_table
 from vlp_jax.report.plots import per_class, shared_space, training_curve
 from vlp_jax.report.sheet import panel_sheet
@@ -73,6 +75,8 @@ def draw(figure: Figure, out: str, name: str, scale: float = 100.0) -> str:
             shown = thumbnails(pictures, np.unique(rows))
             panels = np.stack([[shown[i] for i in row] for row in rows.tolist()])
             return panel_sheet(panels / 255, titles, out, caption)
+        case Curves(_, axis, x, lines):
+            return curve_sheet(x, lines, axis, out, caption)
         case Bars(_, table, key):
             return per_class(table, out, key)
     raise TypeError(f"no way to draw a {type(figure).__name__}")

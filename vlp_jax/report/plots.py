@@ -27,6 +27,11 @@ from vlp_jax.report.canvas import (
     save,
 )
 
+# What is logged of any run (train/step.py, train/loop.py); the rest are the method's own numbers.
+OF_ANY_RUN = ("step", "loss", "lr", "grad_norm", "skipped", "skipped_in_row", "epoch", "dropped")
+OF_ANY_RUN += ("examples_per_s", "step_seconds", "data_wait", "mfu", "time")
+ACROSS = 4  # small panels
+
 
 def read_metrics(path: str) -> list[dict[str, Any]]:
     """Lines of a metrics.jsonl in order of step; a torn last line (a killed run) is left out.
@@ -59,33 +64,51 @@ def smooth(values: np.ndarray, span: int) -> np.ndarray:
 
 @literal_text
 def training_curve(metrics: str, out: str, evals: Sequence[str] = ()) -> str:
-    """Loss over steps, raw and smoothed, and below it the evaluation metrics named in `evals`.
+    """Loss over steps, raw and smoothed, below it the evaluation metrics named in `evals`, and the
+    method's own numbers (its loss terms, how often it is right) in small panels.
 
     metrics: path of metrics.jsonl. Returns the path of the PNG.
     """
     rows = read_metrics(metrics)
     shown = [name for name in evals if any(name in row for row in rows)]
-    figure = new_figure(8, 6.4 if shown else 4)
-    axes = np.atleast_1d(figure.subplots(2 if shown else 1, 1, sharex=True))
-    step, loss = _series(rows, "loss")
-    if len(loss):
-        axes[0].plot(step, loss, color=BLUE, alpha=0.25, linewidth=1)
-        curve = smooth(loss, len(loss) // 50)
-        axes[0].plot(step, curve, color=BLUE, linewidth=2)
-        note = f"{curve[-1]:.3g}"
-        axes[0].annotate(
-            note, (step[-1], curve[-1]), (5, 0), textcoords="offset points", va="center"
-        )
-        title = f"Training loss from {curve[0]:.3g} to {curve[-1]:.3g} in {step[-1]:,.0f} steps"
-        axes[0].set_title(title, loc="left", fontweight="bold")
-    axes[0].set_ylabel("loss")
+    own = dict.fromkeys(key for row in rows for key in row if "/" not in key)
+    own = [name for name in own if name not in OF_ANY_RUN and len(_series(rows, name)[0])]
+    heights = [4.0, *[2.4] * bool(shown), *[1.3] * -(-len(own) // ACROSS)]
+    figure = new_figure(8, sum(heights))
+    grid = figure.add_gridspec(len(heights), ACROSS, height_ratios=heights)
+    first = figure.add_subplot(grid[0, :])
+    curve, steps = _draw_series(first, rows, "loss", 2)
+    if len(curve):
+        how = dict(textcoords="offset points", va="center")
+        first.annotate(f"{curve[-1]:.3g}", (steps[-1], curve[-1]), (5, 0), **how)
+        title = f"Training loss from {curve[0]:.3g} to {curve[-1]:.3g} in {steps[-1]:,.0f} steps"
+        first.set_title(title, loc="left", fontweight="bold")
+    first.set_ylabel("loss")
     if shown:
-        _draw_evals(axes[1], rows, shown)
-    for each in axes:
+        _draw_evals(figure.add_subplot(grid[1, :], sharex=first), rows, shown)
+    for place, name in enumerate(own):
+        row, column = divmod(place, ACROSS)
+        axes = figure.add_subplot(grid[row + 1 + bool(shown), column], sharex=first)
+        last = _draw_series(axes, rows, name, 1)[0][-1]
+        axes.set_title(f"{printable(name, 24)}  {last:.3g}", loc="left", fontsize=8)
+        axes.tick_params(labelsize=7, labelbottom=False)
+    for each in figure.axes:
         plain_axes(each)
-    axes[-1].set_xlabel("step")
+    figure.axes[bool(shown)].set_xlabel("step")
     figure.tight_layout()
     return save(figure, out)
+
+
+def _draw_series(
+    axes: Any, rows: list[dict[str, Any]], name: str, width: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """A logged number, raw and smoothed; returns (smoothed, its steps)."""
+    step, value = _series(rows, name)
+    curve = smooth(value, len(value) // 50)
+    if len(curve):
+        axes.plot(step, value, color=BLUE, alpha=0.25, linewidth=width / 2)
+        axes.plot(step, curve, color=BLUE, linewidth=width)
+    return curve, step
 
 
 def _draw_evals(axes: Any, rows: list[dict[str, Any]], names: Sequence[str]) -> None:

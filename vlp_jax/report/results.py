@@ -57,12 +57,13 @@ def shown(value: Any) -> str:
 
 
 def metric_rows(metrics: Mapping[str, float]) -> list[dict[str, Any]]:
-    """Rows of metric, value and chance: `chance_X` stands beside X, and beside X's first word
-    (top1_k20: top1)."""
+    """Rows of metric, value and chance: `chance_X` stands beside X and rerank_X, which is of the
+    same candidates, and beside X's first word (top1_k20: top1)."""
     rows = []
     for name, value in metrics.items():
         if not name.startswith("chance_"):
-            chance = metrics.get(f"chance_{name}", metrics.get(f"chance_{name.split('_')[0]}"))
+            bare = name.removeprefix("rerank_")
+            chance = metrics.get(f"chance_{bare}", metrics.get(f"chance_{bare.split('_')[0]}"))
             rows.append({"metric": name, "value": value, "chance": chance})
     if all(row["chance"] is None for row in rows):
         return [{"metric": row["metric"], "value": row["value"]} for row in rows]

@@ -8,8 +8,10 @@ a model is loaded, and that the URL is told when it answers.
 import collections
 import contextlib
 import errno
+import signal
 import socket
 import sys
+import threading
 from collections.abc import Callable
 
 import uvicorn
@@ -148,6 +150,8 @@ def serve(app: Starlette, sock: socket.socket, listening: Callable[[], None]) ->
     """Serves until Ctrl-C. listening: called once requests are answered."""
     _more_files()
     sys.setswitchinterval(SWITCH)
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # is how it ends
     with contextlib.suppress(KeyboardInterrupt):
         Told(config_of(app), listening).run(sockets=[sock])
 

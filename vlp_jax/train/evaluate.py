@@ -19,35 +19,39 @@ from vlp_jax.evals.base import EvalContext, EvalFn, Evaluator, Result, make_eval
 from vlp_jax.methods.base import Method
 from vlp_jax.parallel.mesh import BATCH_AXES
 from vlp_jax.train.functions import share_options
+from vlp_jax.train.progress import Evaluating
 from vlp_jax.train.trained import Trained
 
 
 def make_evaluators(
     configs: Mapping[str, Mapping[str, Any]],
     context: EvalContext,
-    method: Method,
+    method: Method | None,
     trained: Trained | None = None,
 ) -> dict[str, Evaluator]:
     """Builds every evaluator of `config.evals`: {name: {type: retrieval, ...}}; the type defaults
     to the name. Of data that were `trained` on, `path` is what was held out, the other sets what
-    was not.
+    was not. method: None where there is no model.
 
     Raises:
       UserError: unknown type or key, a data set that is not there, or a method that lacks a
         function the evaluator needs, or an option of it.
     """
     found = {}
-    offered = method.functions()
+    offered = {} if method is None else method.functions()
     for name, config in configs.items():
         config, where = dict(config), f"evals.{name}"
         evaluator = make_evaluator(config.pop("type", name), config, context)
         lacking = [need for need in evaluator.requires if need not in offered]
         if lacking:
-            raise UserError(
-                f"{where}: needs {lacking} but {type(method).__name__} offers {sorted(offered)}"
-            )
+            has = "there is no model, give --checkpoint"
+            if method is not None:
+                has = f"{type(method).__name__} offers {sorted(offered)}"
+            raise UserError(f"{where}: needs {lacking} but {has}")
         needed = {need: offered[need] for need in evaluator.requires}
         evaluator = replace(evaluator, reads={need: fn.reads for need, fn in needed.items()})
+        for how in evaluator.hows():  # a mistake shows now
+            share_options(needed, how, f"{where}.how")
         if evaluator.how:
             options = share_options(needed, evaluator.how, f"{where}.how")
             evaluator = replace(evaluator, options=options)
@@ -110,21 +114,22 @@ def run_evaluators(
     fns: Mapping[str, EvalFn],
     trained: Trained | None = None,
 ) -> dict[str, Result]:
-    """{name: Result} of every evaluator; the protocol names its data sets and says how much of them
-    was trained on.
+    """{name: Result} of every evaluator, told while it runs; the protocol names its data sets and
+    says how much of them was trained on.
 
     Raises:
       UserError: a mistake in an evaluator's data, named `evals.NAME`.
     """
-    results = {}
+    results, told = {}, Evaluating(evaluators)
     for name, evaluator in evaluators.items():
         try:
-            result = evaluator(fns)
+            result = evaluator({key: told.telling(name, key, fn) for key, fn in fns.items()})
             sets = _sets(evaluator, trained or Trained())
         except UserError as error:
             raise UserError(f"evals.{name}: {error}") from error
         protocol = {**sets, **result.protocol}
         results[name] = replace(result, details={**result.details, "protocol": protocol})
+    told.end()
     return results
 
 

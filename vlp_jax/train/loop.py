@@ -114,15 +114,16 @@ class Loop:
         return self.results
 
     def _prepare(self, batch: dict[str, jax.Array]) -> None:
-        """Compiles the step where no batch had this text length yet, outside the measured time."""
+        """Compiles the step where no batch had this text length yet, or other phases are played,
+        outside the measured time."""
         paused = self.meter.pause()
         self.watchdog.mark(self.step, "compile")
-        self.trainer.program(batch)
+        self.trainer.program(batch, self.step)
         self.meter.resume(paused)
 
     def _train_step(self, step: Callable, batch: dict[str, jax.Array]) -> None:
         with jax.transfer_guard("disallow"):
-            self.state, metrics = step(self.state, self.frozen, batch)
+            self.state, metrics = step(self.state, self.frozen, batch, self.step)
         if self._one_at_a_time:
             jax.block_until_ready(self.state)
         self.step += 1

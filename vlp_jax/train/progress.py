@@ -7,7 +7,8 @@ The file exists so that the loop measures and this prints.
 import functools
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 import jax
 
@@ -106,6 +107,41 @@ def progress_line(step: int, total: int, scalars: dict[str, float]) -> str:
     if scalars.get("skipped"):
         parts.append(f"skipped {scalars['skipped']:.0f}")
     return "  ".join([*parts, f"ETA {duration_text(left)}"])
+
+
+class Evaluating:
+    """Says that an evaluation runs, with a line every second, in a log every ten.
+
+    Args:
+      names: of its evaluators, in order.
+    """
+
+    def __init__(self, names: Iterable[str]):
+        self.names = ", ".join(names)
+        self.start = self.shown = time.perf_counter()
+        show(f"evaluate {self.names} ...")
+
+    def telling(self, name: str, function: str, fn: Callable[..., Any]) -> Callable[..., Any]:
+        """A function of an evaluation that tells after its batches how many rows it has had of
+        evaluator `name`, those of other processes included."""
+        rows = 0
+
+        def call(batch: Mapping[str, Any], *words: Any, **how: Any) -> Any:
+            nonlocal rows
+            found = fn(batch, *words, **how)
+            rows += int((batch["index"] >= 0).sum()) * jax.process_count()
+            now = time.perf_counter()
+            if now - self.shown >= (1 if sys.stderr.isatty() else 10):
+                self.shown, spent = now, duration_text(now - self.start)
+                show(f"evaluate {name}: {function} {rows:,} rows  {spent}")
+            return found
+
+        return call
+
+    def end(self) -> None:
+        """Says how long it took."""
+        spent = duration_text(time.perf_counter() - self.start)
+        show(f"evaluated {self.names} in {spent}", last=True)
 
 
 def evaluation_line(name: str, metrics: Mapping[str, float]) -> str:

@@ -61,7 +61,8 @@ def replay(
     )
     with jax.set_mesh(trainer.mesh):
         for step in range(start + 1, last + 1):
-            state, metrics = jax.block_until_ready(trainer.step(state, frozen, next(feed)))
+            done = trainer.step(state, frozen, next(feed), step - 1)
+            state, metrics = jax.block_until_ready(done)
             if step in lines:
                 result.compared.append(step)
                 result.different.extend(differing_metrics(step, lines[step], metrics))

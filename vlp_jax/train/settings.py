@@ -57,7 +57,8 @@ RANGES: dict[str, Range] = {
     "data.prefetch": COUNT,
 }
 INTERVALS = ("data.image.scale", "method.augment.crop_scale")
-PATTERNS = ("freeze", "fresh", "optim.no_decay")
+PATTERNS = ("freeze", "fresh", "adapt.paths", "adapt.learn", "optim.no_decay")
+_PLAYER = re.compile(r"^optim\.players\.[^.]+\.")  # a player's keys are those of `optim`
 DTYPES = ("float32", "bfloat16", "float16")
 
 
@@ -69,15 +70,15 @@ def check_settings(config: Mapping[str, Any]) -> None:
     """
     flat = flat_config(config)
     for key, value in flat.items():
+        rule = _PLAYER.sub("optim.", key)
         if isinstance(value, int | float):
-            RANGES.get(key, Range()).check(key, value)
+            RANGES.get(rule, Range()).check(key, value)
         if key.endswith("dtype") and value not in DTYPES:
             raise UserError(f"{key}: unknown {value!r}{nearest(value, DTYPES)}")
-    for key in PATTERNS:
-        for pattern in flat.get(key, ()):
+        for pattern in value if rule in PATTERNS else ():
             check_pattern(key, pattern)
-    for pair in flat.get("optim.lr_groups", ()):
-        check_group(pair)
+        for pair in value if rule == "optim.lr_groups" else ():
+            check_group(pair)
     for key in INTERVALS:
         check_interval(key, flat.get(key, (1, 1)))
     for template in flat.get("data.templates", ()):

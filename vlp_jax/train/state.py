@@ -7,17 +7,20 @@ sharding and the step agree on these trees.
 """
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
+from vlp_jax.core import rng as rngs
 from vlp_jax.core.errors import UserError, nearest
 from vlp_jax.core.inputs import Vars, lay
-from vlp_jax.core.pytree import check_matched, flatten, merge, partition
+from vlp_jax.core.pytree import check_matched, flatten, matches, merge, partition
 from vlp_jax.core.types import Array, Extra, Params
 from vlp_jax.methods.base import STATS, Method
+from vlp_jax.optim.adapt import Adapt, draw
 
 State = dict[str, Any]
 ACCUMULATE_BATCHNORM = ("refuse", "micro")
@@ -42,6 +45,7 @@ class Recipe:
       ema_decay: 0 is off.
       accumulate_batchnorm: `micro` lets BatchNorm that learns normalise by each micro-batch, which
         is not the gradient of the batch; `refuse` does not.
+      adapt: adapters that learn in place of all else (optim/adapt.py).
     """
 
     seed: int
@@ -50,31 +54,61 @@ class Recipe:
     freeze: tuple[str, ...] = ()
     ema_decay: float = 0.0
     accumulate_batchnorm: str = "refuse"
+    adapt: Adapt = dataclasses.field(default_factory=Adapt)
 
 
-def init_state(method: Method, tx: optax.GradientTransformation, recipe: Recipe) -> Start:
+def init_state(
+    method: Method, tx: optax.GradientTransformation | Mapping[str, Any], recipe: Recipe
+) -> Start:
     """Everything fresh; run it under jit with out_shardings, or `eval_shape` for its shapes.
+
+    tx: of players {player: its own}, or one for all; the state's `opt` is {player: ...} then.
 
     Raises:
       UserError: `freeze` leaves nothing to train, or one of its patterns matches no parameter;
-        BatchNorm under `accumulate`.
+        BatchNorm under `accumulate`; see optim/adapt.py draw.
     """
     params, extra = method.fresh(jax.random.key(recipe.seed))
     check_matched("freeze", recipe.freeze, params)
-    frozen, trained = partition(params, (*method.frozen, *recipe.freeze))
+    frozen, trained = _parted(method, recipe, params)
     if not jax.tree.leaves(trained):
         raise UserError("freeze: every parameter is frozen, nothing is left to train")
     _check_norms(recipe, batch_norms(trained, frozen, extra))
     state = {
         "step": jnp.int32(0),
         "params": trained,
-        "opt": tx.init(trained),
+        "opt": _first_moments(method, tx, trained),
         "extra": extra,
         "ema": jax.tree.map(jnp.copy, trained) if recipe.ema_decay else {},
         "skipped": jnp.int32(0),
         "skipped_in_row": jnp.int32(0),
     }
-    return Start(state, method.stored(frozen))
+    return Start(state, recipe.adapt.keep(method.stored(frozen)))
+
+
+def _parted(method: Method, recipe: Recipe, params: Params) -> tuple[Params, Params]:
+    """(frozen, trained) weights, adapters among these."""
+    adapt = recipe.adapt
+    if not adapt:
+        return partition(params, (*method.frozen, *recipe.freeze))
+    check_matched("adapt.learn", adapt.learn, params)
+    if adapt.rank:
+        key = rngs.fold(jax.random.key(recipe.seed), "adapt")
+        params = merge(params, draw(adapt, method.adapters(adapt.rank), key))
+    trained, frozen = partition(params, adapt.trained)
+    return frozen, trained
+
+
+def _first_moments(method: Method, tx: Any, trained: Params) -> Any:
+    if not method.players():
+        return tx.init(trained)
+    shares = method.share_out(trained)
+    return {player: of_player(tx, player).init(share) for player, share in shares.items()}
+
+
+def of_player(value: Any, player: str) -> Any:
+    """Its own of {player: value}; else the one that all have."""
+    return value[player] if isinstance(value, Mapping) else value
 
 
 def restate(method: Method, recipe: Recipe, state: State, frozen: Params) -> State:
@@ -87,15 +121,22 @@ def restate(method: Method, recipe: Recipe, state: State, frozen: Params) -> Sta
     return {"extra": lay(made, state["extra"]), "ema": ema}
 
 
-def frozen_paths(start: Start) -> list[str]:
+def frozen_paths(method: Method, start: Start) -> list[str]:
     """Paths of what must be given and never drawn: frozen weights, and the statistics of BatchNorms
-    that do not learn, under `batch_stats/`. Nothing where no weight is frozen.
+    that do not learn and of frozen parts without weights, under `batch_stats/`. Nothing where no
+    weight is frozen.
     """
     if not start.frozen:
         return []
-    extra = start.state["extra"]
-    learn = [f"{norm}/" for norm in batch_norms(start.state["params"], start.frozen, extra)]
-    stats = [path for path in flatten(extra.get(STATS, {})) if not path.startswith((*learn,))]
+    extra, trained = start.state["extra"], start.state["params"]
+    learn = [f"{norm}/" for norm in batch_norms(trained, start.frozen, extra)]
+    parts = [*trained, *start.frozen]
+    stats = [
+        path
+        for path in flatten(extra.get(STATS, {}))
+        if not path.startswith((*learn,))
+        and (path.split("/")[0] in parts or matches(path, method.frozen))
+    ]
     return [*flatten(start.frozen), *(f"{STATS}/{path}" for path in stats)]
 
 

@@ -1,12 +1,13 @@
 """One training step as a pure function state, frozen, batch -> state, metrics (design section 6).
 
 Order: fold the step into the seed, loss and gradient of trained and frozen parameters merged,
-optax direction times -lr(step), the method's projection, EMA, follow, metrics. A loss or gradient
-that is not finite leaves everything but the counters bitwise as it was. The file exists so that
-every method, one device or a pod, runs the same step.
+optax direction times -lr(step), the method's projection, EMA, follow, metrics; where there are
+players, the first four for each phase in turn. A loss or gradient that is not finite, of any phase,
+leaves everything but the counters bitwise as it was. The file exists so that every method, one
+device or a pod, runs the same step.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -18,11 +19,10 @@ from vlp_jax.core.pytree import merge
 from vlp_jax.core.rng import example_keys, step_key
 from vlp_jax.core.types import Array, Batch, Params
 from vlp_jax.methods.base import Method
-from vlp_jax.optim.optimizer import learning
 from vlp_jax.optim.schedules import Schedule
 from vlp_jax.parallel.constrain import constrain_batch
-from vlp_jax.train.gradient import loss_and_gradient
-from vlp_jax.train.state import Recipe, State, is_finite
+from vlp_jax.train.state import Recipe, State
+from vlp_jax.train.turns import Played, Rule, play
 
 Step = Callable[[State, Params, Batch], tuple[State, dict[str, Array]]]
 
@@ -33,44 +33,40 @@ def _choose(finite: Array, new: Any, old: Any) -> Any:
 
 def make_step(
     method: Method,
-    tx: optax.GradientTransformationExtraArgs,
-    schedule: Schedule,
+    tx: optax.GradientTransformationExtraArgs | Mapping[str, Any],
+    schedule: Schedule | Mapping[str, Schedule],
     factors: Any,
     recipe: Recipe,
+    phases: Sequence[str] | None = None,
 ) -> Step:
     """Builds the step.
 
     Args:
-      method, tx, schedule, recipe: see their modules.
+      method, tx, schedule, recipe: see their modules; of players {player: ...}, or one for all.
       factors: learning-rate factors with the structure of the trained parameters
         (optim.lr_factors).
+      phases: names of those that are played (Method.playing); None: all.
 
     Returns:
       step(state, frozen, batch) -> (state, metrics); metrics hold loss, lr, grad_norm, skipped,
-      skipped_in_row (scalars) and the method's own; grad_norm counts the weights that learn. To be
-      jitted with the state donated and the frozen weights not.
+      skipped_in_row (scalars) and the method's own, of phases after the first PHASE_loss and so on
+      too; grad_norm counts the weights that learn. To be jitted with the state donated and the
+      frozen weights not.
     """
-
-    def update(state: State, gradient: Any, lr: Array) -> tuple[Any, Any]:
-        direction, opt = tx.update(gradient, state["opt"], state["params"], lr=lr)
-        updates = jax.tree.map(lambda u, f: (-lr * f * u).astype(u.dtype), direction, factors)
-        return method.project(optax.apply_updates(state["params"], updates)), opt
+    rule = Rule(tx, schedule, factors, recipe.accumulate)
+    played = tuple(
+        phase.name for phase in method.phases() if phases is None or phase.name in phases
+    )
 
     def step(state: State, frozen: Params, batch: Batch) -> tuple[State, dict[str, Array]]:
         number = state["step"]
         keys = constrain_batch(example_keys(step_key(recipe.seed, number), recipe.batch_size))
-        x = Inputs(batch, jnp.arange(recipe.batch_size), keys, number, train=True)
+        rows = jnp.arange(recipe.batch_size)
+        x = Inputs(batch, rows, keys, number, train=True, phases=played)
         x = x.replace(totals=method.totals(x))
-        loss, aux, gradient = loss_and_gradient(
-            method, state["params"], frozen, state["extra"], x, recipe.accumulate
-        )
-        gradient = learning(gradient, factors)
-        norm = optax.tree.norm(gradient)
-        finite = is_finite(loss, norm)
-        lr = schedule(number)
-        params, opt = update(state, gradient, lr)
+        start = Played(state["params"], state["opt"], state["extra"], {}, jnp.bool_(True))
+        params, opt, extra, metrics, finite = play(method, rule, frozen, x, start)
         params = _choose(finite, params, state["params"])
-        extra = lay(aux.extra, state["extra"])
         v = Vars(merge(params, frozen), extra)
         extra = lay(method.follow(v, number + 1), extra)
         new = {
@@ -85,7 +81,7 @@ def make_step(
             "skipped_in_row": jnp.where(finite, 0, state["skipped_in_row"] + 1),
         }
         counts = {name: new[name] for name in ("skipped", "skipped_in_row")}
-        return new, {"loss": loss, "lr": lr, "grad_norm": norm, **aux.metrics, **counts}
+        return new, {**metrics, **counts}
 
     return step
 

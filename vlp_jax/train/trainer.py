@@ -5,8 +5,9 @@ config costs a second.
 """
 
 import dataclasses
+import functools
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from typing import Any
 
@@ -17,13 +18,16 @@ from ml_collections import ConfigDict
 from vlp_jax.core.errors import UserError
 from vlp_jax.core.fields import Field, Spec, Text, batch_spec, present, replaced
 from vlp_jax.core.pytree import map_with_path, merge
-from vlp_jax.core.schema import plain
+from vlp_jax.core.schema import build, plain
 from vlp_jax.core.types import Batch
+from vlp_jax.data.mixture import look_for
 from vlp_jax.data.pipeline import TrainPipeline
 from vlp_jax.data.text.named import open_tokenizers
 from vlp_jax.evals.base import EvalContext, Evaluator
 from vlp_jax.methods.base import Method, make_method
-from vlp_jax.optim.optimizer import OptimConfig, check_paths, lr_factors, make_optimizer
+from vlp_jax.optim.adapt import Adapt
+from vlp_jax.optim.optimizer import OptimConfig, make_optimizer
+from vlp_jax.optim.players import factors_of, optimizers
 from vlp_jax.optim.schedules import Schedule, duration, make_schedule
 from vlp_jax.parallel.hosts import gather
 from vlp_jax.parallel.mesh import batch_sharding, check_batch, make_mesh, replicated
@@ -41,15 +45,18 @@ def total_steps(config: ConfigDict, num_examples: int, offset: int = 0) -> int:
     return duration(config, "", config.batch_size, num_examples, offset)
 
 
-def learning_rate(config: ConfigDict, num_examples: int, offset: int = 0) -> Schedule:
-    """Learning rate of a step.
+def learning_rate(
+    config: ConfigDict, num_examples: int, offset: int = 0, own: Mapping[str, Any] | None = None
+) -> Schedule:
+    """Learning rate of a step; own: of a player, what its config.optim is.
 
     Raises:
       UserError: an unknown schedule.
     """
-    optim = OptimConfig(**plain(config.optim))
+    said = plain(config.optim) if own is None else own
+    optim = OptimConfig(**said)
     total = total_steps(config, num_examples, offset)
-    warmup = duration(config.optim, "warmup_", config.batch_size, num_examples)
+    warmup = duration(said, "warmup_", config.batch_size, num_examples)
     epoch = num_examples / config.batch_size if optim.lr_by_epoch else 0.0
     how = (optim.lr_final, epoch, optim.lr_decay)
     return make_schedule(optim.schedule, optim.lr, total, warmup, *how)
@@ -62,10 +69,12 @@ class Trainer:
     Attributes:
       config: the resolved config (configs/common.py).
       offset: of the data position, where the batch size was changed on the way (train/workdir.py).
+      network: opens other checkpoints for evaluators (evals/base.py EvalContext).
     """
 
     config: ConfigDict
     offset: int = dataclasses.field(default=0, kw_only=True)
+    network: Callable[[str], Any] | None = dataclasses.field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
         c = self.config
@@ -73,8 +82,9 @@ class Trainer:
         check_batch(c.batch_size, c.accumulate, self.mesh)
         self.method.check_batch(c.batch_size)
         check_pictures(c.image_size, self.method)
+        look_for(c.data.path)  # they often come with their vocabulary
         _ = self.tokenizers, self.tx, self.pipeline, self.schedule, self.evaluators
-        if (self.method.frozen or c.freeze) and not c.init_from:
+        if (self.method.frozen or c.freeze or self.recipe.adapt) and not c.init_from:
             self.check_given({})
 
     @cached_property
@@ -132,21 +142,33 @@ class Trainer:
         return total
 
     @cached_property
-    def schedule(self) -> Schedule:
-        """Learning rate of a step."""
+    def optim(self) -> dict[str, dict[str, Any]]:
+        """The config of the optimiser, {"": ...}, or of each player's."""
+        return optimizers(self.config.optim, tuple(self.method.players()))
+
+    def _for_each(self, make: Callable[[Mapping[str, Any]], Any]) -> Any:
+        """`make` of the optimiser's config, or {player: `make` of its own}."""
+        made = {player: make(config) for player, config in self.optim.items()}
+        return made.get("", made)
+
+    @cached_property
+    def schedule(self) -> Schedule | dict[str, Schedule]:
+        """Learning rate of a step, or each player's."""
         _ = self.steps  # checked
-        return learning_rate(self.config, self.pipeline.num_examples, self.offset)
+        count = self.pipeline.num_examples
+        return self._for_each(lambda own: learning_rate(self.config, count, self.offset, own))
 
     @cached_property
     def tx(self) -> Any:
-        """The optimiser."""
-        return make_optimizer(self.config.optim)
+        """The optimiser, or each player's."""
+        return self._for_each(make_optimizer)
 
     @cached_property
     def recipe(self) -> Recipe:
         """What the state and the step need to know."""
         names = inspect.signature(Recipe).parameters
-        return Recipe(**{name: plain(self.config[name]) for name in names})
+        said = {name: plain(self.config[name]) for name in names if name in self.config}
+        return Recipe(**said | {"adapt": build(Adapt, said.get("adapt", {}), "adapt")})
 
     @cached_property
     def abstract(self) -> Start:
@@ -168,7 +190,7 @@ class Trainer:
         Raises:
           UserError: there are some and the config does not allow to draw them at random.
         """
-        lacking = [path for path in frozen_paths(self.abstract) if path not in weights]
+        lacking = [path for path in frozen_paths(self.method, self.abstract) if path not in weights]
         if lacking and not self.config.get("allow_random_frozen", False):
             first = f"{lacking[0]} ({len(lacking)} such)" if len(lacking) > 1 else lacking[0]
             raise UserError(
@@ -210,13 +232,24 @@ class Trainer:
         with jax.set_mesh(self.mesh):
             return {**start.state, **jax.jit(again, out_shardings=places)(start)}
 
-    @cached_property
+    @property
     def jit_step(self) -> Any:
-        """The jitted step: (state, frozen, batch) -> (state, metrics), the state donated."""
+        """The jitted step: (state, frozen, batch) -> (state, metrics), the state donated; of all
+        phases, where there are such.
+        """
+        return self._jitted(tuple(phase.name for phase in self.method.phases()))
+
+    @cached_property
+    def _jitted(self) -> Callable[[tuple[str, ...]], Any]:
+        return functools.cache(self._jit)
+
+    def _jit(self, phases: tuple[str, ...]) -> Any:
         state, frozen = self.abstract
-        check_paths(self.config.optim, merge(state["params"], frozen))
-        factors = lr_factors(self.config.optim, state["params"])
-        step = make_step(self.method, self.tx, self.schedule, factors, self.recipe)
+        params = state["params"]
+        shares = self.method.share_out(params) if self.method.players() else {"": params}
+        factors = factors_of(self.optim, shares, merge(params, frozen))
+        how = self.method, self.tx, self.schedule, factors, self.recipe, phases
+        step = make_step(*how)
         return jax.jit(
             step,
             in_shardings=(*self.sharding, batch_sharding(self.mesh)),
@@ -225,30 +258,38 @@ class Trainer:
         )
 
     @cached_property
-    def _programs(self) -> dict[tuple[int, ...], Any]:
+    def _programs(self) -> dict[tuple[Any, ...], Any]:
         return {}
 
-    def program(self, batch: Batch) -> Any:
+    def program(self, batch: Batch, step: int | None = None) -> Any:
         """The step compiled ahead of time for a batch, once for all lengths of texts that
-        data.buckets brings.
+        data.buckets brings, and for the phases that are played at `step` (None: all).
         """
+        method = self.method
+        phases = tuple(p.name for p in method.phases()) if step is None else method.playing(step)
         cut = [n for n, field in self.fields.items() if isinstance(field, Text) and field.cut]
         lengths = tuple(batch[name].shape[1] for name in cut)
-        if lengths not in self._programs:
+        if (lengths, phases) not in self._programs:
             spec = self.batch_spec(self.config.batch_size)
             for array in (array for name in cut for array in self.fields[name].spec(name, 1)):
                 spec[array] = jax.ShapeDtypeStruct(batch[array].shape, spec[array].dtype)
             with jax.set_mesh(self.mesh):
-                lowered = self.jit_step.lower(*self.abstract, spec)
-                self._programs[lengths] = lowered.compile()
+                lowered = self._jitted(phases).lower(*self.abstract, spec)
+                self._programs[lengths, phases] = lowered.compile()
             if jax.default_backend() == "cpu":
                 gather("compiled")  # a CPU collective waits 30 s for the slowest, then fails
-        return self._programs[lengths]
+        return self._programs[lengths, phases]
 
     @cached_property
     def step(self) -> Any:
-        """The step on batches of any text length: (state, frozen, batch) -> (state, metrics)."""
-        return lambda state, frozen, batch: self.program(batch)(state, frozen, batch)
+        """The step on batches of any text length: (state, frozen, batch, number of the step) ->
+        (state, metrics).
+        """
+
+        def step(state: Any, frozen: Any, batch: Batch, number: int | None = None) -> Any:
+            return self.program(batch, number)(state, frozen, batch)
+
+        return step
 
     @cached_property
     def context(self) -> EvalContext:
@@ -258,7 +299,9 @@ class Trainer:
         pictures = {**how, "crop": how["eval_crop"], "image_size": self.config.image_size}
         tokenizer = self.tokenizers.get("text")  # what evaluators call the texts they embed
         masked = tokenizer is not None and self.whole_fields["text"].mask
-        return eval_context(tokenizer, pictures, self.config.eval_batch_size, self.mesh, masked)
+        size = self.config.eval_batch_size
+        found = eval_context(tokenizer, pictures, size, self.mesh, masked)
+        return dataclasses.replace(found, tokenizers=self.tokenizers, network=self.network)
 
     @cached_property
     def evaluators(self) -> dict[str, Evaluator]:

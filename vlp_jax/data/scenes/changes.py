@@ -14,6 +14,9 @@ FLAT, POSTER, GREY, DARK, MIRROR = 0.5, 0.4, 0.1, 0.3, 0.5  # chances
 WINDOWS, COLOURS = (3, 5, 7), (3, 9)  # of the median; colours that are left, the last excluded
 HUE, ANY_HUE = 14.0, 0.2  # a small turn's deviation of 256; chance of any turn
 SATURATION, VALUE, SHIFT, GAMMA = (0.5, 1.5), (0.6, 1.2), 20.0, (0.6, 1.6)
+# One hue of 256, or grey, by its name.
+TINTS = {"red": 0, "yellow": 42, "green": 85, "blue": 160, "purple": 195, "grey": None}
+FULL = 140  # least saturation of what is tinted
 ANGLE, BEND = 15.0, 0.15  # degrees, deviation; share of a side that a corner moves at most
 
 
@@ -29,6 +32,15 @@ def changed(pixels: np.ndarray, mask: np.ndarray, seed: int) -> tuple[np.ndarray
     square.paste(bent, tuple((side - length) // 2 for length in bent.size))
     found = np.asarray(square.resize(mask.shape, Image.Resampling.BILINEAR))
     return found[..., :3], found[..., 3] >= 128
+
+
+def tinted(pixels: np.ndarray, tint: str) -> np.ndarray:
+    """uint8[S, S, 3] in one colour of TINTS: lights and darks stay, white gets the colour too."""
+    hsv = np.array(Image.fromarray(pixels).convert("HSV"))
+    hue = TINTS[tint]
+    hsv[..., 0] = hue or 0
+    hsv[..., 1] = 0 if hue is None else np.maximum(hsv[..., 1], FULL)
+    return np.asarray(Image.fromarray(hsv, "HSV").convert("RGB"))
 
 
 def _coloured(picture: Image.Image, rng: np.random.Generator) -> np.ndarray:

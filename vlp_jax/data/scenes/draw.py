@@ -36,7 +36,7 @@ def draw(scene: Scene) -> Drawn:
     picture = np.full((CANVAS, CANVAS, 3), 255, np.uint8)
     instances = np.zeros((CANVAS, CANVAS), np.uint8)
     for number, placed in enumerate(scene.objects, 1):
-        pixels, cover = sized(scene.style, placed.thing.key, placed.side, placed.change)
+        pixels, cover = sized(scene.style, placed.thing.look, placed.side, placed.change)
         here, part = _window(placed)
         share = cover[part][..., None]
         mixed = share * pixels[part] + (1 - share) * picture[here]

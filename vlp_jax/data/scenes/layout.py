@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from vlp_jax.data.scenes.changes import TINTS
 from vlp_jax.data.scenes.options import Options
 from vlp_jax.data.scenes.things import Thing, roster, sized
 
@@ -19,6 +20,7 @@ OVERLAP = 0.05  # of the smaller of two boxes, at most
 SIDES = {1: (44, 64), 2: (36, 48), 3: (32, 42), 4: (28, 36)}  # of the pictures, by objects
 REPEAT = 0.4  # chance that the next object is another of the last kind
 STYLES = {"train": "noto", "val": "noto", "noisy": "noto", "test": "twemoji"}
+BOTH = ("noto", "twemoji")
 CHANGED = ("train", "noisy")  # splits that are learned from
 _PARTS = {"val": range(10), "test": range(10, 30)}  # hundredths of all contents; others: the rest
 _TRIES = 100
@@ -65,19 +67,35 @@ def stream(options: Options, split: str, number: int, use: str) -> np.random.Gen
 
 def _part(kinds: tuple[Thing, ...]) -> int:
     """0..99, by the names alone, whatever their order."""
-    text = " ".join(sorted(kind.key for kind in kinds))
+    text = " ".join(sorted(kind.key + kind.tint for kind in kinds))
     return int.from_bytes(hashlib.sha256(f"scene {text}".encode()).digest()[:8], "big") % 100
 
 
 def _drawn(rng: np.random.Generator, options: Options) -> tuple[Thing, ...]:
-    kinds, weights = roster(options.objects), np.arange(1, options.most + 1)
+    kinds, weights = kinds_of(options), np.arange(1, options.most + 1)
     count = int(rng.choice(weights, p=weights / weights.sum()))
     found = [kinds[rng.integers(len(kinds))]]
     while len(found) < count:
         kind = found[-1] if rng.random() < REPEAT else kinds[rng.integers(len(kinds))]
         if kind in found or all(kind.apart(other) for other in found):
             found.append(kind)
-    return tuple(found)
+    return tuple(found) if not options.tints else _tinted(rng, found, options.tints)
+
+
+def _tinted(rng: np.random.Generator, found: list[Thing], share: float) -> tuple[Thing, ...]:
+    """Objects of one kind alike."""
+    tints = {kind: rng.random() < share and str(rng.choice(list(TINTS))) for kind in found}
+    return tuple(kind.tinted(tints[kind]) if tints[kind] else kind for kind in found)
+
+
+def kinds_of(options: Options) -> tuple[Thing, ...]:
+    """The kinds of objects that scenes are made of, without tints."""
+    return roster(options.objects)[: options.kinds or None]
+
+
+def words_of(options: Options) -> list[str]:
+    """Words of tints and of styles, where scenes have them."""
+    return [*(TINTS if options.tints else ()), *((*BOTH, "style") * (options.styles == "both"))]
 
 
 def scenes_of(options: Options, split: str) -> int:
@@ -103,7 +121,7 @@ def contents(options: Options, split: str) -> tuple[tuple[Thing, ...], ...]:
         tries = 0
         while True:
             kinds = _drawn(rng, options)
-            name = tuple(sorted(kind.key for kind in kinds))
+            name = tuple(sorted(kind.key + kind.tint for kind in kinds))
             tries += _part(kinds) in parts
             if _part(kinds) in parts and (split not in _PARTS or name not in seen or tries > _NEW):
                 break
@@ -122,9 +140,9 @@ def _overlap(one: tuple[int, ...], two: tuple[int, ...]) -> float:
 
 
 @functools.lru_cache(4096)
-def extent(style: str, key: str, side: int, change: int) -> tuple[int, int, int, int]:
+def extent(style: str, look: tuple[str, str], side: int, change: int) -> tuple[int, int, int, int]:
     """The box (top, left, height, width) around an object's mask in its own picture."""
-    mask = sized(style, key, side, change)[1] >= 0.5
+    mask = sized(style, look, side, change)[1] >= 0.5
     ys, xs = np.flatnonzero(mask.any(1)).tolist(), np.flatnonzero(mask.any(0)).tolist()
     return ys[0], xs[0], ys[-1] - ys[0] + 1, xs[-1] - xs[0] + 1
 
@@ -140,7 +158,7 @@ def _placed(
     low, high = SIDES[len(kinds)]
     for kind, change in zip(kinds, changes, strict=True):
         side = int(rng.integers(low, high + 1) * shrink)
-        top, left, height, width = extent(style, kind.key, side, change)
+        top, left, height, width = extent(style, kind.look, side, change)
         for _ in range(_TRIES):
             y = int(rng.integers(BORDER, CANVAS - BORDER - height + 1))
             x = int(rng.integers(BORDER, CANVAS - BORDER - width + 1))
@@ -157,7 +175,9 @@ def _placed(
 def scene(options: Options, split: str, number: int) -> Scene:
     """Scene `number` of a split; where the objects find no room they shrink."""
     kinds, style = contents(options, split)[number], STYLES[split]
-    rng, shrink = stream(options, split, number, "layout"), 1.0
+    if options.styles == "both":
+        style = str(stream(options, split, number, "style").choice(BOTH))
+    rng, shrink = stream(options, split, number, "layout"), options.scale
     looks = stream(options, split, number, "changes")
     share = options.changes if split in CHANGED else 0.0
     changed = looks.random(len(kinds)) < share

@@ -15,7 +15,6 @@ from vlp_jax.data.scenes.flood import edges
 from vlp_jax.data.scenes.layout import QUESTIONS, Scene
 from vlp_jax.data.scenes.options import Options
 from vlp_jax.data.scenes.questions import Question, conversation, questions
-from vlp_jax.data.scenes.things import Thing, roster
 from vlp_jax.data.source import Example
 
 SPLITS = ("train", "val", "test", "noisy", "vqa-train", "vqa-test")
@@ -29,7 +28,7 @@ def size_of(options: Options, split: str) -> int:
 
 def _asked(options: Options, scene: Scene) -> list[Question]:
     rng = layout.stream(options, scene.split, scene.number, "questions")
-    return questions(scene, rng, roster(options.objects))
+    return questions(scene, rng, layout.kinds_of(options))
 
 
 @functools.lru_cache(64)
@@ -38,16 +37,22 @@ def _picture(options: Options, split: str, number: int) -> bytes:
 
 
 def told(options: Options, split: str, number: int) -> list[str]:
-    """The true captions of a scene."""
+    """The true captions of a scene; each of a scene that is drawn in either style tells it or
+    not."""
     rng = layout.stream(options, split, number, "captions")
-    return captions(layout.scene(options, split, number), rng)
+    scene = layout.scene(options, split, number)
+    found = captions(scene, rng)
+    if options.styles == "apart":
+        return found
+    return [text + f" in {scene.style} style" * bool(rng.integers(2)) for text in found]
 
 
-def _objects(scene: Scene, drawn: Drawn, classes: dict[Thing, int]) -> list[dict[str, Any]]:
+def _objects(scene: Scene, drawn: Drawn, classes: dict[str, int]) -> list[dict[str, Any]]:
     return [
         {
             "name": placed.thing.name,
-            "class": classes[placed.thing],
+            "class": classes[placed.thing.key],
+            **({"tint": placed.thing.tint} if placed.thing.tint else {}),
             "count": scene.counts[placed.thing],
             "box": list(placed.box),
             "area": int((drawn.instances == number).sum()),
@@ -60,13 +65,17 @@ def scene_sample(options: Options, split: str, number: int) -> Example:
     """A scene with all that is known of it: captions, objects, questions, a conversation; maps."""
     scene = layout.scene(options, split, number)
     drawn, rng = draw(scene), layout.stream(options, split, number, "answers")
-    classes = {kind: i for i, kind in enumerate(roster(options.objects), 1)}
+    classes = {kind.key: i for i, kind in enumerate(layout.kinds_of(options), 1)}
     asked, text = _asked(options, scene), told(options, split, number)
     meta = {
         **{"captions": text, "objects": _objects(scene, drawn, classes)},
         **{"questions": [question.record(rng) for question in asked]},
         **{"conversations": conversation(listed(scene, rng), asked), "style": scene.style},
     }
+    if options.tints:  # labels of the first object
+        names = [kind.name for kind in layout.kinds_of(options)]
+        first = meta["objects"][0]
+        meta |= {"kind": names[first["class"] - 1], "tint": first.get("tint", "own")}
     members = {"edge.png": png(edges(drawn.picture)), "instance.png": png(drawn.instances)}
     if len(classes) <= MOST_CLASSES:
         table = np.asarray([0, *(one["class"] for one in meta["objects"])], np.uint8)

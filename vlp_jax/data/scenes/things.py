@@ -15,7 +15,7 @@ from PIL import Image
 
 from vlp_jax.data.decode import decode_image
 from vlp_jax.data.open import open_source
-from vlp_jax.data.scenes.changes import changed
+from vlp_jax.data.scenes.changes import changed, tinted
 from vlp_jax.data.scenes.flood import reached
 
 SIDE = 64
@@ -35,10 +35,21 @@ _CONSONANT = ("uni", "eu", "ew", "one", "ut", "uk", "us")  # beginnings that sou
 
 
 class Thing(NamedTuple):
-    """A kind of object: its name and the key of its emoji."""
+    """A kind of object: its name, which tells its tint, the key of its emoji, and the tint
+    (changes.py), '' for its own colours."""
 
     name: str
     key: str
+    tint: str = ""
+
+    def tinted(self, tint: str) -> "Thing":
+        """The same in one colour."""
+        return Thing(f"{tint} {self.name}", self.key, tint)
+
+    @property
+    def look(self) -> tuple[str, str]:
+        """What it is drawn by: key and tint."""
+        return self.key, self.tint
 
     @property
     def plural(self) -> str:
@@ -85,13 +96,18 @@ def whole_mask(style: str, key: str) -> np.ndarray:
 
 
 @functools.lru_cache(4096)
-def sized(style: str, key: str, side: int, change: int = -1) -> tuple[np.ndarray, np.ndarray]:
+def sized(
+    style: str, look: tuple[str, str], side: int, change: int = -1
+) -> tuple[np.ndarray, np.ndarray]:
     """The object at another size: its picture uint8[side, side, 3] and its cover
-    float32[side, side] in [0, 1]; it is where the cover is at least a half. change: see
-    changes.py, -1 leaves it as it is."""
+    float32[side, side] in [0, 1]; it is where the cover is at least a half. look: Thing.look;
+    change: see changes.py, -1 leaves it as it is."""
+    key, tint = look
     drawn, mask = pixels(style, key), whole_mask(style, key)
     if change >= 0:
         drawn, mask = changed(drawn, mask, change)
+    if tint:
+        drawn = tinted(drawn, tint)
     picture = Image.fromarray(drawn).resize((side, side), Image.Resampling.BOX)
     cover = Image.fromarray(np.uint8(mask) * 255)
     cover = np.asarray(cover.resize((side, side), Image.Resampling.BOX), np.float32) / 255

@@ -5,7 +5,7 @@ The file exists so that a tokenizer of about 150 pieces reads every text without
 
 from collections.abc import Iterable
 
-from vlp_jax.data.scenes.things import Thing, roster
+from vlp_jax.data.scenes.things import Thing
 
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 _FUNCTION = """
@@ -42,10 +42,11 @@ def at(place: str, corner: bool = False) -> str:
     return f"{word} the {place}{side}"
 
 
-def vocabulary(objects: str) -> list[str]:
-    """The lines of BERT's vocab.txt: special pieces, then all words of all texts."""
-    names = {word for kind in roster(objects) for word in f"{kind.name} {kind.plural}".split()}
-    return [*SPECIAL, *dict.fromkeys([*FUNCTION, *sorted(names)])]
+def vocabulary(kinds: Iterable[Thing], more: Iterable[str] = ()) -> list[str]:
+    """The lines of BERT's vocab.txt: special pieces, then all words of texts about such kinds, and
+    more words."""
+    names = {word for kind in kinds for word in f"{kind.name} {kind.plural}".split()}
+    return [*SPECIAL, *dict.fromkeys([*FUNCTION, *sorted(names), *more])]
 
 
 def unknown(texts: Iterable[str], words: Iterable[str]) -> set[str]:

@@ -7,7 +7,8 @@ the first compilation.
 import inspect
 import os
 
-from vlp_jax.core.errors import UserError, nearest
+from vlp_jax.core.errors import UserError, nearest, no_download
+from vlp_jax.data.text.grown import Grown
 from vlp_jax.data.text.tokenizer import Tokenizer
 from vlp_jax.data.text.vocab_txt import is_vocabulary
 
@@ -36,7 +37,7 @@ def _find(name: str, flag: str) -> type[Tokenizer]:
 
         return HfTokenizer
     if name.startswith("spm:") or os.sep in name or name.endswith((".json", ".model", ".txt")):
-        raise UserError(f"{flag}={name!r}: no such file: {path}")
+        raise UserError(f"{flag}={name!r}: no such file: {path}{no_download(path)}")
     hint = nearest(name, ("clip", "bytes", "spm:FILE", "PATH/tokenizer.json"))
     raise UserError(f"{flag}={name!r} is unknown" + hint)
 
@@ -48,7 +49,8 @@ def load_tokenizer(
     folder).
 
     flag: the key that names it, for errors. options: clean (a name of data/text/clean.py CLEAN; ""
-    is the tokenizer's own) and, for files, pad_id (-1 is the file's own). Raises UserError, in one
+    is the tokenizer's own), new (words that it gets, see grown.py) and, for files, pad_id (-1 is
+    the file's own). Raises UserError, in one
     line, for an unknown name or option, a missing or unreadable file, a missing library or too
     short a context.
     """
@@ -62,12 +64,14 @@ def load_tokenizer(
         or context_length < 1
     ):
         raise UserError(f"data.context_length={context_length!r} is no positive whole number")
-    options = {key: value for key, value in options.items() if value not in ("", -1)}
+    options = {key: value for key, value in options.items() if value not in ("", -1, (), [])}
+    new = options.pop("new", ())
     kind = _find(name, flag)
     unknown = set(options) - set(inspect.signature(kind).parameters)
     if unknown:
         raise UserError(f"{flag}={name!r} takes no option {sorted(unknown)[0]!r}")
-    return kind(name, context_length, **options)
+    made = kind(name, context_length, **options)
+    return Grown(made, new) if new else made
 
 
 def check_vocab(tokenizer: Tokenizer, vocab_size: int) -> None:

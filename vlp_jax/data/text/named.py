@@ -80,9 +80,17 @@ def _said(name: str, field: Text, data: Mapping[str, Any]) -> _Said:
 
 def _check(name: str, field: Text, said: _Said, tokenizer: Tokenizer) -> None:
     if tokenizer.vocab_size > field.vocab_size:
+        wanted = field.says(name, field.vocab_size + field.own, ".vocab_size")
+        wanted += f", of which {field.own} are the method's own" if field.own else ""
+        raise UserError(
+            f"{said.flag}={tokenizer.name}: has {tokenizer.vocab_size} ids but {wanted}; it takes "
+            f"{tokenizer.vocab_size + field.own}"
+        )
+    if tokenizer.options.get("new") and tokenizer.vocab_size != field.vocab_size:
         wanted = field.says(name, field.vocab_size, ".vocab_size")
         raise UserError(
-            f"{said.flag}={tokenizer.name}: has {tokenizer.vocab_size} ids but {wanted}"
+            f"{said.flag}={tokenizer.name}: has {tokenizer.vocab_size} ids with its new words, but "
+            f"{wanted}; these must be the last rows"
         )
     if field.start and tokenizer.sot_id < 0:
         raise UserError(

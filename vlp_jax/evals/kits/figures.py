@@ -139,6 +139,21 @@ class Bars(Figure):
     key: str
 
 
+@dataclasses.dataclass(frozen=True)
+class Curves(Figure):
+    """Numbers that follow another.
+
+    Attributes:
+      axis: what x is.
+      x: float[N].
+      lines: {name: N numbers}, each on a scale of its own.
+    """
+
+    axis: str
+    x: Sequence[float]
+    lines: Mapping[str, Sequence[float]]
+
+
 def per_class(table: Sequence[Mapping[str, Any]]) -> dict[str, Bars]:
     """The figure of a per-class table by recall or average precision; none of an empty one."""
     if not table:

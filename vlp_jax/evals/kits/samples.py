@@ -14,10 +14,11 @@ import numpy as np
 
 from vlp_jax.core.errors import RunError, UserError, nearest
 from vlp_jax.core.fields import Picture
+from vlp_jax.data.caption import candidates
 from vlp_jax.data.damage import DamagedSample
 from vlp_jax.data.encoding import read_text
 from vlp_jax.data.evaluation import eval_batches
-from vlp_jax.data.fields.base import Setup, make_readers
+from vlp_jax.data.fields.base import Reader, Setup, make_readers
 from vlp_jax.data.labels import check_classes
 from vlp_jax.data.mixture import open_pool
 from vlp_jax.data.source import Source, check_key, label_value
@@ -59,9 +60,17 @@ def embed_pictures(
     files = {"image": context.member, **(members or {})}
     where = {name: {"member": file} for name, file in files.items() if file}
     setup = Setup({"image": framing, "fields": where}, train=False)
+    readers = make_readers(dict.fromkeys(files, Picture(context.image_size)), setup)
+    return embed_read(fn, source, readers, context)
+
+
+def embed_read(
+    fn: EvalFn, source: Source, readers: Mapping[str, Reader], context: EvalContext
+) -> tuple[Rows, np.ndarray]:
+    """As `embed_pictures`, of what the `readers` find in every sample."""
     batches = eval_batches(
         source,
-        make_readers(dict.fromkeys(files, Picture(context.image_size)), setup),
+        readers,
         batch_size=context.batch_size,
         process_index=context.process_index,
         process_count=context.process_count,
@@ -134,6 +143,31 @@ def read_metadata(source: Source) -> Iterator[dict[str, Any] | None]:
             yield source.metadata(i)
         except DamagedSample:
             yield None
+
+
+def read_captions(source: Source, key: str = "", first: int = 0) -> list[list[str]]:
+    """Captions of each picture, none for a damaged or an uncaptioned one (a key may hold null).
+
+    Raises UserError naming the first sample that lacks `key`, or where no sample has a caption.
+    """
+    captions = []
+    for sample in read_metadata(source):
+        if sample is None:  # damaged, and so is its picture
+            captions.append([])
+            continue
+        try:
+            found = candidates(sample, key) if key else sample.get("text", [])
+        except DamagedSample:  # what stands under the key is no text
+            found = []
+        if key and key not in sample["meta"]:
+            hint = nearest(key, sample["meta"])
+            raise UserError(
+                f"sample {sample['key']!r} has no caption under the JSON key {key!r}" + hint
+            )
+        captions.append(found[:first] if first else found)
+    if not any(captions):
+        raise UserError(f"none of the {len(captions)} samples has a caption")
+    return captions
 
 
 def class_names(values: Sequence[Any], file: str = "") -> dict[Any, str]:

@@ -6,6 +6,7 @@ The file exists to hold what is this family's alone: pre-trained files hold what
 share twice, and the momentum teacher and its queues.
 """
 
+import math
 from typing import Any
 
 from vlp_jax.interop import preprocess
@@ -49,7 +50,7 @@ _TEACHER = (
     "ptr_queue",
 )  # fmt: skip
 _IGNORED = (r".*\.position_ids", *(name.replace(".", r"\.") for name, _ in TIED), *_TEACHER)
-_PAIRS = "cls_head.2.weight"  # judges two pictures
+_PAIRS = "cls_head."  # judges two pictures
 _REPEATED = r"text_decoder\.bert\.(?!encoder\.layer\.\d+\.attention\.).*"
 
 
@@ -62,11 +63,12 @@ class Blip(Family):
     release = preprocess.BLIP
     antialias = False
     methods = ("blip", "blip_vqa", "blip_nlvr")
+    one_tokenizer = True
 
     def table(self, names: Any) -> Table:
         """The names of the task that the tensors `names` are of."""
         encoder, decoder, matches = _parts(names)
-        if _PAIRS in names:
+        if _has(names, _PAIRS):
             rules = pair_rules("text", names)
         elif encoder and decoder and matches:
             rules = (*decoder_rules("text"), *encoder_rules("text"))
@@ -91,9 +93,10 @@ class Blip(Family):
         """
         encoder, decoder, matches = _parts(state)
         image, text = method["image"], method["text"]
-        grid = round((state[f"{_VIT}.pos_embed"].shape[1] - 1) ** 0.5)
-        image["image_size"] = grid * image["patch_size"]
-        if _PAIRS in state:
+        places = state[f"{_VIT}.pos_embed"].shape
+        if len(places) == 3:  # else it does not fit, as its shape tells
+            image["image_size"] = math.isqrt(max(places[1] - 1, 1)) * image["patch_size"]
+        if _has(state, _PAIRS):
             method.pop("embed_dim", None)  # of an architecture's pre-training
             method["name"] = "blip_nlvr"
             text |= {"roles": "encoder", "merge_from": first_merged(state)}
@@ -113,11 +116,12 @@ class Blip(Family):
 
 def _parts(names: Any) -> tuple[bool, bool, bool]:
     """Whether there is an encoder, a decoder and a head that matches."""
-    return (
-        f"{ENCODER}{WORDS}" in names,
-        f"{DECODER_LM}cls.predictions.bias" in names,
-        ("itm_head.weight" in names),
-    )
+    return _has(names, ENCODER), _has(names, DECODER_LM), _has(names, "itm_head.")
+
+
+def _has(names: Any, prefix: str) -> bool:
+    """Whether there is anything of a part: what it lacks is told by name."""
+    return any(name.startswith(prefix) for name in names)
 
 
 FAMILY = Blip()

@@ -68,6 +68,7 @@ class HfBlip(HuggingFace):
     archs = "blip"
     release = preprocess.BLIP
     methods = ("blip", "blip_vqa")
+    one_tokenizer = True
     title, model_type, processor = CAPTION, "blip", "Blip"
 
     def table(self, names: Any) -> Table:

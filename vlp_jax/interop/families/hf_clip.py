@@ -7,6 +7,7 @@ from typing import Any
 
 from vlp_jax.core.errors import UserError
 from vlp_jax.interop import preprocess
+from vlp_jax.interop.clip_text import check_end
 from vlp_jax.interop.config_values import filled
 from vlp_jax.interop.family import Beside, Config
 from vlp_jax.interop.hf import HuggingFace, clip_towers, read_towers, write_towers
@@ -52,10 +53,7 @@ class HfClip(HuggingFace):
         if not config:
             return {}
         image, words, text = read_towers(config, _DEFAULTS, _FIXED, where)
-        last, end = int(text["vocab_size"]) - 1, text.get("eos_token_id")
-        if end not in (2, last):  # 2 stands for "the largest id", see modeling_clip.py
-            what = f"eos_token_id {end} is not the largest id ({last}), where we pool"
-            raise UserError(f"{where}: {what}")
+        check_end(text, where)
         embed_dim = filled({"projection_dim": 512}, config, where)["projection_dim"]
         return {"name": "clip", "embed_dim": embed_dim, "image": image, "text": words}
 

@@ -22,17 +22,17 @@ def resblocks(ours: str, theirs: str) -> tuple[Rule, ...]:
     return blocks(ours, f"{theirs}.resblocks.{{i}}", qkv, "attn.out_proj", norms, mlp)
 
 
-def text_tower(prefix: str, with_bias: bool) -> tuple[Rule, ...]:
-    """open_clip's text tower under a prefix; its projection is a linear layer where it has a bias
-    (`proj_bias`), else a bare matrix.
+def text_tower(prefix: str, with_bias: bool, part: str = "text") -> tuple[Rule, ...]:
+    """open_clip's text tower under a prefix, as our `part`; its projection is a linear layer where
+    it has a bias (`proj_bias`), else a bare matrix.
     """
     name = f"{prefix}text_projection"
     return (
-        Rule("text/token_embed/embedding", f"{prefix}token_embedding.weight"),
-        Rule("text/pos_embed", f"{prefix}positional_embedding"),
-        *resblocks("text", f"{prefix}transformer"),
-        *norm("text/norm_post", f"{prefix}ln_final"),
-        *(linear("text/head", name) if with_bias else (Rule("text/head/kernel", name),)),
+        Rule(f"{part}/token_embed/embedding", f"{prefix}token_embedding.weight"),
+        Rule(f"{part}/pos_embed", f"{prefix}positional_embedding"),
+        *resblocks(part, f"{prefix}transformer"),
+        *norm(f"{part}/norm_post", f"{prefix}ln_final"),
+        *(linear(f"{part}/head", name) if with_bias else (Rule(f"{part}/head/kernel", name),)),
     )
 
 

@@ -25,6 +25,8 @@ from vlp_jax.models.med import MED, reads
 from vlp_jax.nn.cache import States
 from vlp_jax.nn.layers import Layers, together
 
+KEYS = ("method.text.vocab_size", "method.text_length", "method.end_id")
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Grounded(Varied):
@@ -74,9 +76,9 @@ class Grounded(Varied):
     def fields(self) -> dict[str, Field]:
         """image and text: int32[B, T] from [CLS] to [SEP], with text_mask."""
         # the tokenizer's own ids lie below [DEC] and [ENC]
-        known = min(self.text_net.vocab_size, *self.marks.values())
-        where = "method.text (without [DEC] and [ENC])"
-        how = dict(mask=True, cut=True, start=True, end=self.end_id, key=where)
+        size = self.text_net.vocab_size
+        known = min(size, *self.marks.values())
+        how = dict(own=size - known, keys=KEYS, mask=True, cut=True, start=True, end=self.end_id)
         text = Text(self.text_length, known, **how)
         return {**super().fields(), "text": text}
 

@@ -148,8 +148,10 @@ class Latents(Method):
         def latents(v: Vars, x: Inputs, _: None) -> Array:
             return self.posterior(v, x, self.augmented(x.batch["image"], x.rng))
 
-        found = {"encode_latents": Function(encode, {"image": self.picture_fields()["image"]})}
-        found["decode_latents"] = Function(decode, {"latent": Numbers(self.latent_shape)})
+        image = Picture(self.image_size, key="method.image_size", free=True)
+        latent = Numbers(self.latent_shape, free=2)
+        found = {"encode_latents": Function(encode, {"image": image})}
+        found["decode_latents"] = Function(decode, {"latent": latent})
         if "latents" in self.fields():
             found["latents"] = Function(latents, {"image": self.fields()["image"]})
         return found

@@ -123,12 +123,13 @@ class Prompted(Latents):
         """What of it the network is told."""
         return told if self.pools else told._replace(pooled=None)
 
-    def empties(self, count: int) -> dict[str, Array]:
-        """{part: int32[count, T]} of the empty text."""
+    def empties(self, count: int, x: Inputs) -> dict[str, Array]:
+        """{part: int32[count, T]} of the empty text, as long as the batch's texts."""
         found = {}
         for name, net in self.text_nets.items():
             ids = getattr(self, name.replace("text", "empty"))
-            row = (ids + ids[-1:] * net.context_length)[: net.context_length]
+            length = x.batch[name].shape[1] if name in x.batch else net.context_length
+            row = (ids + ids[-1:] * length)[:length]
             found[name] = jnp.broadcast_to(jnp.asarray(row, jnp.int32), (count, len(row)))
         return found
 
@@ -149,7 +150,7 @@ class Prompted(Latents):
         ids = {name: x.batch[name] for name in self.text_nets}
         if self.null == "zeros":
             return _chosen(dropped, self.nothing(v, x), self.kept(self.read(v, x, ids)))
-        return self.kept(self.read(v, x, _chosen(dropped, self.empties(rows), ids)))
+        return self.kept(self.read(v, x, _chosen(dropped, self.empties(rows, x), ids)))
 
     def nothing(self, v: Vars, x: Inputs) -> Told | None:
         """What is told where there is no condition, of every row."""
@@ -157,8 +158,9 @@ class Prompted(Latents):
         if not self.text_nets:
             return self.told(v, x, jnp.ones(rows, bool)) if self.classes else None
         if self.null == "zeros":
+            length = next((x.batch[n].shape[1] for n in self.text_nets if n in x.batch), length)
             return self.kept(Told(jnp.zeros((rows, length, width)), jnp.zeros((rows, pooled))))
-        one = self.kept(self.read(v, x.replace(train=False), self.empties(1)))
+        one = self.kept(self.read(v, x.replace(train=False), self.empties(1, x)))
         return jax.tree.map(lambda a: jnp.broadcast_to(a, (rows, *a.shape[1:])), one)
 
     def negative(self, v: Vars, x: Inputs) -> Told | None:
