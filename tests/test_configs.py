@@ -214,3 +214,37 @@ def test_published_sizes_of_the_classifiers():
         assert size_of(params) == wanted - (tower.grid**2 + 1) * tower.width
     with pytest.raises(UserError, match="MAE size: unknown 'ViT-B-61'; did you mean 'ViT-B-16'"):
         load_config(f"{ROOT}/classify/finetune.py:ViT-B-61", {})
+
+
+def test_the_small_autoencoder_is_judged_by_a_finished_run(tmp_path):
+    trained = load_config(f"{ROOT}/autoencoder/features.py", {})
+    (tmp_path / "config.json").write_text(trained.to_json())
+    config = load_config(f"{ROOT}/autoencoder/tiny.py:{tmp_path}", {})
+    method = make_method(config.method)
+    judge = method.parts()["features"].net
+    assert (judge.depth, judge.width, judge.image_size) == (18, 16, 32)
+    assert config.init_from.to_dict() == {"features": f"{tmp_path}:image"}
+    assert method.net.factor == 4 and method.net.width == 4
+    with pytest.raises(UserError, match="NOWHERE: no training workdir of an image tower"):
+        load_config(f"{ROOT}/autoencoder/tiny.py:NOWHERE", {})
+
+
+@pytest.mark.parametrize(
+    "size, factor, width, critic",
+    [
+        ("kl-f4", 4, 3, (50_001, 0.5, 3)),
+        ("kl-f32", 32, 64, (50_001, 0.5, 3)),
+        ("vq-f4", 4, 3, (0, 0.75, 3)),
+        ("vq-f8", 8, 4, (1, 0.6, 2)),
+        ("vq-f16", 16, 8, (250_001, 0.75, 2)),
+    ],
+)
+def test_autoencoders_as_published(size, factor, width, critic):
+    """ldm.md 2.1 and 4: the critic's start and weight, and a rate of 4.5e-6 for every picture."""
+    config = load_config(f"{ROOT}/autoencoder/published.py:{size}", {"batch_size": "10"})
+    method = make_method(config.method)
+    assert (method.net.factor, method.net.width) == (factor, width)
+    assert (method.critic_start, method.critic_weight, method.critic["layers"]) == critic
+    assert config.optim.lr == pytest.approx(4.5e-5) and config.method.perceptual.name == "lpips"
+    assert (config.optim.b1, config.optim.b2, config.optim.weight_decay) == (0.5, 0.9, 0.0)
+    assert (method.kl_weight, method.perceptual_weight, method.codebook_weight) == (1e-6, 1, 1)

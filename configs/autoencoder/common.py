@@ -64,4 +64,5 @@ def judge_by(c: ConfigDict, workdir: str) -> None:
     if not image:
         raise UserError(f"{workdir}: no training workdir of an image tower (config.json)")
     c.method.perceptual = ConfigDict(image)
-    c.init_from = ConfigDict({"features": f"{workdir}:image"})
+    with c.ignore_type():
+        c.init_from = ConfigDict({"features": f"{workdir}:image"})

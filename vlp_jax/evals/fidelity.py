@@ -7,8 +7,7 @@ pictures (arXiv:2112.10752, Table 8: PSNR, SSIM, LPIPS). The file exists so that
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -43,7 +42,7 @@ class Fidelity(Evaluator):
     def check(self, sources: Mapping[str, Source], where: str) -> None:
         """The network is there."""
         del sources
-        if self.lpips and self._opener is not None:
+        if self.lpips and self.context.network is not None:  # `plan` opens none
             try:
                 self._distance()
             except UserError as error:
@@ -66,20 +65,15 @@ class Fidelity(Evaluator):
         shown = {"panels": Panels(": what comes back", sheet, TITLES)}
         return Result(metrics, figures=shown, details={"protocol": protocol})
 
-    @property
-    def _opener(self) -> Callable[[str], Any] | None:
-        """f(path of a checkpoint) -> its functions and name, where others can be asked."""
-        return getattr(self.context, "network", None)
-
     def _distance(self) -> EvalFn:
         """LPIPS.
 
         Raises:
           UserError: another network, or one that cannot be opened.
         """
-        if self._opener is None:
+        if self.context.network is None:
             raise UserError(f"lpips={self.lpips}: this evaluation cannot open checkpoints")
-        found = self._opener(self.lpips)
+        found = self.context.network(self.lpips)
         if DISTANCE not in found.fns:
             raise UserError(f"{self.lpips} holds {found.label}, no LPIPS (function {DISTANCE!r})")
         return found.fns[DISTANCE]

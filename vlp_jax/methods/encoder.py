@@ -109,7 +109,7 @@ class Encoder(Trunk):
             )
         made = {name: Function(run, self.fields()) for name, run in found.items()}
         if isinstance(net, LPIPS):
-            both = {**self.fields(), "other": Picture(net.image_size)}
+            both = dict.fromkeys(("image", "other"), Picture(net.image_size, free=True))
             made["distance"] = Function(self.distance, both)
         return made
 
