@@ -15,10 +15,8 @@ from configs.latent_diffusion.common import recipe, start_from
 
 LENGTH, VOCABULARY = 16, 160
 EMPTY = (2, 3, 0)  # [CLS] [SEP], and [PAD] to the end
-CODER = dict(
-    name="autoencoder", latent_channels=4, widths=(32, 64, 64), res_blocks=1, groups=8,
-    middle_attention=False,
-)  # fmt: skip
+# That of configs/autoencoder/tiny.py.
+CODER = dict(name="autoencoder", latent_channels=4, widths=(32, 64, 64), groups=8)
 UNET = dict(
     name="unet", in_channels=4, out_channels=4, widths=(64, 128), depths=(1, 1), middle_depth=1,
     heads=(4, 4), res_blocks=1, groups=8,

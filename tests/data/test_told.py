@@ -14,7 +14,8 @@ from vlp_jax.data.text import load_tokenizer
 from vlp_jax.data.text.named import open_tokenizers
 
 DATA = {"tokenizer": "bytes", "tokenizers": {"other": {"name": "bytes", "clean": "lower"}}}
-TEXTS = {"text": Text(9, 259), "text_2": Text(7, 259, tokenizer="other", of="text")}
+CUT = {"cut": True}
+TEXTS = {"text": Text(9, 259, **CUT), "text_2": Text(7, 259, tokenizer="other", of="text", **CUT)}
 
 
 def test_size_and_box_are_in_pixels_of_the_picture(tmp_path):

@@ -49,8 +49,9 @@ def test_one_program_for_every_prompt_seed_guidance_and_strength(plain):
         assert np.abs(other - first["latent"]).max() > 1e-4, how
     assert np.abs(draw(rows | {"text": texts(2)})["latent"] - first["latent"]).max() > 1e-4
     assert np.abs(draw(rows, [7, 8, 9])["latent"] - first["latent"]).max() > 1e-2
-    away = draw(rows | {"text": rows["negative"], "negative": rows["text"]}, guidance=1.0)
-    np.testing.assert_allclose(draw(rows, guidance=0.0)["latent"], away["latent"], atol=1e-5)
+    alone = [draw(rows | {"negative": texts(n)}, guidance=1.0)["latent"] for n in (1, 3)]
+    np.testing.assert_allclose(*alone, atol=1e-5)  # the condition alone
+    assert np.abs(draw(rows | {"text": texts(2)}, guidance=1.0)["latent"] - alone[0]).max() > 1e-4
     assert len(traces) == before + 1
     assert first["image"].shape == (B, SIDE, SIDE, 3) and np.abs(first["image"]).max() <= 1
     assert first["image"].dtype == np.float32 and first["latent"].shape == (B, 8, 8, 4)
@@ -123,11 +124,12 @@ def test_controls_add_and_in_guess_mode_to_the_positive_rows_alone():
     @jax.jit
     def run(v, scale):
         call = lambda *how: method.denoise(v, x, latent, time, told, *how)  # noqa: E731
-        return call((None,)), call((hint,), scale), call((hint[1::2],), scale, True)
+        return call((None,)), call((hint,), scale, True), call((hint[1::2],), scale, True)
 
-    base, added, guess = run(v, 1.0)
-    apart = [np.abs(out - base).max((1, 2, 3)) > 1e-6 for out in (added, guess)]
-    assert apart[0].all() and apart[1].tolist() == [False, True, False, True]
+    base, added, guess = (np.asarray(out) for out in run(v, 1.0))
+    assert (np.abs(added - base).max((1, 2, 3)) > 1e-6).all()
+    np.testing.assert_allclose(guess[::2], base[::2], atol=1e-6)
+    np.testing.assert_allclose(guess[1::2], added[1::2], atol=1e-6)
     off = run(v, 0.0)
     np.testing.assert_allclose(off[1], off[0], atol=1e-6)
 
