@@ -113,6 +113,32 @@ def test_draws_follow_their_seed(folder):
     assert first == draw(0) != draw(1) and len(set(first)) > 3, "each picture draws for itself"
 
 
+@pytest.mark.parametrize("how", [{"beams": 3}, {"temperature": 3.0}], ids=str)
+def test_several_texts_of_a_picture(folder, tmp_path, how):
+    """Of beams the best first, which is the one that stands alone; drawn ones differ; a line of
+    each, by its number."""
+    model, how = vlp_jax.load(folder("caption")), {"max_new": 4, **how}
+    pictures = [folder.pictures / name for name in ("a.jpg", "b.png", "sub/c.png")]
+    found = model.generate(pictures, "a", returned=3, **how)
+    assert [len(set(texts)) for texts in found] == [3, 3, 3]
+    made = generate(model, pictures, "a", returned=3, **how)
+    if "beams" in how:
+        assert [texts[0] for texts in found] == model.generate(pictures, "a", **how)
+        assert all(a.score > b.score > c.score for a, b, c in made)
+        two = model.generate(pictures, "a", returned=2, **how)
+        assert two == [texts[:2] for texts in found]
+    call = ["generate", f"--checkpoint={folder('caption')}", f"--images={folder.pictures}"]
+    call += [f"--{key.replace('_', '-')}={value}" for key, value in how.items()]
+    assert main([*call, "--returned=3", "--prompt=a", f"--out={tmp_path / 'f.jsonl'}"]) == 0
+    rows = lines(tmp_path / "f.jsonl")
+    assert list(rows[0]) == ["image", "prompt", "number", "text", "score", "ids"]
+    assert [row["number"] for row in rows] == [0, 1, 2] * 3
+    assert [row["image"] for row in rows[::3]] == ["a.jpg", "b.png", "sub/c.png"]
+    assert [(row["text"], row["ids"]) for row in rows] == [
+        (one.text, one.ids) for texts in made for one in texts
+    ]
+
+
 def test_no_two_seeds_are_one(folder):
     """Seeds far apart, of any size, and a picture's number is no seed."""
     seeds = 0, 1, 2047, 2048, -1, 10**40, 10**40 + 1
@@ -263,10 +289,10 @@ def test_a_damaged_picture_harms_no_other(folder, tmp_path, capsys):
 
 def test_a_text_ends_at_a_stop_word(folder):
     model, picture = vlp_jax.load(folder("caption")), [folder.pictures / "b.png"]
-    ids = generate(model, picture, max_new=4, min_new=4)[0].ids
+    ids = generate(model, picture, max_new=4, min_new=4)[0][0].ids
     words = [model.tokenizer().decode([i]) for i in ids]
     at = next(i for i, word in enumerate(words) if word and word not in words[:i] and i)
-    assert generate(model, picture, max_new=4, stop=[words[at]])[0].ids == ids[:at]
+    assert generate(model, picture, max_new=4, stop=[words[at]])[0][0].ids == ids[:at]
 
 
 EARLY = [  # before any checkpoint is opened
@@ -282,6 +308,9 @@ EARLY = [  # before any checkpoint is opened
     (["--length-penalty=inf"], "--length-penalty=inf is out of range"),
     (["--top-k=-1"], "--top-k=-1: must be at least 0"),
     (["--beams=2", "--top-p=0.5"], "remove --temperature, --top-p, --top-k"),
+    (["--returned=0"], "--returned=0: must be at least 1"),
+    (["--returned=2"], "--returned=2: needs as many --beams, or --temperature; --beams=1"),
+    (["--beams=2", "--returned=3"], "--returned=3: needs as many --beams"),
     (["--batch-size=0"], "--batch-size=0: must be at least 1"),
     (["--prompt=a", "--prompts=x"], "--prompt and --prompts: give one of them"),
     (["--prompts=three"], "--prompts=three: 2 lines for 3 pictures"),
@@ -313,7 +342,7 @@ def test_mistakes_are_one_line(folder, tmp_path, capsys, monkeypatch, flags, mes
 def test_prompt_and_new_tokens_may_fill_every_place(folder):
     """Three tokens are read in a bucket of four, for which there is no room."""
     model, picture = vlp_jax.load(folder("caption")), [folder.pictures / "b.png"]
-    assert len(generate(model, picture, "a picture", max_new=5, min_new=5)[0].ids) == 5
+    assert len(generate(model, picture, "a picture", max_new=5, min_new=5)[0][0].ids) == 5
 
 
 def test_rows_as_a_field_wants_them(folder):

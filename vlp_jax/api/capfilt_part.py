@@ -156,7 +156,8 @@ class CapFilt:
         """A text for every picture; it draws by what the picture holds."""
         image = np.stack([one.views["writer"] for one in seen])
         numbers = [number_of(one.example["image"], self.rules.seed) for one in seen]
-        return [made.text for made in self.writer(image, [self.rules.prompt] * len(seen), numbers)]
+        prompts = [self.rules.prompt] * len(seen)
+        return [made[0].text for made in self.writer(image, prompts, numbers)]
 
     def _match(self, seen: Sequence[Seen], found: Sequence[list[dict[str, Any]]]) -> None:
         """Fills in score and decision of every text with words that is no person's; a picture is

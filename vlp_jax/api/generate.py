@@ -53,8 +53,8 @@ class Request:
 
 
 def write(request: Request) -> dict[str, Any]:
-    """Writes a line per picture: {image, prompt, text, score, ids}; returns {out, images, skipped,
-    seconds}, in a job the first process alone.
+    """Writes a line per text: {image, prompt, text, score, ids}, where a picture has several with
+    its number; returns {out, images, skipped, seconds}, in a job the first process alone.
 
     Raises:
       UserError: as `generate`, or a place that cannot be written.
@@ -90,10 +90,10 @@ def write(request: Request) -> dict[str, Any]:
     # a name that is no UTF-8 becomes \udcXX, which JSON reads back
     with open(partial, "w", encoding="utf-8", errors="backslashreplace") as file:
         for name, begun, made in zip(names, prompts, found, strict=False):
-            if made is None:
-                continue
-            row = {"image": name, "prompt": begun, **made._asdict()}
-            file.write(dumps(row, ensure_ascii=False) + "\n")
+            for number, one in enumerate(made or ()):
+                which = {"number": number} if len(made) > 1 else {}
+                row = {"image": name, "prompt": begun, **which, **one._asdict()}
+                file.write(dumps(row, ensure_ascii=False) + "\n")
     os.replace(partial, request.out)
     seconds = round(time.perf_counter() - start, 2)
     images = sum(made is not None for made in found)

@@ -175,19 +175,22 @@ class Model:
 
     def generate(
         self, pictures: Iterable[Any], prompt: str | Sequence[str] = "", **how: Any
-    ) -> list[str | None]:
-        """The best text for each picture: a caption, or the answer to a question.
+    ) -> list[str | None] | list[list[str] | None]:
+        """The best text for each picture: a caption, or the answer to a question; a list of several
+        where `returned` is above 1: the best of as many beams, best first, or as they are drawn.
 
         Args:
           pictures: as `embed_images` takes them.
           prompt: how the text begins, or the question; one for all, or one of each.
           how: decoding/how.py Writing (beams=3, max_new=20, top_p=0.9, ...), seed, stop=["."],
-            and skip_damaged: None for a picture that cannot be read.
+            returned=3, and skip_damaged: None for a picture that cannot be read.
 
         Raises:
           UserError: a model that writes nothing; see api/writing.py.
         """
-        return [made and made.text for made in generate(self, pictures, prompt, **how)]
+        found = generate(self, pictures, prompt, **how)
+        texts = [made and [one.text for one in made] for made in found]
+        return texts if how.get("returned", 1) > 1 else [some and some[0] for some in texts]
 
     def score(
         self, pictures: Iterable[Any], texts: Sequence[str], prompt: str | Sequence[str] = ""

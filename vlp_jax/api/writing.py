@@ -42,8 +42,8 @@ def generate(
     stop: Sequence[str] = (),
     skip_damaged: bool = False,
     **how: Any,
-) -> list[Made | None]:
-    """The best text for each picture.
+) -> list[list[Made] | None]:
+    """`returned` texts (default 1) for each picture: of beams the best, best first, or as drawn.
 
     Args:
       pictures: paths, Pillow pictures or uint8[H, W, 3].
@@ -113,7 +113,7 @@ def match(model: Any, pictures: Iterable[Any], texts: Sequence[str]) -> np.ndarr
 
 
 class Writer:
-    """A model that writes, in one way: one text for each picture of a batch.
+    """A model that writes, in one way: texts for each picture of a batch.
 
     Attributes:
       arrays: texts -> ids, which counts those that are cut.
@@ -143,17 +143,19 @@ class Writer:
 
     def __call__(
         self, image: np.ndarray, prompts: Sequence[str], numbers: Sequence[int]
-    ) -> list[Made]:
-        """Texts of uint8[b, S, S, 3]; each draws by its number, below 2^31."""
+    ) -> list[list[Made]]:
+        """Texts of uint8[b, S, S, 3], `returned` of each; it draws by its number, below 2^31."""
         batch, index = {"image": image, **self._asked(prompts)}, np.array(numbers, np.int32)
         batch = {k: fill(a, self.size) for k, a in batch.items()}
         out = self._run(batch, self._how, fill(index, self.size))
-        made, decode = [], self.model.tokenizer().decode
+        decode = self.model.tokenizer().decode
+
+        def made(ids: np.ndarray, length: int, score: float) -> Made:
+            words = ids[:length].tolist()
+            return Made(decode(words), float(score), words)
+
         rows = (out[key][: len(image)] for key in ("ids", "length", "score"))
-        for ids, length, score in zip(*rows, strict=True):
-            words = ids[0, : length[0]].tolist()
-            made.append(Made(decode(words), float(score[0]), words))
-        return made
+        return [list(map(made, *row)) for row in zip(*rows, strict=True)]
 
 
 class Matcher:

@@ -3,8 +3,9 @@ to a question about it.
 
 F.jsonl has one line per picture, in the order of their sorted paths: {"image": its path below DIR,
 "prompt", "text", "score": log-probability per token, "ids": the new tokens without prompt and stop
-id}. Greedy, unless --beams, --temperature, --top-p or --top-k say otherwise. The file exists so
-that what a model says can be read and scored by anything.
+id}. Greedy, unless --beams, --temperature, --top-p or --top-k say otherwise. With --returned=3 each
+picture has three lines, "number" 0 to 2: its best beams, best first, or three that are drawn. The
+file exists so that what a model says can be read and scored by anything.
 """
 
 import argparse
@@ -27,6 +28,8 @@ def parser() -> argparse.ArgumentParser:
     add("--prompts", default="", **path, help="a file with one prompt per picture instead")
     add("--out", required=True, **path, help="the .jsonl to write")
     add("--beams", type=int, default=1, help="of beam search; default 1")
+    add("--returned", type=int, default=1,
+        help="texts per picture: the best of as many beams, or drawn; default 1")  # fmt: skip
     add("--max-new", type=int, default=20, help="tokens after the prompt at most; default 20")
     add("--min-new", type=int, default=0, help="tokens after the prompt at least; default 0")
     add("--temperature", type=float, help="draw, from logits divided by this")
@@ -45,7 +48,7 @@ def parser() -> argparse.ArgumentParser:
     return cli
 
 
-HOW = ("max_new", "min_new", "beams", "temperature", "top_p", "top_k")
+HOW = ("max_new", "min_new", "beams", "returned", "temperature", "top_p", "top_k")
 HOW += ("repetition_penalty", "length_penalty")
 
 

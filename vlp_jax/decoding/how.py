@@ -27,7 +27,7 @@ class Writing:
         multiplies negative ones (arXiv:1909.05858).
       length_penalty: a text's score is the sum of its log-probabilities / tokens^this.
       early_stopping: beam search ends once there are enough texts, however good they are.
-      returned: texts per row, best first.
+      returned: texts per row: of beams the best, best first; drawn ones as they come.
       stop: further ids that end a text.
     """
 
