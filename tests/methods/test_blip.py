@@ -246,6 +246,19 @@ def test_the_queue_takes_the_teachers_vectors_in_turn():
     np.testing.assert_array_equal(again["text"][:B], moved["text"][:B])
 
 
+@pytest.mark.parametrize(("at", "begins"), [(8, 16), (24, 0), (16, 16)])
+def test_after_another_batch_size_a_batch_keeps_its_vectors_together(at, begins):
+    """8 and 24 are places that batches of 8 left; of 16 none may run over the end."""
+    v = start()
+    queue = v.extra["queue"] | {"at": jnp.int32(at)}
+    rows, _, aux = rows_of(v._replace(extra=v.extra | {"queue": queue}), batch(GROUPS))
+    moved = aux.extra["queue"]
+    held = slice(begins, begins + B)
+    np.testing.assert_allclose(moved["text"][held], rows["teacher_text"], atol=1e-6)
+    assert moved["group"].tolist()[held] == [*GROUPS]
+    assert int(moved["at"]) == (begins + B) % QUEUE
+
+
 def test_the_teacher_follows_what_encodes_alone():
     made, v = method(momentum=0.75), start()
     hers = made.follow(v, jnp.int32(4))["teacher"]

@@ -120,6 +120,9 @@ def test_a_learning_rate_that_jumps_is_told_from_what_to_what(caplog, make_train
     assert ask(20, {"optim.schedule": "constant"}, steps=40, **{"optim.schedule": "constant"}) == []
     assert ask(0, {}, steps=40) == [], "nothing was trained yet"
     assert ask(10, {}) == []
+    line = ask(30, {"steps": 40}, steps=20)[0]
+    wanted = "the checkpoint of step 30 lies past the end, steps=20: nothing is left to train"
+    assert line == wanted
     lines = ask(3, {}, batch_size=8)
     assert lines == ["batch_size 16 -> 8 at step 3: the data goes on after the 48 examples seen"]
     config = json.loads((tmp_path / "config.json").read_text())

@@ -54,9 +54,14 @@ def _begin(
 
 
 def tell_changes(trainer: Trainer, workdir: Path, checkpoints: Checkpoints, step: int) -> None:
-    """Says what a resume at `step` changes without being asked: later checkpoints that a run going
-    back gives up, the data position after another batch size, a learning rate that jumps.
+    """Says what a resume at `step` changes without being asked: an end that lies before it, later
+    checkpoints that a run going back gives up, the data position after another batch size, a
+    learning rate that jumps.
     """
+    if step > trainer.steps:
+        words = "the checkpoint of step %d lies past the end, steps=%d: nothing is left to train%s"
+        past = [saved for saved in checkpoints.steps() if saved <= trainer.steps]
+        log.warning(words, step, trainer.steps, f"; --step={past[-1]} goes back" if past else "")
     later = [str(saved) for saved in checkpoints.steps() if saved > step]
     if later:
         log.warning(

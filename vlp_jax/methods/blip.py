@@ -46,7 +46,8 @@ class BLIP(Grounded):
     Attributes:
       losses: some of LOSSES.
       embed_dim: E of the contrastive space.
-      queue: places of the teacher's earlier vectors, per modality; a multiple of the batch size.
+      queue: places of the teacher's earlier vectors, per modality; a multiple of the batch size. A
+        run that goes on with another one goes on at the next multiple of that.
       momentum: of the teacher.
       alpha: weight of the teacher's own answer in the targets, reached linearly in
         `alpha_examples`; 0 examples: at once.
@@ -256,8 +257,9 @@ class BLIP(Grounded):
         new = {name: rows[f"teacher_{name}"] for name in ("image", "text")}
         new["group"] = jnp.full(count, FREE, jnp.int32) if group is None else group
         put = jax.lax.dynamic_update_slice_in_dim
-        moved = {name: put(queue[name], rows, queue["at"], 0) for name, rows in new.items()}
-        return metrics, {"queue": moved | {"at": (queue["at"] + count) % self.queue}}
+        at = -(-queue["at"] // count) * count % self.queue  # off it after another batch size alone
+        moved = {name: put(queue[name], rows, at, 0) for name, rows in new.items()}
+        return metrics, {"queue": moved | {"at": (at + count) % self.queue}}
 
     def project(self, params: Params) -> Params:
         """Keeps the temperature in [0.001, 0.5]."""
