@@ -2,12 +2,14 @@
 
 import json
 import os
+import shutil
 import socket
 import sys
 
 import pytest
 from small_runs import ROOT, finish, make_pictures, start, write_config
 
+import vlp_jax
 from vlp_jax.__main__ import main
 from vlp_jax.api.config import load_config
 from vlp_jax.cli.data import parser as data_parser
@@ -16,6 +18,7 @@ from vlp_jax.cli.train import parser as train_parser
 from vlp_jax.core.errors import UserError
 from vlp_jax.train.checkpoint import Checkpoints
 from vlp_jax.train.lock import locked
+from vlp_jax.train.loop import Loop
 
 
 @pytest.fixture(scope="module")
@@ -55,6 +58,37 @@ def test_a_workdir_tells_the_whole_run(config, data, tmp_path, capsys):
     assert names == {"config.json", "run.json", "metrics.jsonl", "tensorboard", "checkpoints"}
     assert all({"step", "loss"} <= line.keys() for line in lines(workdir))
     assert Checkpoints(workdir / "checkpoints").steps() == [3]
+
+
+WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "B"]
+
+
+def test_a_moved_workdir_reads_texts_as_its_run_did(config, tmp_path, monkeypatch):
+    """Its tokenizer, with what says that letters keep their case, is its own; the files may be gone
+    or others; a start with other ones leaves those of the checkpoints that there are."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(Loop, "run", lambda self: {})
+    home, said = tmp_path / "words", ["--config.data.tokenizer=words/vocab.txt"]
+    home.mkdir()
+    (home / "vocab.txt").write_text("\n".join(WORDS) + "\n")
+    (home / "tokenizer_config.json").write_text('{"do_lower_case": false}')
+    assert main(words(config, "w", *said)) == 0
+    names = json.loads((tmp_path / "w" / "run.json").read_text())["tokenizers"]
+    (tmp_path / "w" / "checkpoints").mkdir()
+    (home / "vocab.txt").write_text("\n".join([*WORDS[:5], "B", "a"]) + "\n")
+    held = [path.name for path in (tmp_path / "w" / "tokenizers").rglob("*") if path.is_file()]
+    assert sorted(held) == ["tokenizer_config.json", "vocab.txt"]
+    shutil.move("w", tmp_path / "there")
+    ids = lambda: vlp_jax.load("fresh:there").tokenizer()("a B")[0, :4].tolist()  # noqa: E731
+    assert ids() == [2, 5, 6, 3]
+    shutil.move("there", "w")
+    assert main(words(config, "w", *said, "--force")) == 0
+    assert json.loads((tmp_path / "w" / "run.json").read_text())["tokenizers"] != names
+    assert (tmp_path / "w" / names["text"]).read_text().split() == WORDS
+    shutil.move("w", tmp_path / "there")
+    assert ids() == [2, 6, 5, 3]
+    shutil.rmtree("there/tokenizers")
+    assert ids() == [2, 6, 5, 3], "of a run before they were carried: those of its config"
 
 
 def test_a_second_start_is_refused_before_it_writes_anything(config, tmp_path, capsys):

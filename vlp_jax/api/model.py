@@ -335,9 +335,10 @@ def load_workdir(
     """Opens the newest checkpoint of a training workdir (its moving average where the run keeps
     one, and `average`), or its fresh weights: not those of `init_from`, but random ones."""
     from vlp_jax.core.pytree import merge
+    from vlp_jax.data.text.carried import found_in
     from vlp_jax.data.text.named import spec_of
     from vlp_jax.train.checkpoint import Checkpoints
-    from vlp_jax.train.workdir import read_config, stream_of
+    from vlp_jax.train.workdir import read_config, read_run, stream_of
 
     config, drawn = read_config(path), stream_of(Path(path))
     if fresh and drawn not in (None, STREAM):
@@ -362,10 +363,10 @@ def load_workdir(
     fields = method.fields()
     if "image" in fields:
         preprocessing |= {"mean": method.image_mean, "std": method.image_std}
-    text = fields.get("text")
-    spec = {"name": ""} if text is None else spec_of("text", text, data)
+    text, own = fields.get("text"), found_in(path, read_run(Path(path)).get("tokenizers", {}))
+    spec = {"name": ""} if text is None else spec_of("text", text, data, own)
     others = {
-        field.tokenizer: spec_of(name, field, data)
+        field.tokenizer: spec_of(name, field, data, own)
         for name, field in fields.items()
         if isinstance(field, Text) and field.tokenizer != Text.tokenizer
     }

@@ -68,6 +68,7 @@ def _train(config: Any, workdir: Path, force: bool, step: int | None) -> Outcome
     from vlp_jax.api.start import begin, tell_changes
     from vlp_jax.api.weights import scale_of
     from vlp_jax.core.pytree import size
+    from vlp_jax.data.text.carried import carried, carry
     from vlp_jax.parallel.hosts import agree, from_first
     from vlp_jax.train.checkpoint import Checkpoints
     from vlp_jax.train.going_back import finish
@@ -91,10 +92,14 @@ def _train(config: Any, workdir: Path, force: bool, step: int | None) -> Outcome
     abstract, _ = trainer.abstract, trainer.jit_step  # what they refuse leaves no trace
     check_workdir(workdir, config, trainer.pipeline.fingerprint, force)
     begun, told = begin(trainer, checkpoints, found)
-    files = run_files(config, trainer.pipeline.fingerprint, parts, trainer.trained.edge)
+    texts = {field: carried(made.name) for field, made in trainer.tokenizers.items()}
+    texts = {field: one for field, one in texts.items() if one}
+    names = {field: one.name for field, one in texts.items()}
+    files = run_files(config, trainer.pipeline.fingerprint, parts, trainer.trained.edge, names)
     files |= {"init_from.json": told} if told else {}
     if jax.process_index() == 0:
         tell_changes(trainer, workdir, checkpoints, at)
+        carry(workdir, texts)
         if max(checkpoints.steps(), default=0) <= at:  # else the first save writes them
             write_files(workdir, files)
     loop = Loop(trainer, workdir, begun, checkpoints, files)

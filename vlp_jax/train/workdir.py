@@ -203,11 +203,14 @@ def run_files(
     data_digest: str,
     stretches: Sequence[Stretch] = (),
     holdout_edge: int = 0,
+    tokenizers: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
-    """{name: content} of config.json and run.json; holdout_edge: see data/holdout.py."""
+    """{name: content} of config.json and run.json; holdout_edge: see data/holdout.py; tokenizers:
+    {field: name below the folder}, see data/text/carried.py."""
     nested = json.loads(config.to_json()) if hasattr(config, "to_json") else dict(config)
     run = {"data_digest": data_digest, "stream": STREAM, "versions": versions()}
     run["holdout_edge"] = holdout_edge
+    run |= {"tokenizers": dict(tokenizers)} if tokenizers else {}
     run["stretches"] = [dataclasses.astuple(stretch) for stretch in stretches]
     return {"config.json": nested, "run.json": run}
 

@@ -48,16 +48,19 @@ def open_tokenizers(fields: Mapping[str, Field], data: Mapping[str, Any]) -> dic
     return found
 
 
-def spec_of(name: str, field: Text, data: Mapping[str, Any]) -> dict[str, Any]:
+def spec_of(
+    name: str, field: Text, data: Mapping[str, Any], carried: Mapping[str, str] | None = None
+) -> dict[str, Any]:
     """{name, context_length, options} of a field's tokenizer, for what uses a run's model later.
+
+    carried: {field: its tokenizer} of those that the run's folder has, see carried.py.
 
     Raises:
       UserError: a tokenizer that the config does not name.
     """
     said = _said(name, field, plain(data))
-    return dict(
-        name=said.name, context_length=said.length or field.length, options=dict(said.options)
-    )
+    file, length = (carried or {}).get(name, said.name), said.length or field.length
+    return dict(name=file, context_length=length, options=dict(said.options))
 
 
 def _said(name: str, field: Text, data: Mapping[str, Any]) -> _Said:
