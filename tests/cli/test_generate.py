@@ -339,6 +339,18 @@ def test_mistakes_are_one_line(folder, tmp_path, capsys, monkeypatch, flags, mes
     assert len(told[-1]) < 200 and os.listdir() == ["three"]
 
 
+def test_an_unknown_stop_word_is_told_before_weights_are_read(folder, tmp_path, capsys):
+    made = shutil.copytree(folder("caption"), tmp_path / "made")
+    for file in made.glob("weights*"):
+        file.unlink()
+    call = ["generate", f"--checkpoint={made}", f"--images={folder.pictures}", "--max-new=2"]
+    call += [f"--out={tmp_path / 'f.jsonl'}", "--stop=cat"]
+    assert main([*call, "--stop=zebra"]) == 2
+    assert "--stop='zebra': is no single token" in capsys.readouterr().err.splitlines()[-1]
+    assert main(call) == 2
+    assert "weights" in capsys.readouterr().err.splitlines()[-1]
+
+
 def test_prompt_and_new_tokens_may_fill_every_place(folder):
     """Three tokens are read in a bucket of four, for which there is no room."""
     model, picture = vlp_jax.load(folder("caption")), [folder.pictures / "b.png"]

@@ -97,7 +97,8 @@ def test_the_readme_is_of_the_scenes_and_keeps_the_licences(folder, monkeypatch)
     assert len(suffixes) == 6 and all(f"`KEY.{suffix}`" in told for suffix in suffixes)
     (line,) = (line for line in told.splitlines() if " prepare emoji_scenes " in line)
     asked = []
-    monkeypatch.setattr(prepare_emoji_scenes, "main", lambda out, options: asked.append(options))
+    keep = lambda out, options, told: asked.append(options)  # noqa: E731
+    monkeypatch.setattr(prepare_emoji_scenes, "main", keep)
     with contextlib.suppress(TypeError):  # there is nothing to draw
         data_main(shlex.split(line)[4:])
     assert asked == [Options(**SIZES, per_shard=45)]
@@ -111,6 +112,18 @@ def test_the_readme_is_of_the_scenes_and_keeps_the_licences(folder, monkeypatch)
     told = readme(Options(kinds=3, tints=0.6, styles="both", wrong=0.0))
     assert "of 3 kinds" in told and "60% of the kinds in a scene are drawn, and told" in told
     assert "| test | 500 | scenes in either style," in told and "(`test`" not in told
+
+
+def test_every_tar_is_told_once_it_is_there(tmp_path):
+    none, told = dict.fromkeys(SIZES, 0), []
+
+    def tell(count):
+        told.append((count, len(list(tmp_path.glob("*.tar")))))
+
+    prepare_emoji_scenes.main(
+        str(tmp_path), Options(**none | {"train": 3, "val": 1}, per_shard=2, processes=1), tell
+    )
+    assert told == [(2, 1), (1, 2), (1, 3)]
 
 
 def test_boxes_hold_the_masks_and_barely_overlap(splits):

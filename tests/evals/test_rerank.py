@@ -77,7 +77,7 @@ def run(source, **config):
 
 
 def definition(k, share):
-    """Ranks of pictures and captions where all but the k nearest have -100."""
+    """Ranks of pictures and captions where all but the k nearest stand behind, by their cosine."""
     texts = list(dict.fromkeys(text for some in CAPTIONS for text in some))
     unit = lambda x: x / np.linalg.norm(x, axis=1, keepdims=True)  # noqa: E731
     cosine = unit(IMAGE[GREYS]) @ unit(np.stack([vector(t) for t in texts])).T
@@ -86,7 +86,7 @@ def definition(k, share):
     for axis in (1, 0):
         order = np.argsort(-cosine, axis=axis, kind="stable")
         near = np.argsort(order, axis=axis) < k
-        ways.append(slow_ranks(np.where(near, full, -100), CAPTIONS, share))
+        ways.append(slow_ranks(np.where(near, full, cosine - 100), CAPTIONS, share))
     return ways[0][0], ways[1][1]
 
 

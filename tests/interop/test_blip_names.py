@@ -335,6 +335,10 @@ def test_the_file_of_two_pictures(tiny, tmp_path, monkeypatch):
         ({"architectures": "BlipModel"}, "architectures 'BlipModel' is not read"),
         ({"text_config": {"sep_token_id": 30}}, "sep_token_id=30: must be an id below vocab_size"),
         ({"text_config": {"sep_token_id": None}}, "text_config: sep_token_id is None"),
+        (
+            {"architectures": ["BlipForQuestionAnswering"], "text_config": {"hidden_size": 24}},
+            r"vision_config.hidden_size=\d+ and text_config.hidden_size=24 must be equal",
+        ),
     ],
 )
 def test_configs_that_say_something_else(tmp_path, change, message):

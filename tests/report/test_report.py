@@ -85,6 +85,11 @@ def test_settings_are_words():
 def test_numbers_in_cells():
     cells = {0.5: "0.5000", 1.0: "1.0000", 12: "12", 223.5: "223.5", 4000.0: "4,000", 1e-7: "1e-07"}
     assert {value: shown(value) for value in cells} == cells
+    tiny = [{"metric": "bleu4", "value": 8.6e-14}, {"metric": "rouge_l", "value": 0.25}]
+    assert markdown_table(tiny).splitlines()[2:] == ["| bleu4 | 0 |", "| rouge_l | 0.2500 |"]
+    assert "| bleu4 | 8.6e-14 |" in markdown_table(tiny[:1]), "it is all that there is"
+    few = [{"metric": "kid", "value": 2e-8}, {"metric": "fid", "value": 4e4}]
+    assert "| kid | 2e-08 |" in markdown_table(few)
     assert shown(None) == "" and shown("x") == "x" and shown(float("nan")) == "nan"
 
 

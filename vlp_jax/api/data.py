@@ -196,9 +196,11 @@ def _flag(key: str) -> str:
 
 def _scenes(out: str, given: dict[str, Any]) -> dict[str, Any]:
     """Builds the scenes and draws what they look like."""
+    from vlp_jax.api.embeddings import Progress
     from vlp_jax.core.schema import build
     from vlp_jax.data import prepare_emoji_scenes
     from vlp_jax.data.scenes.options import Options
+    from vlp_jax.data.scenes.samples import SPLITS, size_of
     from vlp_jax.report.scene_sheet import scene_sheet
 
     try:
@@ -207,7 +209,9 @@ def _scenes(out: str, given: dict[str, Any]) -> dict[str, Any]:
         text = str(error)
         text = re.sub(r"scenes\.(\w+)", lambda found: _flag(found[1]), text)
         raise UserError(f"data prepare emoji_scenes: {text}") from error
-    report = prepare_emoji_scenes.main(out, options)
+    progress = Progress(sum(size_of(options, split) for split in SPLITS), prepare_emoji_scenes.NAME)
+    report = prepare_emoji_scenes.main(out, options, progress.add)
+    progress.end()
     return {**report, "sheet": scene_sheet(out, os.path.join(out, "sheet.png"))}
 
 

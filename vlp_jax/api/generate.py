@@ -17,7 +17,9 @@ from vlp_jax.api.embed import Batching
 from vlp_jax.api.embeddings import Progress
 from vlp_jax.api.files import check_writable
 from vlp_jax.api.model import load_model
+from vlp_jax.api.named_tokenizers import early_tokenizer
 from vlp_jax.api.pictures import SKIP, list_pictures
+from vlp_jax.api.prompts import stop_ids
 from vlp_jax.api.writing import generate
 from vlp_jax.core.errors import UserError
 from vlp_jax.core.schema import build
@@ -73,6 +75,9 @@ def write(request: Request) -> dict[str, Any]:
         raise UserError(f"--out={request.out}: is read by this command; name another file")
     check_writable("--out", os.path.dirname(os.path.abspath(request.out)))
     start_jax()
+    if request.stop and (tokenizer := early_tokenizer(request.checkpoint)):
+        with by_flag():
+            stop_ids(tokenizer, request.stop)
     model = load_model(request.checkpoint, request.sharding)
     progress = Progress(len(names), "generate")
     how = dict(request.how, stop=request.stop, skip_damaged=request.skip_damaged)

@@ -33,10 +33,11 @@ from vlp_jax.api.embed import (
 )
 from vlp_jax.api.golden import embeds, golden_embeddings, golden_outputs
 from vlp_jax.api.lora import with_lora
+from vlp_jax.api.named_tokenizers import specs_of_converted, specs_of_run
 from vlp_jax.api.pictures import check_list, check_texts, frame, read_numbered
 from vlp_jax.api.placement import Run, choose_mesh, places, shapes
 from vlp_jax.api.texts import TextArrays, open_tokenizer
-from vlp_jax.api.weights import check_shapes, split_extra, tokenizer_name
+from vlp_jax.api.weights import check_shapes, split_extra
 from vlp_jax.api.writing import generate, match, score
 from vlp_jax.core.errors import UserError, no_download
 from vlp_jax.core.fields import Text
@@ -335,10 +336,8 @@ def load_workdir(
     """Opens the newest checkpoint of a training workdir (its moving average where the run keeps
     one, and `average`), or its fresh weights: not those of `init_from`, but random ones."""
     from vlp_jax.core.pytree import merge
-    from vlp_jax.data.text.carried import found_in
-    from vlp_jax.data.text.named import spec_of
     from vlp_jax.train.checkpoint import Checkpoints
-    from vlp_jax.train.workdir import read_config, read_run, stream_of
+    from vlp_jax.train.workdir import read_config, stream_of
 
     config, drawn = read_config(path), stream_of(Path(path))
     if fresh and drawn not in (None, STREAM):
@@ -363,13 +362,8 @@ def load_workdir(
     fields = method.fields()
     if "image" in fields:
         preprocessing |= {"mean": method.image_mean, "std": method.image_std}
-    text, own = fields.get("text"), found_in(path, read_run(Path(path)).get("tokenizers", {}))
-    spec = {"name": ""} if text is None else spec_of("text", text, data, own)
-    others = {
-        field.tokenizer: spec_of(name, field, data, own)
-        for name, field in fields.items()
-        if isinstance(field, Text) and field.tokenizer != Text.tokenizer
-    }
+    others = specs_of_run(path, config, fields)
+    spec = others.pop(Text.tokenizer)
     config = {**config, "step": step}
     return Model(path, method, params, extra, preprocessing, spec, config, devices, others)
 
@@ -382,8 +376,7 @@ def load_converted(path: str, sharding: str = "", mesh: Mapping[str, int] | None
     check_shapes(method, arrays, path)
     weights = split_extra(arrays)
     params, extra = place(weights, places(devices, sharding)(weights))
-    specs = {Text.tokenizer: manifest["tokenizer"], **manifest.get("tokenizers", {})}
-    specs = {n: {**spec, "name": tokenizer_name(path, spec["name"])} for n, spec in specs.items()}
+    specs = specs_of_converted(path, manifest)
     spec, how = specs.pop(Text.tokenizer), SOURCE | manifest["preprocessing"]
     model = Model(path, method, params, extra, how, spec, manifest, devices, specs)
     golden = manifest["golden"]

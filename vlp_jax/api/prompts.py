@@ -12,14 +12,14 @@ import numpy as np
 from vlp_jax.api.pictures import read_numbered
 from vlp_jax.core.errors import UserError, count_of
 from vlp_jax.data.damage import DamagedSample
+from vlp_jax.data.text.tokenizer import Tokenizer
 from vlp_jax.methods.base import Function
 
 
-def stop_ids(model: Any, words: Sequence[str]) -> tuple[int, ...]:
+def stop_ids(tokenizer: Tokenizer, words: Sequence[str]) -> tuple[int, ...]:
     """The ids of words. Raises UserError for one that is not a single token."""
     found = []
     for word in words:
-        tokenizer = model.tokenizer()
         ids = tokenizer.encode(word, 2)
         if len(ids) != 1 or tokenizer.decode(ids).strip() != word.strip().lower():
             raise UserError(f"stop={word!r}: is no single token of the vocabulary")

@@ -130,7 +130,8 @@ class Writer:
         self.model, self.size = model, size
         self._name, self._function = _function(model, WRITERS, "writes no texts")
         options = self._function.options(how, "generate")
-        self._how = dataclasses.replace(options, stop=(*options.stop, *stop_ids(model, stop)))
+        ends = stop_ids(model.tokenizer(), stop) if stop else ()
+        self._how = dataclasses.replace(options, stop=(*options.stop, *ends))
         read = WRITERS[self._name]
         self._asked = _Asked(model, self._function.reads[read], read)
         self._run = runner(model.method, self._name, Vars(model.params, model.extra), model.mesh)

@@ -9,6 +9,7 @@ import functools
 import multiprocessing
 import os
 from collections import Counter
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 
 from vlp_jax.core.errors import RunError, UserError
@@ -53,14 +54,17 @@ def write_shard(out: str, options: Options, split: str, shard: int) -> tuple[str
     return name, counts
 
 
-def _write(out: str, options: Options, work: list[tuple[str, int]]) -> list[tuple[str, Counter]]:
+def _write(
+    out: str, options: Options, work: list[tuple[str, int]]
+) -> Iterator[tuple[str, Counter]]:
     job = functools.partial(write_shard, out, options)
     count = min(options.processes, len(work))
     if count < 2:
-        return [job(*one) for one in work]
+        yield from map(job, *zip(*work, strict=True))
+        return
     context = multiprocessing.get_context("spawn")  # a fork of JAX's threads may hang
     with ProcessPoolExecutor(count, context) as pool:
-        return list(pool.map(job, *zip(*work, strict=True)))
+        yield from pool.map(job, *zip(*work, strict=True))
 
 
 def _lines(path: str, lines: list[str]) -> None:
@@ -68,11 +72,12 @@ def _lines(path: str, lines: list[str]) -> None:
         file.write("".join(f"{line}\n" for line in lines))
 
 
-def main(out: str, options: Options) -> dict:
+def main(out: str, options: Options, told: Callable[[int], None] = lambda samples: None) -> dict:
     """Writes emoji_scenes-SPLIT-NNNN.tar with indices, vocab.txt (BERT's form), classes.txt (line n
     is class n of the maps), README.md, and licences and README of the emoji to `out`.
 
-    The same bytes for the same options, whatever `processes` is (and the same zlib).
+    The same bytes for the same options, whatever `processes` is (and the same zlib). told: called
+    with the samples of every tar that is there.
 
     Returns:
       {"shards": {name: samples}, "counts": {...}, "questions": [...], "words"}, see `_report`.
@@ -92,7 +97,10 @@ def main(out: str, options: Options) -> dict:
         os.makedirs(out, exist_ok=True)
         if any(name.startswith(f"{NAME}-") for name in os.listdir(out)):
             raise UserError(f"{out!r} has tars of {NAME} already; name an empty or new folder")
-        done = _write(out, options, work)
+        done = []
+        for (name, found), (split, _) in zip(_write(out, options, work), work, strict=True):
+            done.append((name, found))
+            told(found[split, "samples"])
         kinds = kinds_of(options)
         words = vocabulary(kinds, words_of(options))
         _lines(os.path.join(out, "vocab.txt"), words)

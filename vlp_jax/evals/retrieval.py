@@ -77,9 +77,9 @@ class Retrieval(Evaluator):
     'a photo of '). share_duplicates: captions of equal text share their pictures as positives;
     where there are such, the other way is reported too, as `strict_` or `shared_` metrics. rerank:
     the K nearest of each query (pictures, distinct texts) once more, by cosine + logit of a match,
-    the others behind them (0 = none; BLIP: 256 on COCO, 128 on Flickr30k), as `rerank_` metrics.
-    limit: so many samples (0 = all). shown: best and worst queries kept for the pictures of the
-    report.
+    the others behind them in their order (0 = none; BLIP: 256 on COCO, 128 on Flickr30k), as
+    `rerank_` metrics. limit: so many samples (0 = all). shown: best and worst queries kept for the
+    pictures of the report.
     """
 
     caption: str = ""
@@ -174,7 +174,9 @@ def rank_captions(
     strangers = np.zeros_like(own[0]) if share else pairs.counts[own[1]] - copies
     extra = np.maximum(_table(own[0], strangers, pairs.num_images), 0)
     how = dict(weight=pairs.counts, extra=extra)
-    return rank(image, text, positive, **how) if few is None else rank_few(*few, positive, **how)
+    if few is None:
+        return rank(image, text, positive, **how)
+    return rank_few(few, image, text, positive, **how)
 
 
 def rank_pictures(
@@ -186,10 +188,11 @@ def rank_pictures(
         own = np.unique(np.stack([pairs.text_of, pairs.owner]), axis=1)
         positive = _table(own[0], own[1], len(pairs.texts))[pairs.text_of]
     positive = positive.astype(np.int32)
+    queries = text[pairs.text_of]
     if few is None:
-        return rank(text[pairs.text_of], image, positive)
+        return rank(queries, image, positive)
     mine = few.ids[pairs.text_of], few.score[pairs.text_of]
-    return rank_few(*mine, positive, weight=np.ones(pairs.num_images))
+    return rank_few(mine, queries, image, positive, weight=np.ones(pairs.num_images))
 
 
 def summarise_reranked(

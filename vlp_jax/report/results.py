@@ -15,6 +15,8 @@ from rich.table import Table
 from vlp_jax.core.strict_json import dumps, plain
 from vlp_jax.evals.base import Result
 
+NOTHING = 1e-9  # of 1, or of a column's largest where that is less
+
 
 def to_json(results: Mapping[str, Result]) -> dict[str, Any]:
     """{name: {'metrics', 'tables', 'protocol'}} of plain values; arrays and figures are left out.
@@ -47,13 +49,25 @@ def write_text(path: str, text: str) -> str:
     return path
 
 
-def shown(value: Any) -> str:
-    """A cell of a table: four digits for fractions, none for whole numbers."""
+def shown(value: Any, largest: float = 0.0) -> str:
+    """A cell of a table: four digits for fractions, none for whole numbers; 0 for what is nothing
+    (a BLEU of 1e-13) beside the largest of its column."""
     if isinstance(value, bool | str) or value is None:
         return "" if value is None else str(value)
     if isinstance(value, int | np.integer) or (float(value).is_integer() and abs(value) > 1):
         return f"{int(value):,}"
+    if abs(value) < NOTHING * min(largest, 1):
+        return "0"
     return f"{value:.4f}" if 1e-4 <= abs(value) <= 1 or value == 0 else f"{value:.4g}"
+
+
+def _cells(rows: Sequence[Mapping[str, Any]]) -> list[list[str]]:
+    """Rows of a table in words."""
+    number = lambda value: isinstance(value, int | float | np.number)  # noqa: E731
+    columns = list(zip(*(row.values() for row in rows), strict=True))
+    sizes = [[abs(v) for v in some if number(v) and np.isfinite(v)] for some in columns]
+    largest = [float(max(some, default=0)) for some in sizes]
+    return [[shown(*one) for one in zip(row.values(), largest, strict=True)] for row in rows]
 
 
 def metric_rows(metrics: Mapping[str, float]) -> list[dict[str, Any]]:
@@ -92,8 +106,8 @@ def _print_table(console: Console, title: str, rows: Sequence[Mapping[str, Any]]
     table = Table(title=title, title_justify="left", header_style="bold")
     for key, value in rows[0].items():
         table.add_column(key, justify="left" if isinstance(value, str) else "right")
-    for row in rows:
-        table.add_row(*(shown(value) for value in row.values()))
+    for row in _cells(rows):
+        table.add_row(*row)
     console.print(table)
 
 
@@ -114,7 +128,7 @@ def markdown_table(rows: Sequence[Mapping[str, Any]]) -> str:
     """Rows with equal keys as a Markdown table; pipes and line breaks in cells are escaped."""
     if not rows:
         return ""
-    cells = [[_cell(shown(value)) for value in row.values()] for row in rows]
+    cells = [list(map(_cell, row)) for row in _cells(rows)]
     right = ["---:" if not isinstance(value, str) else "---" for value in rows[0].values()]
     head = [[_cell(str(key)) for key in rows[0]], right]
     return "\n".join("| " + " | ".join(row) + " |" for row in head + cells) + "\n"

@@ -14,7 +14,6 @@ import jax.numpy as jnp
 import numpy as np
 
 BLOCK_ELEMENTS = 2**24  # 64 MB of float32 similarities at a time
-LEFT_OUT = -100.0  # score of a candidate that was not scored again, as in BLIP
 
 
 class Ranked(NamedTuple):
@@ -34,9 +33,10 @@ def _rank_block(block, positive, extra, candidates, weight, k):
 
 @functools.partial(jax.jit, static_argnames="k")
 def _few_block(block, positive, extra, candidates, weight, k):
-    ids, score = block
-    rows = jnp.arange(len(ids))[:, None]
-    sims = jnp.full((len(ids), len(weight)), LEFT_OUT).at[rows, ids].set(score)
+    queries, ids, score = block
+    sims = jnp.matmul(queries, candidates.T, precision=jax.lax.Precision.HIGHEST)  # [q, N]
+    behind = score.min(1, keepdims=True) - 2 + jnp.minimum(sims, 1)  # cosines: at most 1
+    sims = behind.at[jnp.arange(len(ids))[:, None], ids].set(score)
     return _ranked(sims, weight, positive, extra, k)
 
 
@@ -78,20 +78,22 @@ def rank(
 
 
 def rank_few(
-    ids: np.ndarray,
-    score: np.ndarray,
+    few: tuple[np.ndarray, np.ndarray],
+    queries: np.ndarray,
+    candidates: np.ndarray,
     positive: np.ndarray,
     *,
     weight: np.ndarray,
     extra: np.ndarray | None = None,
     k: int = 5,
 ) -> Ranked:
-    """`rank` where some candidates of each query have a score, ids int32[Q, C] float32[Q, C], and
-    all others -100: a positive among those ranks last.
+    """`rank` where the nearest candidates of each query have another score, ids int32[Q, C] and
+    float32[Q, C], and all others stand behind them in their order.
 
-    weight: int32[N], as the others: see `rank`.
+    queries, candidates: of unit norm. weight: int32[N], as the others: see `rank`.
     """
-    return _in_blocks(_few_block, (ids, score), None, positive, weight.astype(np.int32), extra, k)
+    some = (queries, *few)
+    return _in_blocks(_few_block, some, candidates, positive, weight.astype(np.int32), extra, k)
 
 
 def _in_blocks(fn, queries, candidates, positive, weight, extra, k) -> Ranked:

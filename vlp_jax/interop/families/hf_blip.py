@@ -101,8 +101,10 @@ class HfBlip(HuggingFace):
         vision, words = (filled(usual, config.get(k) or {}, f"{where}: {k}") for k, usual in sides)
         if not words["is_decoder"]:
             raise UserError(f"{where}: text_config: only is_decoder=true is read")
-        if kind == ANSWER and vision["hidden_size"] != words["hidden_size"]:
-            raise UserError(f"{where}: {kind} has one hidden_size for both of its sides")
+        eyes, mouth = vision["hidden_size"], words["hidden_size"]
+        if kind == ANSWER and eyes != mouth:
+            sizes = f"vision_config.hidden_size={eyes} and text_config.hidden_size={mouth}"
+            raise UserError(f"{where}: {sizes} must be equal for {kind}")
         end = typed(f"{where}: text_config: sep_token_id", words["sep_token_id"], int)
         if not 0 <= end < words["vocab_size"]:  # then no text would ever end
             need = f"must be an id below vocab_size={words['vocab_size']}"
