@@ -274,7 +274,24 @@ def test_other_forms_of_pairs(write):
         ({"images": [1], "annotations": [{}]}, "of no known form"),
         (
             {"questions": [{"question": "a", "question_id": 1, "image_id": float("inf")}]},
-            "another form .OverflowError",
+            "another form .*image_id is no whole number in .*Infinity",
+        ),
+        (
+            {"questions": [{"question": "a", "question_id": 7, "image_id": 42.7}]},
+            r"ValueError: image_id is no whole number in .*\"question_id\": 7, \"image_id\": 42.7",
+        ),
+        (
+            {"questions": [{"question": "a", "question_id": True, "image_id": 4}]},
+            "question_id is no whole number in .*true",
+        ),
+        (
+            {**COCO, "annotations": [{"image_id": True, "caption": "x"}]},
+            "image_id is no whole number in .*true",
+        ),
+        ({"images": [{"id": None, "file_name": "a"}], "annotations": []}, "id is no whole number"),
+        (
+            {"images": [KARPATHY["images"][0], {**KARPATHY["images"][0], "split": "train"}]},
+            "picture 'val2014/COCO_val2014_000000000007.jpg' is in the splits 'test' and 'train'",
         ),
         (ANNOTATIONS, "answers without questions"),
     ],
@@ -301,6 +318,24 @@ def test_answers_that_are_no_list_are_no_letters(write, odd):
     told = [{**one, "answers": odd} for one in ANNOTATIONS["annotations"]]
     root = write(dict(zip(NAMES, (QUESTIONS, {"annotations": told}), strict=True)))
     with pytest.raises(UserError, match=r"another form .TypeError: .*no list"):
+        open_source(f"{root}/{NAMES[0]}")
+
+
+def test_two_entries_of_one_picture_are_one(write):
+    """Karpathy's: their captions together; an entry that stands there twice, once."""
+    first, *others = KARPATHY["images"]
+    more = {**first, "sentences": [{"raw": "More."}]}
+    root = write({"x.json": {"images": [first, *others, more, others[0]]}})
+    _, found = examples(f"{root}/x.json")
+    assert [e["meta"]["cocoid"] for e in found] == [7, 8, 9]
+    texts = [e["meta"].get("captions", e["text"]) for e in found]
+    assert texts == [["A dog.", "A cat.", "A dog.", "More."], ["A bus."], ["A car."]]
+
+
+def test_answers_that_are_true_or_false_are_no_words(write):
+    told = [{**one, "answers": [{"answer": True}]} for one in ANNOTATIONS["annotations"]]
+    root = write(dict(zip(NAMES, (QUESTIONS, {"annotations": told}), strict=True)))
+    with pytest.raises(UserError, match=r'true is no word in \{"question_id": 420'):
         open_source(f"{root}/{NAMES[0]}")
 
 

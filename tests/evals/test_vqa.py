@@ -61,6 +61,12 @@ def run(source, fns, **config):
     return make_evaluator("vqa", {"path": source, **config}, CONTEXT)(fns)
 
 
+def test_answers_that_are_true_or_false_are_refused(memory_source):
+    metas = [*METAS[:2], {**METAS[2], "answers": [True] * 10}, METAS[3]]
+    with pytest.raises(UserError, match="'answers' of 'k2' is true or false; write yes or no"):
+        run(memory_source(GREYS, None, metas), {"generate_answer": generate})
+
+
 def test_generated_answers(memory_source, tmp_path):
     result = run(
         memory_source(GREYS, None, METAS),

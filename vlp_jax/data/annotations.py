@@ -6,6 +6,7 @@ annotations beside them (v1, v2, OK-VQA), SugarCrepe's categories (data/contrast
 sentences about two pictures (data/pairs.py). The file exists so that they are read as downloaded.
 """
 
+import functools
 import json
 import os
 import re
@@ -23,6 +24,7 @@ from vlp_jax.data.pairs import IMAGES, PAIRS, is_pair, pair_lines, pair_of
 Row = tuple[int, dict[str, Any]]  # number from 1, columns
 Read = tuple[list[dict[str, Any]], list[Damage]]
 _CONTRASTS = "contrasts"
+SHOWN = 120  # letters of an entry in an error
 _NAMED = re.compile(r"(.*\.json)(?::([\w+-]+))?", re.IGNORECASE | re.DOTALL)
 
 
@@ -134,13 +136,20 @@ def placed(folder: str, rows: Sequence[dict[str, Any]]) -> str:
 
 
 def _karpathy(path: str, found: dict[str, Any]) -> Read:
-    rows = []
+    """One row a picture; of two entries of one picture, which are in one split, the captions."""
+    rows: dict[str, dict[str, Any]] = {}
     for entry in found["images"]:
         name = os.path.join(entry.get("filepath", ""), entry["filename"])
         texts = [sentence["raw"] for sentence in entry["sentences"]]
         ids = {key: entry[key] for key in ("cocoid", "imgid") if key in entry}
-        rows.append({"image": name, "captions": texts, "split": entry["split"], **ids})
-    return rows, []
+        row = {"image": name, "captions": texts, "split": entry["split"], **ids}
+        known = rows.setdefault(name, row)
+        if known["split"] != row["split"]:
+            splits = f"{known['split']!r} and {row['split']!r}"
+            raise ValueError(f"picture {name!r} is in the splits {splits}")
+        if known is not row and known["captions"] != texts:
+            known["captions"] = known["captions"] + texts
+    return list(rows.values()), []
 
 
 def _coco(path: str, found: dict[str, Any]) -> Read:
@@ -149,19 +158,25 @@ def _coco(path: str, found: dict[str, Any]) -> Read:
     for entry in found["images"]:
         kept = {key: entry[key] for key in ("id", "domain") if key in entry}
         row = {"image": entry["file_name"], "captions": [], **kept}
-        other = rows.setdefault(_id(entry["id"]), row)["image"]
+        other = rows.setdefault(_id(entry, "id"), row)["image"]
         if other != row["image"]:
             raise ValueError(f"image {entry['id']} is {other!r} and {row['image']!r}")
     for number, entry in enumerate(found["annotations"], 1):
-        if _id(entry["image_id"]) in rows:
-            rows[_id(entry["image_id"])]["captions"].append(entry["caption"])
+        if _id(entry, "image_id") in rows:
+            rows[_id(entry, "image_id")]["captions"].append(entry["caption"])
         else:
             damage.append(Damage("no_image", f"{path}: annotation {number}"))
     return list(rows.values()), damage
 
 
-def _id(value: Any) -> str:
-    """A number as files that were written by other hands have it too: "7"."""
+def _id(entry: Mapping[str, Any], key: str) -> str:
+    """A number as files that were written by other hands have it too: "7", 7.0. Raises KeyError,
+    ValueError: true would be 1, and 42.7 42."""
+    value = entry[key]
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if isinstance(value, bool) or not isinstance(value, int | str):
+        raise ValueError(f"{key} is no whole number in {_shown(entry)}")
     return str(value)
 
 
@@ -170,14 +185,14 @@ def _questions(path: str, found: dict[str, Any]) -> Read:
     beside = _beside(path, "questions", "annotations")
     whole = _load(beside) if beside else {"annotations": []}
     answers = _by_question(whole["annotations"], beside, dict)
-    _by_question(found["questions"], path, lambda e: (e["question"], _id(e["image_id"])))
+    _by_question(found["questions"], path, lambda e: (e["question"], _id(e, "image_id")))
     name = _picture_names(found)
     rows, damage = [], []
     for entry in found["questions"]:
-        row = {"image": name(entry["image_id"]), "question": entry["question"]}
+        row = {"image": name(_id(entry, "image_id")), "question": entry["question"]}
         row["question_id"] = entry["question_id"]
-        if _id(entry["question_id"]) in answers:
-            row |= dict(_answers(answers[_id(entry["question_id"])]))
+        if _id(entry, "question_id") in answers:
+            row |= dict(_answers(answers[_id(entry, "question_id")]))
         elif answers:
             damage.append(Damage("no_answers", f"{path}: question {entry['question_id']}"))
             continue
@@ -192,7 +207,7 @@ def _by_question(
     in `what`."""
     rows: dict[str, dict[str, Any]] = {}
     for entry in entries:
-        known = rows.setdefault(_id(entry["question_id"]), entry)
+        known = rows.setdefault(_id(entry, "question_id"), entry)
         if known is not entry and what(known) != what(entry):
             name = os.path.basename(path)
             raise ValueError(f"question_id {entry['question_id']} stands twice in {name}")
@@ -204,21 +219,26 @@ def _answers(entry: dict[str, Any]) -> Iterator[tuple[str, Any]]:
     said = entry["answers"] if "answers" in entry else [entry["multiple_choice_answer"]]
     if not isinstance(said, list):
         raise TypeError(f"answers are {said!r}, no list")  # of letters, or keys
-    yield "answers", [_word(one["answer"] if isinstance(one, dict) else one) for one in said]
+    word = functools.partial(_word, entry)
+    yield "answers", [word(one["answer"] if isinstance(one, dict) else one) for one in said]
     for key in ("question_type", "answer_type"):
-        yield key, _word(entry.get(key) or "")
+        yield key, word(entry.get(key) or "")
     if "multiple_choice_answer" in entry:
-        yield "answer", _word(entry["multiple_choice_answer"])
+        yield "answer", word(entry["multiple_choice_answer"])
 
 
-def _word(value: Any) -> str:
+def _word(entry: Mapping[str, Any], value: Any) -> str:
     """A word, of few that stand often; a number as it is written. Raises TypeError."""
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        value = str(value)
-    return sys.intern(value)
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        raise TypeError(f"{json.dumps(value)} is no word in {_shown(entry)}")
+    return sys.intern(str(value))
 
 
-def _picture_names(found: dict[str, Any]) -> Callable[[int], str]:
+def _shown(entry: Mapping[str, Any]) -> str:
+    return json.dumps(entry)[:SHOWN]
+
+
+def _picture_names(found: dict[str, Any]) -> Callable[[str], str]:
     """How the set names its pictures: val2014/COCO_val2014_000000000042.jpg."""
     part = found.get("data_subtype", "val2014").replace("-dev", "")
     kind = found.get("data_type", "mscoco")

@@ -133,6 +133,9 @@ class Vqa(Evaluator):
         meta = {} if sample is None else sample["meta"]
         said = meta.get(self.answers)
         said = said if isinstance(said, list) else [said]
+        if any(isinstance(one, bool) for one in said):
+            key = f"{self.answers!r} of {sample['key']!r}"
+            raise UserError(f"vqa.path={self.path!r}: {key} is true or false; write yes or no")
         texts = tuple(str(one) for one in said if isinstance(one, str | int))
         types = {key: str(meta[key]) for key in TYPES if meta.get(key)}
         question = meta.get(self.question)
