@@ -7,6 +7,7 @@ import pytest
 from vlp_jax.api.compose import composed
 from vlp_jax.api.model import Model
 from vlp_jax.core.errors import UserError
+from vlp_jax.methods import latent_diffusion
 from vlp_jax.methods.base import make_method
 
 TEXT = dict(name="text", vocab_size=259, context_length=8, width=16, num_layers=1, num_heads=2)
@@ -56,6 +57,33 @@ def test_every_use_by_one_call(model):
         for scale in (1.0, 0.0)
     )
     assert weak == plain.tobytes() != led
+
+
+def test_one_program_for_each_sampler_and_size_guided_or_not(model, monkeypatch):
+    """Whatever the prompts, their lengths, what shall not be seen, seeds, strengths, guidance."""
+    traces, inner = [], latent_diffusion.sample
+
+    def counted(*args):
+        traces.append(args[2].sampler)
+        return inner(*args)
+
+    monkeypatch.setattr(latent_diffusion, "sample", counted)
+    how = dict(size=(8, 8), steps=2)
+    made = {}
+    for number in range(20):
+        prompt, negative = f"{number:b}", ("", "a dog", None)[number % 3]
+        asked = dict(seed=number, negative=negative, guidance=2.0 + number, **how)
+        (made[number],) = model.sample([prompt], **asked)
+    assert traces == ["ddim"]
+    (empty,) = model.sample("10", seed=2, negative="", guidance=4.0, **how)
+    assert empty.tobytes() == made[2].tobytes()  # without one: the empty text
+    begun = lambda n, **more: model.sample("a", seed=n, image=picture(8, 8, n), **more, **how)  # noqa: E731
+    for number in range(4):
+        begun(number, strength=0.25 * number, negative=("b", None)[number % 2])
+    assert traces == ["ddim"] * 2
+    for words in (dict(guidance=1.0), dict(sampler="euler"), dict(sampler="euler", negative="b")):
+        model.sample("a", **words, **how)
+    assert traces == ["ddim"] * 3 + ["euler"]
 
 
 def test_what_does_not_fit_is_told_before_anything_is_compiled(model):

@@ -198,6 +198,17 @@ def test_latents_and_pictures_go_out_and_in_without_the_scale(make):
     assert functions["decode_latents"].reads["latent"].shape == (SIZE // 2, SIZE // 2, 2)
 
 
+def test_flops_are_those_of_the_way_there_and_back():
+    at = lambda side, *convs: sum(2 * side**2 * k**2 * i * o for k, i, o in convs)  # noqa: E731
+    same = (3, 8, 8)
+    there = at(16, (3, 3, 8), *[same] * 2) + at(8, *[same] * 7, (3, 8, 4), (1, 4, 4))
+    back = at(8, (1, 2, 2), (3, 2, 8), *[same] * 8) + at(16, *[same] * 5, (3, 8, 3))
+    assert built().flops() == there + back
+    assert coded().flops() == there + back - at(8, (3, 8, 2), (1, 4, 4)) + at(
+        8, (1, 2, 2), (1, 2, 6)
+    )
+
+
 def test_the_judge_of_likeness_must_be_given_and_the_scale_need_not():
     method = built(perceptual=dict(name="resnet_v1", depth=18, width_multiplier=0.0625))
     start = jax.eval_shape(lambda: init_state(method, make_optimizer({}), Recipe(0, B)))

@@ -324,6 +324,10 @@ def test_what_a_run_must_be_given_and_what_learns():
         (dict(schedule={"prediction": "e"}), "method.schedule.prediction is 'e'"),
         (dict(controls=1), "method.control.hint_widths: makes pictures smaller 8 times, the aut"),
         (dict(text=TEXT | {"widht": 3}), "method.text.widht: unknown key; did you mean 'width'"),
+        (
+            CONTROL | dict(augment={"flip": 0.5}),
+            "method.augment: no flip, rotate or crop_scale; maps",
+        ),
         (XL | dict(augment={"flip": 0.5}), "method.augment: no flip, rotate or crop_scale; the U"),
         (dict(drop=1.5), "method.drop=1.5 is out of range"),
     ],

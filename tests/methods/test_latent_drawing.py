@@ -8,6 +8,7 @@ from latent_tiny import BARE, CONTROL, EMPTY, LENGTH, SIDE, UNET, XL, made, weig
 from latent_tiny import batch as batch_of
 
 from vlp_jax.core.errors import UserError
+from vlp_jax.core.fields import NONE
 from vlp_jax.core.inputs import Inputs
 from vlp_jax.methods import latent_diffusion
 from vlp_jax.train.functions import compiled
@@ -66,9 +67,28 @@ def test_a_row_follows_its_own_text_and_seed(plain):
     moved = draw({name: array[::-1] for name, array in rows.items()}, [5, 4, 3], strength=0.7)
     np.testing.assert_allclose(moved["latent"][::-1], whole["latent"], atol=1e-5)
     row = jnp.array([[*EMPTY, *[EMPTY[-1]] * LENGTH][:LENGTH]] * B)  # without one: the empty text
-    told = [Inputs.of({"text": texts(), **more}) for more in ({}, {"negative": row})]
-    own, same = jax.jit(lambda v: [method.negative(v, x).context for x in told])(v)
-    np.testing.assert_allclose(own, same, atol=1e-6)
+    none = jnp.full_like(row, NONE)
+    given = {}, {"negative": row}, {"negative": none}
+    told = [Inputs.of({"text": texts(), **more}) for more in given]
+    own, *same = jax.jit(lambda v: [method.negative(v, x).context for x in told])(v)
+    for other in same:
+        np.testing.assert_allclose(own, other, atol=1e-6)
+
+
+def test_no_negative_is_zeros_where_the_network_learnt_that():
+    method = made(XL)
+    v, second = weights(method), np.full((B, LENGTH), NONE, np.int32)
+    second[2] = texts(2)[2]
+    rows = {"negative": texts(1), "negative_2": second}
+    rows["negative"][0] = NONE
+    x = Inputs.of({"text": texts(), "text_2": texts(), **rows})
+    empty = np.array([*EMPTY, *[EMPTY[-1]] * LENGTH][:LENGTH])
+    words = (np.where(a == NONE, empty, a) for a in rows.values())
+    ids = dict(zip(("text", "text_2"), words, strict=True))
+    found, read = jax.jit(lambda v: (method.negative(v, x), method.kept(method.read(v, x, ids))))(v)
+    for one, other in zip(found, read, strict=True):
+        assert not np.any(one[0])  # neither is there
+        np.testing.assert_allclose(one[1:], other[1:], atol=1e-6)  # one alone: the other is empty
 
 
 def test_what_a_mask_keeps_is_kept_to_the_last_bit(plain):

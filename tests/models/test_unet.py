@@ -9,9 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from configs.latent_diffusion.ldm import MODELS, get_config
 from vlp_jax.core.errors import UserError
 from vlp_jax.core.pytree import flatten, map_with_path, size
 from vlp_jax.core.rng import example_keys
+from vlp_jax.methods.base import make_method
 from vlp_jax.models.archs.unet import ARCHS, context_width, unet
 from vlp_jax.models.towers import make_tower
 from vlp_jax.models.unet import Condition, Residuals, UNet, reads
@@ -218,3 +220,20 @@ def test_bad_input_is_one_line(changes, given, message):
 def test_latents_off_the_grid_are_refused():
     with pytest.raises(UserError, match="latents of 4x5: sides must be multiples of 2"):
         jax.eval_shape(TINY.init, jax.random.key(0), LATENT[:, :, :5], TIME, GIVEN)
+
+
+@pytest.mark.parametrize("name", sorted(MODELS))
+def test_the_models_of_latent_diffusion(name):
+    """ldm.md 2.2: the U-Net of every recipe; of layouts the encoder as the reference counts it, and
+    biases before its attentions."""
+    config = get_config(name)
+    method = make_method(config.method)
+    params = jax.eval_shape(method.init, jax.random.key(0))[0]
+    count = lambda part: sum(leaf.size for leaf in jax.tree.leaves(params[part]))  # noqa: E731
+    assert count("unet") == EXACT[MODELS[name][0]]
+    assert method.distance == config.method.distance and config.optim.lr == MODELS[name][4]
+    if name == "layout":
+        block = 4 * 512**2 + 512 + 8 * 512**2 + 5 * 512 + 4 * 512
+        tables = (8192 + 92) * 512 + 2 * 512
+        assert count("text") == tables + 16 * (block + 3 * 512)
+        assert not method.parts()["text"].frozen and method.told_shape == (92, 512, 512)

@@ -17,7 +17,7 @@ from vlp_jax.api.embed import Batching, chunks
 from vlp_jax.api.pictures import check_list, check_texts, whole
 from vlp_jax.api.placement import fill, runner
 from vlp_jax.core.errors import UserError, nearest
-from vlp_jax.core.fields import Field, Label, Picture, Text
+from vlp_jax.core.fields import NONE, Field, Label, Picture, Text
 from vlp_jax.core.inputs import Vars
 from vlp_jax.methods.base import Function
 
@@ -230,8 +230,13 @@ class Painter:
         return how
 
     def _arrays(self, model: Any) -> dict[str, np.ndarray]:
-        """{array: [1 or as many as prompts, ...]} of all that the function is given."""
+        """{array: [1 or as many as prompts, ...]} of all that the function is given; a negative
+        that nobody asked for as NONE, so that the same program draws without."""
         found: dict[str, np.ndarray] = {}
+        for name, field in self._function.reads.items():
+            if getattr(self.how, "guided", False) and isinstance(field, Text) and field.absent:
+                length = model.tokenizer(field.tokenizer).context_length
+                found[name] = np.full((1, length), NONE, np.int32)
         for name, values in self._values.items():
             field = self._function.reads[name]
             if isinstance(field, Text):

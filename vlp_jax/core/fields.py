@@ -13,6 +13,7 @@ import jax.numpy as jnp
 
 Spec = dict[str, jax.ShapeDtypeStruct]
 ANY = -1  # as many as there are
+NONE = -1  # every id of a text that is not there
 # What a picture can tell of itself: shape of a row.
 TOLD = {"aspect": (), "size": (2,), "box": (4,)}
 
@@ -89,6 +90,7 @@ class Text(Field):
       open: without the end, for what is written after it.
       empty: the ids of the empty text, the last repeated to the end, which the tokenizer's must be;
         (): any.
+      absent: a row of NONE stands for no text, so that one program serves both.
       count: K, with NAME_weight float32[B, K]; ANY: any K without weights, which a function reads;
         0: one text, int32[B, T].
       cut: nothing after a text's end can change the loss, so that batches may be cut to their
@@ -108,6 +110,7 @@ class Text(Field):
     mark: int = -1
     open: bool = False
     empty: tuple[int, ...] = ()
+    absent: bool = False
     count: int = 0
     own: int = 0
     keys: tuple[str, ...] = ()

@@ -30,6 +30,7 @@ from vlp_jax.models import autoencoder as networks
 from vlp_jax.models.latent_scale import LatentScale
 from vlp_jax.models.patch_critic import PatchCritic
 from vlp_jax.models.towers import make_tower
+from vlp_jax.models.traced_flops import traced_flops
 
 Rows = dict[str, Array]
 
@@ -244,10 +245,25 @@ class Autoencoder(Method):
             latent = self.apply("autoencoder", v, x, latent, method="quantise").straight
         return self.apply("autoencoder", v, x, latent, method="decode").astype(jnp.float32)
 
+    def flops(self, text_length: int | None = None) -> float:
+        """FLOPs of one picture through encoder, codebook and decoder; what judges it, likeness and
+        critic, is not counted."""
+        del text_length
+        v = jax.eval_shape(self.fresh, jax.random.key(0))
+        run = lambda v, rows: self._reconstruct(v, Inputs.of(rows))  # noqa: E731
+        return traced_flops(run, v, self.batch_spec(1))
+
+    def _reconstruct(self, v: Vars, x: Inputs) -> Array:
+        """What comes back of the mean, and the picture: float32[B, 2, S, S, 3] in [0, 1]."""
+        pixels = self.pixels(x.batch["image"], None)
+        mean, _ = self.apply("autoencoder", v, x, pixels, method="encode")
+        pair = self.decoded(v, x, mean), pixels
+        return jnp.clip(jnp.stack(pair, 1) / 2 + 0.5, 0, 1)
+
     def functions(self) -> dict[str, Function]:
         """encode_latents: mean and, but for a codebook, logvar, float32[B, h, w, c];
         decode_latents: float32[B, H, W, 3], about in [-1, 1]; both without the scale. reconstruct:
-        float32[B, 2, S, S, 3] in [0, 1], what comes back of the mean, and the picture.
+        see `_reconstruct`.
         """
 
         def encode(v: Vars, x: Inputs, _: None) -> dict[str, Array]:
@@ -258,20 +274,13 @@ class Autoencoder(Method):
         def decode(v: Vars, x: Inputs, _: None) -> Array:
             return self.decoded(v, x, x.batch["latent"])
 
-        def reconstruct(v: Vars, x: Inputs, _: None) -> Array:
-            pair = (
-                self.decoded(v, x, encode(v, x, None)["mean"]),
-                self.pixels(x.batch["image"], None),
-            )
-            return jnp.clip(jnp.stack(pair, 1) / 2 + 0.5, 0, 1)
-
         side = self.image_size // self.net.factor
         latent = {"latent": Numbers((side, side, self.net.width), free=2)}
         any_size = Picture(self.image_size, key="method.image_size", free=True)
         return {
             "encode_latents": Function(encode, {"image": any_size}),
             "decode_latents": Function(decode, latent),
-            "reconstruct": Function(reconstruct, self.fields()),
+            "reconstruct": Function(lambda v, x, _: self._reconstruct(v, x), self.fields()),
         }
 
 

@@ -73,8 +73,10 @@ class LatentDiffusion(Diffusion, Prompted, Joined):
             raise UserError(f"method.unet.pooled_width={net.pooled_width}: {wanted}")
         change = build(Augment, self.augment, "method.augment")
         moved = change.flip or change.rotate or change.crop_scale != (1.0, 1.0)
-        if net.time_ids == TOLD_IDS and moved:
-            why = "the U-Net is told where the data cut a picture"
+        beside = self._control_fields() or self.joins in ("depth", "map")
+        if moved and (beside or net.time_ids == TOLD_IDS):
+            why = "maps beside a picture do not follow" if beside else ""
+            why = why or "the U-Net is told where the data cut a picture"
             raise UserError(f"method.augment: no flip, rotate or crop_scale; {why}")
         self.grid(self.image_size, self.image_size, "method.image_size")
         if self.controls and self.control_net.factor != self.coder.factor:

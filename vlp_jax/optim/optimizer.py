@@ -103,7 +103,9 @@ DIRECTIONS: dict[str, Callable[[OptimConfig], optax.GradientTransformation]] = {
     "adafactor": _adafactor,
     "lamb": lambda c: optax.scale_by_adam(c.b1, c.b2, c.eps, mu_dtype=c.mu_dtype),
     "lars": lambda c: optax.identity(),
-    "sgd": lambda c: optax.trace(c.momentum, nesterov=c.nesterov),
+    "sgd": lambda c: (
+        optax.trace(c.momentum, nesterov=c.nesterov) if c.momentum else optax.identity()
+    ),
 }
 
 

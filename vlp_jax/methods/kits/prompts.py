@@ -14,7 +14,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from vlp_jax.core.fields import Field, Label, Numbers, Text
+from vlp_jax.core.fields import NONE, Field, Label, Numbers, Text
 from vlp_jax.core.inputs import Inputs, Vars
 from vlp_jax.core.schema import Range, Size
 from vlp_jax.core.types import Array
@@ -164,17 +164,24 @@ class Prompted(Latents):
         return jax.tree.map(lambda a: jnp.broadcast_to(a, (rows, *a.shape[1:])), one)
 
     def negative(self, v: Vars, x: Inputs) -> Told | None:
-        """What shall not be seen: the texts `negative` and `negative_2`, else `nothing`."""
-        names = [name.replace("text", "negative") for name in self.text_nets]
-        if not names or not any(name in x.batch for name in names):
+        """What shall not be seen: the texts `negative` and `negative_2`, else `nothing`; one alone
+        that is not there is the empty text."""
+        names = {name: name.replace("text", "negative") for name in self.text_nets}
+        given = {n: x.batch[m] for n, m in names.items() if m in x.batch}
+        if not given:
             return self.nothing(v, x)
-        ids = {n: x.batch[m] for n, m in zip(self.text_nets, names, strict=True)}
-        return self.kept(self.read(v, x, ids))
+        ids = empties = self.empties(len(x.index), x)
+        ids = ids | {n: jnp.where(a == NONE, empties[n], a) for n, a in given.items()}
+        told = self.kept(self.read(v, x, ids))
+        if self.null == "empty":
+            return told
+        none = jnp.stack([a[:, 0] == NONE for a in given.values()]).all(0)
+        return _chosen(none, self.nothing(v, x), told)
 
     def negative_fields(self) -> dict[str, Field]:
-        """negative and negative_2, optional texts."""
+        """negative and negative_2, texts that may be absent."""
         return {
-            name.replace("text", "negative"): self._text(name, optional=True)
+            name.replace("text", "negative"): self._text(name, optional=True, absent=True)
             for name in self.text_nets
         }
 
