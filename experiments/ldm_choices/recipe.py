@@ -1,6 +1,7 @@
 """What latent diffusion is made of, one choice at a time: the autoencoder's factor at equal compute
 (arXiv:2112.10752, Fig. 6), what is predicted (arXiv:2202.00512), min-SNR weights
-(arXiv:2303.09556), zero terminal SNR (arXiv:2305.08891), guidance between FID and CLIP score (arXiv:2207.12598).
+(arXiv:2303.09556), zero terminal SNR (arXiv:2305.08891), guidance between FID and CLIP score
+(arXiv:2207.12598).
 
 Small form: the scenes of ldm_tiny, U-Nets of two minutes; what judges is trained here too. Full
 form: ImageNet at 256 pixels by class, on the released autoencoders.

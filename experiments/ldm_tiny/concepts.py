@@ -6,7 +6,7 @@ The file exists because recipes and measures must speak of the same pictures.
 from collections.abc import Sequence
 from pathlib import Path
 
-SMALL = "experiments/ldm_tiny/small.py"
+SMALL, LARGE = (f"experiments/ldm_tiny/{form}.py" for form in ("small", "large"))
 CONCEPTS = Path("runs/concepts")
 TRAIN, TEST = (f"{CONCEPTS}/emoji_scenes-{split}-*.tar" for split in ("train", "test"))
 KINDS = 16

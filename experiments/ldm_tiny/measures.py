@@ -6,13 +6,12 @@ The file exists because these are of the study's own pictures, which the trained
 """
 
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from experiments.ldm_tiny.concepts import SMALL, TRAIN, WORD
+from experiments.ldm_tiny.concepts import TRAIN, WORD
 from experiments.ldm_tiny.pictures import (
     caption,
     edge_f1,
@@ -133,6 +132,3 @@ def learned(cell: str, place: Place, out: Path, seed: int) -> Measures:
         found[f"new.kind_{name}"] = recognised(place("classifier"), drawn, wanted)
         sheet(place(cell) / f"{name}.png", drawn, texts)
     return found
-
-
-latents = partial(write_latents, f"{SMALL}:unet", "latents")

@@ -4,7 +4,7 @@ arXiv:2302.05543; DreamBooth, arXiv:2208.12242; LoRA, arXiv:2106.09685).
 Small form: 32 pixels, scenes of one object of sixteen kinds. A classifier judges likeness and what
 is drawn; the autoencoder learns all emoji of one style and is measured on the other; a U-Net learns
 scenes by their captions; from it start painting into holes, following edges, and a new colour from
-five pictures. Full form: scenes of 96 pixels, up to three objects of 24 kinds.
+five pictures. Full form: the same scenes at their 96 pixels, hours of a GPU.
 """
 
 from collections.abc import Mapping
@@ -12,7 +12,7 @@ from functools import partial
 from typing import Any
 
 from experiments.ldm_tiny import measures
-from experiments.ldm_tiny.concepts import SMALL, TEST, TRAIN, prepare_concepts
+from experiments.ldm_tiny.concepts import LARGE, SMALL, TEST, TRAIN, prepare_concepts
 from vlp_jax.api.study import Cell, Column, DataSet, Study, Trend
 from vlp_jax.core.errors import UserError
 
@@ -29,7 +29,7 @@ CHANGE, F1, FREE = "kept: change", "edge F1", "edge F1, no control"
 SAID, SILENT = "new colour said", "not said"
 
 
-def cell(stage: str, needs: tuple[str, ...] = (), form: str = SMALL, **how: Any) -> Cell:
+def cell(form: str, stage: str, needs: tuple[str, ...] = (), **how: Any) -> Cell:
     """A stage, `needs` being those that it reads."""
     return Cell(config=f"{form}:{stage},{{out}}/cells,{{seed}}", needs=needs, **how)
 
@@ -41,33 +41,34 @@ def drawn(path: str, count: int, how: Mapping[str, Any]) -> dict[str, Any]:
     return {"drawn": {**given, "guidances": GUIDANCES, "count": count, "how": how}}
 
 
-def own(stage: str) -> Cell:
+def own(form: str, stage: str) -> Cell:
     """What learns a colour from five pictures."""
     folder = "{out}/sets/seed{seed}"
     paths = f"{folder}/own" + f",{folder}/prior" * (stage == DREAMBOOTH)
     write = {"before": measures.write_own, "after": partial(measures.learned, stage)}
-    return cell(stage, (CLASSIFIER, UNET), changes={"data.path": paths}, **write)
+    return cell(form, stage, (CLASSIFIER, UNET), changes={"data.path": paths}, **write)
 
 
-def small() -> Study:
-    """75 minutes."""
+def stages(form: str) -> Study:
+    """75 minutes in the small form."""
     real = {"type": "accuracy", "path": TEST, "label": "kind", "train": TRAIN}
     cells = {
-        CLASSIFIER: cell(CLASSIFIER, evals={"test": real}),
+        CLASSIFIER: cell(form, CLASSIFIER, evals={"test": real}),
         CODER: cell(
-            CODER, (CLASSIFIER,), evals={"other": {"type": "fidelity", "path": OTHER_STYLE}}
+            form, CODER, (CLASSIFIER,), evals={"other": {"type": "fidelity", "path": OTHER_STYLE}}
         ),
         UNET: cell(
+            form,
             UNET,
             (CLASSIFIER, CODER),
             changes={"data.path": "{out}/sets/seed{seed}/latents"},
-            before=measures.latents,
+            before=partial(measures.write_latents, f"{form}:{UNET}", "latents"),
             evals=drawn(TEST, 320, {"steps": 25}),
             after=measures.colours,
         ),
-        PAINTING: cell(PAINTING, (CLASSIFIER, UNET), after=measures.painted),
-        CONTROL: cell(CONTROL, (CLASSIFIER, UNET), after=measures.followed),
-        **{stage: own(stage) for stage in (DREAMBOOTH, ALONE, LORA)},
+        PAINTING: cell(form, PAINTING, (CLASSIFIER, UNET), after=measures.painted),
+        CONTROL: cell(form, CONTROL, (CLASSIFIER, UNET), after=measures.followed),
+        **{stage: own(form, stage) for stage in (DREAMBOOTH, ALONE, LORA)},
     }
     columns = {
         REAL: Column("test.top1"),
@@ -85,7 +86,7 @@ def small() -> Study:
     }
     return Study(
         title="Latent diffusion from nothing: every stage and use (%)",
-        minutes=75,
+        minutes=75 if form == SMALL else 0,
         cells=cells,
         evals={},
         columns=columns,
@@ -120,4 +121,4 @@ def get_study(full: bool, data: DataSet) -> Study:
     """Raises UserError for other data than the emoji."""
     if data != DataSet():
         raise UserError("ldm_tiny: composes scenes of the embedded emoji; leave --data out")
-    return small()
+    return stages(LARGE if full else SMALL)
