@@ -62,7 +62,7 @@ def colours(place: Place, out: Path, seed: int) -> Measures:
     sheet(place("unet") / "told.png", drawn, texts)
     kind = recognised(place("classifier"), drawn, [meta["kind"] for meta in told])
     found = {"unseen.colour": float(np.mean(right)), "unseen.kind": kind}
-    return found | learned("unet", place, out, seed)
+    return found | learned("unet", WORD, place, out, seed)
 
 
 def painted(place: Place, out: Path, seed: int) -> Measures:
@@ -104,29 +104,28 @@ def followed(place: Place, out: Path, seed: int) -> Measures:
     return found | {"edges.kind": recognised(place("classifier"), drawn, wanted)}
 
 
-def write_own(place: Place, out: Path, seed: int) -> Measures:
-    """Writes five pictures of the new colour, and those of the prior, what the U-Net draws of all
-    kinds."""
+def write_own(word: str, place: Place, out: Path, seed: int) -> Measures:
+    """Writes five pictures of the new colour with its word, and those of the prior, what the U-Net
+    draws of all kinds."""
     folder, model = out / "sets" / f"seed{seed}", load_model(str(place("unet")))
-    if (folder / "prior").is_dir():
-        return {}
-    found = {s["meta"]["kind"]: s for s in samples(TRAIN) if s["meta"]["tint"] == "own"}
-    own = [recoloured(picture(found[kind], model.image_size), TEAL) for kind in OWN]
-    if not (folder / "own").is_dir():
-        save(folder / "own", own, [caption(kind, WORD) for kind in OWN])
-    texts = [caption(kind) for kind in kinds()] * PRIOR
-    seeds = [seed + number for number in range(len(texts))]
-    save(folder / "prior", model.sample(texts, seed=seeds, **HOW), texts)
+    if not (folder / word.strip("<>")).is_dir():
+        found = {s["meta"]["kind"]: s for s in samples(TRAIN) if s["meta"]["tint"] == "own"}
+        own = [recoloured(picture(found[kind], model.image_size), TEAL) for kind in OWN]
+        save(folder / word.strip("<>"), own, [caption(kind, word) for kind in OWN])
+    if not (folder / "prior").is_dir():
+        texts = [caption(kind) for kind in kinds()] * PRIOR
+        seeds = [seed + number for number in range(len(texts))]
+        save(folder / "prior", model.sample(texts, seed=seeds, **HOW), texts)
     return {}
 
 
-def learned(cell: str, place: Place, out: Path, seed: int) -> Measures:
+def learned(cell: str, word: str, place: Place, out: Path, seed: int) -> Measures:
     """Of what learned the new colour: the share of pictures that have it where its word is said,
     and where it is not; and the share recognised then."""
     del out
     model, wanted, found = load_model(str(place(cell))), kinds() * (COUNT // len(kinds())), {}
-    for name, word in {"said": WORD, "silent": ""}.items():
-        texts = [caption(kind, word) for kind in wanted]
+    for name, tint in {"said": word, "silent": ""}.items():
+        texts = [caption(kind, tint) for kind in wanted]
         drawn = model.sample(texts, seed=[seed + n for n in range(len(texts))], **HOW)
         found[f"new.{name}"] = float(np.mean([share_of(one, TEAL) > 0.5 for one in drawn]))
         found[f"new.kind_{name}"] = recognised(place("classifier"), drawn, wanted)

@@ -12,13 +12,21 @@ from functools import partial
 from typing import Any
 
 from experiments.ldm_tiny import measures
-from experiments.ldm_tiny.concepts import LARGE, SMALL, TEST, TRAIN, prepare_concepts
+from experiments.ldm_tiny.concepts import (
+    LARGE,
+    NEW_WORD,
+    SMALL,
+    TEST,
+    TRAIN,
+    WORD,
+    prepare_concepts,
+)
 from vlp_jax.api.study import Cell, Column, DataSet, Study, Trend
 from vlp_jax.core.errors import UserError
 
 CLASSIFIER, CODER, UNET = "classifier", "autoencoder", "unet"
 PAINTING, CONTROL = "inpainting", "control"
-DREAMBOOTH, ALONE, LORA = "dreambooth", "alone", "lora"
+DREAMBOOTH, ALONE, LORA, INVERSION = "dreambooth", "alone", "lora", "inversion"
 OTHER_STYLE = "builtin:emoji/twemoji-test"
 GUIDANCES = (0, 1, 3)
 PSNR, REAL, KIND = "PSNR (dB)", "real: kind", "kind"
@@ -44,8 +52,10 @@ def drawn(path: str, count: int, how: Mapping[str, Any]) -> dict[str, Any]:
 def own(form: str, stage: str) -> Cell:
     """What learns a colour from five pictures."""
     folder = "{out}/sets/seed{seed}"
-    paths = f"{folder}/own" + f",{folder}/prior" * (stage == DREAMBOOTH)
-    write = {"before": measures.write_own, "after": partial(measures.learned, stage)}
+    word = NEW_WORD if stage == INVERSION else WORD
+    paths = f"{folder}/{word.strip('<>')}" + f",{folder}/prior" * (stage == DREAMBOOTH)
+    after = partial(measures.learned, stage, word)
+    write = {"before": partial(measures.write_own, word), "after": after}
     return cell(form, stage, (CLASSIFIER, UNET), changes={"data.path": paths}, **write)
 
 
@@ -68,7 +78,7 @@ def stages(form: str) -> Study:
         ),
         PAINTING: cell(form, PAINTING, (CLASSIFIER, UNET), after=measures.painted),
         CONTROL: cell(form, CONTROL, (CLASSIFIER, UNET), after=measures.followed),
-        **{stage: own(form, stage) for stage in (DREAMBOOTH, ALONE, LORA)},
+        **{stage: own(form, stage) for stage in (DREAMBOOTH, ALONE, LORA, INVERSION)},
     }
     columns = {
         REAL: Column("test.top1"),

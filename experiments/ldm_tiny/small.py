@@ -11,11 +11,11 @@ from ml_collections import ConfigDict
 from configs.autoencoder import features
 from configs.autoencoder import tiny as coder
 from configs.latent_diffusion import tiny
-from experiments.ldm_tiny.concepts import CONCEPTS, KINDS, TEST, TRAIN
+from experiments.ldm_tiny.concepts import CONCEPTS, KINDS, NEW_WORD, TEST, TRAIN
 
 LIKE = dict(crop_scale=(0.6, 1.0), hue=0.5, saturation=0.5, contrast=0.4, brightness=0.3, grey=0.5)
 ATTENTIONS = r"unet/.*attn/(qkv|query|key_value|out)/kernel"
-OWN = ("dreambooth", "alone", "lora")  # stages that learn from five pictures
+OWN = ("dreambooth", "alone", "lora", "inversion")  # stages that learn from five pictures
 
 
 def get_config(words: str = "unet,runs/ldm_tiny/cells,0") -> ConfigDict:
@@ -46,7 +46,9 @@ def classifier() -> ConfigDict:
 
 
 def _drawer(stage: str, folder: Callable[[str], str]) -> ConfigDict:
-    kind = {**dict.fromkeys(("unet", "lora", "alone"), ""), "dreambooth": "prior"}.get(stage, stage)
+    kind = {**dict.fromkeys(("unet", "lora", "alone", "inversion"), ""), "dreambooth": "prior"}.get(
+        stage, stage
+    )
     start = "" if stage == "unet" else folder("unet")
     c = tiny.get_config(f"{CONCEPTS},{kind},{start}")
     if stage == "unet":
@@ -62,4 +64,8 @@ def _drawer(stage: str, folder: Callable[[str], str]) -> ConfigDict:
         c.data.weights = (1.0, 1.0)
     if stage == "lora":
         c.optim.lr, c.adapt.rank, c.adapt.paths = 2e-3, 4, (ATTENTIONS,)
+    if stage == "inversion":
+        c.data.tokenizer_options.new = (f"{NEW_WORD}=green",)
+        c.method.text.new_rows, c.method.text.vocab_size = 1, tiny.VOCABULARY + 1
+        c.adapt.learn, c.optim.lr = ("text/token_embed/new_rows",), 1e-2
     return c
