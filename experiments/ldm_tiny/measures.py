@@ -43,8 +43,8 @@ Measures = dict[str, float]
 def write_latents(config: str, name: str, place: Place, out: Path, seed: int) -> Measures:
     """Caches what an autoencoder makes of the pictures of a recipe; config: FILE.py:STAGE; name: of
     the cache in the study's folder."""
-    cells = place("").parents[1]
-    found = load_config(f"{ROOT}/{config},{cells},{seed}", {})
+    del place
+    found = load_config(f"{ROOT}/{config},{out / 'cells'},{seed}", {})
     folder = out / "sets" / f"seed{seed}" / name
     cache(Request(out=str(folder), config=found, functions=("latents",)))
     return {}
