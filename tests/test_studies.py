@@ -31,11 +31,12 @@ def test_every_cell_builds(name, full, tmp_path):
     for cell in study.cells:
         config = study.config(cell, 3, {})
         assert config.seed == 3 and (config.steps or config.epochs)
-        own = full and name.startswith(("clip_", "blip_"))  # pairs are the user's
+        own = full and name.startswith(("clip_", "blip_", "ldm_tiny"))  # pairs are the user's
         known = "tfds:" if full else ("builtin:emoji/", "runs/")
         assert own or config.data.path.startswith(known)
         seen.add(json.dumps(config.to_dict(), default=str))
-        kind = config.method.name, str(config.method.image)
+        nets = (config.method.get(part) for part in ("image", "unet", "autoencoder"))
+        kind = config.method.name, *map(str, nets)
         if kind not in built:
             built.add(kind)
             trees = shapes(config)

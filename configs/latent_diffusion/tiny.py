@@ -16,7 +16,7 @@ from configs.latent_diffusion.common import recipe, start_from
 LENGTH, VOCABULARY = 16, 160
 EMPTY = (2, 3, 0)  # [CLS] [SEP], and [PAD] to the end
 # That of configs/autoencoder/tiny.py.
-CODER = dict(name="autoencoder", latent_channels=4, widths=(32, 64, 64), groups=8)
+CODER = dict(name="autoencoder", latent_channels=4, widths=(32, 64, 64), res_blocks=1, groups=8)
 UNET = dict(
     name="unet", in_channels=4, out_channels=4, widths=(64, 128), depths=(1, 1), middle_depth=1,
     heads=(4, 4), res_blocks=1, groups=8,
@@ -40,7 +40,7 @@ def get_config(words: str = "") -> ConfigDict:
     c = small(recipe(32, **own), folder or "runs/emoji")
     if kind == "control":
         start_from(c, start)
-        c.data.fields.control = {"member": "edges.png"}
+        c.data.fields.control = {"member": "edge.png"}
     elif start:
         c.init_from = start
     return c
@@ -49,7 +49,7 @@ def get_config(words: str = "") -> ConfigDict:
 def small(c: ConfigDict, folder: str) -> ConfigDict:
     """Data, rates and lengths of the small form."""
     c.method.frozen_dtype, c.method.unroll = "float32", True
-    c.data.path = f"{folder}/train-*.tar"
+    c.data.path = f"{folder}/emoji_scenes-train-*.tar"
     c.data.tokenizer, c.data.context_length = f"{folder}/vocab.txt", LENGTH
     c.data.workers, c.data.image.crop = 0, "squash"
     c.data.image.eval_crop = "squash"

@@ -91,6 +91,18 @@ def test_other_names_are_bars_with_their_numbers(monkeypatch):
     assert axes[0].yaxis_inverted()
 
 
+def test_many_columns_take_lines_and_panels_leave_out_what_has_no_number(monkeypatch):
+    cells = {name: cell({"e": 1.0} if name == "x" else {}, {}) for name in "wxyz"}
+    for number, column in enumerate("abcde"):
+        cells["y"]["ours"][column] = number
+    axes = drawn(monkeypatch, cells)
+    shown = [a for a in axes if a.axison]
+    assert [a.get_title(loc="left") for a in shown] == list("eabcd") and len(axes) == 8
+    rows = [[label.get_text() for label in a.get_yticklabels()] for a in shown]
+    assert rows == [["x", "y"], ["y"], ["y"], ["y"], ["y"]]
+    assert [t.get_text() for t in axes[3].get_legend().get_texts()] == ["paper", "ours"]
+
+
 @pytest.mark.parametrize("names", ["ab", "12"])
 def test_a_paper_that_prints_nothing_is_not_drawn(monkeypatch, names):
     cells = {name: cell({}, {"x": 4.0}) for name in names}

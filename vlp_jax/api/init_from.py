@@ -226,8 +226,9 @@ class Weights:
 
     def _take(self, source: Source) -> None:
         """Adds the leaves of one source."""
-        if not any(under(path, source.ours) for path in self.ours):
-            hint = nearest(source.ours, {path.split("/")[0] for path in self.ours})
+        names = [path.removeprefix(stem_of(path)) for path in self.ours]
+        if not any(under(name, source.ours) for name in (*self.ours, *names)):
+            hint = nearest(source.ours, {name.split("/")[0] for name in names})
             raise UserError(f"init_from.{source.ours}: the method has no such weights{hint}")
         theirs, method, pictures = self._folders(source.folder)
         told = self.told[source.text] = Told()

@@ -10,7 +10,7 @@ import statistics
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 LENGTHS = ("steps", "optim.warmup_steps", "optim.lr")  # 0 or 1 where nothing is to be learnt
 
@@ -41,6 +41,16 @@ class Request:
     def folder(self) -> Path:
         """Where everything is written."""
         return Path(self.out or f"runs/{Path(self.study).name}" + "_full" * self.full)
+
+
+class Hooks(NamedTuple):
+    """f() -> {measure: number}: `before` a cell is trained, writing what it reads, and `after`."""
+
+    before: Callable[[], Mapping[str, float]] = dict
+    after: Callable[[], Mapping[str, float]] = dict
+
+
+NOTHING = Hooks()
 
 
 def reproduce(request: Request) -> dict[str, Any]:
@@ -167,15 +177,17 @@ def run_cells(
             eta = f", ETA {duration_text(rest)}" if took else ""
             show(f"cell {index + 1} of {len(runs)}: {name}, seed {seed}{eta}", last=True)
             start = time.monotonic()
-            cell, before = study.cells[name], None
-            if cell.before:
-                place = functools.partial(folder_of, seed=seed, out=out)
-                before = functools.partial(cell.before, place, out, seed)
+            cell = study.cells[name]
+            place = functools.partial(folder_of, seed=seed, out=out)
+            hooks = Hooks(*(
+                functools.partial(hook, place, out, seed) if hook else dict
+                for hook in (cell.before, cell.after)
+            ))  # fmt: skip
             follow_ups = {
                 name: dataclasses.replace(run, changes={**run.changes, **cell.then})
                 for name, run in ({} if cell.aside else study.follow_ups).items()
             }
-            measures, new = run_cell(config, follow_ups, folder_of(name, seed, out), before)
+            measures, new = run_cell(config, follow_ups, folder_of(name, seed, out), hooks)
             found.setdefault(name, []).append(measures)
             took += [time.monotonic() - start] * new
             if stop.heard and index + 1 < len(runs):
@@ -206,12 +218,12 @@ def run_cell(
     config: Any,
     follow_ups: Mapping[str, Any],
     folder: Path,
-    before: Callable[[], Mapping[str, float]] | None = None,
+    hooks: Hooks = NOTHING,
 ) -> tuple[dict[str, float], bool]:
     """Trains and evaluates a cell and its follow-ups, or reads what `folder` holds of them.
 
     Args:
-      before: writes what the training reads, and gives more measures.
+      hooks: what is done around the training; each gives more measures.
 
     Returns:
       ({measure: number}, whether anything was run).
@@ -229,12 +241,13 @@ def run_cell(
     done = json.loads(file.read_text()) if file.is_file() else {}
     if done.get("asked") == asked:
         return done["measures"], False
-    made = dict(before()) if before else {}
+    made = hooks.before()
     try:
         measures = {**made, **run_measures(config, folder, train(config, folder))}
     except UserError as error:
         text = str(error).replace("choose another folder or pass --force", "choose another --out")
         raise UserError(text) from error
+    measures |= hooks.after()
     for name, run in follow_ups.items():
         after = run.load({}, str(folder))
         more = run_measures(after, folder / name, train(after, folder / name))

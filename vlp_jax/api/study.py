@@ -19,6 +19,7 @@ from vlp_jax.core.errors import UserError, nearest
 
 ROOT = Path(__file__).parents[2]
 Values = Mapping[str, Mapping[str, float]]  # {cell: {column: mean over seeds}}
+Hook = Callable[[Callable[[str], Path], Path, int], Mapping[str, float]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,15 +81,9 @@ class Run:
           UserError: see api/config.py.
         """
         places = {"{run}": run, **(places or {})}
-
-        def placed(text: str) -> str:
-            for mark, value in places.items():
-                text = text.replace(mark, value)
-            return text
-
-        spec = placed(self.config)
+        spec = placed(self.config, places)
         spec = spec if Path(spec.partition(":")[0]).is_absolute() else f"{ROOT}/{spec}"
-        changes = {key: placed(str(value)) for key, value in self.changes.items()}
+        changes = {key: placed(str(value), places) for key, value in self.changes.items()}
         config = load_config(spec, {**changes, **more})
         if self.image:
             with config.unlocked():
@@ -112,7 +107,8 @@ class Cell(Run):
       aside: is no row of the paper's: the study's evaluators and follow-ups leave it out.
       then: changes of its follow-ups.
       needs: cells that must be there before it; before: f(f(cell) -> its workdir, the
-        study's folder, seed) -> {measure: number}, writes what it reads once they are.
+        study's folder, seed) -> {measure: number}, writes what it reads once they are; after: the
+        same, once it is trained.
     """
 
     start: str = ""
@@ -120,7 +116,8 @@ class Cell(Run):
     aside: bool = False
     then: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     needs: tuple[str, ...] = ()
-    before: Callable[[Callable[[str], Path], Path, int], Mapping[str, float]] | None = None
+    before: Hook | None = None
+    after: Hook | None = None
     paper: Mapping[str, float] = dataclasses.field(default_factory=dict)
     evals: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
 
@@ -196,7 +193,8 @@ class Study:
         places = {"{out}": str(out), "{seed}": str(seed)}
         config = cell.load({"seed": str(seed), "eval_every": "0", **more}, places=places)
         with config.unlocked():
-            config.evals = ConfigDict({**({} if cell.aside else self.evals), **cell.evals})
+            config.evals = ConfigDict({} if cell.aside else self.evals)
+            config.evals.update(placed(cell.evals, places))
         return config
 
     def values(self, measures: Values) -> dict[str, dict[str, float]]:
@@ -208,6 +206,15 @@ class Study:
                 if column.measure in own and base:
                     found[name][title] = own[column.measure] / base * column.scale
         return found
+
+
+def placed(value: Any, places: Mapping[str, str]) -> Any:
+    """Texts, and those in mappings, with what every mark stands for."""
+    if isinstance(value, Mapping):
+        return {key: placed(own, places) for key, own in value.items()}
+    for mark, found in places.items() if isinstance(value, str) else ():
+        value = value.replace(mark, found)
+    return value
 
 
 def studies() -> list[str]:

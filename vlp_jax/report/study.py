@@ -15,6 +15,7 @@ from rich.table import Table
 from vlp_jax.report.canvas import BLUE, GREY, literal_text, new_figure, plain_axes, printable, save
 from vlp_jax.report.results import markdown_table, write_json, write_text
 
+WIDE = 4  # panels side by side
 VERDICTS = {True: "pass", False: "FAIL", None: "not run"}
 
 
@@ -111,25 +112,40 @@ def trend_rows(trends: Mapping[str, bool | None]) -> list[dict[str, str]]:
 
 @literal_text
 def draw_study(title: str, cells: Mapping[str, Mapping[str, Any]], out: str) -> str:
-    """One panel a column, the paper beside ours: a line over cells that are numbers, matrices where
-    all are `A / B`, else bars. Returns the path of the PNG.
+    """One panel a column, WIDE side by side, the paper beside ours: a line over cells that are
+    numbers, matrices where all are `A / B`, else bars; a panel has the cells that have its number.
+    Returns the path of the PNG.
     """
     titles, names = column_titles(cells), list(cells)
     pairs = [tuple(name.split(" / ")) for name in names]
     if names and all(len(pair) == 2 for pair in pairs):
         figure = _matrices(titles[0], cells, pairs)
     else:
-        height = 4.2 if _numbers(names) else 1.4 + 0.42 * len(names)
-        figure = new_figure(1.5 + 4.6 * len(titles), height)
         draw = _line if _numbers(names) else _bars
-        panels = np.atleast_1d(figure.subplots(1, len(titles), squeeze=False))[0]
-        for axes, column in zip(panels, titles, strict=True):
-            draw(axes, column, cells)
+        told = [_told(cells, column) for column in titles]
+        wide = min(WIDE, len(titles))
+        lines = [told[i : i + wide] for i in range(0, len(told), wide)]
+        heights = [4.2 if draw is _line else 1.2 + 0.42 * max(map(len, line)) for line in lines]
+        figure = new_figure(1.5 + 4.6 * wide, 0.3 + sum(heights))
+        panels = figure.subplots(len(lines), wide, squeeze=False, height_ratios=heights).ravel()
+        for axes, column, some in zip(panels, titles, told, strict=False):
+            draw(axes, column, some)
             plain_axes(axes)
-        panels[-1].legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
+        for axes in panels[len(titles) :]:
+            axes.set_axis_off()
+        keys = max((axes.get_legend_handles_labels() for axes in panels), key=lambda k: len(k[0]))
+        beside = dict(loc="upper left", bbox_to_anchor=(1, 1))
+        panels[wide - 1].legend(*keys, frameon=False, fontsize=8, **beside)
     figure.suptitle(printable(title, 110), x=0.01, ha="left", fontsize=11, fontweight="bold")
     figure.tight_layout()
     return save(figure, out)
+
+
+def _told(cells: Mapping[str, Mapping[str, Any]], column: str) -> dict[str, Mapping[str, Any]]:
+    """The cells that have a number there."""
+    return {
+        name: cell for name, cell in cells.items() if column in {**cell["ours"], **cell["paper"]}
+    }
 
 
 def _numbers(names: Sequence[str]) -> bool:
