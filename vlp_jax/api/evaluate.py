@@ -69,6 +69,7 @@ def evaluate(checkpoint: str, config: Any, sharding: str = "") -> tuple[dict[str
     from vlp_jax.api.networks import opener
     from vlp_jax.api.placement import choose_mesh
     from vlp_jax.api.weights import scale_of
+    from vlp_jax.core.fields import Text
     from vlp_jax.parallel.mesh import ALL_DEVICES
     from vlp_jax.train.evaluate import eval_context, make_evaluators, run_evaluators
     from vlp_jax.train.functions import Embedder
@@ -82,10 +83,12 @@ def evaluate(checkpoint: str, config: Any, sharding: str = "") -> tuple[dict[str
         context = replace(context, network=opener(preset, shape, size))
         return run_evaluators(make_evaluators(config.evals.to_dict(), context, None), {}), 1.0
     model = load_model(checkpoint, preset, shape)
-    text = model.method.fields().get("text")
-    tokenizer, masked = (None, False) if text is None else (model.tokenizer(), text.mask)
-    context = eval_context(tokenizer, model.preprocessing, size, mesh, masked)
-    context = replace(context, network=opener(preset, shape, size))
+    fields = model.method.fields()
+    texts = {name: field for name, field in fields.items() if isinstance(field, Text)}
+    tokenizers = {name: model.tokenizer(field.tokenizer) for name, field in texts.items()}
+    masked = "text" in texts and texts["text"].mask
+    context = eval_context(tokenizers.get("text"), model.preprocessing, size, mesh, masked)
+    context = replace(context, network=opener(preset, shape, size), tokenizers=tokenizers)
     trained = trained_on(checkpoint.removeprefix(FRESH))
     evaluators = make_evaluators(config.evals.to_dict(), context, model.method, trained)
     fns = Embedder(model.method, mesh).bind(model.params, model.extra)
