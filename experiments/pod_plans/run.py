@@ -18,9 +18,9 @@ ROOT = HERE.parents[1]
 README = HERE / "README.md"
 HEAD = """# Pod plans
 
-CLIP at pod scale and BLIP's pre-training as published, compiled by the pods' own compiler on a host
-without accelerators. Bytes are the compiler's, per device; seconds and MFU are a roofline's upper
-bound, not a measurement.
+CLIP at pod scale, BLIP's and Stable Diffusion's training as published, compiled by the pods' own
+compiler on a host without accelerators. Bytes are the compiler's, per device; seconds and MFU are a
+roofline's upper bound, not a measurement.
 `python experiments/pod_plans/run.py --renew` makes all of it again (libtpu {version}).
 
 | recipe | slice | batch | settings | GiB | temp GiB | collectives MB | step s | MFU |
@@ -45,7 +45,7 @@ class Recipe(NamedTuple):
     @property
     def label(self) -> str:
         """What the table calls it."""
-        return f"BLIP-{self.arch}" if self.config == BLIP else self.arch
+        return PREFIX.get(self.config, "") + self.arch.replace(",", "-")
 
     @property
     def name(self) -> str:
@@ -59,6 +59,8 @@ class Recipe(NamedTuple):
 
 
 BLIP = "configs/blip/pretrain.py"
+DIFFUSION = "configs/latent_diffusion/stable_diffusion.py"
+PREFIX = {BLIP: "BLIP-"}
 NONE, DOTS, FULL = ({"method.remat": remat} for remat in ("none", "dots", "full"))
 POD = {"v5e:16x16": 256, "v4:4x4x8": 128, "v5p:4x4x4": 64, "v6e:8x8": 64}
 
@@ -84,6 +86,8 @@ RECIPES = (
     *(Recipe(arch, name, 32_768, settings(arch, name)) for name in POD for arch in ARCHS),
     Recipe("ViT-L-14", "v5e:16x16", 65_536, split("v5e:16x16", FULL)),
     *(Recipe("base", name, 2_880, FULL, BLIP) for name in ("v5e:4x8", "v5p:2x2x4")),
+    Recipe("sd1,512", "v5e:16x16", 2_048, split("v5e:16x16", FULL), DIFFUSION),
+    Recipe("sdxl,1024", "v5p:4x4x4", 2_048, split("v5p:4x4x4", FULL), DIFFUSION),
 )
 
 

@@ -185,7 +185,7 @@ def test_each_model_sees_a_picture_once_by_its_own_preprocessing(data):
 
     def writes(image, prompts, numbers):
         seen["writer"].append(image.shape)
-        return [Made(f"text {number}", 0.0, []) for number in numbers]
+        return [[Made(f"text {number}", 0.0, [])] for number in numbers]
 
     class Matches:
         def see(self, image):

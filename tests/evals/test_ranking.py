@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from vlp_jax.evals.kits import ranking
-from vlp_jax.evals.kits.ranking import nearest_neighbours, rank
+from vlp_jax.evals.kits.ranking import nearest_neighbours, rank, rank_few
 
 
 def integers(rng, *shape):
@@ -40,6 +40,27 @@ def test_ranks_equal_the_loop_for_any_block_size(block, monkeypatch):
     assert found.rank.tolist() == slow_rank(sims, positive, weight, extra)
     assert len(set(found.rank.tolist())) > 3
     np.testing.assert_array_equal(found.score, -np.sort(-sims, axis=1)[:, :5])
+
+
+@pytest.mark.parametrize("block", [37, 2**24])
+def test_some_with_scores_of_their_own_stand_before_the_others(block, monkeypatch):
+    """Scores of any size and many ties, within the few and behind them; cosines are exact."""
+    monkeypatch.setattr(ranking, "BLOCK_ELEMENTS", block)
+    rng = np.random.default_rng(2)
+    vectors = np.concatenate([np.eye(4, dtype=np.float32), -np.eye(4, dtype=np.float32)])
+    queries, candidates = vectors[rng.integers(8, size=23)], vectors[rng.integers(8, size=12)]
+    positive = np.stack([rng.permutation(12)[:2] for _ in range(23)]).astype(np.int32)
+    positive[::2, 1:] = -1
+    weight, extra = rng.integers(1, 4, 12), np.zeros_like(positive)
+    sims = queries @ candidates.T
+    ids = np.argsort(-sims, axis=1, kind="stable")[:, :4].astype(np.int32)
+    score = 9 * integers(rng, 23, 4)
+    wanted = sims - 100
+    np.put_along_axis(wanted, ids, score, axis=1)
+    found = rank_few((ids, score), queries, candidates, positive, weight=weight)
+    assert found.rank.tolist() == slow_rank(wanted, positive, weight, extra)
+    behind = [not set(p) & set(few) for p, few in zip(positive.tolist(), ids.tolist(), strict=True)]
+    assert len(set(found.rank[behind].tolist())) > 3, "those that were left out are no one tie"
 
 
 def test_a_tie_counts_against_the_positive():
