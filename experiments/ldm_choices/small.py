@@ -39,6 +39,8 @@ def get_config(words: str = "f4,runs/ldm_choices/cells,0") -> ConfigDict:
     if kind == "coder":
         c = coder.get_config()
         c.method.autoencoder.update(sizes)
+        c.method.augment.update(dict(hue=0.0, saturation=0.0, contrast=0.0, brightness=0.0))
+        c.method.augment.crop_scale, c.data.path = (1.0, 1.0), TRAIN  # they code scenes alone
         c.method.critic_weight, c.steps = 0.0, CODER_STEPS[factor]
         return c
     c = tiny.get_config(f"{CONCEPTS}")
