@@ -54,7 +54,7 @@ def small(c: ConfigDict, folder: str) -> ConfigDict:
     c.data.workers, c.data.image.crop = 0, "squash"
     c.data.image.eval_crop = "squash"
     c.sharding = "replicated"
-    c.batch_size, c.steps = 64, 6000
+    c.batch_size, c.steps = 64, 4000
     c.optim.lr, c.optim.schedule, c.optim.warmup_steps = 5e-4, "cosine", 100
     c.optim.clip_norm = 1.0
     c.ema_decay = 0.999

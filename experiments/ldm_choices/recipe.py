@@ -36,9 +36,9 @@ def drawer(name: str, factor: int, row: str = "") -> Cell:
     """A U-Net on cached latents."""
     changes = {f"method.{key}": value for key, value in ROWS.get(row, {}).items()}
     judges = ",".join(f"{{out}}/cells/{cell}/seed{{seed}}" for cell in (CLASSIFIER, CLIP))
-    given = {"type": "generation", "path": TEST, "networks": judges, "label": "kind"}
+    given = {"type": "generation", "path": TRAIN, "networks": judges, "label": "kind"}
     guidances = GUIDANCES if name == BASE else (USUAL,)
-    given |= {"guidances": guidances, "count": 320, "how": {"steps": 25}}
+    given |= {"guidances": guidances, "count": 320, "limit": 1000, "how": {"steps": 25}}
     return stage(
         f"f{factor}",
         (CLASSIFIER, CLIP, f"coder{factor}"),

@@ -35,7 +35,7 @@ COUNT, PRIOR = 160, 8  # pictures of a measure; of the prior, for each kind
 HOW = dict(sampler="ddim", steps=25, guidance=3.0, batching=Batching(32))
 HOLE = (0.2, 0.8)  # of the sides, is painted over
 TEAL = 128  # the hue to learn, of 256: midway between green and blue
-OWN = ("apple", "flower", "tree", "pig", "star")  # shown in it
+OWN = ("apple", "flower", "umbrella", "pig", "star")  # shown in it
 Place = Callable[[str], Path]
 Measures = dict[str, float]
 

@@ -7,7 +7,6 @@ scenes by their captions; from it start painting into holes, following edges, an
 five pictures. Full form: the same scenes at their 96 pixels, hours of a GPU.
 """
 
-from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
@@ -42,11 +41,13 @@ def cell(form: str, stage: str, needs: tuple[str, ...] = (), **how: Any) -> Cell
     return Cell(config=f"{form}:{stage},{{out}}/cells,{{seed}}", needs=needs, **how)
 
 
-def drawn(path: str, count: int, how: Mapping[str, Any]) -> dict[str, Any]:
-    """Pictures of the test's captions, by the classifier's features and classes."""
+def drawn() -> dict[str, Any]:
+    """Pictures by captions that were learned (test has unseen pairs of kind and colour alone), by
+    the classifier's features and classes."""
     judge = "{out}/cells/classifier/seed{seed}"
-    given = {"type": "generation", "path": path, "networks": judge, "label": "kind"}
-    return {"drawn": {**given, "guidances": GUIDANCES, "count": count, "how": how}}
+    given = {"type": "generation", "path": TRAIN, "networks": judge, "label": "kind"}
+    how = {"guidances": GUIDANCES, "count": 320, "limit": 1000, "how": {"steps": 25}}
+    return {"drawn": {**given, **how}}
 
 
 def own(form: str, stage: str) -> Cell:
@@ -73,7 +74,7 @@ def stages(form: str) -> Study:
             (CLASSIFIER, CODER),
             changes={"data.path": "{out}/sets/seed{seed}/latents"},
             before=partial(measures.write_latents, f"{form}:{UNET}", "latents"),
-            evals=drawn(TEST, 320, {"steps": 25}),
+            evals=drawn(),
             after=measures.colours,
         ),
         PAINTING: cell(form, PAINTING, (CLASSIFIER, UNET), after=measures.painted),

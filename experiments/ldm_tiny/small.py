@@ -57,6 +57,8 @@ def _drawer(stage: str, folder: Callable[[str], str]) -> ConfigDict:
             c.init_from = ConfigDict({part: f"{folder('autoencoder')}:{part}" for part in parts})
         return c
     c.steps, c.optim.lr, c.optim.warmup_steps = 1500, 3e-4, 50
+    if stage == "control":
+        c.optim.lr = 1e-3
     if stage in OWN:
         c.steps, c.batch_size, c.ema_decay, c.method.drop = 300, 16, 0.0, 0.0
         c.optim.lr, c.optim.warmup_steps, c.optim.schedule = 1e-4, 0, "constant"
