@@ -14,6 +14,7 @@ from einops import rearrange, repeat
 
 from vlp_jax.core import rng as rngs
 from vlp_jax.core.types import Array
+from vlp_jax.nn.convolution import convolve
 from vlp_jax.nn.dropout import dropout
 from vlp_jax.nn.init import torch_linear
 from vlp_jax.nn.norms import GroupNorm
@@ -24,6 +25,7 @@ SYMMETRIC, BEHIND = ((1, 1), (1, 1)), ((0, 1), (0, 1))  # paddings before a 3 x 
 def conv(features: int, kernel: int, name: str, zero: bool = False, **how: Any) -> nn.Conv:
     """A convolution that keeps the size; zero: it starts as 0; how: further fields."""
     init = nn.initializers.zeros if zero else torch_linear
+    how |= dict(conv_general_dilated=convolve)
     return nn.Conv(features, (kernel, kernel), kernel_init=init, name=name, **how)
 
 
