@@ -140,7 +140,8 @@ class Phase(_Stages):
       player: who moves (Method.players). Other players' parameters are given, run as in training
         and get no gradient.
       start: the first step that plays it; before, its player stays as it is. A program without it
-        is compiled for these steps: on CPUs a convolution under `lax.cond` takes 40 times as long.
+        is compiled for these steps: on CPUs gradients of convolutions under `lax.cond` may take 40
+        times as long (nn/convolution.py).
     """
 
     name: str

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from einops import rearrange
 
 from vlp_jax.core.types import Array
+from vlp_jax.nn.convolution import convolve
 from vlp_jax.nn.precision import DTYPES, pick
 
 STAGES = ((2, 64), (2, 128), (3, 256), (3, 512), (3, 512))  # convolutions and their channels
@@ -52,8 +53,8 @@ class LPIPS(nn.Module):
         for stage, (count, width) in enumerate(STAGES, start=1):
             x = nn.max_pool(x, (2, 2), (2, 2)) if stage > 1 else x
             for n in range(1, count + 1):
-                conv = nn.Conv(width, (3, 3), padding=1, dtype=dtype, name=f"conv{stage}_{n}")
-                x = jax.nn.relu(conv(x))
+                how = dict(padding=1, dtype=dtype, conv_general_dilated=convolve)
+                x = jax.nn.relu(nn.Conv(width, (3, 3), **how, name=f"conv{stage}_{n}")(x))
             head = self.param(f"head{stage}", nn.initializers.ones, (width,))
             maps.append(unit_map(x) * jnp.sqrt(head.astype(jnp.float32)))
         pooled = jnp.concatenate([each.mean((1, 2)) for each in maps], -1)

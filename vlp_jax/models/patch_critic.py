@@ -12,6 +12,7 @@ import jax.numpy as jnp
 
 from vlp_jax.core.schema import Size
 from vlp_jax.core.types import Array
+from vlp_jax.nn.convolution import convolve
 from vlp_jax.nn.precision import DTYPES, pick
 
 _KERNEL = nn.initializers.normal(0.02)
@@ -48,12 +49,13 @@ class PatchCritic(nn.Module):
         for n in range(self.layers + 1):
             strides = (2, 2) if n < self.layers else (1, 1)
             normed = self.batch_norm and n > 0
-            how = dict(padding=1, dtype=dtype, use_bias=not normed, kernel_init=_KERNEL)
+            conv = dict(padding=1, kernel_init=_KERNEL, conv_general_dilated=convolve)
+            how = dict(dtype=dtype, use_bias=not normed, **conv)
             features = self.width * min(2**n, 8)
             x = nn.Conv(features, (4, 4), strides, **how, name=f"conv{n + 1}")(x)
             if normed:
                 how = dict(momentum=0.9, epsilon=1e-5, dtype=dtype, scale_init=_around_one)
                 x = nn.BatchNorm(not train, **how, name=f"norm{n + 1}")(x)
             x = jax.nn.leaky_relu(x, 0.2)
-        out = nn.Conv(1, (4, 4), padding=1, kernel_init=_KERNEL, name="out")
+        out = nn.Conv(1, (4, 4), **conv, name="out")
         return out(x.astype(jnp.float32))[..., 0]
