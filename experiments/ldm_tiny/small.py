@@ -56,7 +56,7 @@ def _drawer(stage: str, folder: Callable[[str], str]) -> ConfigDict:
         with c.ignore_type():
             c.init_from = ConfigDict({part: f"{folder('autoencoder')}:{part}" for part in parts})
         return c
-    c.steps, c.optim.lr, c.optim.warmup_steps = 1500, 3e-4, 50
+    c.steps, c.optim.lr, c.optim.warmup_steps = 1000, 3e-4, 50
     if stage == "control":
         c.optim.lr = 1e-3
     if stage in OWN:
