@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from experiments.ldm_tiny.measures import COUNT, HOW, Measures, Place
+from experiments.ldm_tiny.measures import COUNT, HOW, Measures, Place, rows
 from experiments.ldm_tiny.pictures import caption, picture, samples, sheet
 from vlp_jax.api.model import load_model
 
@@ -19,7 +19,7 @@ def brightness(cell: str, place: Place, out: Path, seed: int) -> Measures:
     model, shown = load_model(str(place(cell))), samples()[:COUNT]
     real = [picture(s, model.image_size) for s in shown]
     texts = [caption(s["meta"]["kind"], s["meta"]["tint"].replace("own", "")) for s in shown]
-    drawn = model.sample(texts, seed=seed, **HOW)
+    drawn = model.sample(texts, seed=rows(seed, texts), **HOW)
     levels = [np.sort([np.asarray(one).mean() for one in some]) for some in (drawn, real)]
     sheet(place(cell) / "drawn.png", drawn, texts)
     return {"brightness.apart": float(np.abs(levels[0] - levels[1]).mean())}

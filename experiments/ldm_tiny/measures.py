@@ -5,7 +5,7 @@ The file exists because these are of the study's own pictures, which the trained
 `Model.sample` as a user has it. All are hooks of cells (api/study.py).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -40,6 +40,11 @@ Place = Callable[[str], Path]
 Measures = dict[str, float]
 
 
+def rows(seed: int, texts: Sequence[str]) -> list[int]:
+    """A seed for every picture."""
+    return [1000 * seed + number for number in range(len(texts))]
+
+
 def write_latents(config: str, name: str, place: Place, out: Path, seed: int) -> Measures:
     """Caches what an autoencoder makes of the pictures of a recipe; config: FILE.py:STAGE; name: of
     the cache in the study's folder."""
@@ -55,7 +60,7 @@ def colours(place: Place, out: Path, seed: int) -> Measures:
     coloured pixels have the told one, and that are recognised; and `learned` of the U-Net."""
     told = [s["meta"] for s in samples() if TINTS.get(s["meta"]["tint"]) is not None][:COUNT]
     texts = [caption(meta["kind"], meta["tint"]) for meta in told]
-    drawn = load_model(str(place("unet"))).sample(texts, seed=seed, **HOW)
+    drawn = load_model(str(place("unet"))).sample(texts, seed=rows(seed, texts), **HOW)
     right = [
         share_of(one, TINTS[meta["tint"]]) > 0.5 for one, meta in zip(drawn, told, strict=True)
     ]
@@ -77,7 +82,9 @@ def painted(place: Place, out: Path, seed: int) -> Measures:
     hole = np.zeros((model.image_size,) * 2, np.uint8)
     hole[low:high, low:high] = 255
     texts = [caption(kind) for kind in wanted]
-    drawn = model.sample(texts, seed=seed, image=given, mask=Image.fromarray(hole), **HOW)
+    drawn = model.sample(
+        texts, seed=rows(seed, texts), image=given, mask=Image.fromarray(hole), **HOW
+    )
     apart = np.abs(np.stack(given).astype(int) - np.stack(drawn))[:, hole == 0]
     pairs = [one for pair in zip(given, drawn, strict=True) for one in pair]
     sheet(place("inpainting") / "painted.png", pairs, [w for t in texts for w in ("given", t)])
@@ -95,7 +102,7 @@ def followed(place: Place, out: Path, seed: int) -> Measures:
     scenes = [picture(s, model.image_size) for s in shown]
     maps, found = [picture(s, model.image_size, "edge.png") for s in shown], {}
     for name, control in {"none": {}, "control": {"control": maps}}.items():
-        drawn = model.sample(texts, seed=seed, **control, **HOW)
+        drawn = model.sample(texts, seed=rows(seed, texts), **control, **HOW)
         scores = [edge_f1(*pair) for pair in zip(drawn, scenes, strict=True)]
         found[f"edges.{name}"] = float(np.mean(scores))
     trios = [one for trio in zip(maps, drawn, scenes, strict=True) for one in trio]
@@ -114,8 +121,7 @@ def write_own(word: str, place: Place, out: Path, seed: int) -> Measures:
         save(folder / word.strip("<>"), own, [caption(kind, word) for kind in OWN])
     if not (folder / "prior").is_dir():
         texts = [caption(kind) for kind in kinds()] * PRIOR
-        seeds = [seed + number for number in range(len(texts))]
-        save(folder / "prior", model.sample(texts, seed=seeds, **HOW), texts)
+        save(folder / "prior", model.sample(texts, seed=rows(seed, texts), **HOW), texts)
     return {}
 
 
@@ -126,7 +132,7 @@ def learned(cell: str, word: str, place: Place, out: Path, seed: int) -> Measure
     model, wanted, found = load_model(str(place(cell))), kinds() * (COUNT // len(kinds())), {}
     for name, tint in {"said": word, "silent": ""}.items():
         texts = [caption(kind, tint) for kind in wanted]
-        drawn = model.sample(texts, seed=[seed + n for n in range(len(texts))], **HOW)
+        drawn = model.sample(texts, seed=rows(seed, texts), **HOW)
         found[f"new.{name}"] = float(np.mean([share_of(one, TEAL) > 0.5 for one in drawn]))
         found[f"new.kind_{name}"] = recognised(place("classifier"), drawn, wanted)
         sheet(place(cell) / f"{name}.png", drawn, texts)

@@ -20,6 +20,7 @@ from experiments.ldm_tiny.concepts import (
     WORD,
     prepare_concepts,
 )
+from experiments.ldm_tiny.small import PRIOR
 from vlp_jax.api.study import Cell, Column, DataSet, Study, Trend
 from vlp_jax.core.errors import UserError
 
@@ -54,7 +55,7 @@ def own(form: str, stage: str) -> Cell:
     """What learns a colour from five pictures."""
     folder = "{out}/sets/seed{seed}"
     word = NEW_WORD if stage == INVERSION else WORD
-    paths = f"{folder}/{word.strip('<>')}" + f",{folder}/prior" * (stage == DREAMBOOTH)
+    paths = f"{folder}/{word.strip('<>')}" + f",{folder}/prior" * (stage in PRIOR)
     after = partial(measures.learned, stage, word)
     write = {"before": partial(measures.write_own, word), "after": after}
     return cell(form, stage, (CLASSIFIER, UNET), changes={"data.path": paths}, **write)

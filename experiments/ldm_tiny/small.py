@@ -15,7 +15,8 @@ from experiments.ldm_tiny.concepts import CONCEPTS, KINDS, NEW_WORD, TEST, TRAIN
 
 LIKE = dict(crop_scale=(0.6, 1.0), hue=0.5, saturation=0.5, contrast=0.4, brightness=0.3, grey=0.5)
 ATTENTIONS = r"unet/.*attn/(qkv|query|key_value|out)/kernel"
-OWN = ("dreambooth", "alone", "lora", "inversion")  # stages that learn from five pictures
+PRIOR = ("dreambooth", "lora")  # with pictures that the U-Net drew before
+OWN = (*PRIOR, "alone", "inversion")  # stages that learn from five pictures
 
 
 def get_config(words: str = "unet,runs/ldm_tiny/cells,0") -> ConfigDict:
@@ -46,9 +47,8 @@ def classifier() -> ConfigDict:
 
 
 def _drawer(stage: str, folder: Callable[[str], str]) -> ConfigDict:
-    kind = {**dict.fromkeys(("unet", "lora", "alone", "inversion"), ""), "dreambooth": "prior"}.get(
-        stage, stage
-    )
+    kind = {**dict.fromkeys(("unet", "alone", "inversion"), ""), **dict.fromkeys(PRIOR, "prior")}
+    kind = kind.get(stage, stage)
     start = "" if stage == "unet" else folder("unet")
     c = tiny.get_config(f"{CONCEPTS},{kind},{start}")
     if stage == "unet":
@@ -56,16 +56,16 @@ def _drawer(stage: str, folder: Callable[[str], str]) -> ConfigDict:
         with c.ignore_type():
             c.init_from = ConfigDict({part: f"{folder('autoencoder')}:{part}" for part in parts})
         return c
-    c.steps, c.optim.lr, c.optim.warmup_steps = 1500, 3e-4, 50
+    c.steps, c.optim.lr, c.optim.warmup_steps = 1000, 3e-4, 50
     if stage == "control":
         c.optim.lr = 1e-3
     if stage in OWN:
         c.steps, c.batch_size, c.ema_decay, c.method.drop = 300, 16, 0.0, 0.0
         c.optim.lr, c.optim.warmup_steps, c.optim.schedule = 1e-4, 0, "constant"
-    if stage == "dreambooth":
+    if stage in PRIOR:
         c.data.weights = (1.0, 1.0)
     if stage == "lora":
-        c.optim.lr, c.adapt.rank, c.adapt.paths = 2e-3, 4, (ATTENTIONS,)
+        c.optim.lr, c.adapt.rank, c.adapt.paths = 1e-3, 4, (ATTENTIONS,)
     if stage == "inversion":
         c.data.tokenizer_options.new = (f"{NEW_WORD}=green",)
         c.method.text.new_rows, c.method.text.vocab_size = 1, tiny.VOCABULARY + 1
