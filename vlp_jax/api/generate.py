@@ -34,8 +34,8 @@ class Request:
 
     Attributes:
       checkpoint: a converted checkpoint or a training workdir.
-      images: a folder or files, or none. prompt: one for all; prompts: a file with one line per picture, in
-        the order of their sorted paths.
+      images: a folder or files, or none. prompt: one for all; prompts: a file with one line per
+        picture, in the order of their sorted paths.
       out: the .jsonl to write. how: fields of decoding/how.py Writing. stop: further words that end
         a text. skip_damaged: leave unreadable pictures out instead of stopping.
     """

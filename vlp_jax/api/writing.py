@@ -1,5 +1,6 @@
 """Texts that a model writes for pictures, or after prompts alone, how likely it holds given ones,
-and whether one belongs to a picture: what `Model.generate`, `Model.score`, `Model.match` and the command `generate` do.
+and whether one belongs to a picture: what `Model.generate`, `Model.score`, `Model.match` and the
+command `generate` do.
 
 The file exists so that a command and a notebook write the same texts.
 """

@@ -105,9 +105,8 @@ class LanguageModel(HuggingFace):
     def held(self, state: State, beside: Beside) -> State:
         """Without the head, which some files hold once more, where the config ties it."""
         tied = {**self.defaults, **beside.config}["tie_word_embeddings"]
-        return (
-            {n: t for n, t in state.items() if n != self.head} if beside.config and tied else state
-        )
+        known = beside.config and tied
+        return {n: t for n, t in state.items() if n != self.head} if known else state
 
     def method(self, config: Config, where: str) -> dict[str, Any]:
         """What transformers builds; {} without a config.
@@ -162,7 +161,7 @@ class LanguageModel(HuggingFace):
         """config.json. Raises UserError where the ends are not the tokenizer's."""
         net, ends = method["lm"], method["end_ids"]
         said = {"vocab_size": net["vocab_size"], "tie_word_embeddings": net["tied"]}
-        said |= {"eos_token_id": ends[0] if len(ends) == 1 else list(ends) or None}
+        said |= {"eos_token_id": in_order(ends)}
         said |= {"bos_token_id": None if method["start_id"] < 0 else method["start_id"]}
         return said | self.told(net)
 
@@ -177,6 +176,11 @@ def ids_of(c: Config, vocab_size: int, where: str) -> dict[str, Any]:
                 need = f"must be an id below vocab_size={vocab_size}"
                 raise UserError(f"{where}: {key}={one}: {need}")
     return {"start_id": -1 if start is None else start, "end_ids": ends}
+
+
+def in_order(ids: tuple[int, ...]) -> int | list[int] | None:
+    """Ids as a config says them: a lone one, several, or none."""
+    return ids[0] if len(ids) == 1 else list(ids) or None
 
 
 def activation(name: Any, where: str, key: str = "hidden_act") -> str:
@@ -200,16 +204,20 @@ def read_rope(c: Config, where: str, share: str = "partial_rotary_factor") -> di
       UserError: a kind of scaling that is not read.
     """
     said = c.get("rope_parameters") or c.get("rope_scaling") or {}
+    if not isinstance(said, Mapping):
+        raise UserError(f"{where}: rope_parameters is {said!r}, it must be a mapping")
+    number = lambda key, value, kind=float: typed(f"{where}: {key}", value, kind)  # noqa: E731
     kind = said.get("rope_type", said.get("type", "default"))
     if kind not in _ROPES:
         hint = nearest(str(kind), _ROPES)
         raise UserError(f"{where}: rope_type {kind!r} is not read{hint}")
-    found = {"rope_theta": float(said.get("rope_theta", c["rope_theta"]))}
-    found["rotary_share"] = float(said.get("partial_rotary_factor", c.get(share, 1.0)))
+    found = {"rope_theta": number("rope_theta", said.get("rope_theta", c["rope_theta"]))}
+    own = said.get("partial_rotary_factor", c.get(share, 1.0))
+    found["rotary_share"] = number(share, own)
     found["rope_scaling"] = _ROPES[kind]
     for key, own in _ROPE.items() if kind != "default" else ():
         if key in said and (kind == "llama3" or key == "factor"):
-            found[own] = int(said[key]) if own == "rope_length" else float(said[key])
+            found[own] = number(key, said[key], int if own == "rope_length" else float)
     return found
 
 

@@ -75,16 +75,14 @@ class HfLlama(LanguageModel):
         heads = c["num_attention_heads"]
         if c["hidden_size"] % heads and c["head_dim"] is None:
             raise UserError(f"{where}: num_attention_heads={heads} does not divide hidden_size")
-        own = c["hidden_size"] // heads
+        own, kv = c["hidden_size"] // heads, c["num_key_value_heads"]
         return {
             "context_length": c["max_position_embeddings"],
             "width": c["hidden_size"],
             "hidden": c["intermediate_size"],
             "num_layers": c["num_hidden_layers"],
             "num_heads": heads,
-            "kv_heads": 0
-            if c["num_key_value_heads"] in (None, heads)
-            else c["num_key_value_heads"],
+            "kv_heads": 0 if kv in (None, heads) else kv,
             "head_dim": 0 if c["head_dim"] in (None, own) else c["head_dim"],
             "activation": activation(c["hidden_act"], where),
             "norm_eps": c["rms_norm_eps"],

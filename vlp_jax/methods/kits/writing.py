@@ -20,6 +20,7 @@ from vlp_jax.decoding.steps import Model, Start, Written
 from vlp_jax.methods.base import Method
 from vlp_jax.models.decoder_lm import DecoderLM
 from vlp_jax.models.med import MED
+from vlp_jax.models.t5 import T5
 from vlp_jax.nn.cache import Cache, Context, States, take_rows
 from vlp_jax.nn.layers import Layers, apart, together
 
@@ -102,6 +103,24 @@ def after_words(run: Run, net: DecoderLM, prefix: Array | None = None) -> Writer
         return out["logits"], out["cache"]
 
     return Writer(begin, read, net.unroll)
+
+
+def after_encoding(run: Run, net: T5, ids: Array, mask: Array | None) -> Writer:
+    """The decoder of a T5, whose encoder reads ids, int32[B, T], or float[B, T, D] in place of
+    words; mask: bool[B, T], real ones."""
+
+    def begin(prompt: Array, real: Array, room: int) -> tuple[Context, Array, Cache]:
+        states, _ = run(ids, mask, mode="encode")
+        context = run(None, context=States(states, mask), mode="look")
+        cache = net.empty_cache(len(prompt), prompt.shape[1] + room)
+        logits, cache = read(prompt, context, cache)
+        return context, logits[:, -1], cache
+
+    def read(words: Array, context: Context, cache: Cache) -> tuple[Array, Cache]:
+        _, out = run(None, target=words, context=context, cache=cache, mode="decode")
+        return out["logits"], out["cache"]
+
+    return Writer(begin, read)
 
 
 def write(
