@@ -49,7 +49,7 @@ def test_a_prompt_and_then_single_tokens_are_one_pass(made):
 
 
 def test_nothing_behind_a_token_changes_it_and_padding_nothing(made):
-    net, params, run = made
+    _, params, run = made
     whole = run(params, IDS)[1]["logits"]
     changed = np.concatenate([IDS[:, :5], (IDS[:, 5:] + 1) % 40], axis=1)
     np.testing.assert_array_equal(run(params, changed)[1]["logits"][:, :5], whole[:, :5])

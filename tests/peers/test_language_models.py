@@ -130,6 +130,7 @@ def test_greedy_texts(both, tmp_path, capsys):
     for prompt, row in zip(prompts, rows, strict=True):
         ids = torch.tensor([[1, *(WORDS.index(word) for word in prompt.split())]])
         with torch.no_grad():
+            model(ids[:, :1])  # transformers' dynamic places remember longer texts until then
             out = model.generate(ids, do_sample=False, max_new_tokens=8, pad_token_id=0)
         wanted = out[0, ids.shape[1] :].tolist()
         wanted = wanted[: wanted.index(end)] if end in wanted else wanted
@@ -145,6 +146,7 @@ def test_there_and_back(both):
     assert not report["unexpected_keys"] and not report["missing_keys"]
     ids = torch.arange(3, 15)[None]
     with torch.no_grad():
+        model(ids[:, :1])
         assert torch.equal(model(ids).logits, back.eval()(ids).logits)
     assert (folder / "back" / "tokenizer.json").is_file()
 
@@ -176,7 +178,10 @@ def test_the_defaults_that_we_read_by_are_transformers(name):
         assert family.method({"model_type": "mistral"}, "x") == family.method(config, "x")
 
 
-@pytest.mark.parametrize("name", ARCHS)
+NAMES = ("llama-3-8b", "mistral-7b", "opt-350m", "mpt-1b", "redpajama-incite-3b", "gpt2-medium")
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_published_sizes(name):
     """transformers' class of our config has as many parameters."""
     import jax

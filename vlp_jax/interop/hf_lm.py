@@ -20,6 +20,12 @@ from vlp_jax.interop.weights_file import read_json
 _ACTIVATIONS = {**ACTIVATIONS, "gelu_new": "gelu_tanh"}  # the same function
 _GENERATION = "generation_config.json"
 HEAD = "lm_head.weight"
+# What a decoder is where a family's `sizes` do not say otherwise.
+_USUAL = dict(
+    kv_heads=0, head_dim=0, word_width=0, positions="rotary", position_offset=0, rotary_share=1.0,
+    rope_scaling="none", window=0, norm="rms", final_norm=True, post_norm=False, parallel=False,
+    gated=True, qkv_bias=False, out_bias=False, mlp_bias=False, qkv_clip=0.0, attention_scale=0.0,
+)  # fmt: skip
 _ROPES = {"default": "none", "linear": "linear", "dynamic": "dynamic", "llama3": "llama3"}
 _ROPE = {"factor": "rope_factor", "low_freq_factor": "rope_low", "high_freq_factor": "rope_high"}
 _ROPE |= {"original_max_position_embeddings": "rope_length"}
@@ -155,7 +161,7 @@ class LanguageModel(HuggingFace):
             whole = self.sizes(filled(self.defaults, self.told(net), ""), "")
         except (UserError, KeyError):
             return False
-        return all(net[key] == value for key, value in whole.items())
+        return all(net[key] == value for key, value in {**_USUAL, **whole}.items())
 
     def config_json(self, method: Config, tokenizer: Config | None) -> dict[str, Any]:
         """config.json. Raises UserError where the ends are not the tokenizer's."""
