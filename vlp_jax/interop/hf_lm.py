@@ -148,9 +148,10 @@ class LanguageModel(HuggingFace):
     def tokenizer_options(
         self, beside: Beside, file: str, vocab_size: int, method: str
     ) -> dict[str, Any]:
-        """A language model reads every space and line as it is."""
-        del beside, file, vocab_size, method
-        return {"clean": "none"}
+        """A language model reads every space and line as it is; a SentencePiece model says nothing
+        of a start, which all decoders that come with one have."""
+        del beside, vocab_size, method
+        return {"clean": "none"} | ({"start": True} if file.endswith(".model") else {})
 
     def takes(self, method: Config) -> bool:
         """The one whose own switches say the whole network."""
