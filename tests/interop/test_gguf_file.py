@@ -14,9 +14,9 @@ from vlp_jax.interop import gguf_file
 from vlp_jax.interop.gguf_file import _config, _in_halves, _name, _tokenizer, _words
 
 GGML = {
-    "model": "gpt2", "pre": "smollm",
-    "tokens": ["<end>", "<start>", "a", "b", "Ġ", "1", "ab", "Ġab"], "token_type": [3, 3, *[1] * 6], "merges": ["a b", "Ġ ab"], "bos_token_id": 1,
-    "eos_token_id": 0, "add_bos_token": False,
+    "model": "gpt2", "pre": "smollm", "add_bos_token": False, "bos_token_id": 1, "eos_token_id": 0,
+    "tokens": ["<end>", "<start>", "a", "b", "Ġ", "1", "ab", "Ġab"],
+    "token_type": [3, 3, *[1] * 6], "merges": ["a b", "Ġ ab"],
 }  # fmt: skip
 
 

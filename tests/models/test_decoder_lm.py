@@ -109,7 +109,7 @@ def test_rotary_products_know_distances_alone():
         (dict(kv_heads=3), r"lm\.kv_heads=3 does not divide num_heads=4"),
         (dict(positions="rotery"), r"lm\.positions: unknown 'rotery'; did you mean 'rotary'"),
         (dict(context_length=8), "texts of 9 tokens but the language model takes context_length=8"),
-        (dict(rope_scaling="yarn"), "rotary positions of 8 numbers under scaling 'yarn'"),
+        (dict(rope_scaling="yarn"), r"lm\.rope_scaling: unknown 'yarn'"),
     ],
 )
 def test_what_does_not_go_together(fields, message):

@@ -147,7 +147,8 @@ def test_there_and_back(both):
     ids = torch.arange(3, 15)[None]
     with torch.no_grad():
         model(ids[:, :1])
-        assert torch.equal(model(ids).logits, back.eval()(ids).logits)
+        same = model(ids).logits.numpy(), back.eval()(ids).logits.numpy()
+    np.testing.assert_allclose(*same, atol=1e-5)  # GELU by tanh has two names there
     assert (folder / "back" / "tokenizer.json").is_file()
 
 
@@ -160,8 +161,9 @@ def test_bfloat16_stays_in_shards(tmp_path):
     ours = vlp_jax.load(str(tmp_path / "ours"))
     assert ours.params["lm"]["token_embed"]["embedding"].dtype == "bfloat16"
     ids = np.arange(3, 15)[None].astype(np.int32)
+    model = type(model).from_pretrained(tmp_path / "hf", dtype=torch.float32)
     with torch.no_grad():
-        wanted = model.float()(torch.from_numpy(ids).long()).logits.numpy()
+        wanted = model(torch.from_numpy(ids).long()).logits.numpy()
     np.testing.assert_allclose(forward(ours, "lm_logits", {"text": ids})["out"], wanted, atol=1e-4)
 
 

@@ -16,7 +16,7 @@ from vlp_jax.api.forward import forward  # noqa: E402
 from vlp_jax.cli import convert  # noqa: E402
 
 SIZES = dict(
-    vocab_size=64, d_model=32, d_kv=12, d_ff=48, num_layers=2, num_decoder_layers=3, num_heads=4,
+    vocab_size=64, d_model=32, d_kv=12, d_ff=48, num_layers=2, num_heads=4,
     feed_forward_proj="gated-gelu", decoder_start_token_id=0, tie_word_embeddings=False,
     relative_attention_num_buckets=8, relative_attention_max_distance=12,
 )  # fmt: skip

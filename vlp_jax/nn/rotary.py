@@ -22,7 +22,7 @@ class Rotary:
     """Which angles.
 
     Attributes:
-      size: R, how many numbers of a head turn; even.
+      size: R, how many numbers of a head turn; of an odd R one more does, as in transformers.
       theta: number i of R/2 turns by theta^(-2 i / R) a place.
       scaling: a name of SCALINGS; factor: how much longer texts may be.
       length: of the texts before that.
@@ -42,11 +42,11 @@ class Rotary:
         """Cosines and sines, float32[B, 1, T, R/2], of places int32[B, T].
 
         Raises:
-          UserError: an odd R, an unknown scaling.
+          UserError: an unknown scaling.
         """
-        if self.size % 2 or self.scaling not in SCALINGS:
-            said = f"rotary positions of {self.size} numbers under scaling {self.scaling!r}"
-            raise UserError(f"{said}: an even number{nearest(self.scaling, SCALINGS)}")
+        if self.scaling not in SCALINGS:
+            hint = nearest(self.scaling, SCALINGS)
+            raise UserError(f"lm.rope_scaling: unknown {self.scaling!r}{hint}")
         angles = places[:, None, :, None] * self._speeds(places)
         return jnp.cos(angles), jnp.sin(angles)
 
