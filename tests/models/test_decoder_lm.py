@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 
 from vlp_jax.core.errors import UserError
-from vlp_jax.core.pytree import size
+from vlp_jax.core.pytree import flatten, size
 from vlp_jax.methods.base import make_method
 from vlp_jax.models.archs import language_model, t5
 from vlp_jax.models.decoder_lm import DecoderLM
 from vlp_jax.nn.rotary import Rotary, slopes, turn
+from vlp_jax.parallel.sharding import param_sharding
 
 TINY = dict(vocab_size=40, width=32, num_layers=2, num_heads=4, hidden=48, context_length=16)
 FORMS = {
@@ -134,3 +135,17 @@ def test_published_sizes(name):
     method = make_method({"name": kind, **archs[name]})
     params, _ = jax.eval_shape(method.init, jax.random.key(0))
     assert size(params) == COUNTS[name]
+
+
+def test_heads_and_words_are_shared_by_the_tensor_axis():
+    net = DecoderLM(**TINY | {"kv_heads": 2})
+    made = jax.eval_shape(net.init, jax.random.key(0), IDS)["params"]
+    mesh = jax.sharding.AbstractMesh((1, 1, 2), ("data", "fsdp", "tensor"))
+    found = flatten(param_sharding({"lm": made}, mesh, "fsdp_tensor"))
+    axes = {path: list(its.spec) for path, its in found.items()}
+    blocks = "lm/blocks"
+    assert axes[f"{blocks}/attn/query/kernel"] == [None, None, "tensor", None]  # [L, D, H, K]
+    assert axes[f"{blocks}/attn/key_value/kernel"] == [None, None, "tensor", None, None]
+    assert axes[f"{blocks}/attn/out/kernel"] == [None, "tensor", None, None]
+    assert axes[f"{blocks}/mlp/fc1/kernel"] == [None, None, None, "tensor"]  # [L, D, 2, F]
+    assert axes["lm/token_embed/embedding"] == axes["lm/head/embedding"] == ["tensor", None]
