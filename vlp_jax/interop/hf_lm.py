@@ -150,8 +150,11 @@ class LanguageModel(HuggingFace):
     ) -> dict[str, Any]:
         """A language model reads every space and line as it is; a SentencePiece model says nothing
         of a start, which all decoders that come with one have."""
-        del beside, vocab_size, method
-        return {"clean": "none"} | ({"start": True} if file.endswith(".model") else {})
+        del method
+        if file.endswith(".model"):
+            return {"clean": "none", "start": True}
+        ends = ids_of(beside.config, vocab_size, beside.file)["end_ids"]
+        return {"clean": "none"} | ({"end_id": ends[0]} if file and ends else {})
 
     def takes(self, method: Config) -> bool:
         """The one whose own switches say the whole network."""
