@@ -9,6 +9,7 @@ from vlp_jax.core.errors import UserError
 from vlp_jax.core.inputs import Inputs, Vars
 from vlp_jax.core.rng import example_keys, step_key
 from vlp_jax.methods.base import make_method
+from vlp_jax.train.functions import compiled
 
 NET = dict(name="decoder_lm", vocab_size=20, width=16, num_layers=1, num_heads=2, hidden=24)
 NET |= {"context_length": 12}
@@ -41,23 +42,23 @@ def test_the_loss_is_that_of_every_next_token_that_is_real(made):
     method, v = made
     x = inputs(method, BATCH)
     loss, aux = jax.jit(method.loss)(v, x)
-    logits = method.functions()["lm_logits"](v, Inputs.of(BATCH))
+    logits = compiled(method, "lm_logits")(*v, BATCH)
     wanted, count = by_hand(logits, IDS, BATCH["text_mask"])
     assert loss == pytest.approx(wanted, rel=1e-5) and count == 10
     assert aux.metrics["nats"] == pytest.approx(wanted, rel=1e-5)
-    nats = method.functions()["nats"](v, Inputs.of(BATCH))
+    nats = compiled(method, "nats")(*v, BATCH)
     assert nats["loss"].sum() / nats["tokens"].sum() == pytest.approx(wanted, rel=1e-5)
     np.testing.assert_array_equal(nats["tokens"], [4, 2, 3, 1])
 
 
 def test_parts_of_a_batch_add_up_however_long_their_texts(made):
     method, v = made
-    whole = inputs(method, BATCH)
+    whole, loss = inputs(method, BATCH), jax.jit(method.loss)
     parts = []
-    for rows in (slice(0, 1), slice(1, 4)):
+    for rows in (slice(0, 2), slice(2, 4)):
         x = inputs(method, {name: a[rows] for name, a in BATCH.items()})
-        parts.append(method.loss(v, x.replace(totals=whole.totals))[0])
-    assert sum(parts) == pytest.approx(method.loss(v, whole)[0], rel=1e-5)
+        parts.append(loss(v, x.replace(totals=whole.totals))[0])
+    assert float(sum(parts)) == pytest.approx(float(loss(v, whole)[0]), rel=1e-5)
 
 
 def test_what_is_written_is_the_likeliest_of_its_own_logits(made):
@@ -66,14 +67,14 @@ def test_what_is_written_is_the_likeliest_of_its_own_logits(made):
     method = make_method({"name": "language_model", "lm": NET, "start_id": 4})
     prompt = np.array([[1, 0, 0], [5, 6, 7], [0, 0, 0]], np.int32)
     mask = np.arange(3) < np.array([[1], [3], [0]])
-    functions = method.functions()
-    x = Inputs.of({"prompt": prompt, "prompt_mask": mask})
-    out = functions["generate_text"](v, x, {"max_new": 3})
+    batch = {"prompt": prompt, "prompt_mask": mask}
+    out = compiled(method, "generate_text")(*v, batch, how={"max_new": 3})
+    ids = np.zeros((3, 6), np.int32)
     for row, begun in enumerate(([1], [5, 6, 7], [4])):
-        for token in out["ids"][row, 0].tolist():
-            ids = jnp.array([begun], jnp.int32)
-            assert functions["lm_logits"](v, Inputs.of({"text": ids}))[0, -1].argmax() == token
-            begun = [*begun, token]
+        ids[row, : len(begun) + 3] = [*begun, *out["ids"][row, 0].tolist()]
+    next_ids = np.asarray(compiled(method, "lm_logits")(*v, {"text": ids})).argmax(-1)
+    for row, last in enumerate((0, 2, 0)):
+        assert next_ids[row, last : last + 3].tolist() == out["ids"][row, 0].tolist()
 
 
 def test_an_encoder_and_a_decoder(made):
@@ -83,7 +84,7 @@ def test_an_encoder_and_a_decoder(made):
     x = inputs(method, {**BATCH, **target})
     loss, _ = jax.jit(method.loss)(v, x)
     before = np.pad(IDS[:, :-1], ((0, 0), (1, 0)))
-    logits = method.functions()["lm_logits"](v, Inputs.of({**BATCH, "target": before}))
+    logits = compiled(method, "lm_logits")(*v, {**BATCH, "target": before})
     log_p = np.asarray(jax.nn.log_softmax(logits))
     cost = -np.take_along_axis(log_p, IDS[..., None], axis=2)[..., 0]
     assert loss == pytest.approx(cost[BATCH["text_mask"]].mean(), rel=1e-5)
