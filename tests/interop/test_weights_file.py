@@ -8,6 +8,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from vlp_jax.core.errors import UserError
+from vlp_jax.interop import weights_file
 from vlp_jax.interop.weights_file import (
     read_json,
     read_safetensors,
@@ -43,6 +44,18 @@ def test_reads_what_the_library_writes_and_back(tmp_path):
         np.testing.assert_array_equal(found[key].read(), array)
     write_safetensors(str(tmp_path / "y.safetensors"), {"t": arrays["a"].T})
     np.testing.assert_array_equal(load_file(tmp_path / "y.safetensors")["t"], arrays["a"].T)
+
+
+def test_large_tensors_are_mapped_into_memory(tmp_path, monkeypatch):
+    arrays = {"a": np.arange(6, dtype=np.float32).reshape(2, 3), "h": np.float16([1, 2, 3])}
+    save_file(arrays, tmp_path / "x.safetensors")
+    monkeypatch.setattr(weights_file, "MAPPED", 0)
+    for key, tensor in read_safetensors(str(tmp_path / "x.safetensors")).items():
+        found = tensor.read()
+        np.testing.assert_array_equal(found, arrays[key])
+        while isinstance(found.base, np.ndarray):
+            found = found.base
+        assert isinstance(found, np.memmap)
 
 
 def test_bfloat16_stays(tmp_path):

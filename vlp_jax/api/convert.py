@@ -5,6 +5,7 @@ The file exists as what `python -m vlp_jax convert` and a notebook call.
 """
 
 import os
+import tempfile
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -20,7 +21,7 @@ from vlp_jax.api.words import write_words
 from vlp_jax.core import adapters
 from vlp_jax.core.errors import RunError, UserError, nearest
 from vlp_jax.core.pytree import flatten
-from vlp_jax.interop import folder
+from vlp_jax.interop import folder, gguf_file
 from vlp_jax.interop.family import families
 from vlp_jax.interop.wrapped import CHOICES
 from vlp_jax.methods.base import STATS, make_method
@@ -76,6 +77,11 @@ def convert(
         folder.check_writable(out)
     else:
         writing.check_writable(out, to, alone=to == LORA)
+    if source.endswith(".gguf") and os.path.isfile(source):
+        how = dict(image_size=image_size, tokenizer=tokenizer, dtype=dtype, lora=lora)
+        with tempfile.TemporaryDirectory(prefix="gguf-") as unpacked:
+            gguf_file.unpack(source, unpacked)
+            return convert(unpacked, out, arch, to=to, **how) | {"input": source}
     if folder.is_folder(source):
         parts = _cast(_ours(source, arch, to, bool(lora)), dtype)
     elif os.path.isdir(os.path.join(source, "checkpoints")):

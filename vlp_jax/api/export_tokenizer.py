@@ -215,10 +215,13 @@ def _sentencepiece(tokenizer: Tokenizer, siglip: bool) -> Files:
 
     path = os.path.expanduser(tokenizer.name.removeprefix("spm:"))
     spell = SentencePieceProcessor(model_file=path).id_to_piece
-    config = _config("SiglipTokenizer" if siglip else "T5Tokenizer", tokenizer, siglip)
+    kind = "Llama" if tokenizer.prefix else "Siglip" if siglip else "T5"
+    config = _config(f"{kind}Tokenizer", tokenizer, siglip)
     config |= {"pad_token": spell(tokenizer.pad_id), "eos_token": spell(tokenizer.eot_id)}
-    config |= {} if siglip else {"extra_ids": 0}
-    return {"spiece.model": path, "tokenizer_config.json": _json(config)}
+    config |= {"bos_token": spell(tokenizer.sot_id)} if tokenizer.prefix else {}
+    config |= {"extra_ids": 0} if kind == "T5" else {}
+    file = "tokenizer.model" if kind == "Llama" else "spiece.model"
+    return {file: path, "tokenizer_config.json": _json(config)}
 
 
 def _json(content: Mapping[str, Any]) -> bytes:

@@ -175,10 +175,11 @@ class Model:
         return TextArrays(self.tokenizer(field.tokenizer), field, name)
 
     def generate(
-        self, pictures: Iterable[Any], prompt: str | Sequence[str] = "", **how: Any
+        self, pictures: Iterable[Any] | None = None, prompt: str | Sequence[str] = "", **how: Any
     ) -> list[str | None] | list[list[str] | None]:
-        """The best text for each picture: a caption, or the answer to a question; a list of several
-        where `returned` is above 1: the best of as many beams, best first, or as they are drawn.
+        """The best text for each picture: a caption, or the answer to a question; of a language
+        model alone, generate(prompt=[...]), what follows each prompt. A list of several where
+        `returned` is above 1: the best of as many beams, best first, or as they are drawn.
 
         Args:
           pictures: as `embed_images` takes them.

@@ -21,7 +21,8 @@ def stop_ids(tokenizer: Tokenizer, words: Sequence[str]) -> tuple[int, ...]:
     found = []
     for word in words:
         ids = tokenizer.encode(word, 2)
-        if len(ids) != 1 or tokenizer.decode(ids).strip() != word.strip().lower():
+        known = word.strip(), word.strip().lower()  # of vocabularies in lower case
+        if len(ids) != 1 or tokenizer.decode(ids).strip() not in known:
             raise UserError(f"stop={word!r}: is no single token of the vocabulary")
         found.append(int(ids[0]))
     return tuple(found)

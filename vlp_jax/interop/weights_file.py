@@ -21,6 +21,7 @@ from vlp_jax.interop.tensors import DTYPES, Tensor, decode
 
 Arrays = dict[str, np.ndarray]
 MAX_HEADER = 100_000_000  # bytes; the limit of the reference implementation
+MAPPED = 1 << 26  # bytes of a tensor from which it is mapped into memory, not read
 
 
 def read_safetensors(path: str) -> dict[str, Tensor]:
@@ -189,8 +190,15 @@ def _entry(
 
 
 def _read(path: str, offset: int, shape: tuple[int, ...], dtype: str) -> np.ndarray:
-    code, _ = DTYPES[dtype]
-    items = np.fromfile(path, code, count=math.prod(shape), offset=offset)
-    if items.size != math.prod(shape):
+    code, size = DTYPES[dtype]
+    count = math.prod(shape)
+    try:
+        if count * size < MAPPED:
+            items = np.fromfile(path, code, count=count, offset=offset)
+        else:  # a device's shard alone is read of it (parallel/sharding.py put)
+            items = np.asarray(np.memmap(path, code, "r", offset, (count,)))
+    except ValueError:
+        items = np.empty(0, code)
+    if items.size != count:
         raise UserError(f"{path}: cut short while it was read")
     return decode(items.reshape(shape), dtype)

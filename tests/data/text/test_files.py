@@ -92,6 +92,16 @@ def test_hf_own_truncation_and_padding_are_ignored(tmp_path):
     assert load_tokenizer(str(tmp_path), 5)(["a dog cat"]).tolist() == [[4, 5, 6, 8, 0]]
 
 
+def test_hf_end_of_a_language_model_is_an_id(tmp_path):
+    """Its config says it, and no post-processor adds it."""
+    _word_level(words=["a", "<unk>", "stop"]).save(str(tmp_path / "tokenizer.json"))
+    tokenizer = load_tokenizer(str(tmp_path / "tokenizer.json"), 5, end_id=2)
+    assert tokenizer(["a a"])[0].tolist() == [0, 0, 2, 0, 0] and tokenizer.eot_id == 2
+    assert pickle.loads(pickle.dumps(tokenizer)).fingerprint == tokenizer.fingerprint
+    with pytest.raises(UserError, match="end_id=7 lies outside"):
+        load_tokenizer(str(tmp_path / "tokenizer.json"), 5, end_id=7)
+
+
 def test_hf_bad_files_are_one_line(tmp_path):
     _word_level(words=["a", "<unk>"]).save(str(tmp_path / "no_end.json"))
     (tmp_path / "bad.json").write_text("{]")
@@ -144,6 +154,21 @@ def test_spm_bad_file_is_one_line(spm_file, tmp_path):
         load_tokenizer(f"spm:{tmp_path / 'bad.model'}")
     with pytest.raises(UserError, match="pad_id=4000 lies outside"):
         load_tokenizer(f"spm:{spm_file}", pad_id=4000)
+
+
+def test_spm_begins_with_its_start_where_asked(spm_file, tmp_path):
+    with pytest.raises(UserError, match="has no start token"):
+        load_tokenizer(f"spm:{spm_file}", 32, start=True)
+    sentencepiece = pytest.importorskip("sentencepiece")
+    corpus, stem = spm_file.parent / "corpus.txt", tmp_path / "llama"
+    ids = dict(unk_id=0, bos_id=1, eos_id=2, pad_id=-1, vocab_size=40, num_threads=1)
+    how = dict(hard_vocab_limit=False, minloglevel=2, **ids)
+    sentencepiece.SentencePieceTrainer.train(input=str(corpus), model_prefix=str(stem), **how)
+    tokenizer = load_tokenizer(f"spm:{stem}.model", 32, start=True, clean="none")
+    row = tokenizer(["a photo of a red dog"])[0]
+    plain = sentencepiece.SentencePieceProcessor(model_file=f"{stem}.model")
+    assert row[: row.argmin()].tolist() == [1, *plain.encode("a photo of a red dog"), 2]
+    assert tokenizer.decode(row) == "a photo of a red dog"
 
 
 def test_spm_without_the_library_says_what_to_install(spm_file, monkeypatch):

@@ -58,8 +58,9 @@ class HfTokenizer(Tokenizer):
     """`PATH/tokenizer.json`, `PATH/vocab.txt` or the folder that holds it.
 
     clean: see text.clean ('whitespace', as open_clip; 'canonicalize' for SigLIP). pad_id: overrides
-    the padding, which is pad_token, else a token named like padding, else 0. Raises UserError
-    naming the file.
+    the padding, which is pad_token, else a token named like padding, else 0. end_id: the end where
+    the post-processor adds none (language models), else eos_token or a token named like an end.
+    Raises UserError naming the file.
     """
 
     def __init__(
@@ -68,8 +69,10 @@ class HfTokenizer(Tokenizer):
         context_length: int = 77,
         clean: str = "whitespace",
         pad_id: int | None = None,
+        end_id: int | None = None,
     ):
-        super().__init__(name, context_length, clean=clean, pad_id=pad_id)
+        more = {} if end_id is None else {"end_id": end_id}
+        super().__init__(name, context_length, clean=clean, pad_id=pad_id, **more)
         path = os.path.expanduser(name)
         if os.path.isdir(path):
             path = os.path.join(path, "vocab.txt" if is_vocabulary(path) else "tokenizer.json")
@@ -77,27 +80,29 @@ class HfTokenizer(Tokenizer):
         self._model.no_padding()
         self._model.no_truncation()
         named = _named_tokens(path)
-        self._edges(named.get("eos_token"))
+        self._edges(named.get("eos_token"), end_id)
         known = [
             i for t in (named.get("pad_token"), *_PADS) if t and (i := self._id(t)) is not None
         ]
         self.pad_id = pad_id if pad_id is not None else known[0] if known else 0
         self.vocab_size = max(self._model.get_vocab(with_added_tokens=True).values()) + 1
-        if not 0 <= self.pad_id < self.vocab_size:
-            raise UserError(
-                f"tokenizer {name!r}: pad_id={pad_id} lies outside [0, {self.vocab_size})"
-            )
+        for key, one in (("pad_id", self.pad_id), ("end_id", self.eot_id)):
+            if not 0 <= one < self.vocab_size:
+                inside = f"lies outside [0, {self.vocab_size})"
+                raise UserError(f"tokenizer {name!r}: {key}={one} {inside}")
         self._seal(content)
 
     def _id(self, token: str) -> int | None:
         return self._model.token_to_id(token)
 
-    def _edges(self, end: str | None) -> None:
+    def _edges(self, end: str | None, end_id: int | None) -> None:
         """Sets prefix and suffix from what the post-processor puts around a text."""
         bare = self._model.encode("a", add_special_tokens=False).ids
         full = self._model.encode("a", add_special_tokens=True).ids
         at = next((i for i in range(len(full)) if full[i : i + len(bare)] == bare), 0)
         self.prefix, self.suffix = tuple(full[:at]), tuple(full[at + len(bare) :])
+        if not self.suffix and end_id is not None:
+            self.suffix = (end_id,)
         if not self.suffix:
             known = [i for t in (end, *_ENDS) if t and (i := self._id(t)) is not None]
             if not known:

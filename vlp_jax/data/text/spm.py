@@ -2,7 +2,7 @@
 
 Kudo and Richardson 2018, "SentencePiece". The file exists so that text towers trained on `.model`
 files can be fed; the library is an extra and imported only here. Rows have no start (the convention
-of T5 and SigLIP) and end with the model's `</s>`.
+of T5 and SigLIP) unless one is asked for (LLaMA), and end with the model's `</s>`.
 """
 
 import os
@@ -33,6 +33,7 @@ def _load(path: str, name: str):
 
 class SpmTokenizer(Tokenizer):
     """`spm:FILE`. clean: see text.clean. pad_id: overrides the model's own padding id (else 0).
+    start: rows begin with the model's `<s>`.
 
     SigLIP pads with the end: pad_id=1. Raises UserError naming the file.
     """
@@ -43,13 +44,18 @@ class SpmTokenizer(Tokenizer):
         context_length: int = 77,
         clean: str = "whitespace",
         pad_id: int | None = None,
+        start: bool = False,
     ):
-        super().__init__(name, context_length, clean=clean, pad_id=pad_id)
+        more = {"start": True} if start else {}
+        super().__init__(name, context_length, clean=clean, pad_id=pad_id, **more)
         self._clean = clean_fn(clean)
         self._model, content = _load(os.path.expanduser(name.removeprefix("spm:")), name)
         if self._model.eos_id() < 0:
             raise UserError(f"tokenizer {name!r}: the model has no end token (</s>)")
-        self.prefix, self.suffix = (), (self._model.eos_id(),)
+        if start and self._model.bos_id() < 0:
+            raise UserError(f"tokenizer {name!r}: the model has no start token (<s>)")
+        self.prefix = (self._model.bos_id(),) if start else ()
+        self.suffix = (self._model.eos_id(),)
         self.pad_id = pad_id if pad_id is not None else max(self._model.pad_id(), 0)
         self.vocab_size = self._model.vocab_size()
         if not 0 <= self.pad_id < self.vocab_size:
