@@ -4,6 +4,8 @@ The file exists so that losses, vocabularies and embeddings divide by one norm, 
 negatives and evaluations mean the same by the similarity of a picture that has several vectors.
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from einops import rearrange
@@ -18,6 +20,11 @@ def unit(x: Array) -> Array:
     return x * jax.lax.rsqrt(jnp.maximum(square, 1e-24))  # torch normalises by max(|x|, 1e-12)
 
 
+def as_sets(rows: Any) -> Any:
+    """Rows as sets of vectors, of one where they are vectors: [N, E] or [N, n, E] -> [N, n, E]"""
+    return rows[:, None] if rows.ndim == 2 else rows
+
+
 def similarities(x: Array, y: Array) -> Array:
     """x_i . y_j of all pairs in float32; where a row is a set of vectors, the largest of any two
     (BLIP-2, arXiv:2301.12597, section 3.2).
@@ -27,7 +34,19 @@ def similarities(x: Array, y: Array) -> Array:
 
     x: float[b, (n,) E]; y: float[t, (m,) E] -> float32[b, t]
     """
-    x, y = (a.astype(jnp.float32).reshape(len(a), -1, a.shape[-1]) for a in (x, y))
+    x, y = (as_sets(a.astype(jnp.float32)) for a in (x, y))
     exact = jax.lax.Precision.HIGHEST  # bf16 or tf32 would move ranks
     flat = jnp.matmul(x.reshape(-1, x.shape[-1]), y.reshape(-1, y.shape[-1]).T, precision=exact)
     return rearrange(flat, "(b n) (t m) -> b n t m", b=len(x), t=len(y)).max((1, 3))
+
+
+def facing(rows: Array, others: Array) -> Array:
+    """What stands for a set of vectors where there is room for one: the nearest to its other one; a
+    row of one vector as it is.
+
+    rows: float[b, (n,) E]; others: float[b, E] -> [b, E]
+    """
+    if rows.ndim == 2:
+        return rows
+    best = jnp.einsum("bne,be->bn", rows, others).argmax(1)
+    return jnp.take_along_axis(jnp.asarray(rows), best[:, None, None], axis=1)[:, 0]

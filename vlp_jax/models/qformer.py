@@ -157,7 +157,7 @@ class QFormer(nn.Module):
         """Runs it in a mode.
 
         Args:
-          queries: float[Q, D], or [B, Q, D].
+          queries: float[Q, D], or [B, Q, D]; without a cache of any Q.
           ids: int32[B, T], T <= context_length, or of texts=states float[B, T, D], which come
             embedded.
           mask: bool[B, T], True where a token is real, padded on the right; None: all are.
@@ -180,7 +180,7 @@ class QFormer(nn.Module):
         """
         config = self.stack_config()
         self._check(mode, ids, context, cache)
-        count = 0 if mode in ("text", "decode") else self.num_queries
+        count = 0 if mode in ("text", "decode") else queries.shape[-2]
         ids = None if mode == "queries" or self.texts == "none" else ids
         x, table = self._embed(
             queries if count else None,
@@ -189,7 +189,7 @@ class QFormer(nn.Module):
             len(context) if count else len(ids),
             rngs.fold(rng, "embed"),
         )
-        seen = self._seen(mode, x.shape[1] - count, mask, cache)
+        seen = self._seen(mode, count, x.shape[1] - count, mask, cache)
         layers = _stacked(config, count=count, every=self.cross_every)
         groups = jnp.arange(config.num_layers // self.cross_every)
         at, kept = (None, None) if cache is None else (cache.at, self._grouped(cache))
@@ -223,7 +223,7 @@ class QFormer(nn.Module):
             raise UserError(f"texts of {longest} tokens but the Q-Former takes {most}")
 
     def _seen(
-        self, mode: str, length: int, mask: Array | None, cache: caches.Cache | None
+        self, mode: str, count: int, length: int, mask: Array | None, cache: caches.Cache | None
     ) -> Array | None:
         """What self-attention sees; None: everything."""
         if cache is not None and mode == "decode":
@@ -232,7 +232,7 @@ class QFormer(nn.Module):
             return (jnp.arange(cache.slots) < self.num_queries)[None, None, None]
         real = jnp.ones((1, length), bool) if mask is None else mask
         if mode in MASKS:
-            return MASKS[mode](self.num_queries, real)
+            return MASKS[mode](count, real)
         return real[:, None, None, :] if mode == "text" else None
 
     def _grouped(self, cache: caches.Cache) -> tuple[Array, Array]:

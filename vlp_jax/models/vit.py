@@ -38,8 +38,8 @@ class ViT(nn.Module):
       mlp_ratio: MLP hidden width = int(width * mlp_ratio).
       embed_dim: E of the final projection; 0 leaves the pooled D-vector.
       pool: `cls` (with class token), `gap` (mean over patches), `gap_norm` (the mean before the
-        last norm, `fc_norm`, as MAE is fine-tuned), `map` (attention pooling), `none` (all tokens), `tokens`
-        (all tokens as the last block leaves them: there is no last norm, BLIP-2).
+        last norm, `fc_norm`, as MAE is fine-tuned), `map` (attention pooling), `none` (all tokens),
+        `tokens` (all tokens as the last block leaves them: there is no last norm, BLIP-2).
       cls_token: a class token under another pool than `cls`, too.
       pos_embed: `learned`, or `sincos` (nn/positions.py), which has no parameter.
       pre_norm: LayerNorm before the blocks (CLIP has it, SigLIP and MAE have not).

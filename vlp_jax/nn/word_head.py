@@ -1,4 +1,4 @@
-"""BERT's head of words: a dense layer, a norm, and the table of the words itself (arXiv:1810.04805).
+"""BERT's head of words (arXiv:1810.04805): a dense layer, a norm, and the words' own table.
 
 The file exists so that every decoder made of a BERT (BLIP's, the Q-Former) has one.
 """
