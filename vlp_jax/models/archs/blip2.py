@@ -8,7 +8,7 @@ from typing import Any
 
 from vlp_jax.core.errors import UserError, nearest
 
-# Tokens as the last block leaves them: of EVA-CLIP's ViT-g/14 without its last layer (985,952,256
+# Tokens as the last block leaves them: of EVA-CLIP's ViT-g/14 without its last layer (985,949,440
 # parameters; its keys have no bias, which is zeros here and adds the same to all logits of a
 # query), and of CLIP's ViT-L/14 without its last layer.
 VISION: dict[str, dict[str, Any]] = {
