@@ -27,6 +27,7 @@ def get_config(what: str = "g") -> ConfigDict:
     c.method.embed_dim = 256
     start(c, (from_bert(bert) if bert else {}) | (from_tower(size, eye) if eye else {}) or "")
     c.optim.lr, c.optim.lr_final, c.optim.warmup_steps = 1e-4, 0.1, 2000
+    c.optim.lr_by_epoch = False  # 420M pairs are three epochs
     c.data.path = "blip2/{00000..12900}.tar"  # captions of a picture: one is drawn each time
     c.data.workers = 16
     c.checkpoint_every = 1000

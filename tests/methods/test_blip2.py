@@ -35,7 +35,7 @@ def method(image=(), qformer=(), **changes):
     return make_method(dict(name="blip2", embed_dim=E, text_length=T) | towers | changes)
 
 
-RANDOM = dict(image={"dropout": 0.2}, qformer={"dropout": 0.1}, augment={"flip": 0.5})
+RANDOM = dict(qformer={"dropout": 0.1}, augment={"flip": 0.5})
 GROUPS = np.arange(B) // 3
 
 

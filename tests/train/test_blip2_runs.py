@@ -1,5 +1,4 @@
-"""What a run of BLIP-2's first stage starts from, a BERT and an eye, and a run from the eye's cached
-states."""
+"""What a run of BLIP-2's first stage starts from, a BERT and an eye; a run from cached states."""
 
 import json
 import pathlib
