@@ -76,10 +76,10 @@ def one_device(monkeypatch):
 
 
 def test_slices_of_layers_are_read_off_a_source():
-    found = {s.ours: s for s in sources({"a": "F:text/blocks/mlp[1::2]", "b": "F[:3]", "c": "F:d"})}
+    found = {s.ours: s for s in sources({"a": "F:text/blocks/mlp[1::2]", "b": "F:d[:3]"})}
     assert found["a"] == Source("a=F:text/blocks/mlp[1::2]", "F", "a", "text/blocks/mlp",
-                                layers=slice(1, None, 2))  # fmt: skip
-    assert (found["b"].folder, found["c"].layers) == ("F[:3]", slice(None))
+                                layers=(1, None, 2))  # fmt: skip
+    assert (found["b"].theirs, found["b"].layers) == ("d", (None, 3, None))
 
 
 def test_the_first_stage_starts_from_a_bert_and_an_eye(data, one_device):

@@ -53,7 +53,7 @@ class Source:
     Attributes:
       text: as the user wrote it. folder: where the weights are.
       ours, theirs: prefixes of paths, "" for all; pattern: regex over their paths, "" for all.
-      layers: which of stacked layers.
+      layers: which of stacked layers, the arguments of a slice; () for all.
     """
 
     text: str
@@ -61,7 +61,7 @@ class Source:
     ours: str = ""
     theirs: str = ""
     pattern: str = ""
-    layers: slice = slice(None)
+    layers: tuple[int | None, ...] = ()
 
     def name(self, path: str) -> str:
         """Our path of their leaf; "" where it is not asked for.
@@ -130,9 +130,9 @@ def sources(init_from: Any) -> list[Source]:
     for ours in sorted(init_from, key=len, reverse=True):
         folder, rest = split(init_from[ours])
         text, some = f"{ours}={init_from[ours]}", _LAYERS.fullmatch(rest)
-        layers = slice(None)
+        layers = ()
         if some:
-            rest, layers = some[1], slice(*(int(n) if n else None for n in some.groups()[1:]))
+            rest, layers = some[1], tuple(int(n) if n else None for n in some.groups()[1:])
         found.append(Source(text, folder, ours, rest or ours, layers=layers))
     return found
 
@@ -254,7 +254,7 @@ class Weights:
                 told.unused.append(its)
                 continue
             leaf, wanted = theirs[its], tuple(self.ours[path].shape)
-            leaf = leaf[source.layers] if len(leaf.shape) and source.layers != slice(None) else leaf
+            leaf = leaf[slice(*source.layers)] if source.layers and leaf.shape else leaf
             same, renewed = tuple(leaf.shape) == wanted, matches(path, self.renewed)
             fits = leaf if same else self._resize(path, leaf)
             if renewed:

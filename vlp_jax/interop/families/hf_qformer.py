@@ -17,6 +17,7 @@ class HfQFormer(HuggingFace):
     """A network of models/qformer.py alone."""
 
     has = ("layernorm.weight", "encoder.layer.0.crossattention.attention.query.weight")
+    archs = "qformer"
     methods = ("qformer",)
     compared = ("context_width",)
     untold = ("qformer.num_queries",)
