@@ -13,8 +13,9 @@ from vlp_jax.core.errors import UserError
 from vlp_jax.core.pytree import flatten, unflatten
 from vlp_jax.core.rng import example_keys
 from vlp_jax.nn.init import block_init
+from vlp_jax.nn.layer_norm import layer_norm
 from vlp_jax.nn.precision import REMAT_POLICIES
-from vlp_jax.nn.transformer import StackConfig, layer_norm, run_blocks
+from vlp_jax.nn.transformer import StackConfig, run_blocks
 
 B, T, D, H, L = 3, 5, 16, 2, 2
 BASE = StackConfig(width=D, num_layers=L, num_heads=H, hidden=24, dropout=0.2, drop_path=0.2)

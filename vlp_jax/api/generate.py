@@ -1,4 +1,5 @@
-"""`generate` of the command line: a text for every picture of a folder, as lines of JSON.
+"""`generate` of the command line: a text for every picture of a folder, or after every prompt of a
+file, as lines of JSON.
 
 The file exists so that what is asked for is checked before a model is loaded, and a file is there
 whole or not at all.
@@ -33,14 +34,14 @@ class Request:
 
     Attributes:
       checkpoint: a converted checkpoint or a training workdir.
-      images: a folder or files. prompt: one for all; prompts: a file with one line per picture, in
-        the order of their sorted paths.
+      images: a folder or files, or none. prompt: one for all; prompts: a file with one line per
+        picture, in the order of their sorted paths.
       out: the .jsonl to write. how: fields of decoding/how.py Writing. stop: further words that end
         a text. skip_damaged: leave unreadable pictures out instead of stopping.
     """
 
     checkpoint: str
-    images: Sequence[str]
+    images: Sequence[str] | None
     out: str
     prompt: str = ""
     prompts: str = ""
@@ -53,7 +54,8 @@ class Request:
 
 
 def write(request: Request) -> dict[str, Any]:
-    """Writes a line per picture: {image, prompt, text, score, ids}; returns {out, images, skipped,
+    """Writes a line per picture: {image, prompt, text, score, ids}, without images a line per
+    prompt, and no `image`; returns {out, images, skipped,
     seconds}, in a job the first process alone.
 
     Raises:
@@ -64,24 +66,27 @@ def write(request: Request) -> dict[str, Any]:
         build(Writing, request.how, "generate")
     if request.batch_size < 1:
         raise UserError(f"--batch-size={request.batch_size}: must be at least 1")
-    root, names = list_pictures(request.images, request.skip_damaged)
-    prompt = _lines(request.prompts, len(names)) if request.prompts else request.prompt
+    root, names, paths = "", None, None
+    if request.images:
+        root, names = list_pictures(request.images, request.skip_damaged)
+        paths = [os.path.join(root, name) for name in names]
+    prompt = _lines(request.prompts, names and len(names)) if request.prompts else request.prompt
+    count = len(names) if names else len(prompt) if request.prompts else 1
     if os.path.isdir(request.out):
         raise UserError(f"--out={request.out}: is a folder; name a .jsonl file")
-    paths = [os.path.join(root, name) for name in names]
-    if os.path.realpath(request.out) in map(os.path.realpath, (request.prompts, *paths)):
+    if os.path.realpath(request.out) in map(os.path.realpath, (request.prompts, *(paths or ()))):
         raise UserError(f"--out={request.out}: is read by this command; name another file")
     check_writable("--out", os.path.dirname(os.path.abspath(request.out)))
     start_jax()
     model = load_model(request.checkpoint, request.sharding)
-    progress = Progress(len(names), "generate")
+    progress = Progress(count, "generate")
     how = dict(request.how, stop=request.stop, skip_damaged=request.skip_damaged)
     batching = Batching(request.batch_size, told=progress.add)
     with by_flag():
         found = generate(model, paths, prompt, request.seed, batching, **how)
     progress.end()
     if not any(found):
-        raise UserError(f"--images: {root}: none of {len(names)} pictures can be read")
+        raise UserError(f"--images: {root}: none of {count} pictures can be read")
     if not first_process():
         return {}
     prompts = itertools.repeat(prompt) if isinstance(prompt, str) else prompt
@@ -89,15 +94,16 @@ def write(request: Request) -> dict[str, Any]:
     partial = f"{request.out}.partial"
     # a name that is no UTF-8 becomes \udcXX, which JSON reads back
     with open(partial, "w", encoding="utf-8", errors="backslashreplace") as file:
-        for name, begun, made in zip(names, prompts, found, strict=False):
+        for name, begun, made in zip(names or itertools.repeat(""), prompts, found, strict=False):
             if made is None:
                 continue
-            row = {"image": name, "prompt": begun, **made._asdict()}
+            row = {"image": name} if names else {}
+            row |= {"prompt": begun, **made._asdict()}
             file.write(dumps(row, ensure_ascii=False) + "\n")
     os.replace(partial, request.out)
     seconds = round(time.perf_counter() - start, 2)
     images = sum(made is not None for made in found)
-    skipped = len(names) - images
+    skipped = count - images
     return {"out": request.out, "images": images, "skipped": skipped, "seconds": seconds}
 
 
@@ -116,16 +122,22 @@ def by_flag() -> Iterator[None]:
             said = re.sub(_KEY, lambda found: "--" + found[1].replace("_", "-"), said)
         elif re.match(r"pictures\[\d+\]: ", said):
             said = re.sub(r"^pictures\[\d+\]", "--images", said) + f" {SKIP}"
-        raise UserError(said.replace("; give a prompt", "; give --prompt")) from error
+        said = said.replace("; give a prompt", "; give --prompt")
+        said = said.replace("; give some", "; give --images").replace(
+            "; give prompts", "; leave --images out"
+        )
+        raise UserError(said) from error
 
 
-def _lines(path: str, count: int) -> list[str]:
-    """Lines of a file. Raises UserError: not as many as pictures."""
+def _lines(path: str, count: int | None) -> list[str]:
+    """Lines of a file. Raises UserError: none, or not as many as pictures."""
     try:
         text = read_text(path)
     except UserError as error:
         raise UserError(f"--prompts: {error}") from error
     lines = text.removesuffix("\n").split("\n") if text else []  # U+2028 ends none
-    if len(lines) != count:
+    if not lines:
+        raise UserError(f"--prompts={path}: is empty")
+    if count not in (None, len(lines)):
         raise UserError(f"--prompts={path}: {len(lines)} lines for {count} pictures")
     return lines

@@ -175,9 +175,10 @@ class Model:
         return TextArrays(self.tokenizer(field.tokenizer), field, name)
 
     def generate(
-        self, pictures: Iterable[Any], prompt: str | Sequence[str] = "", **how: Any
+        self, pictures: Iterable[Any] | None = None, prompt: str | Sequence[str] = "", **how: Any
     ) -> list[str | None]:
-        """The best text for each picture: a caption, or the answer to a question.
+        """The best text for each picture: a caption, or the answer to a question; of a language
+        model alone, generate(prompt=[...]), what follows each prompt.
 
         Args:
           pictures: as `embed_images` takes them.

@@ -1,5 +1,6 @@
-"""Texts that a model writes for pictures, how likely it holds given ones, and whether one belongs
-to a picture: what `Model.generate`, `Model.score`, `Model.match` and the command `generate` do.
+"""Texts that a model writes for pictures, or after prompts alone, how likely it holds given ones,
+and whether one belongs to a picture: what `Model.generate`, `Model.score`, `Model.match` and the
+command `generate` do.
 
 The file exists so that a command and a notebook write the same texts.
 """
@@ -21,7 +22,7 @@ from vlp_jax.methods.base import Function
 
 WRITERS = {"generate_text": "prompt", "generate_answer": "text"}  # function: the text it reads
 SCORERS = {"loglik": ("prompt", "texts"), "answer_loglik": ("text", "answers")}  # and those scored
-BUCKETS = (1, 4, 8, 16, 32, 64)  # tokens of prompts, each a program
+BUCKETS = (1, 4, *(2**i for i in range(3, 20)))  # tokens of prompts, each a program
 
 
 class Made(NamedTuple):
@@ -34,7 +35,7 @@ class Made(NamedTuple):
 
 def generate(
     model: Any,
-    pictures: Iterable[Any],
+    pictures: Iterable[Any] | None = None,
     prompt: str | Sequence[str] = "",
     seed: int = 0,
     batching: Batching | None = None,
@@ -43,10 +44,10 @@ def generate(
     skip_damaged: bool = False,
     **how: Any,
 ) -> list[Made | None]:
-    """The best text for each picture.
+    """The best text for each picture; of a language model alone for each prompt.
 
     Args:
-      pictures: paths, Pillow pictures or uint8[H, W, 3].
+      pictures: paths, Pillow pictures or uint8[H, W, 3]; None for a language model alone.
       prompt: one for all, or as many as pictures.
       seed: of what is drawn; each picture draws by its number.
       stop: words of one token each that end a text, beside the model's own end.
@@ -58,18 +59,20 @@ def generate(
         one that is too long, options that do not go together, a stop that is no token, a picture
         that cannot be read.
     """
-    listed = list(check_list(pictures, "pictures"))
+    listed = None if pictures is None else list(check_list(pictures, "pictures"))
+    prompts = _prompts(prompt, None if listed is None else len(listed))
     batching, made = batching or Batching(), {}
-    writer = Writer(model, how, min(batching.size, len(listed)), stop)
-    prompts = _prompts(prompt, len(listed))
-    writer.check(prompts)
-    for some in _chunks(range(len(listed)), batching.size):
-        if seen := readable(model, listed, some, skip_damaged):
+    writer = Writer(model, how, min(batching.size, len(prompts)), stop)
+    writer.check(prompts, listed is not None)
+    for some in _chunks(range(len(prompts)), batching.size):
+        seen = readable(model, listed, some, skip_damaged) if listed else dict.fromkeys(some)
+        if seen:
             numbers = [number_of(b"%d" % i, seed) for i in seen]
-            texts = writer(np.stack(list(seen.values())), [prompts[i] for i in seen], numbers)
+            image = np.stack(list(seen.values())) if listed else None
+            texts = writer(image, [prompts[i] for i in seen], numbers)
             made |= dict(zip(seen, texts, strict=True))
         batching.told(len(some))
-    return [made.get(i) for i in range(len(listed))]
+    return [made.get(i) for i in range(len(prompts))]
 
 
 def score(
@@ -136,20 +139,26 @@ class Writer:
         self._run = runner(model.method, self._name, Vars(model.params, model.extra), model.mesh)
         self.arrays = self._asked.arrays
 
-    def check(self, prompts: Sequence[str]) -> None:
-        """Raises UserError where a question is empty, or a prompt longer than there is room."""
+    def check(self, prompts: Sequence[str], pictures: bool = True) -> None:
+        """Raises UserError where a question is empty, a prompt longer than there is room, or there
+        are `pictures` and the model sees none, or the other way round."""
+        sees = "image" in self._function.reads
+        if pictures != sees:
+            what = "writes about pictures; give some" if sees else "sees no pictures; give prompts"
+            raise UserError(f"{self.model.path}: {what}")
         self._asked.check(prompts)
         self._asked.room = check_prompts(self.model, self._function, prompts, self._how.max_new)
 
     def __call__(
-        self, image: np.ndarray, prompts: Sequence[str], numbers: Sequence[int]
+        self, image: np.ndarray | None, prompts: Sequence[str], numbers: Sequence[int]
     ) -> list[Made]:
-        """Texts of uint8[b, S, S, 3]; each draws by its number, below 2^31."""
-        batch, index = {"image": image, **self._asked(prompts)}, np.array(numbers, np.int32)
+        """Texts of uint8[b, S, S, 3], or of prompts alone; each draws by its number, below 2^31."""
+        batch, index = self._asked(prompts), np.array(numbers, np.int32)
+        batch |= {} if image is None else {"image": image}
         batch = {k: fill(a, self.size) for k, a in batch.items()}
         out = self._run(batch, self._how, fill(index, self.size))
         made, decode = [], self.model.tokenizer().decode
-        rows = (out[key][: len(image)] for key in ("ids", "length", "score"))
+        rows = (out[key][: len(prompts)] for key in ("ids", "length", "score"))
         for ids, length, score in zip(*rows, strict=True):
             words = ids[0, : length[0]].tolist()
             made.append(Made(decode(words), float(score[0]), words))
@@ -214,7 +223,8 @@ class _Asked:
     def check(self, prompts: Sequence[str]) -> None:
         """Raises UserError where a question is empty."""
         if not self._optional and not all(prompt.strip() for prompt in prompts):
-            raise UserError(f"{self._path}: answers questions; give a prompt")
+            what = "begins no text by itself" if self._name == "prompt" else "answers questions"
+            raise UserError(f"{self._path}: {what}; give a prompt")
 
     def __call__(self, prompts: Sequence[str]) -> dict[str, np.ndarray]:
         """Their arrays; none where none says anything and none needs to."""
@@ -240,10 +250,13 @@ def number_of(data: bytes, seed: int) -> int:
     return int.from_bytes(digest, "little") >> 1
 
 
-def _prompts(prompt: str | Sequence[str], count: int) -> list[str]:
-    """As many as pictures. Raises UserError for another number, or what is no text."""
+def _prompts(prompt: str | Sequence[str], count: int | None) -> list[str]:
+    """As many as pictures; None: as they are. Raises UserError for another number, or what is no
+    text."""
     given = [prompt] if isinstance(prompt, str) else prompt
     prompts = check_texts(given, "prompt")
+    if count is None:
+        return prompts
     prompts = prompts * count if isinstance(prompt, str) else prompts
     if len(prompts) != count:
         raise UserError(f"prompt: {len(prompts)} for {count} pictures; give one of each")

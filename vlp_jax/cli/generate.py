@@ -1,5 +1,5 @@
 """`generate --checkpoint=C --images=DIR --out=F.jsonl`: a caption for every picture, or the answer
-to a question about it.
+to a question about it; without --images what a language model writes after each of --prompts.
 
 F.jsonl has one line per picture, in the order of their sorted paths: {"image": its path below DIR,
 "prompt", "text", "score": log-probability per token, "ids": the new tokens without prompt and stop
@@ -22,9 +22,10 @@ def parser() -> argparse.ArgumentParser:
     )
     add, path = cli.add_argument, {"type": folder_or_file, "metavar": "PATH"}
     add("--checkpoint", required=True, **path, help="a converted checkpoint or a workdir")
-    add("--images", required=True, nargs="+", **path, help="a folder of pictures, or pictures")
+    add("--images", nargs="+", **path,
+        help="a folder of pictures, or pictures; none for a language model alone")  # fmt: skip
     add("--prompt", default="", help="how every text begins, or the question about every picture")
-    add("--prompts", default="", **path, help="a file with one prompt per picture instead")
+    add("--prompts", default="", **path, help="a file with one prompt per line and picture instead")
     add("--out", required=True, **path, help="the .jsonl to write")
     add("--beams", type=int, default=1, help="of beam search; default 1")
     add("--max-new", type=int, default=20, help="tokens after the prompt at most; default 20")
@@ -63,7 +64,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     report = write(Request(how=how, **flags))
     if report:
         skipped = f", skipped: {report['skipped']}" if report["skipped"] else ""
-        print(f"{count_of(report['images'], 'picture')} -> {report['out']}{skipped}")
+        what = "picture" if flags["images"] else "prompt"
+        print(f"{count_of(report['images'], what)} -> {report['out']}{skipped}")
     if as_json:
         print_json(report)
     return 0

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from vlp_jax.core.errors import UserError, no_download
-from vlp_jax.interop.family import Beside, Family, recognise
+from vlp_jax.interop.family import Beside, Family, families, recognise
 from vlp_jax.interop.pipeline import INDEX, is_pipeline, open_pipeline
 from vlp_jax.interop.rules import Table
 from vlp_jax.interop.tensors import State
@@ -98,7 +98,7 @@ def open_checkpoint(path: str, weights: str = "") -> Checkpoint:
     if is_pipeline(path):
         return _of_pipeline(path, weights)
     file = _find_weights(path, weights)
-    state, notes = unwrap(_read(file), weights, file)
+    state, notes = _unwrapped(_read(file), weights, file)
     family = recognise(state, file.endswith(".pt") and is_torchscript(file), file)
     beside, more = _beside(file, family, os.path.isdir(path))
     pictures = family.pictures(beside)
@@ -107,6 +107,14 @@ def open_checkpoint(path: str, weights: str = "") -> Checkpoint:
     state = family.held(state, beside)
     beside = dataclasses.replace(beside, tokenizers=family.tokenizers(state))
     return Checkpoint(file, family, state, beside, pictures, (*notes, *more))
+
+
+def _unwrapped(state: State, weights: str, file: str) -> tuple[State, list[str]]:
+    """`unwrap`, but for names that a family has as they are."""
+    bare = (family for family in families().values() if family.bare)
+    if weights != "ema" and any(family.recognises(state, False) for family in bare):
+        return state, []
+    return unwrap(state, weights, file)
 
 
 def _of_pipeline(path: str, weights: str) -> Checkpoint:

@@ -46,6 +46,7 @@ class Family:
     Class attributes, of what is read:
       has, lacks: names of tensors that are all there, and none of them, in a file of this family.
       archive: it comes as a TorchScript archive; None: in either form.
+      bare: its own names begin with words that training scripts put around others' (`model.`).
       config_name: its config file, or "".
       archs: the file of models/archs that `--arch` names sizes of.
       release: its preprocessing where its files say nothing (interop/preprocess.py); {} for texts.
@@ -68,6 +69,7 @@ class Family:
     has: tuple[str, ...] = ()
     lacks: tuple[str, ...] = ()
     archive: bool | None = None
+    bare: bool = False
     config_name: str = ""
     archs: str = ""
     release: Mapping[str, Any] = {}

@@ -29,7 +29,7 @@ from vlp_jax.losses.mining import draw_negatives
 from vlp_jax.methods.base import Function, Leaf, Part
 from vlp_jax.methods.kits.querying import Querying
 from vlp_jax.methods.kits.trunk import floats
-from vlp_jax.methods.kits.writing import QueryWriter, likelihood, prompt_of, write
+from vlp_jax.methods.kits.writing import Writer, behind_queries, likelihood, prompt_of, write
 from vlp_jax.models.flops import qformer_flops
 from vlp_jax.models.head import Head
 from vlp_jax.parallel.rows import take_rows
@@ -274,10 +274,10 @@ class BLIP2(Querying):
     def _writing(self, image: dict[str, Field]) -> dict[str, Function]:
         """The functions of what writes."""
 
-        def speaker(v: Vars, x: Inputs) -> QueryWriter:
+        def speaker(v: Vars, x: Inputs) -> Writer:
             states = self.norm(v, x, self.see(v, x))
             run = functools.partial(self.apply, "qformer", v, x)
-            return QueryWriter(run, self.query_net, v.params["queries"], states)
+            return behind_queries(run, self.query_net, v.params["queries"], states)
 
         def lm_logits(v: Vars, x: Inputs, _: None) -> Array:
             ids, mask = x.batch["text"], x.batch.get("text_mask")

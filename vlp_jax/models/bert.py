@@ -14,9 +14,10 @@ from vlp_jax.core.errors import UserError, nearest
 from vlp_jax.core.schema import Rate, Size
 from vlp_jax.core.types import Array
 from vlp_jax.nn.dropout import dropout
+from vlp_jax.nn.layer_norm import LayerNorm
 from vlp_jax.nn.pooling import Pooler, pool_text
 from vlp_jax.nn.precision import DTYPES
-from vlp_jax.nn.transformer import LayerNorm, StackConfig, run_blocks
+from vlp_jax.nn.transformer import StackConfig, run_blocks
 
 POOLS = ("first", "mean", "pooler")
 

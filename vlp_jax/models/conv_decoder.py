@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from vlp_jax.core.errors import UserError
 from vlp_jax.core.types import Array
-from vlp_jax.nn.transformer import LayerNorm
+from vlp_jax.nn.layer_norm import LayerNorm
 
 
 def check_doublings(widths: tuple[int, ...], start: int, end: int) -> None:

@@ -9,6 +9,7 @@ import math
 
 import flax.linen as nn
 
+from vlp_jax.models.decoder_lm import DecoderLM
 from vlp_jax.models.efficientnet import EfficientNet
 from vlp_jax.models.inception import STEM, Conv, Inception, blocks
 from vlp_jax.models.med import MED
@@ -23,6 +24,16 @@ def stack_flops(config: StackConfig, tokens: int) -> float:
     inner = config.num_heads * (config.head_dim or config.width // config.num_heads)
     linear = 2 * tokens * (4 * config.width * inner + 2 * config.width * config.hidden)
     return config.num_layers * (linear + 4 * tokens**2 * inner)
+
+
+def lm_flops(net: DecoderLM, length: int) -> float:
+    """Forward FLOPs of one text of `length` tokens; what a token does not see counts as seen."""
+    c = net.stack_config()
+    heads, kv = (n * (c.head_dim or c.width // c.num_heads) for n in (c.num_heads, c.kv_heads))
+    maps = c.width * (2 * heads + 2 * (kv or heads) + (3 if c.gated else 2) * c.hidden)
+    wide = net.word_width or net.width
+    words = wide * net.vocab_size + 2 * net.width * wide * (wide != net.width)
+    return c.num_layers * (2 * length * maps + 4 * length**2 * heads) + 2 * length * words
 
 
 def med_flops(net: MED, mode: str, length: int, states: tuple[int, int] = (0, 0)) -> float:

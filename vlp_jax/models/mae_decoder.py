@@ -10,10 +10,11 @@ import jax.numpy as jnp
 from vlp_jax.core.schema import Size
 from vlp_jax.core.types import Array
 from vlp_jax.nn.init import linear_init, token_init
+from vlp_jax.nn.layer_norm import LayerNorm
 from vlp_jax.nn.masks import is_hidden, put_tokens
 from vlp_jax.nn.positions import sincos_table
 from vlp_jax.nn.precision import DTYPES
-from vlp_jax.nn.transformer import LayerNorm, StackConfig, run_blocks
+from vlp_jax.nn.transformer import StackConfig, run_blocks
 
 
 class MAEDecoder(nn.Module):

@@ -16,8 +16,9 @@ from vlp_jax.core.schema import Rate, Size
 from vlp_jax.core.types import Array
 from vlp_jax.nn import cache as caches
 from vlp_jax.nn.dropout import dropout
+from vlp_jax.nn.layer_norm import LayerNorm
 from vlp_jax.nn.precision import DTYPES
-from vlp_jax.nn.transformer import LayerNorm, StackConfig, look, run_blocks
+from vlp_jax.nn.transformer import StackConfig, look, run_blocks
 from vlp_jax.nn.word_head import WordHead
 
 # What encoder and decoder have each for itself, by what they share (Table 3).

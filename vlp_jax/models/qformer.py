@@ -21,8 +21,9 @@ from vlp_jax.core.types import Array
 from vlp_jax.nn import cache as caches
 from vlp_jax.nn.attention import CrossAttention, SelfAttention
 from vlp_jax.nn.dropout import dropout
+from vlp_jax.nn.layer_norm import LayerNorm
 from vlp_jax.nn.precision import DTYPES, remat
-from vlp_jax.nn.transformer import LayerNorm, Mlp, StackConfig, barrier
+from vlp_jax.nn.transformer import Mlp, StackConfig, barrier
 from vlp_jax.nn.word_head import WordHead
 from vlp_jax.parallel.constrain import constrain_batch
 

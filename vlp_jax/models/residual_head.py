@@ -12,7 +12,7 @@ from vlp_jax.core.schema import Rate, Size
 from vlp_jax.core.types import Array
 from vlp_jax.nn.dropout import dropout
 from vlp_jax.nn.frozen import keys_beside
-from vlp_jax.nn.transformer import LayerNorm
+from vlp_jax.nn.layer_norm import LayerNorm
 
 
 class ResidualHead(nn.Module):

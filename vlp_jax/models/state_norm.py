@@ -8,8 +8,8 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from vlp_jax.core.types import Array
+from vlp_jax.nn.layer_norm import layer_norm
 from vlp_jax.nn.precision import DTYPES
-from vlp_jax.nn.transformer import layer_norm
 
 
 class StateNorm(nn.Module):

@@ -13,9 +13,10 @@ from vlp_jax.core.errors import UserError
 from vlp_jax.core.schema import Range, Rate, Size
 from vlp_jax.core.types import Array
 from vlp_jax.nn.embed import Embed
+from vlp_jax.nn.layer_norm import LayerNorm
 from vlp_jax.nn.pooling import pool_text
 from vlp_jax.nn.precision import DTYPES
-from vlp_jax.nn.transformer import LayerNorm, StackConfig, run_blocks
+from vlp_jax.nn.transformer import StackConfig, run_blocks
 
 
 class TextTransformer(nn.Module):

@@ -16,11 +16,12 @@ from vlp_jax.core.types import Array
 from vlp_jax.nn.dropout import patch_dropout
 from vlp_jax.nn.frozen import keys_beside
 from vlp_jax.nn.init import token_init
+from vlp_jax.nn.layer_norm import LayerNorm
 from vlp_jax.nn.patches import PatchEmbed, PatchStem
 from vlp_jax.nn.pooling import AttentionPool, Pooler
 from vlp_jax.nn.positions import sincos_table
 from vlp_jax.nn.precision import DTYPES
-from vlp_jax.nn.transformer import LayerNorm, StackConfig, run_blocks
+from vlp_jax.nn.transformer import StackConfig, run_blocks
 
 POOLS = ("cls", "gap", "gap_norm", "map", "none", "tokens")
 POSITIONS = ("learned", "sincos")

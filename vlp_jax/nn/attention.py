@@ -6,6 +6,7 @@ attention kernel is chosen.
 """
 
 import math
+from typing import NamedTuple
 
 import flax.linen as nn
 import jax
@@ -16,6 +17,7 @@ from vlp_jax.core.errors import UserError, nearest
 from vlp_jax.core.types import Array
 from vlp_jax.nn.cache import write
 from vlp_jax.nn.init import Init
+from vlp_jax.nn.rotary import turn
 
 IMPLEMENTATIONS = ("auto", "xla", "cudnn")
 # Device kind -> tokens from which cuDNN's fused kernel is the faster in a half precision, as
@@ -51,36 +53,54 @@ def attend(
     mask: Array | None = None,
     causal: bool = False,
     implementation: str = "auto",
+    bias: Array | None = None,
+    scale: float = 0.0,
 ) -> Array:
     """Scaled dot-product attention.
 
     Args:
       query: float[B, H, T, K].
-      key: float[B, H, S, K].
-      value: float[B, H, S, K].
+      key, value: float[B, H', S, K]; H' divides H, and H / H' queries after each other share one
+        (grouped heads, arXiv:2305.13245).
       mask: bool broadcastable to [B, H, T, S], True where a query may look.
       causal: query t looks at keys up to t only. Worked example: among three tokens query 1 sees
         keys 0 and 1, as under the mask [[1,0,0],[1,1,0],[1,1,1]].
       implementation: `auto`, `xla` or `cudnn`, see `choose`.
+      bias: float32 broadcastable to [B, H, T, S], added to the scaled products.
+      scale: of the products; 0: K^-0.5.
 
     Returns:
       float[B, H, T, K] in the dtype of `value`. Heads come before tokens because both products then
       read their operands in order: on a CPU 10 to 40 % of the attention's time.
     """
+    scale = scale or query.shape[-1] ** -0.5
     if choose(implementation, key.shape[2], value.dtype) == "cudnn":
         q, k, v = (rearrange(x, "b h t k -> b t h k") for x in (query, key, value))
-        out = jax.nn.dot_product_attention(
-            q, k, v, mask=_four_axes(mask), is_causal=causal, implementation="cudnn"
-        )
+        how = dict(mask=_four_axes(mask), is_causal=causal, scale=scale, implementation="cudnn")
+        out = jax.nn.dot_product_attention(q, k, v, bias, **how)
         return rearrange(out, "b t h k -> b h t k")
-    scaled = query * query.shape[-1] ** -0.5
-    logits = jnp.einsum("bhtk,bhsk->bhts", scaled, key, preferred_element_type=jnp.float32)
+    logits = _grouped("bhtk,bhsk->bhts", query * scale, key, preferred_element_type=jnp.float32)
+    if bias is not None:
+        logits = logits + bias
     if causal:
         logits = jnp.where(jnp.tri(*logits.shape[2:], dtype=bool), logits, _LOWEST)
     if mask is not None:
         logits = jnp.where(mask, logits, _LOWEST)
     weights = jax.nn.softmax(logits, axis=-1).astype(value.dtype)
-    return jnp.einsum("bhts,bhsk->bhtk", weights, value)
+    return _grouped("bhts,bhsk->bhtk", weights, value)
+
+
+def _grouped(product: str, left: Array, right: Array, **how: object) -> Array:
+    """An einsum of [B, H, T, .] and [B, H', S, .] whose heads h are grouped."""
+    heads, shared = left.shape[1], right.shape[1]
+    if heads == shared:
+        return jnp.einsum(product, left, right, **how)
+    left = rearrange(left, "b (h g) t k -> b h g t k", h=shared)
+    first, rest = product.split(",")
+    second, out = rest.split("->")
+    grouped = f"{first.replace('h', 'hg')},{second}->{out.replace('h', 'hg')}"
+    out = jnp.einsum(grouped, left, right, **how)
+    return rearrange(out, "b h g t s -> b (h g) t s")
 
 
 def _four_axes(mask: Array | None) -> Array | None:
@@ -122,14 +142,31 @@ class Project(nn.Module):
         return init
 
 
+class Place(NamedTuple):
+    """What self-attention knows of places beside the order.
+
+    turns: cosines and sines of rotary positions (nn/rotary.py), or None. bias: see `attend`.
+    """
+
+    turns: tuple[Array, Array] | None = None
+    bias: Array | None = None
+
+
+ANYWHERE = Place()
+
+
 class SelfAttention(nn.Module):
-    """Self-attention over [B, T, D] with one fused query-key-value product.
+    """Self-attention over [B, T, D] with one fused query-key-value product; where keys and values
+    have fewer heads, with one for queries and one for these.
 
     Attributes:
       num_heads, head_dim: H and K; D need not equal H K.
-      qkv_init, out_init: initialisers of the two kernels.
+      qkv_init, out_init: initialisers of the kernels.
       causal, implementation: see `attend`.
-      qkv_bias: of the first product; the last has one always.
+      qkv_bias, out_bias: of the first products and of the last.
+      kv_heads: H' of keys and values; 0: H.
+      qkv_clip: queries, keys and values are kept in [-this, this]; 0: as they are.
+      scale: see `attend`.
     """
 
     num_heads: int
@@ -140,6 +177,10 @@ class SelfAttention(nn.Module):
     causal: bool = False
     implementation: str = "auto"
     qkv_bias: bool = True
+    out_bias: bool = True
+    kv_heads: int = 0
+    qkv_clip: float = 0.0
+    scale: float = 0.0
 
     @nn.compact
     def __call__(
@@ -147,29 +188,42 @@ class SelfAttention(nn.Module):
         x: Array,
         mask: Array | None = None,
         kept: tuple[Array, Array, Array] | None = None,
+        place: Place = ANYWHERE,
     ) -> Array | tuple[Array, tuple[Array, Array]]:
         """Runs the layer.
 
         Args:
           x: float[B, T, D].
           mask: see `attend`.
-          kept: keys and values float[B, H, S, K] of earlier tokens, and the slots from which those
+          kept: keys and values float[B, H', S, K] of earlier tokens, and the slots from which those
             of x come (nn/cache.py); mask is then over the S slots.
+          place: of the tokens.
 
         Returns:
-          float[B, T, D], and where there are kept ones the new keys and values, float[B, H, T, K].
+          float[B, T, D], and where there are kept ones the new keys and values, float[B, H', T, K].
         """
-        heads = (self.num_heads, 3, self.head_dim)
-        how = (1, self.qkv_init, self.dtype, self.qkv_bias)
-        qkv = Project(heads, *how, name="qkv")(x)  # [B, T, H, 3, K]
-        query, key, value = rearrange(qkv, "b t h three k -> three b h t k")  # one copy for all
+        query, key, value = self._products(x)
+        if place.turns is not None:
+            query, key = turn(query, place.turns), turn(key, place.turns)
         new = key, value
         if kept is not None:
             key, value = (write(old, its, kept[2]) for old, its in zip(kept, new, strict=False))
-        out = attend(query, key, value, mask, self.causal, self.implementation)
-        out = rearrange(out, "b h t k -> b t h k")
-        out = Project(x.shape[-1:], 2, self.out_init, self.dtype, name="out")(out)
+        how = (mask, self.causal, self.implementation, place.bias, self.scale)
+        out = rearrange(attend(query, key, value, *how), "b h t k -> b t h k")
+        out = Project(x.shape[-1:], 2, self.out_init, self.dtype, self.out_bias, name="out")(out)
         return out if kept is None else (out, new)
+
+    def _products(self, x: Array) -> tuple[Array, Array, Array]:
+        """Query float[B, H, T, K], key and value float[B, H', T, K]."""
+        how, heads = (1, self.qkv_init, self.dtype, self.qkv_bias), self.kv_heads
+        clip = lambda each: jnp.clip(each, -self.qkv_clip, self.qkv_clip) if self.qkv_clip else each  # noqa: E731
+        if heads in (0, self.num_heads):
+            qkv = Project((self.num_heads, 3, self.head_dim), *how, name="qkv")(x)
+            return tuple(rearrange(clip(qkv), "b t h three k -> three b h t k"))  # one copy
+        query = Project((self.num_heads, self.head_dim), *how, name="query")(x)
+        both = Project((heads, 2, self.head_dim), *how, name="key_value")(x)
+        key, value = rearrange(clip(both), "b t h two k -> two b h t k")
+        return rearrange(clip(query), "b t h k -> b h t k"), key, value
 
 
 class CrossAttention(nn.Module):
@@ -180,7 +234,8 @@ class CrossAttention(nn.Module):
       features: width of the output.
       kernel_init, out_init: initialisers of the products before and after the attention.
       implementation: see `attend`.
-      qkv_bias: of the products before the attention.
+      qkv_bias, out_bias: of the products before and after the attention.
+      scale: see `attend`.
     """
 
     num_heads: int
@@ -191,6 +246,8 @@ class CrossAttention(nn.Module):
     out_init: Init = nn.initializers.lecun_normal()
     implementation: str = "auto"
     qkv_bias: bool = True
+    out_bias: bool = True
+    scale: float = 0.0
 
     @nn.compact
     def __call__(
@@ -220,6 +277,7 @@ class CrossAttention(nn.Module):
         if x is None:
             return context
         query = rearrange(query, "b t h k -> b h t k")
-        out = attend(query, *context, mask, implementation=self.implementation)
+        out = attend(query, *context, mask, implementation=self.implementation, scale=self.scale)
         out = rearrange(out, "b h t k -> b t h k")
-        return Project((self.features,), 2, self.out_init, self.dtype, name="out")(out)
+        how = (2, self.out_init, self.dtype, self.out_bias)
+        return Project((self.features,), *how, name="out")(out)

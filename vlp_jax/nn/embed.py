@@ -33,3 +33,12 @@ class Embed(nn.Embed):
         old = super().__call__(jnp.minimum(ids, self.num_embeddings - 1))
         new = jnp.take(self.new.astype(old.dtype), jnp.maximum(beyond, 0), axis=0, mode="clip")
         return jnp.where((beyond >= 0)[..., None], new, old)
+
+    def attend(self, query: Array) -> Array:
+        """float[..., D] to products with every row, float32[..., num_embeddings + new_rows]."""
+        table = self.embedding
+        if self.new_rows:
+            table = jnp.concatenate([table, self.new.astype(table.dtype)])
+        dtype = self.dtype or table.dtype
+        query, table = query.astype(dtype), table.astype(dtype)
+        return jnp.einsum("...d,vd->...v", query, table, preferred_element_type=jnp.float32)

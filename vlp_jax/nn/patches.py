@@ -14,8 +14,8 @@ from einops import rearrange
 from vlp_jax.core.errors import UserError
 from vlp_jax.core.types import Array
 from vlp_jax.nn.init import linear_init
+from vlp_jax.nn.layer_norm import LayerNorm
 from vlp_jax.nn.masks import take_tokens
-from vlp_jax.nn.transformer import LayerNorm
 
 
 class PatchEmbed(nn.Module):

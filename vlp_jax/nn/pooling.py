@@ -11,7 +11,8 @@ from vlp_jax.core.errors import UserError, nearest
 from vlp_jax.core.types import Array
 from vlp_jax.nn.attention import CrossAttention
 from vlp_jax.nn.init import block_init, uniform
-from vlp_jax.nn.transformer import LayerNorm, Mlp
+from vlp_jax.nn.layer_norm import LayerNorm
+from vlp_jax.nn.transformer import Mlp
 
 TEXT_POOLS = ("argmax", "last", "first", "mean")
 

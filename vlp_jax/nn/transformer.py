@@ -6,7 +6,6 @@ only transformer body of the package.
 """
 
 import dataclasses
-import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -18,9 +17,10 @@ from vlp_jax.core import rng as rngs
 from vlp_jax.core.errors import UserError
 from vlp_jax.core.types import Array
 from vlp_jax.nn import dropout
-from vlp_jax.nn.attention import CrossAttention, Project, SelfAttention
+from vlp_jax.nn.attention import ANYWHERE, CrossAttention, Place, Project, SelfAttention
 from vlp_jax.nn.cache import Cache, Context, States
 from vlp_jax.nn.init import BlockInit, Init, block_init
+from vlp_jax.nn.layer_norm import NORMS
 from vlp_jax.nn.precision import ACTIVATIONS, DTYPES, pick, remat
 from vlp_jax.parallel.constrain import constrain_batch
 
@@ -32,8 +32,10 @@ class StackConfig:
     Attributes:
       width, num_layers: D and L.
       num_heads, head_dim: H and K; head_dim 0 means width / num_heads.
+      kv_heads: heads of self-attention's keys and values; 0: H.
       hidden: width of the MLP.
       activation: a name of nn/precision.py.
+      norm: a name of nn/layer_norm.py.
       norm_eps: 1e-5 in CLIP, 1e-6 in SigLIP, MAE and flax's default.
       init: a name of nn/init.py.
       dropout, drop_path: rates in [0, 1); drop_path grows linearly with depth to this value.
@@ -41,10 +43,12 @@ class StackConfig:
       unroll: compile every layer separately instead of one loop body.
       causal, attention: see nn/attention.py attend (`attention` is its implementation).
       post_norm: norms follow the sums, as in BERT; else they stand before the branches.
+      parallel: attention and MLP look at one x, and both are added to it (GPT-NeoX).
       twins: those of BRANCHES, with their norms, that every role of `run_blocks` has for itself.
       merge_from: 0 or more: two cross-attentions look at two contexts; their mean counts, from this
         layer on a linear map of both (NLVR2).
-      qkv_bias: biases before the attentions.
+      qkv_bias, out_bias, mlp_bias: biases before and after the attentions, and of the MLP.
+      qkv_clip, attention_scale: see nn/attention.py SelfAttention.
       gated: the MLP is fc2(a * activation(b)), fc1 gives both (GEGLU, arXiv:2002.05202).
       only_cross: self-attention is a cross-attention, too: queries look at the context alone.
     """
@@ -54,7 +58,9 @@ class StackConfig:
     num_heads: int
     hidden: int
     head_dim: int = 0
+    kv_heads: int = 0
     activation: str = "gelu"
+    norm: str = "layer"
     norm_eps: float = 1e-5
     init: str = "torch"
     dropout: float = 0.0
@@ -65,75 +71,42 @@ class StackConfig:
     causal: bool = False
     attention: str = "auto"
     post_norm: bool = False
+    parallel: bool = False
     twins: tuple[str, ...] = ()
     merge_from: int = -1
     qkv_bias: bool = True
+    out_bias: bool = True
+    mlp_bias: bool = True
+    qkv_clip: float = 0.0
+    attention_scale: float = 0.0
     gated: bool = False
     only_cross: bool = False
 
     @classmethod
     def of(cls, net: nn.Module, part: str, **own: Any) -> "StackConfig":
-        """The stack of a network by its fields of the same names, `mlp_ratio` and `weight_init`;
-        own: fields that it says in another way. part: of the config, for the message.
+        """The stack of a network by its fields of the same names, `weight_init`, and `mlp_ratio`
+        where it has no `hidden`; own: fields that it says in another way. part: of the config, for
+        the message.
 
         Raises:
-          UserError: num_heads does not divide width.
+          UserError: num_heads does not divide width, or kv_heads num_heads.
         """
         ours, theirs = ({f.name for f in dataclasses.fields(kind)} for kind in (cls, net))
         said = {name: getattr(net, name) for name in ours & theirs}
-        said |= {"hidden": int(net.width * net.mlp_ratio), "init": net.weight_init}
-        config = cls(**said | own)
+        if "hidden" not in said:
+            said["hidden"] = int(net.width * net.mlp_ratio)
+        config = cls(**said | {"init": net.weight_init} | own)
         if not config.head_dim and config.width % config.num_heads:
             heads = f"{part}.num_heads={config.num_heads}"
             raise UserError(f"{heads} does not divide width={config.width}")
+        if config.kv_heads and config.num_heads % config.kv_heads:
+            kv = f"{part}.kv_heads={config.kv_heads}"
+            raise UserError(f"{kv} does not divide num_heads={config.num_heads}")
         return config
 
     def block_init(self) -> BlockInit:
         """The initialisers of one block."""
         return block_init(self.init, self.width, self.hidden, self.num_layers)
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
-def layer_norm(x: Array, scale: Array, bias: Array, eps: float) -> Array:
-    """(x - mean) / sqrt(var + eps) * scale + bias over the last axis, in float32.
-
-    The backward pass is written out: three sums per row instead of the chain that automatic
-      differentiation leaves.
-    """
-    return _layer_norm_forward(x, scale, bias, eps)[0]
-
-
-def _layer_norm_forward(x: Array, scale: Array, bias: Array, eps: float) -> tuple[Array, tuple]:
-    wide = x.astype(jnp.float32)
-    mean = wide.mean(-1, keepdims=True)
-    inverse = jax.lax.rsqrt(jnp.square(wide - mean).mean(-1, keepdims=True) + eps)
-    return (wide - mean) * inverse * scale + bias, (x, scale, mean, inverse)
-
-
-def _layer_norm_backward(eps: float, kept: tuple, gradient: Array) -> tuple[Array, Array, Array]:
-    x, scale, mean, inverse = kept
-    normal = (x.astype(jnp.float32) - mean) * inverse
-    rows = tuple(range(x.ndim - 1))
-    scaled = gradient * scale
-    along = scaled.mean(-1, keepdims=True), (scaled * normal).mean(-1, keepdims=True)
-    dx = inverse * (scaled - along[0] - normal * along[1])
-    return dx.astype(x.dtype), (gradient * normal).sum(rows), gradient.sum(rows)
-
-
-layer_norm.defvjp(_layer_norm_forward, _layer_norm_backward)
-
-
-class LayerNorm(nn.Module):
-    """LayerNorm over the last axis with float32 statistics; casts its result to `dtype`."""
-
-    eps: float
-    dtype: jnp.dtype = jnp.float32
-
-    @nn.compact
-    def __call__(self, x: Array) -> Array:
-        scale = self.param("scale", nn.initializers.ones, (x.shape[-1],))
-        bias = self.param("bias", nn.initializers.zeros, (x.shape[-1],))
-        return layer_norm(x, scale, bias, self.eps).astype(self.dtype)
 
 
 class Mlp(nn.Module):
@@ -144,20 +117,18 @@ class Mlp(nn.Module):
     inits: tuple[Init, Init, Init, Init]  # fc1 kernel, fc1 bias, fc2 kernel, fc2 bias
     dtype: jnp.dtype = jnp.float32
     gated: bool = False
+    use_bias: bool = True
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
         fc1, fc1_bias, fc2, fc2_bias = self.inits
         activate = pick(ACTIVATIONS, self.activation, "activation")
-        out = nn.Dense(
-            x.shape[-1], dtype=self.dtype, kernel_init=fc2, bias_init=fc2_bias, name="fc2"
-        )
+        how = dict(dtype=self.dtype, use_bias=self.use_bias)
+        out = nn.Dense(x.shape[-1], kernel_init=fc2, bias_init=fc2_bias, name="fc2", **how)
         if self.gated:
-            both = Project((2, self.hidden), 1, fc1, self.dtype, name="fc1")(x)  # [B, T, 2, F]
+            both = Project((2, self.hidden), 1, fc1, name="fc1", **how)(x)  # [B, T, 2, F]
             return out(both[..., 0, :] * activate(both[..., 1, :]))
-        hidden = nn.Dense(
-            self.hidden, dtype=self.dtype, kernel_init=fc1, bias_init=fc1_bias, name="fc1"
-        )(x)
+        hidden = nn.Dense(self.hidden, kernel_init=fc1, bias_init=fc1_bias, name="fc1", **how)(x)
         return out(activate(hidden))  # [B, T, F] -> [B, T, D]
 
 
@@ -168,13 +139,14 @@ SECOND = "second_"  # before the name of the cross-attention of a second context
 class Shared(NamedTuple):
     """What all layers see beside x.
 
-    mask: see `run_blocks`. at: of a Cache. states, context_mask: of States, or of a Context.
+    mask, place: see `run_blocks`. at: of a Cache. states, context_mask: of States, or of a Context.
     """
 
     mask: Array | None = None
     at: Array | None = None
     states: Array | None = None
     context_mask: Array | None = None
+    place: Place = ANYWHERE
 
 
 class Own(NamedTuple):
@@ -218,7 +190,7 @@ class Block(nn.Module):
             nonlocal new
             if c.only_cross:
                 return self._cross(name)(x, context, shared.context_mask)
-            out = self._self(name)(x, shared.mask, kept)
+            out = self._self(name)(x, shared.mask, kept, shared.place)
             out, new = (out, None) if kept is None else out
             return out
 
@@ -231,11 +203,12 @@ class Block(nn.Module):
             merged = jnp.concatenate(looks, -1) @ kernel + bias
             return jnp.where(layer < c.merge_from, (looks[0] + looks[1]) / 2, merged)
 
-        x = barrier(constrain_batch(x))
+        first = x = barrier(constrain_batch(x))
         x = self._branch("attn", attn, x, rate, rng)
         if context is not None:
             x = self._branch("cross_attn", cross_attn, barrier(x), rate, rng)
-        x = self._branch("mlp", lambda name, x: self._mlp(name)(x), barrier(x), rate, rng)
+        mlp = lambda name, x: self._mlp(name)(x)  # noqa: E731
+        x = self._branch("mlp", mlp, barrier(x), rate, rng, first if c.parallel else None)
         return ((x, seen) if self.before else x), new
 
     def _branch(
@@ -245,14 +218,17 @@ class Block(nn.Module):
         x: Array,
         rate: Array,
         rng: Array | None,
+        reads: Array | None = None,
     ) -> Array:
         """x with the branch `kind`, or with those of several roles one after another; rate: of
-        stochastic depth."""
+        stochastic depth; reads: what it looks at where that is not x."""
         c, dtype = self.config, DTYPES[self.config.dtype]
         for role in self.roles if kind in c.twins else self.roles[:1]:
             name = self._name(kind, role)
-            norm = LayerNorm(c.norm_eps, dtype, name=self._name(kind, role, BRANCHES[kind]))
-            branch = run(name, x if c.post_norm else norm(x))
+            normed = self._name(kind, role, BRANCHES[kind])
+            norm = pick(NORMS, c.norm, "norm")(c.norm_eps, dtype, name=normed)
+            read = x if reads is None else reads
+            branch = run(name, read if c.post_norm else norm(read))
             branch = dropout.dropout(branch, c.dropout, rngs.fold(rng, kind))
             if c.drop_path:
                 branch = dropout.drop_path(branch, rate, rngs.fold(rng, kind + "_path"))
@@ -270,18 +246,20 @@ class Block(nn.Module):
 
     def _self(self, name: str) -> SelfAttention:
         c, init = self.config, self.config.block_init()
-        how = (init.qkv, init.out, DTYPES[c.dtype], c.causal, c.attention, c.qkv_bias)
-        return SelfAttention(*self._heads, *how, name=name)
+        how = (init.qkv, init.out, DTYPES[c.dtype], c.causal, c.attention, c.qkv_bias, c.out_bias)
+        return SelfAttention(
+            *self._heads, *how, c.kv_heads, c.qkv_clip, c.attention_scale, name=name
+        )
 
     def _cross(self, name: str) -> CrossAttention:
         c, init = self.config, self.config.block_init()
-        how = (DTYPES[c.dtype], init.qkv, init.out, c.attention, c.qkv_bias)
-        return CrossAttention(*self._heads, c.width, *how, name=name)
+        how = (DTYPES[c.dtype], init.qkv, init.out, c.attention, c.qkv_bias, c.out_bias)
+        return CrossAttention(*self._heads, c.width, *how, c.attention_scale, name=name)
 
     def _mlp(self, name: str) -> Mlp:
         c, init = self.config, self.config.block_init()
         inits = (init.fc1, init.fc1_bias, init.fc2, init.fc2_bias)
-        return Mlp(c.hidden, c.activation, inits, DTYPES[c.dtype], c.gated, name=name)
+        return Mlp(c.hidden, c.activation, inits, DTYPES[c.dtype], c.gated, c.mlp_bias, name=name)
 
 
 def barrier(x: Array) -> Array:
@@ -305,6 +283,7 @@ def run_blocks(
     cache: Cache | None = None,
     merge: tuple[Array, Array] | None = None,
     before: bool = False,
+    place: Place = ANYWHERE,
 ) -> Array | tuple[Array, Any]:
     """Runs L blocks whose weights lie stacked under `blocks` of the calling module (inside its
     @nn.compact).
@@ -322,6 +301,7 @@ def run_blocks(
       cache: keys and values of earlier tokens.
       merge: (kernel [L, 2 D, D], bias [L, D]) of config.merge_from; of earlier layers any.
       before: tells x as the last block saw it, too; not with a cache.
+      place: what self-attention knows of places (nn/attention.py).
 
     Returns:
       float[B, T, D] in the compute dtype, not normalised but under post_norm; with a cache also the
@@ -336,7 +316,7 @@ def run_blocks(
         merge,
     )
     seen = None if context is None or context.mask is None else context.mask[:, None, None, :]
-    shared = Shared(mask, None if cache is None else cache.at, states, seen)
+    shared = Shared(mask, None if cache is None else cache.at, states, seen, place)
     blocks = _stacked(config, roles=roles, before=before)
     layers, x = jnp.arange(config.num_layers), x.astype(DTYPES[config.dtype])
     x, new = blocks((x, x) if before else x, layers, rng, shared, own)

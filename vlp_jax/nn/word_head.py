@@ -7,8 +7,8 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from vlp_jax.core.types import Array
+from vlp_jax.nn.layer_norm import LayerNorm
 from vlp_jax.nn.precision import ACTIVATIONS, pick
-from vlp_jax.nn.transformer import LayerNorm
 
 _NORMAL = nn.initializers.normal(0.02)
 

@@ -57,7 +57,7 @@ _MEGATRON: tuple[tuple[str, Tactic], ...] = (
     (r".*/(\w+_)?attn/out/kernel", _tensor(-3)),
     (r".*/(\w+_)?mlp/fc1/(kernel|bias)", _tensor(-1)),
     (r".*/(\w+_)?mlp/fc2/kernel", _tensor(-2)),
-    (r".*/(\w+_)?token_embed/embedding", _tensor(-2)),
+    (r".*/(\w+_)?(token_embed|head)/embedding", _tensor(-2)),
 )
 
 PRESETS: dict[str, tuple[tuple[str, Tactic], ...]] = {

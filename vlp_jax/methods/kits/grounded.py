@@ -20,10 +20,9 @@ from vlp_jax.decoding.how import Writing
 from vlp_jax.decoding.scoring import Scoring
 from vlp_jax.methods.base import Function, Part
 from vlp_jax.methods.kits.varied import Varied
-from vlp_jax.methods.kits.writing import Writer, likelihood, prompt_of, write
+from vlp_jax.methods.kits.writing import Writer, beside_states, caller, likelihood, prompt_of, write
 from vlp_jax.models.med import MED, reads
 from vlp_jax.nn.cache import States
-from vlp_jax.nn.layers import Layers, together
 
 KEYS = ("method.text.vocab_size", "method.text_length", "method.end_id")
 
@@ -155,19 +154,8 @@ class Grounded(Varied):
         return super().functions() | found
 
     def writer(self, v: Vars, x: Inputs, part: str, net: MED, states: States) -> Writer:
-        """`part`, whose network is `net`, beside states; its blocks stacked or as Layers
-        (nn/layers.py)."""
-        found = v.params[part]
-        if not isinstance(found["blocks"], Layers):
-            return Writer(functools.partial(self.apply, part, v, x), net, states)
-        net = net.clone(unroll=True)
-
-        def run(*args: Any, **how: Any) -> Any:
-            whole = {**found, "blocks": together(found["blocks"])}
-            w = v._replace(params={**v.params, part: whole})
-            return self.apply(part, w, x, *args, net=net, **how)
-
-        return Writer(run, net, states)
+        """`part`, whose network is `net`, beside states."""
+        return beside_states(*caller(self, v, x, part, net), states)
 
     def written(self, writer: Writer, x: Inputs, how: Writing) -> dict[str, Array]:
         """What is written after the prompt: decoding/steps.py Written as a dict."""

@@ -1,102 +1,147 @@
-"""Texts that a part writes or scores beside states: the prompt read into a cache, then decoding/.
+"""Texts that a part writes or scores: the prompt read into a cache, then decoding/.
 
-The file exists so that captions and answers, and every later language model, are written and scored
-by one piece of code.
+The file exists so that captions and answers, and every language model, are written and scored by
+one piece of code.
 """
 
+import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
+import flax.linen as nn
 import jax.numpy as jnp
 
-from vlp_jax.core.inputs import Inputs
+from vlp_jax.core.inputs import Inputs, Vars
 from vlp_jax.core.types import Array
 from vlp_jax.decoding.generate import generate
 from vlp_jax.decoding.how import Writing
 from vlp_jax.decoding.scoring import Scoring, score
 from vlp_jax.decoding.steps import Model, Start, Written
+from vlp_jax.methods.base import Method
+from vlp_jax.models.decoder_lm import DecoderLM
 from vlp_jax.models.med import MED
 from vlp_jax.models.qformer import QFormer
+from vlp_jax.models.t5 import T5
 from vlp_jax.nn.cache import Cache, Context, States, take_rows
-from vlp_jax.nn.layers import apart, together
+from vlp_jax.nn.layers import Layers, apart, together
 
-Step = Callable[[Array, Cache], tuple[Array, Cache]]  # ids int32[N, T] -> logits float32[N, T, V]
-
-
-class Speaker(Protocol):
-    """A part of a method at hand that goes on a text."""
-
-    def begin(self, prompt: Array, mask: Array, room: int) -> tuple[Cache, Array, Any]:
-        """Reads a prompt, int32[B, P], padded on the right with mask bool[B, P].
-
-        Returns (a cache with room for so many tokens more, logits float32[B, P, V], what else every
-        step looks at).
-        """
-
-    def reader(self, context: Any, copies: int = 0) -> Step:
-        """Reads further tokens; copies: of each row, in a loop of single ones (0: none of it)."""
+Run = Callable[..., Any]  # a network's call
 
 
 class Writer(NamedTuple):
-    """A MED that looks at states.
+    """A network that writes, at hand.
 
-    run: Method.apply of the part, its first three arguments given. net: the MED, whose decoder
-    writes. states: what it looks at.
+    Attributes:
+      begin: f(prompt int32[B, P], mask bool[B, P], room) -> (what it looks at, or None; logits
+        float[B, V] after the prompt; a cache with room for so many tokens more).
+      read: f(ids int32[B, t], what it looks at, cache) -> (logits float32[B, t, V], cache).
+      unroll: its layers lie apart, and so must what they look at.
     """
 
-    run: Callable[..., Any]
-    net: MED
-    states: States
+    begin: Callable[[Array, Array, int], tuple[Context | None, Array, Cache]]
+    read: Callable[[Array, Context | None, Cache], tuple[Array, Cache]]
+    unroll: bool = False
 
-    def begin(self, prompt: Array, mask: Array, room: int) -> tuple[Cache, Array, Context]:
-        """See Speaker."""
-        context = self.run(None, None, self.states, mode="look")
-        cache = self.net.empty_cache(len(prompt), prompt.shape[1] + room)
-        _, out = self.run(prompt, mask, context, cache, mode="decode")
-        return out["cache"], out["logits"], context
-
-    def reader(self, context: Context, copies: int = 0) -> Step:
-        """See Speaker."""
-        if copies:
-            context = take_rows(context, jnp.repeat(jnp.arange(context.key.shape[1]), copies))
-        layers = apart(context[:2]) if copies and self.net.unroll else None
-
-        def step(ids: Array, cache: Cache) -> tuple[Array, Cache]:
-            seen = context if layers is None else Context(*together(layers), context.mask)
-            _, out = self.run(ids, None, seen, cache, mode="decode")
-            return out["logits"], out["cache"]
-
-        return step
+    def start(self, prompt: Array, mask: Array | None, room: int) -> tuple[Context | None, Start]:
+        """Reads a prompt, int32[B, P], padded on the right with mask bool[B, P]; room: for so many
+        tokens more."""
+        mask = jnp.ones(prompt.shape, bool) if mask is None else mask
+        context, logits, cache = self.begin(prompt, mask, room)
+        return context, Start(logits, cache, prompt, mask)
 
 
-class QueryWriter(NamedTuple):
-    """A Q-Former whose text stands behind its queries.
+def caller(method: Method, v: Vars, x: Inputs, part: str, net: nn.Module) -> tuple[Run, nn.Module]:
+    """(Method.apply of a part with its first three arguments, its network); its blocks stacked or
+    as Layers (nn/layers.py), for which the network is unrolled."""
+    found = v.params[part]
+    if not isinstance(found["blocks"], Layers):
+        return functools.partial(method.apply, part, v, x), net
+    net = net.clone(unroll=True)
 
-    run: as a Writer's. net: the Q-Former. queries: float[Q, D]. states: float[B, S, D'] that these
-    look at.
-    """
+    def run(*args: Any, **how: Any) -> Any:
+        whole = {**found, "blocks": together(found["blocks"])}
+        w = v._replace(params={**v.params, part: whole})
+        return method.apply(part, w, x, *args, net=net, **how)
 
-    run: Callable[..., Any]
-    net: QFormer
-    queries: Array
-    states: Array
+    return run, net
 
-    def begin(self, prompt: Array, mask: Array, room: int) -> tuple[Cache, Array, None]:
-        """See Speaker."""
-        cache = self.net.empty_cache(len(prompt), prompt.shape[1] + room)
-        _, out = self.run(self.queries, None, None, self.states, cache, mode="queries")
-        _, out = self.run(None, prompt, mask, None, out["cache"], mode="decode")
-        return out["cache"], out["logits"], None
 
-    def reader(self, context: None, copies: int = 0) -> Step:
-        """See Speaker."""
-        del context, copies
+def beside_states(run: Run, net: MED, states: States) -> Writer:
+    """The decoder of a MED, which looks at states."""
 
-        def step(ids: Array, cache: Cache) -> tuple[Array, Cache]:
-            _, out = self.run(None, ids, None, None, cache, mode="decode")
-            return out["logits"], out["cache"]
+    def begin(prompt: Array, mask: Array, room: int) -> tuple[Context, Array, Cache]:
+        context = run(None, None, states, mode="look")
+        cache = net.empty_cache(len(prompt), prompt.shape[1] + room)
+        _, out = run(prompt, mask, context, cache, mode="decode")
+        last = jnp.maximum(mask.sum(1) - 1, 0)
+        logits = jnp.take_along_axis(out["logits"], last[:, None, None], axis=1)[:, 0]
+        return context, logits, out["cache"]
 
-        return step
+    def read(ids: Array, context: Context, cache: Cache) -> tuple[Array, Cache]:
+        _, out = run(ids, None, context, cache, mode="decode")
+        return out["logits"], out["cache"]
+
+    return Writer(begin, read, net.unroll)
+
+
+def behind_queries(run: Run, net: QFormer, queries: Array, states: Array) -> Writer:
+    """A Q-Former whose text stands behind its queries, float[Q, D], which look at states,
+    float[B, S, D']."""
+
+    def begin(prompt: Array, mask: Array, room: int) -> tuple[None, Array, Cache]:
+        cache = net.empty_cache(len(prompt), prompt.shape[1] + room)
+        _, out = run(queries, None, None, states, cache, mode="queries")
+        _, out = run(None, prompt, mask, None, out["cache"], mode="decode")
+        last = jnp.maximum(mask.sum(1) - 1, 0)
+        logits = jnp.take_along_axis(out["logits"], last[:, None, None], axis=1)[:, 0]
+        return None, logits, out["cache"]
+
+    def read(ids: Array, context: None, cache: Cache) -> tuple[Array, Cache]:
+        del context
+        _, out = run(None, ids, None, None, cache, mode="decode")
+        return out["logits"], out["cache"]
+
+    return Writer(begin, read)
+
+
+def after_words(run: Run, net: DecoderLM, prefix: Array | None = None) -> Writer:
+    """A language model, which goes on from its prompt; prefix: float[B, N, W] in the place of
+    words before that (a picture's tokens)."""
+
+    def begin(prompt: Array, mask: Array, room: int) -> tuple[None, Array, Cache]:
+        if prefix is not None:
+            ids = run(prompt, mode="words")
+            prompt = jnp.concatenate([prefix.astype(ids.dtype), ids], axis=1)
+            mask = jnp.concatenate([jnp.ones(prefix.shape[:2], bool), mask], axis=1)
+        cache = net.empty_cache(len(prompt), prompt.shape[1] + room)
+        last = jnp.maximum(mask.sum(1) - 1, 0)
+        _, out = run(prompt, mask, cache, last[:, None])
+        return None, out["logits"][:, 0], out["cache"]
+
+    def read(ids: Array, context: None, cache: Cache) -> tuple[Array, Cache]:
+        del context
+        _, out = run(ids, None, cache)
+        return out["logits"], out["cache"]
+
+    return Writer(begin, read, net.unroll)
+
+
+def after_encoding(run: Run, net: T5, ids: Array, mask: Array | None) -> Writer:
+    """The decoder of a T5, whose encoder reads ids, int32[B, T], or float[B, T, D] in place of
+    words; mask: bool[B, T], real ones."""
+
+    def begin(prompt: Array, real: Array, room: int) -> tuple[Context, Array, Cache]:
+        states, _ = run(ids, mask, mode="encode")
+        context = run(None, context=States(states, mask), mode="look")
+        cache = net.empty_cache(len(prompt), prompt.shape[1] + room)
+        logits, cache = read(prompt, context, cache)
+        return context, logits[:, -1], cache
+
+    def read(words: Array, context: Context, cache: Cache) -> tuple[Array, Cache]:
+        _, out = run(None, target=words, context=context, cache=cache, mode="decode")
+        return out["logits"], out["cache"]
+
+    return Writer(begin, read)
 
 
 def prompt_of(x: Inputs, first: int) -> tuple[Array, Array | None]:
@@ -108,24 +153,15 @@ def prompt_of(x: Inputs, first: int) -> tuple[Array, Array | None]:
     return ids.at[:, 0].set(first), mask
 
 
-def _start(speaker: Speaker, prompt: Array, mask: Array | None, room: int) -> tuple[Start, Any]:
-    """The prompt, read."""
-    mask = jnp.ones(prompt.shape, bool) if mask is None else mask
-    cache, logits, context = speaker.begin(prompt, mask, room)
-    last = jnp.maximum(mask.sum(1) - 1, 0)
-    logits = jnp.take_along_axis(logits, last[:, None, None], axis=1)[:, 0]
-    return Start(logits, cache, prompt, mask), context
-
-
 def write(
-    speaker: Speaker,
+    writer: Writer,
     prompt: Array,
     mask: Array | None,
     how: Writing,
     stop: tuple[int, ...],
     rng: Array,
 ) -> Written:
-    """New tokens after a prompt (see Speaker.begin).
+    """New tokens after a prompt (see Writer.start).
 
     Args:
       how: options; stop: ids that end a text; rng: key[B].
@@ -133,25 +169,30 @@ def write(
     Raises:
       UserError: prompt and new tokens together are more than the network has places for.
     """
-    start, context = _start(speaker, prompt, mask, how.max_new)
-    read = speaker.reader(context, how.returned if how.draws else how.beams)
+    wide, start = writer.start(prompt, mask, how.max_new)
+    layers = None
+    if wide is not None:
+        copies = how.returned if how.draws else how.beams
+        wide = take_rows(wide, jnp.repeat(jnp.arange(len(prompt)), copies))
+        layers = apart(wide[:2]) if writer.unroll else None
 
     def step(ids: Array, cache: Cache) -> tuple[Array, Cache]:
-        logits, cache = read(ids, cache)
+        seen = wide if layers is None else Context(*together(layers), wide.mask)
+        logits, cache = writer.read(ids, seen, cache)
         return logits[:, 0], cache
 
     return generate(Model(step, take_rows), start, how, stop, rng)
 
 
 def likelihood(
-    speaker: Speaker,
+    writer: Writer,
     prompt: Array,
     mask: Array | None,
     texts: Array,
     real: Array | None,
     how: Scoring,
 ) -> Array:
-    """The log-likelihood of each text after a prompt (see Speaker.begin), which is read once.
+    """The log-likelihood of each text after a prompt (see Writer.start), which is read once.
 
     texts: int32[B, K, L] with `real` bool[B, K, L]; the first id, a text's own start, is left out.
     float32[B, K]
@@ -160,7 +201,9 @@ def likelihood(
       UserError: prompt and text together are more than the network has places for.
     """
     real = jnp.ones(texts.shape, bool) if real is None else real
-    start, context = _start(speaker, prompt, mask, texts.shape[2] - 1)
-    read = speaker.reader(context)
-    logits = lambda ids: read(ids, start.cache)[0]  # noqa: E731
-    return score(logits, start.logits, texts[..., 1:], real[..., 1:], how)
+    context, start = writer.start(prompt, mask, texts.shape[2] - 1)
+
+    def read(ids: Array) -> Array:
+        return writer.read(ids, context, start.cache)[0]
+
+    return score(read, start.logits, texts[..., 1:], real[..., 1:], how)
