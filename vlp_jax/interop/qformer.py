@@ -1,7 +1,7 @@
-"""A Q-Former's names, which follow BERT's, in transformers and in salesforce/LAVIS, and its config
-in transformers (Blip2QFormerConfig).
+"""A Q-Former's names, which follow BERT's, in transformers and in salesforce/LAVIS; its config and
+that of the eye before it in transformers (Blip2QFormerConfig, Blip2VisionConfig).
 
-The file exists because several families hold one under different prefixes.
+The file exists because several families hold them under different prefixes.
 """
 
 import dataclasses
@@ -14,13 +14,21 @@ from vlp_jax.interop.blip import looks
 from vlp_jax.interop.blocks import blocks, linear, norm, split
 from vlp_jax.interop.config_values import filled
 from vlp_jax.interop.family import Config
-from vlp_jax.interop.hf import read_layers, write_layers
+from vlp_jax.interop.hf import read_layers, read_vit, write_layers
 from vlp_jax.interop.rules import Rule
 
 _DEFAULTS: Mapping[str, Any] = dict(  # of Blip2QFormerConfig, transformers 5.24
     vocab_size=30522, hidden_size=768, num_hidden_layers=12, num_attention_heads=12,
     intermediate_size=3072, hidden_act="gelu", layer_norm_eps=1e-12, max_position_embeddings=512,
     cross_attention_frequency=2, encoder_hidden_size=1408, use_qformer_text_input=False,
+)  # fmt: skip
+_VISION = dict(  # of Blip2VisionConfig, transformers 5.24
+    hidden_size=1408, intermediate_size=6144, num_hidden_layers=39, num_attention_heads=16,
+    image_size=224, patch_size=14, hidden_act="gelu", layer_norm_eps=1e-6,
+)  # fmt: skip
+IMAGE = dict(  # what Blip2VisionModel is, whatever its config says
+    pool="tokens", cls_token=True, pos_embed="learned", pre_norm=False, conv_bias=True,
+    weight_init="mae",
 )  # fmt: skip
 _LOOKS = re.compile(r"encoder\.layer\.(\d+)\.crossattention\.")
 _OURS = re.compile(r"qformer/layers/at(\d+)/")
@@ -72,6 +80,15 @@ def word_rules(theirs: str) -> tuple[Rule, ...]:
         Rule("qformer/token_embed/embedding", f"{theirs}.word_embeddings.weight"),
         Rule("qformer/pos_embed", f"{theirs}.position_embeddings.weight"),
     )
+
+
+def read_eye(config: Config, where: str) -> dict[str, Any]:
+    """The sizes of Blip2VisionModel. Raises UserError for one without biases of its attention."""
+    said = config.get("vision_config") or {}
+    said = filled({**_VISION, "qkv_bias": True}, said, f"{where}: vision_config")
+    if not said["qkv_bias"]:
+        raise UserError(f"{where}: only qkv_bias=true is read")
+    return read_vit(said, where)
 
 
 def read_qformer(said: Any, where: str) -> tuple[dict[str, Any], dict[str, Any]]:

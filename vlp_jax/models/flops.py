@@ -16,6 +16,7 @@ from vlp_jax.models.med import MED
 from vlp_jax.models.qformer import QFormer
 from vlp_jax.models.resnet import ModifiedResNet
 from vlp_jax.models.resnet_v1 import ResNet
+from vlp_jax.models.t5 import T5
 from vlp_jax.nn.transformer import StackConfig
 
 
@@ -34,6 +35,18 @@ def lm_flops(net: DecoderLM, length: int) -> float:
     wide = net.word_width or net.width
     words = wide * net.vocab_size + 2 * net.width * wide * (wide != net.width)
     return c.num_layers * (2 * length * maps + 4 * length**2 * heads) + 2 * length * words
+
+
+def t5_flops(net: T5, read: int, written: int) -> float:
+    """Forward FLOPs of an encoder of so many tokens and a decoder of so many."""
+    inner, mlp = net.num_heads * net.head_dim, (3 if net.gated else 2) * net.width * net.hidden
+    attention = 4 * net.width * inner
+    encoder = 2 * read * (attention + mlp) + 4 * read**2 * inner
+    looks = 4 * (read + written) * net.width * inner + 4 * read * written * inner
+    decoder = 2 * written * (attention + mlp) + 4 * written**2 * inner + looks
+    layers = net.decoder_layers or net.num_layers
+    words = 2 * written * net.width * net.vocab_size
+    return net.num_layers * encoder + layers * decoder + words
 
 
 def med_flops(net: MED, mode: str, length: int, states: tuple[int, int] = (0, 0)) -> float:

@@ -12,10 +12,12 @@ from vlp_jax.interop.blip import vision_rules
 from vlp_jax.interop.blocks import linear, norm
 from vlp_jax.interop.config_values import filled
 from vlp_jax.interop.family import Beside, Config
-from vlp_jax.interop.hf import HuggingFace, read_vit, write_vit
+from vlp_jax.interop.hf import HuggingFace, write_vit
 from vlp_jax.interop.qformer import (
+    IMAGE,
     cross_every,
     layer_rules,
+    read_eye,
     read_qformer,
     word_rules,
     write_qformer,
@@ -23,14 +25,6 @@ from vlp_jax.interop.qformer import (
 from vlp_jax.interop.rules import Rule, Table
 from vlp_jax.interop.tensors import State
 
-_VISION = dict(  # of Blip2VisionConfig, transformers 5.24
-    hidden_size=1408, intermediate_size=6144, num_hidden_layers=39, num_attention_heads=16,
-    image_size=224, patch_size=14, hidden_act="gelu", layer_norm_eps=1e-6,
-)  # fmt: skip
-_IMAGE = dict(  # what Blip2VisionModel is, whatever its config says
-    pool="tokens", cls_token=True, pos_embed="learned", pre_norm=False, conv_bias=True,
-    weight_init="mae",
-)  # fmt: skip
 _END = 102  # [SEP] of bert-base-uncased, which the config does not say
 RULES = (
     *vision_rules(),
@@ -76,12 +70,10 @@ class HfBlip2(HuggingFace):
         if kind != self.title:
             hint = nearest(str(kind), (self.title,))
             raise UserError(f"{where}: architectures {kind!r} is not read{hint}")
-        vision = config.get("vision_config") or {}
-        vision = filled({**_VISION, "qkv_bias": True}, vision, f"{where}: vision_config")
+        vision = read_eye(config, where)
         net, words = read_qformer(config.get("qformer_config"), f"{where}: qformer_config")
-        for key in ("qkv_bias", "use_qformer_text_input"):
-            if not (vision | words)[key]:
-                raise UserError(f"{where}: only {key}=true is read")
+        if not words["use_qformer_text_input"]:
+            raise UserError(f"{where}: only use_qformer_text_input=true is read")
         sizes = {"image_text_hidden_size": 256, "num_query_tokens": 32}
         sizes = filled(sizes, config, where)
         net |= {"texts": "read", "num_queries": sizes["num_query_tokens"]}
@@ -89,8 +81,8 @@ class HfBlip2(HuggingFace):
             "name": "blip2",
             "losses": ("itc", "itm"),
             "embed_dim": sizes["image_text_hidden_size"],
-            "image": read_vit(vision, where) | _IMAGE,
-            "image_norm_eps": float(vision["layer_norm_eps"]),
+            "image": vision | IMAGE,
+            "image_norm_eps": vision["norm_eps"],
             "qformer": net,
             "end_id": _END if net["vocab_size"] > _END else -1,
             "text_length": min(32, net["context_length"]),
