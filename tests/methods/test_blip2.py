@@ -187,7 +187,8 @@ def test_a_text_is_written_as_its_likelihood_says():
     of the same words given."""
     made, v, data = method(end_id=0), start(), {"image": batch()["image"][:3]}
     functions = {name: jax.jit(found) for name, found in made.functions().items()}
-    found = made.functions()["generate_text"](v, Inputs.of(data), {"max_new": 4})
+    write = jax.jit(lambda v, x: made.functions()["generate_text"](v, x, {"max_new": 4}))
+    found = write(v, Inputs.of(data))
     ids = np.asarray(found["ids"])[:, 0]
     text = np.concatenate([np.full((3, 1), V - 1), ids], 1).astype(np.int32)
     logits = functions["lm_logits"](v, Inputs.of(data | {"text": jnp.asarray(text)}))
@@ -196,7 +197,7 @@ def test_a_text_is_written_as_its_likelihood_says():
     best = np.asarray(logits)[:, :-1].argmax(-1)
     np.testing.assert_array_equal(best[real], ids[real])
     texts = jnp.asarray(text)[:, None]
-    scored = made.functions()["loglik"](v, Inputs.of(data | {"texts": texts}))
+    scored = functions["loglik"](v, Inputs.of(data | {"texts": texts}))
     log_p = np.log(softmax(np.float64(logits)))[:, :-1]
     wanted = np.take_along_axis(log_p, ids[..., None], 2)[..., 0]
     np.testing.assert_allclose(scored[:, 0], wanted.sum(1), rtol=1e-4)

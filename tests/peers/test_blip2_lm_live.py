@@ -1,5 +1,5 @@
-"""Live parity with transformers' Blip2ForConditionalGeneration in front of an OPT, a LLaMA and a T5:
-random weights through converted folders, and back; queries, logits, greedy texts."""
+"""Live parity with transformers' Blip2ForConditionalGeneration in front of an OPT, a LLaMA and a
+T5: random weights through converted folders, and back; queries, logits, greedy texts."""
 
 import pathlib
 import sys
@@ -11,14 +11,14 @@ import pytest
 pytest.importorskip("torch", reason="live parity needs the `peers` extra")
 transformers = pytest.importorskip("transformers", reason="live parity needs the `peers` extra")
 
-import torch
+import torch  # noqa: E402
 
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1] / "golden"))
-import make_blip2_golden as golden
+import make_blip2_golden as golden  # noqa: E402
 
-from vlp_jax.api.model import load_model
-from vlp_jax.cli import convert
-from vlp_jax.core.inputs import Inputs, Vars
+from vlp_jax.api.model import load_model  # noqa: E402
+from vlp_jax.cli import convert  # noqa: E402
+from vlp_jax.core.inputs import Inputs, Vars  # noqa: E402
 
 V, Q, T, SLOT = 40, 3, 6, 39
 TEXTS = {

@@ -28,6 +28,7 @@ SIZES = {
     "method.qformer.num_layers": LAYERS, "method.qformer.num_heads": 2,
     "method.qformer.num_queries": 2, "method.qformer.context_length": 12, "method.embed_dim": 4,
     "data.context_length": 6, "batch_size": 4, "steps": 3, "log_every": 1,
+    "method.unroll": False,
 }  # fmt: skip
 BERT = dict(name="bert", vocab_size=WORDS, context_length=12, width=16, num_layers=LAYERS,
             num_heads=2)  # fmt: skip
