@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from vlp_jax.core.vectors import facing
 from vlp_jax.evals.kits import ranking
 from vlp_jax.evals.kits.ranking import nearest_neighbours, rank, rank_few
 
@@ -95,3 +96,23 @@ def test_neighbours_equal_a_stable_sort_for_any_block_size(block):
 def test_more_neighbours_than_the_bank_holds():
     scores, ids = nearest_neighbours(np.ones((2, 2), np.float32), np.ones((3, 2), np.float32), 9)
     assert ids.tolist() == [[0, 1, 2]] * 2 and scores.shape == (2, 3)
+
+
+@pytest.mark.parametrize("block", [1, 100])
+def test_sets_of_vectors_are_as_near_as_their_nearest(block, monkeypatch):
+    monkeypatch.setattr(ranking, "BLOCK_ELEMENTS", block)
+    rng = np.random.default_rng(3)
+    one, sets = integers(rng, 9, 3), integers(rng, 7, 4, 3)
+    best = np.einsum("ind,jd->inj", sets, one).max(1)
+    for queries, candidates, sims in ((sets, one, best), (one, sets, best.T)):
+        positive = rng.integers(0, len(candidates), (len(queries), 1)).astype(np.int32)
+        found = rank(queries, candidates, positive)
+        ones, zeros = np.ones(len(candidates), int), np.zeros_like(positive)
+        assert found.rank.tolist() == slow_rank(sims, positive, ones, zeros)
+        scores, ids = nearest_neighbours(queries, candidates, 5, block)
+        order = np.argsort(-sims, axis=1, kind="stable")[:, :5]
+        np.testing.assert_array_equal(ids, order)
+        np.testing.assert_array_equal(scores, np.take_along_axis(sims, order, axis=1))
+    np.testing.assert_array_equal(facing(one, one), one)
+    own = np.einsum("ind,id->in", sets, one[:7]).argmax(1)
+    np.testing.assert_array_equal(facing(sets, one[:7]), sets[np.arange(7), own])

@@ -90,6 +90,23 @@ def definition(k, share):
     return ways[0][0], ways[1][1]
 
 
+def test_a_picture_may_have_several_vectors(memory_source):
+    """Twice the same is the same; what is the nearer of two, tests/evals/test_ranking.py."""
+    source = memory_source(GREYS, CAPTIONS)
+
+    def twice(batch):
+        rows, index = embed_image(batch)
+        return np.stack([rows, rows], axis=1), index
+
+    made = make_evaluator("retrieval", {"path": source, "rerank": 5}, CONTEXT)
+    made = dataclasses.replace(made, reads=READS)
+    plain, several = (made(FNS | {"embed_image": fn}) for fn in (embed_image, twice))
+    assert several.details["image"].shape == (12, 2, 6)
+    assert several.metrics == plain.metrics and plain.metrics["i2t_r1"] < 1
+    space = several.figures["space"].image
+    np.testing.assert_allclose(space, plain.figures["space"].image, atol=1e-6)
+
+
 @pytest.mark.parametrize("share", [False, True])
 @pytest.mark.parametrize("k", [1, 5, 99])
 def test_the_nearest_are_ranked_by_cosine_and_logit(memory_source, k, share, monkeypatch):

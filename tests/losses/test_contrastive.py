@@ -85,6 +85,11 @@ def labels_dense(a):
     return both(dense(a["x"], a["y"], a["s"]), targets)
 
 
+def labelled_queries_dense(a):
+    targets = (1 - SMOOTH) * equal(LABELS) / equal(LABELS).sum(1, keepdims=True) + SMOOTH / B
+    return both(dense(a["q"], a["y"], a["s"]).max(1), targets)
+
+
 def queue_dense(a):
     keys = jnp.concatenate([a["y"], jax.lax.stop_gradient(a["queue"])])
     hide = equal(np.arange(B), KEY_IDS) & ~np.eye(B, B + K, dtype=bool)
@@ -141,6 +146,10 @@ CASES = {
     "labels": (
         labels_dense,
         lambda a: multi_positive_contrastive(a["x"], a["y"], a["s"], LABELS)[0],
+    ),
+    "labelled queries": (
+        labelled_queries_dense,
+        lambda a: multi_positive_contrastive(a["q"], a["y"], a["s"], LABELS, SMOOTH)[0],
     ),
     "queue": (
         queue_dense,

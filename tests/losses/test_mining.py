@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from vlp_jax.core.rng import example_keys
-from vlp_jax.core.vectors import unit
+from vlp_jax.core.vectors import similarities, unit
 from vlp_jax.losses.mining import TILE, draw_negatives
 from vlp_jax.parallel.mesh import batch_sharding, make_mesh
 
@@ -58,6 +58,20 @@ def test_frequencies_are_the_softmax_plus_its_floor():
     shares = np.bincount(found, minlength=count) / n
     np.testing.assert_allclose(shares, weight / weight.sum(), atol=0.015)
     assert shares[2] == 0
+
+
+def test_a_row_of_several_vectors_counts_by_its_nearest():
+    """Pictures of three vectors on either side, as their own best cosines would have it."""
+    image, text = rows(0, 24 * 3).reshape(24, 3, E), rows(1, 24)
+    keys, ids = example_keys(jax.random.key(2), 24), jnp.arange(24)
+    best = np.einsum("iqe,je->iqj", image, text).max(1)
+    np.testing.assert_allclose(similarities(image, text), best, atol=1e-6)
+    np.testing.assert_allclose(similarities(text, image), best.T, atol=1e-6)
+    noise = np.stack([jax.random.gumbel(jax.random.fold_in(k, 0), (TILE,))[:24] for k in keys])
+    for query, key, cosine in ((image, text, best), (text, image, best.T)):
+        noisy = np.where(np.eye(24), -np.inf, np.log(jax.nn.softmax(SCALE * cosine)) + noise)
+        found, _ = draw_negatives(query, key, SCALE, keys, ids, ids, 0.0)
+        np.testing.assert_array_equal(found, noisy.argmax(1))
 
 
 def test_a_batch_of_one_group_has_no_negative():

@@ -4,13 +4,16 @@ import json
 import pathlib
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from vlp_jax.core.errors import UserError
 from vlp_jax.data.open import open_source
 from vlp_jax.data.whole import write_whole
+from vlp_jax.serve import build
 from vlp_jax.serve.sample import read_sample
 
 HERE = pathlib.Path(__file__).parent
@@ -58,3 +61,13 @@ def test_the_path_of_a_picture_is_absolute(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     sample = read_sample(open_source("pictures:here"), 0, lambda data: None, 0)
     assert sample.columns["path"] == str(tmp_path / "here" / "00.png")
+
+
+def test_a_model_of_several_vectors_a_picture_has_no_index(tmp_path, monkeypatch):
+    make_pictures(tmp_path / "data", 1)
+    model = SimpleNamespace(run=lambda *_: None, row=lambda side: (32, 256))
+    monkeypatch.setattr(build, "load_model", lambda *_: model)
+    request = build.Request("C", f"pictures:{tmp_path / 'data'}", str(tmp_path / "out"))
+    with pytest.raises(UserError, match="--checkpoint=C: gives 32 vectors a picture") as caught:
+        build.build_index(request)
+    assert "\n" not in str(caught.value) and not (tmp_path / "out").exists()

@@ -21,7 +21,7 @@ from vlp_jax.core.errors import UserError
 from vlp_jax.core.inputs import Vars
 from vlp_jax.core.schema import Size, check
 from vlp_jax.core.types import Extra, Params
-from vlp_jax.core.vectors import unit
+from vlp_jax.core.vectors import as_sets, unit
 from vlp_jax.methods.base import Method
 
 T = TypeVar("T")
@@ -63,8 +63,8 @@ def sides(method: Method) -> dict[str, str]:
 def embedders(
     method: Method, params: Params, extra: Extra, mesh: Mesh | None = None
 ) -> dict[str, Run]:
-    """{side: f(batch) -> float32[B, E] of unit norm}, compiled once per shape of a batch; features
-    are divided by their norm.
+    """{side: f(batch) -> float32[B, E], or [B, n, E], of unit norm}, compiled once per shape of a
+    batch; features are divided by their norm.
     """
 
     def make(name: str) -> Run:
@@ -109,7 +109,7 @@ def embed_texts(
 
 
 def joined(rows: Sequence[np.ndarray], width: int) -> np.ndarray:
-    """float32[N, E] of batches of rows; without any E is `width`."""
+    """float32[N, E] of batches of rows (or [N, n, E]); without any E is `width`."""
     return np.concatenate(rows) if rows else np.zeros((0, width), np.float32)
 
 
@@ -125,9 +125,10 @@ def check_scale(scale: float, flag: str = "scale") -> float:
 def shares(image: np.ndarray, text: np.ndarray, scale: float) -> np.ndarray:
     """float32[N, M], rows that add up to 1: the softmax over texts of scale * cosine.
 
-    image: float32[N, E], text: float32[M, E], both of unit norm.
+    image: float32[N, E], or of sets of vectors [N, n, E], of which the nearest counts; text:
+    float32[M, E]; both of unit norm.
     """
-    logits = scale * (image.astype(np.float64) @ text.astype(np.float64).T)
+    logits = scale * (as_sets(image.astype(np.float64)) @ text.astype(np.float64).T).max(1)
     powers = np.exp(logits - logits.max(axis=1, keepdims=True, initial=-np.inf))
     return (powers / powers.sum(axis=1, keepdims=True)).astype(np.float32)
 

@@ -118,7 +118,7 @@ def embed_found(model: Model, request: Request, found: Found) -> dict[str, np.nd
         result["logit_scale"] = np.float32(model.scale_of())
     progress.end()
     for side, what in (("text", "text"), ("image", "picture")):
-        norms = np.linalg.norm(result.get(side, np.zeros((0, 1))), axis=1)
+        norms = np.linalg.norm(result.get(side, np.zeros((0, 1))), axis=-1)
         if bad := int((~(np.abs(norms - 1) < 0.01)).sum()):
             why = "zero or not finite: what they are compared with says nothing"
             _log.warning("%s with an embedding that is %s", count_of(bad, what), why)

@@ -20,7 +20,7 @@ from vlp_jax.interop.golden import golden_inputs, golden_numbers
 from vlp_jax.methods.base import Method
 
 OUTPUTS = ("text_states", "encode_latents", "decode_latents", "denoise", "residuals")
-OUTPUTS += ("lm_logits",)
+OUTPUTS += ("query_states", "lm_logits")
 KEPT = 16  # numbers of each array
 _TOKENS = 77  # of a text, where it may be longer
 _SIDE, _STEP = 64, 16  # of a picture and of maps, where their own are larger and a multiple

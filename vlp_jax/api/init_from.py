@@ -1,9 +1,12 @@
 """Weights of other runs and of converted checkpoints as a run's first ones: `init_from`.
 
 It is a folder (everything of it), `FOLDER:REGEX` (their paths that match), or {our prefix:
-"FOLDER[:their prefix]"}, from several folders, batch statistics too. Every leaf is told as loaded,
-resized, unused or fresh, and one that is asked for and missing is an error unless `fresh` names it;
-what `fresh` names begins anew though a source holds it, with a warning.
+"FOLDER[:their prefix]"}, from several folders, batch statistics too. After their prefix may stand
+which of stacked layers are taken, as Python slices: `BERT:text/blocks/mlp[1::2]`.
+
+Every leaf is told as loaded, resized, unused or fresh, and one that is asked for and missing is an
+error unless `fresh` names it; what `fresh` names begins anew though a source holds it, with a
+warning.
 The file exists so that what a run starts from is decided by names and shapes, before anything is
 compiled.
 """
@@ -11,6 +14,7 @@ compiled.
 import dataclasses
 import functools
 import os
+import re
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
@@ -24,6 +28,7 @@ from vlp_jax.api.switches import differing, unlike_fields
 from vlp_jax.core import adapters
 from vlp_jax.core.adapters import NEW_ROWS
 from vlp_jax.core.errors import UserError, count_of, nearest, no_download
+from vlp_jax.core.fields import Text
 from vlp_jax.core.pytree import check_matched, flatten, matches, merge
 from vlp_jax.interop.folder import MANIFEST, is_folder, read_folder
 from vlp_jax.interop.position import resize_pos_embed
@@ -38,6 +43,7 @@ from vlp_jax.train.trainer import Trainer
 from vlp_jax.train.workdir import read_config
 
 NAMED = 3  # paths that a line names
+_LAYERS = re.compile(r"(.*)\[(\d*):(\d*)(?::([1-9]\d*))?\]")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,6 +53,7 @@ class Source:
     Attributes:
       text: as the user wrote it. folder: where the weights are.
       ours, theirs: prefixes of paths, "" for all; pattern: regex over their paths, "" for all.
+      layers: which of stacked layers, the arguments of a slice; () for all.
     """
 
     text: str
@@ -54,6 +61,7 @@ class Source:
     ours: str = ""
     theirs: str = ""
     pattern: str = ""
+    layers: tuple[int | None, ...] = ()
 
     def name(self, path: str) -> str:
         """Our path of their leaf; "" where it is not asked for.
@@ -121,7 +129,11 @@ def sources(init_from: Any) -> list[Source]:
     found = []
     for ours in sorted(init_from, key=len, reverse=True):
         folder, rest = split(init_from[ours])
-        found.append(Source(f"{ours}={init_from[ours]}", folder, ours, rest or ours))
+        text, some = f"{ours}={init_from[ours]}", _LAYERS.fullmatch(rest)
+        layers = ()
+        if some:
+            rest, layers = some[1], tuple(int(n) if n else None for n in some.groups()[1:])
+        found.append(Source(text, folder, ours, rest or ours, layers=layers))
     return found
 
 
@@ -243,6 +255,7 @@ class Weights:
                 told.unused.append(its)
                 continue
             leaf, wanted = theirs[its], tuple(self.ours[path].shape)
+            leaf = leaf[slice(*source.layers)] if source.layers and leaf.shape else leaf
             same, renewed = tuple(leaf.shape) == wanted, matches(path, self.renewed)
             fits = leaf if same else self._resize(path, leaf)
             if renewed:
@@ -268,13 +281,18 @@ class Weights:
 
     def _resize(self, path: str, leaf: Any) -> np.ndarray | None:
         """Learned positions of a grid of patches, resized as open_clip does it; a first convolution
-        that sees further channels, which start as zeros (inpainting); None for others."""
+        that sees further channels, which start as zeros (inpainting); words that are the method's
+        own, which start as the mean of all; None for others."""
         tower, _, name = path.rpartition("/")
         shape = self.ours[path].shape
         more = shape[-2] - leaf.shape[-2] if path.endswith("conv_in/kernel") else 0
         if more > 0 and leaf.shape == (*shape[:-2], shape[-2] - more, shape[-1]):
             whole = on_host(leaf, self.trainer)
             return np.concatenate([whole, np.zeros((*shape[:-2], more, shape[-1]), np.float32)], -2)
+        own = shape[0] - leaf.shape[0] if path.endswith("token_embed/embedding") else 0
+        if 0 < own <= self._own_words() and leaf.shape[1:] == shape[1:]:
+            whole = on_host(leaf, self.trainer)
+            return np.concatenate([whole, np.repeat(whole.mean(0, keepdims=True), own, 0)])
         grid = name == "pos_embed" and f"{tower}/patch_embed/kernel" in self.ours
         if not grid or len(leaf.shape) != 2 or leaf.shape[1] != shape[1]:
             return None
@@ -283,6 +301,11 @@ class Weights:
             return resize_pos_embed(whole, shape[0], int(f"{tower}/cls_token" in self.ours))
         except UserError:  # no square grid
             return None
+
+    def _own_words(self) -> int:
+        """Words that the method adds to a tokenizer's ([DEC] of BLIP)."""
+        texts = (f for f in self.trainer.method.fields().values() if isinstance(f, Text))
+        return max((field.own for field in texts), default=0)
 
     def show(self) -> None:
         """Tells what became of the leaves, one line a source, once a process."""

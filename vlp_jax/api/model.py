@@ -87,7 +87,8 @@ class Model:
 
     def embed_images(self, pictures: Iterable[Any], how: Batching | None = None) -> np.ndarray:
         """float32[N, E] of unit norm: pictures in the space that a dual encoder shares with texts;
-        of other models their features, divided by their norm.
+        of other models their features, divided by their norm. BLIP-2 gives several vectors each,
+        float32[N, n, E], of which the nearest to a text counts.
 
         Args:
           pictures: paths, Pillow pictures or uint8[H, W, 3] arrays, of any size, in any iterable.
@@ -273,14 +274,18 @@ class Model:
 
     def width(self, side: str) -> int:
         """E of `image` or `text`."""
-        if side not in self._widths:  # tracing takes longer than embedding a text
+        return self.row(side)[-1]
+
+    def row(self, side: str) -> tuple[int, ...]:
+        """(E,) of `image` or `text`, or (n, E) where they have several vectors."""
+        if side not in self._rows:  # tracing takes longer than embedding a text
             name, v = sides(self.method)[side], Vars(self.params, self.extra)
             spec = find(self.method, name).reads[side].spec(side, 1)
-            self._widths[side] = shapes(self.method, name, v, spec).shape[1]
-        return self._widths[side]
+            self._rows[side] = shapes(self.method, name, v, spec).shape[1:]
+        return self._rows[side]
 
     @functools.cached_property
-    def _widths(self) -> dict[str, int]:
+    def _rows(self) -> dict[str, tuple[int, ...]]:
         return {}
 
 

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from vlp_jax.core.errors import UserError, nearest
+from vlp_jax.core.vectors import as_sets
 from vlp_jax.data.source import Source, check_key
 from vlp_jax.evals.base import EvalFn, Evaluator, Result, embed_texts, unit_rows
 from vlp_jax.evals.kits.figures import Pictures, Told, extremes
@@ -117,8 +118,9 @@ class Compositional(Evaluator):
             image, kept = embed_pictures(fns["embed_image"], source, self.context)
             flat = [text for i in kept for text in texts[i]]
             rows = unit_rows(embed_texts(fns["embed_text"], flat, self.context))
-            both = rows.reshape(len(kept), 2, -1)
-            return np.einsum("kd,kcd->kc", unit_rows(image), both), kept
+            texts_of = rows.reshape(len(kept), 2, -1)
+            vectors = as_sets(unit_rows(image))
+            return np.einsum("knd,kcd->knc", vectors, texts_of).max(1), kept
         columns, reads = [], self.reads.get("match", {})
         for some in zip(*texts, strict=True):
             ask = prompted(fns["match"], some, self.context, reads)

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from vlp_jax.core.errors import UserError
+from vlp_jax.core.vectors import facing, similarities
 from vlp_jax.data.source import Source, captioned, check_key
 from vlp_jax.data.subset import Subset
 from vlp_jax.evals.base import EvalFn, Evaluator, Result, embed_texts, unit_rows
@@ -301,12 +302,12 @@ def maps(
             ": pictures against prompts",
             pictures.at(few),
             [pairs.texts[u] for u in texts],
-            image[few] @ text[texts].T,
+            np.asarray(similarities(image[few], text[texts])),
             [texts.index(u) for u in text_of[few].tolist()],
         ),
         "space": Space(
             ": the shared space",
-            image[some],
+            np.asarray(facing(image[some], text[text_of[some]])),
             text[text_of[some]],
             [pairs.texts[u] for u in text_of[some]],
             pictures.at(some),

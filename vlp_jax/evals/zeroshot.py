@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from vlp_jax.core.errors import UserError
+from vlp_jax.core.vectors import similarities
 from vlp_jax.data.damage import DamagedSample
 from vlp_jax.data.source import Source
 from vlp_jax.evals.base import EvalContext, EvalFn, Evaluator, Result, embed_texts, unit_rows
@@ -80,7 +81,9 @@ class ZeroShot(Evaluator):
         image, kept = embed_pictures(fns["embed_image"], source, self.context)  # [N, D]
         image, values = unit_rows(image), [values[i] for i in kept]
         if any(isinstance(value, list) for value in values):
-            metrics, table = score_multilabel(image @ weights.T, values, classes)
+            metrics, table = score_multilabel(
+                np.asarray(similarities(image, weights)), values, classes
+            )
         else:
             own = class_ids(values, classes)
             metrics, table = score(image, weights, by_name(classes)[own], names)

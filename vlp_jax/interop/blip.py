@@ -11,7 +11,7 @@ from collections.abc import Iterable
 import numpy as np
 
 from vlp_jax.core.errors import UserError
-from vlp_jax.interop.blocks import linear, norm
+from vlp_jax.interop.blocks import blocks, linear, norm, patches
 from vlp_jax.interop.hf import bert_layers
 from vlp_jax.interop.rules import Rule
 from vlp_jax.interop.tensors import State
@@ -66,15 +66,15 @@ def _embedding_rules(ours: str, theirs: str) -> tuple[Rule, ...]:
 def pair_rules(ours: str, names: Iterable[str]) -> tuple[Rule, ...]:
     """An encoder that looks at two pictures (NLVR2); names: of its tensors, which say what the
     first layer is that merges them linearly."""
-    layer, blocks = f"{ENCODER}encoder.layer.{{i}}", f"{ours}/blocks"
+    layer, stack = f"{ENCODER}encoder.layer.{{i}}", f"{ours}/blocks"
     other = f"{layer}.crossattention"
     merge, own = f"{other}.output.merge_layer", f"{ours}/merge"
     first = first_merged(names)
     return (
         *_embedding_rules(ours, ENCODER),
         *bert_layers(ours, layer),
-        *_looks(f"{blocks}/cross_attn", f"{other}.self0", f"{other}.output.dense0"),
-        *_looks(f"{blocks}/{SECOND}cross_attn", f"{other}.self1", f"{other}.output.dense1"),
+        *looks(f"{stack}/cross_attn", f"{other}.self0", f"{other}.output.dense0"),
+        *looks(f"{stack}/{SECOND}cross_attn", f"{other}.self1", f"{other}.output.dense1"),
         *norm(f"{ours}/blocks/norm_cross", f"{other}.output.LayerNorm"),
         Rule(f"{own}/kernel", f"{merge}.weight", "l o i -> l i o", first=first),
         Rule(f"{own}/bias", f"{merge}.bias", first=first),
@@ -98,12 +98,12 @@ def _layers(ours: str, theirs: str) -> tuple[Rule, ...]:
     other = f"{layer}.crossattention"
     return (
         *bert_layers(ours, layer),
-        *_looks(f"{ours}/blocks/cross_attn", f"{other}.self", f"{other}.output.dense"),
+        *looks(f"{ours}/blocks/cross_attn", f"{other}.self", f"{other}.output.dense"),
         *norm(f"{ours}/blocks/norm_cross", f"{other}.output.LayerNorm"),
     )
 
 
-def _looks(ours: str, theirs: str, out: str) -> tuple[Rule, ...]:
+def looks(ours: str, theirs: str, out: str) -> tuple[Rule, ...]:
     """A cross-attention of every layer."""
     weights, biases = (
         tuple(f"{theirs}.{name}.{end}" for name in ("key", "value")) for end in ("weight", "bias")
@@ -115,6 +115,19 @@ def _looks(ours: str, theirs: str, out: str) -> tuple[Rule, ...]:
         Rule(f"{ours}/key_value/bias", biases, "l two (h k) -> l h two k"),
         Rule(f"{ours}/out/kernel", f"{out}.weight", "l o (h k) -> l h k o"),
         Rule(f"{ours}/out/bias", f"{out}.bias"),
+    )
+
+
+def vision_rules(theirs: str = "vision_model") -> tuple[Rule, ...]:
+    """transformers' BlipVisionModel and Blip2VisionModel but for the last norm."""
+    fused = ("self_attn.qkv.weight", "self_attn.qkv.bias")
+    norms, mlp = ("layer_norm1", "layer_norm2"), ("mlp.fc1", "mlp.fc2")
+    layer = f"{theirs}.encoder.layers.{{i}}"
+    return (
+        *patches("image/patch_embed", f"{theirs}.embeddings.patch_embedding"),
+        Rule("image/cls_token", f"{theirs}.embeddings.class_embedding", "1 1 d -> d"),
+        Rule("image/pos_embed", f"{theirs}.embeddings.position_embedding", "1 n d -> n d"),
+        *blocks("image", layer, fused, "self_attn.projection", norms, mlp),
     )
 
 

@@ -35,7 +35,7 @@ class Rule:
       layout: einops pattern from their array (layers and names stacked in front) to ours; "" for
         equal layouts.
       part: (start, stop, of): our array is this share of the first axis of theirs.
-      first: the number of the first stacked layer.
+      first, step: the numbers of stacked layers: first, first + step, ...
     """
 
     ours: str
@@ -43,6 +43,7 @@ class Rule:
     layout: str = ""
     part: tuple[int, int, int] | None = None
     first: int = 0
+    step: int = 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -228,7 +229,8 @@ def bind(table: Table, expected: Shapes) -> list[Bound]:
 def _bound(rule: Rule, path: str, shape: tuple[int, ...], words: dict[str, str]) -> Bound:
     patterns = (rule.theirs,) if isinstance(rule.theirs, str) else rule.theirs
     stacked = "{i}" in patterns[0]
-    layers: Iterable[int] = range(rule.first, rule.first + shape[0]) if stacked else (0,)
+    last = rule.first + rule.step * shape[0] if stacked else 0
+    layers: Iterable[int] = range(rule.first, last, rule.step) if stacked else (0,)
     names = tuple(tuple(pattern.format(i=i, **words) for pattern in patterns) for i in layers)
     return Bound(path, shape, names, rule, stacked)
 

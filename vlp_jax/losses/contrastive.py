@@ -91,13 +91,13 @@ def softmax_contrastive(
 
 
 def multi_positive_contrastive(
-    image: Array, text: Array, logit_scale: Array, labels: Array
+    image: Array, text: Array, logit_scale: Array, labels: Array, label_smoothing: float = 0.0
 ) -> tuple[Array, Metrics]:
     """Symmetric InfoNCE whose target is uniform over all pairs of one label (UniCL,
     arXiv:2204.03610; SupCon, arXiv:2004.11362, "out" form).
 
     Args:
-      image, text, logit_scale: as in `softmax_contrastive`, without queries.
+      image, text, logit_scale, label_smoothing: as in `softmax_contrastive`.
       labels: int[B], any numbers.
 
     Returns:
@@ -105,12 +105,35 @@ def multi_positive_contrastive(
     """
     image = _scaled(image, logit_scale)
     sums = log_sums(Sides(image, text))
-    group = jnp.searchsorted(jnp.sort(labels), labels)  # one number in [0, B) per label
-    total = lambda x: jax.ops.segment_sum(x, group, len(labels))  # noqa: E731
-    mean = total(text.astype(jnp.float32)) / jnp.maximum(total(jnp.ones(len(labels))), 1)[:, None]
-    # Each row and column mean over its label is a row of the same block mean.
-    target = _positive(image, mean[group])
-    return jnp.mean(0.5 * (sums.row + sums.column) - target), {}
+    if image.ndim == 3:
+        target, mean = _own_mean(image, text, labels), sums.row_sum / len(text)
+    else:
+        group = jnp.searchsorted(jnp.sort(labels), labels)  # one number in [0, B) per label
+        total = lambda x: jax.ops.segment_sum(x, group, len(labels))  # noqa: E731
+        own = (
+            total(text.astype(jnp.float32)) / jnp.maximum(total(jnp.ones(len(labels))), 1)[:, None]
+        )
+        # Each row and column mean over its label is a row of the same block mean.
+        target, mean = _positive(image, own[group]), _positive(image, text.mean(0, keepdims=True))
+    loss = jnp.mean(0.5 * (sums.row + sums.column) - target)
+    return loss + label_smoothing * jnp.mean(target - mean), {}
+
+
+def _own_mean(image: Array, text: Array, labels: Array) -> Array:
+    """The mean logit of the best query with every text of a row's label. [B, Q, E] -> float32[B]"""
+
+    def run(axes: BatchAxes, image: Array, mine: Array, text: Array, all_of: Array) -> Array:
+        del axes
+
+        @jax.checkpoint
+        def one(row: tuple[Array, Array]) -> Array:
+            same = row[1] == all_of
+            return jnp.where(same, (row[0] @ text.T).max(0), 0).sum() / same.sum()
+
+        return jax.lax.map(one, (image, mine), batch_size=64)
+
+    image, text = (a.astype(jnp.float32) for a in (image, text))
+    return over_batch(run, (SPLIT, SPLIT, WHOLE, WHOLE), SPLIT)(image, labels, text, labels)
 
 
 def info_nce(

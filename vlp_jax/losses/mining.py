@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from einops import rearrange
 
 from vlp_jax.core.types import Array
+from vlp_jax.core.vectors import similarities
 from vlp_jax.parallel.collectives import SPLIT, WHOLE, BatchAxes, over_batch
 
 TILE = 256  # columns at a time; part of the draws, so it is no setting
@@ -30,7 +31,8 @@ def draw_negatives(
     """One negative for every row.
 
     Args:
-      query: float[b, E], rows at hand; key: float[B, E] of the whole batch; both of unit norm.
+      query: float[b, E], rows at hand; key: float[B, E] of the whole batch; both of unit norm. A
+        row of either may be a set of vectors, [b, n, E] or [B, n, E]: core/vectors.py similarities.
       scale: float[], factor of the cosines (1 / temperature).
       rng: key[b], one per row.
       row_ids: int32[b]; column_ids: int32[B]: pairs of equal ids are no negatives.
@@ -48,13 +50,13 @@ def draw_negatives(
         key, columns = axes.gather(key), axes.gather(columns)
         short = -len(key) % TILE
         tiles = (
-            rearrange(jnp.pad(key, ((0, short), (0, 0))), "(n t) e -> n t e", t=TILE),
+            rearrange(_padded(key, short), "(n t) ... -> n t ...", t=TILE),
             jnp.pad(columns, (0, short)).reshape(-1, TILE),
             jnp.arange(len(key) + short).reshape(-1, TILE),
         )
 
         def logits(some: Array, numbers: Array) -> Array:  # [b, t]
-            found = scale * query @ some.T
+            found = scale * similarities(query, some)
             return jnp.where(numbers < len(key), found, _NONE)
 
         def total(carry: Array, tile: tuple) -> tuple:
@@ -81,6 +83,10 @@ def draw_negatives(
     specs = (SPLIT, SPLIT, WHOLE, SPLIT, SPLIT, SPLIT)
     drawn = over_batch(run, specs, (SPLIT, SPLIT))
     return drawn(query, key, scale, jax.random.key_data(rng), row_ids, column_ids)
+
+
+def _padded(rows: Array, count: int) -> Array:
+    return jnp.pad(rows, ((0, count), *[(0, 0)] * (rows.ndim - 1)))
 
 
 def _fold(key: Array, number: Array) -> Array:

@@ -13,8 +13,10 @@ from vlp_jax.models.decoder_lm import DecoderLM
 from vlp_jax.models.efficientnet import EfficientNet
 from vlp_jax.models.inception import STEM, Conv, Inception, blocks
 from vlp_jax.models.med import MED
+from vlp_jax.models.qformer import QFormer
 from vlp_jax.models.resnet import ModifiedResNet
 from vlp_jax.models.resnet_v1 import ResNet
+from vlp_jax.models.t5 import T5
 from vlp_jax.nn.transformer import StackConfig
 
 
@@ -35,6 +37,18 @@ def lm_flops(net: DecoderLM, length: int) -> float:
     return c.num_layers * (2 * length * maps + 4 * length**2 * heads) + 2 * length * words
 
 
+def t5_flops(net: T5, read: int, written: int) -> float:
+    """Forward FLOPs of an encoder of so many tokens and a decoder of so many."""
+    inner, mlp = net.num_heads * net.head_dim, (3 if net.gated else 2) * net.width * net.hidden
+    attention = 4 * net.width * inner
+    encoder = 2 * read * (attention + mlp) + 4 * read**2 * inner
+    looks = 4 * (read + written) * net.width * inner + 4 * read * written * inner
+    decoder = 2 * written * (attention + mlp) + 4 * written**2 * inner + looks
+    layers = net.decoder_layers or net.num_layers
+    words = 2 * written * net.width * net.vocab_size
+    return net.num_layers * encoder + layers * decoder + words
+
+
 def med_flops(net: MED, mode: str, length: int, states: tuple[int, int] = (0, 0)) -> float:
     """Forward FLOPs of one text of `length` tokens in a mode of models/med.py but `look`.
 
@@ -51,6 +65,25 @@ def med_flops(net: MED, mode: str, length: int, states: tuple[int, int] = (0, 0)
         if net.merge_from >= 0:
             total += (config.num_layers - net.merge_from) * 4 * length * width**2
     return total + (2 * length * width * (width + net.vocab_size) if mode == "decode" else 0)
+
+
+def qformer_flops(net: QFormer, mode: str, length: int, states: tuple[int, int] = (0, 0)) -> float:
+    """Forward FLOPs of the queries and a text of `length` tokens in a mode of models/qformer.py but
+    `all`.
+
+    Args:
+      states: (S, D'), how many the queries look at and their width.
+    """
+    config, (count, wide), queries = net.stack_config(), states, net.num_queries
+    asked, told = queries * (mode not in ("text", "decode")), length * (mode != "queries")
+    tokens, width = asked + told, net.width
+    seen = queries + length if mode == "decode" else tokens
+    layer = 2 * tokens * (4 * width**2 + 2 * width * config.hidden) + 4 * tokens * seen * width
+    cross = 4 * asked * width**2 + 4 * count * wide * width + 4 * asked * count * width
+    total = config.num_layers * layer
+    total += config.num_layers // net.cross_every * cross if asked else 0
+    writes = mode in ("decode", "multimodal_causal") and net.has("write")
+    return total + (2 * told * width * (width + net.vocab_size) if writes else 0)
 
 
 def _resnet_flops(net: ModifiedResNet) -> float:

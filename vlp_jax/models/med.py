@@ -17,8 +17,9 @@ from vlp_jax.core.types import Array
 from vlp_jax.nn import cache as caches
 from vlp_jax.nn.dropout import dropout
 from vlp_jax.nn.layer_norm import LayerNorm
-from vlp_jax.nn.precision import ACTIVATIONS, DTYPES, pick
+from vlp_jax.nn.precision import DTYPES
 from vlp_jax.nn.transformer import StackConfig, look, run_blocks
+from vlp_jax.nn.word_head import WordHead
 
 # What encoder and decoder have each for itself, by what they share (Table 3).
 SHARES = {
@@ -153,7 +154,7 @@ class MED(nn.Module):
             out["cache"] = caches.extend(cache, *new, mask)
         if mode == "decode" or (mode == "all" and self.roles != "encoder"):
             sizes = (self.activation, self.norm_eps, DTYPES[self.dtype])
-            out["logits"] = _WordHead(*sizes, name="head")(x, table)
+            out["logits"] = WordHead(*sizes, name="head")(x, table)
         return x, out
 
     def _roles(self, mode: str, context: object) -> tuple[str, ...]:
@@ -205,23 +206,6 @@ class MED(nn.Module):
             norm = LayerNorm(self.norm_eps, dtype, name=f"{role}norm_embed")
             x, embedding = norm(x), words.embedding
         return dropout(x, self.dropout, rng), embedding
-
-
-class _WordHead(nn.Module):
-    """States float[B, T, D] and the table of words float[V, D] to logits float32[B, T, V]."""
-
-    activation: str
-    norm_eps: float
-    dtype: jnp.dtype = jnp.float32
-
-    @nn.compact
-    def __call__(self, x: Array, table: Array) -> Array:
-        dense = nn.Dense(x.shape[-1], dtype=self.dtype, kernel_init=_NORMAL, name="dense")
-        x = pick(ACTIVATIONS, self.activation, "activation")(dense(x))
-        x = LayerNorm(self.norm_eps, self.dtype, name="norm")(x)
-        bias = self.param("bias", nn.initializers.zeros, (table.shape[0],))
-        how = dict(preferred_element_type=jnp.float32)
-        return jnp.einsum("btd,vd->btv", x, table.astype(self.dtype), **how) + bias
 
 
 class _Merge(nn.Module):

@@ -23,7 +23,7 @@ from vlp_jax.nn.positions import sincos_table
 from vlp_jax.nn.precision import DTYPES
 from vlp_jax.nn.transformer import StackConfig, run_blocks
 
-POOLS = ("cls", "gap", "gap_norm", "map", "none")
+POOLS = ("cls", "gap", "gap_norm", "map", "none", "tokens")
 POSITIONS = ("learned", "sincos")
 
 
@@ -39,7 +39,8 @@ class ViT(nn.Module):
       mlp_ratio: MLP hidden width = int(width * mlp_ratio).
       embed_dim: E of the final projection; 0 leaves the pooled D-vector.
       pool: `cls` (with class token), `gap` (mean over patches), `gap_norm` (the mean before the
-        last norm, `fc_norm`, as MAE is fine-tuned), `map` (attention pooling), `none` (all tokens).
+        last norm, `fc_norm`, as MAE is fine-tuned), `map` (attention pooling), `none` (all tokens),
+        `tokens` (all tokens as the last block leaves them: there is no last norm, BLIP-2).
       cls_token: a class token under another pool than `cls`, too.
       pos_embed: `learned`, or `sincos` (nn/positions.py), which has no parameter.
       pre_norm: LayerNorm before the blocks (CLIP has it, SigLIP and MAE have not).
@@ -194,6 +195,8 @@ class ViT(nn.Module):
         return self.param("pos_embed", token_init(self.weight_init, self.width), shape)
 
     def _pool(self, tokens: Array) -> Array:
+        if self.pool == "tokens":
+            return tokens
         name = "fc_norm" if self.pool == "gap_norm" else "norm_post"
         norm = LayerNorm(self.norm_eps, DTYPES[self.dtype], name=name)
         if self.pool == "cls":

@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from vlp_jax.core.errors import count_of, printable
+from vlp_jax.core.vectors import facing
 from vlp_jax.report.heatmap import share_table
 from vlp_jax.report.plots import joint_space
 from vlp_jax.report.results import write_json, write_text
@@ -27,7 +28,7 @@ class Compared:
 
     Attributes:
       images, texts: names of N pictures, M texts.
-      image, text: float32[N, D], float32[M, D] of unit norm.
+      image, text: float32[N, (n,) D], float32[M, D] of unit norm.
       share: float32[N, M], the softmax over the texts of scale * cosine.
       scale: of the cosines.
     """
@@ -59,7 +60,9 @@ def write_similarity(found: Compared, folder: str, thumbnail: Callable[[int], np
     note += f" (shown: {', '.join(left)})" if left else "; bold: the choice"
     named = [images[i] for i in thumbnails]
     share_table(list(thumbnails.values()), list(texts.values()), few, table, note, names=named)
-    joint_space(found.image, found.text, space, texts, thumbnails)
+    said = found.text[found.share.argmax(axis=1)]
+    image = np.asarray(facing(found.image, said))
+    joint_space(image, found.text, space, texts, thumbnails)
     numbers = {"images": images, "texts": list(found.texts), "similarity": found.share}
     write_json(report, {**numbers, "scale": found.scale})
 

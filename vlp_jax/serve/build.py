@@ -96,6 +96,9 @@ def _build_index(request: Request, check: Check, start: float) -> dict[str, Any]
     source = in_order(open_source(request.data))
     model = load_model(request.checkpoint, request.sharding)
     model.run("image", "--checkpoint: ")
+    if len(model.row("image")) > 1:
+        several = f"{model.row('image')[0]} vectors a picture, and an index holds one"
+        raise UserError(f"--checkpoint={request.checkpoint}: gives {several}")
     plan, embedded = plan_of(request, model, source), 0
     if from_first(str(read_plan(request.out) == plan)) == "False":
         embedded = _build(request, plan, model, source, check)

@@ -13,6 +13,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from vlp_jax.core.vectors import as_sets, similarities
+
 BLOCK_ELEMENTS = 2**24  # 64 MB of float32 similarities at a time
 
 
@@ -27,7 +29,7 @@ class Ranked(NamedTuple):
 
 @functools.partial(jax.jit, static_argnames="k")
 def _rank_block(block, positive, extra, candidates, weight, k):
-    sims = jnp.matmul(*block, candidates.T, precision=jax.lax.Precision.HIGHEST)  # [q, N]
+    sims = similarities(*block, candidates)  # [q, N]
     return _ranked(sims, weight, positive, extra, k)
 
 
@@ -67,11 +69,12 @@ def rank(
 ) -> Ranked:
     """Rank of each query's best positive among the candidates; ties count against it.
 
-    queries: float32[Q, D], candidates: float32[N, D], positive: int32[Q, P] candidate ids, padded
-    with -1. weight: int32[N], how often a candidate stands in the list (default 1). extra: int32[Q,
-    P], how many of the copies of a positive count as negatives (default 0). k: how many of the
-    nearest to return. Worked example: similarities [.9, .5, .5] and positive [1] give rank 3: one
-    negative above, one level.
+    queries: float32[Q, D], candidates: float32[N, D]; a row of either may be a set of vectors
+    (core/vectors.py similarities). positive: int32[Q, P] candidate ids, padded with -1. weight:
+    int32[N], how often a candidate stands in the list (default 1). extra: int32[Q, P], how many of
+    the copies of a positive count as negatives (default 0). k: how many of the nearest to return.
+    Worked example: similarities [.9, .5, .5] and positive [1] give rank 3: one negative above, one
+    level.
     """
     weight = np.ones(len(candidates), np.int32) if weight is None else weight.astype(np.int32)
     return _in_blocks(_rank_block, (queries,), candidates, positive, weight, extra, k)
@@ -100,7 +103,8 @@ def _in_blocks(fn, queries, candidates, positive, weight, extra, k) -> Ranked:
     """fn(some of the queries, their positive and extra, candidates, weight, k), joined."""
     count, n = len(positive), len(weight)
     extra = np.zeros_like(positive) if extra is None else extra
-    size, k = max(1, min(count, BLOCK_ELEMENTS // max(n, 1))), min(k, n)
+    wide = n if candidates is None else n * _vectors(queries[0]) * _vectors(candidates)
+    size, k = max(1, min(count, BLOCK_ELEMENTS // max(wide, 1))), min(k, n)
     candidates, weight = jax.device_put((candidates, weight))
     blocks = []
     for start in range(0, count, size):
@@ -113,12 +117,17 @@ def _in_blocks(fn, queries, candidates, positive, weight, extra, k) -> Ranked:
 
 def _pad_rows(a: np.ndarray, rows: int) -> np.ndarray:
     """One block shape for all blocks, so that one program is compiled."""
-    return np.pad(a, ((0, rows - len(a)), (0, 0)))
+    return np.pad(a, ((0, rows - len(a)), *[(0, 0)] * (a.ndim - 1)))
+
+
+def _vectors(rows: np.ndarray) -> int:
+    """How many vectors a row has."""
+    return as_sets(rows).shape[1]
 
 
 @functools.partial(jax.jit, static_argnames="k")
 def _merge_block(score, index, queries, bank, offset, num_real, k):
-    sims = jnp.matmul(queries, bank.T, precision=jax.lax.Precision.HIGHEST)  # [q, n]
+    sims = similarities(queries, bank)  # [q, n]
     sims = jnp.where(jnp.arange(bank.shape[0]) < num_real, sims, -jnp.inf)
     ids = jnp.broadcast_to(offset + jnp.arange(bank.shape[0], dtype=index.dtype), sims.shape)
     score, place = jax.lax.top_k(jnp.concatenate([score, sims], axis=1), k)
@@ -131,8 +140,10 @@ def nearest_neighbours(
     """The k largest inner products per query over a bank of any size: scores float32[Q, k], ids
     int32[Q, k].
 
-    Ties go to the smaller id. k is cut to the size of the bank.
+    Rows may be sets of vectors, as in `rank`. Ties go to the smaller id. k is cut to the size of
+    the bank.
     """
+    block = max(1, block // (_vectors(queries) * _vectors(bank)))
     k, block = min(k, len(bank)), min(block, len(bank))
     found = []
     for start in range(0, len(queries), block):

@@ -16,13 +16,14 @@ from vlp_jax.interop.blip import (
     WORDS,
     check_tied,
     encoder_rules,
+    vision_rules,
     whole_decoder,
 )
-from vlp_jax.interop.blocks import blocks, linear, norm, patches
+from vlp_jax.interop.blocks import linear, norm
 from vlp_jax.interop.config_values import filled
 from vlp_jax.interop.family import Beside, Config
 from vlp_jax.interop.hf import IGNORED, HuggingFace, read_layers, read_vit, write_layers, write_vit
-from vlp_jax.interop.rules import Rule, Table
+from vlp_jax.interop.rules import Table
 from vlp_jax.interop.tensors import State
 
 _TEXT = dict(  # of BlipTextConfig, transformers 5.24
@@ -43,20 +44,13 @@ CAPTION, MATCH, ANSWER = (
                                   "QuestionAnswering")
 )  # fmt: skip
 _VIT = "vision_model"
-_FUSED = ("self_attn.qkv.weight", "self_attn.qkv.bias")
 _RULES = (
-    *patches("image/patch_embed", f"{_VIT}.embeddings.patch_embedding"),
-    Rule("image/cls_token", f"{_VIT}.embeddings.class_embedding", "1 1 d -> d"),
-    Rule("image/pos_embed", f"{_VIT}.embeddings.position_embedding", "1 n d -> n d"),
-    *blocks(
-        "image", f"{_VIT}.encoder.layers.{{i}}", _FUSED, "self_attn.projection",
-        ("layer_norm1", "layer_norm2"), ("mlp.fc1", "mlp.fc2"),
-    ),
+    *vision_rules(_VIT),
     *norm("image/norm_post", f"{_VIT}.post_layernorm"),
     *linear("image_proj/out", "vision_proj"),
     *linear("text_proj/out", "text_proj"),
     *linear("itm/out", "itm_head"),
-)  # fmt: skip
+)
 
 
 class HfBlip(HuggingFace):

@@ -20,7 +20,7 @@ from vlp_jax.decoding.how import Writing
 from vlp_jax.decoding.scoring import Scoring
 from vlp_jax.methods.base import Function, Part
 from vlp_jax.methods.kits.varied import Varied
-from vlp_jax.methods.kits.writing import Writer, beside_states, caller, likelihood, write
+from vlp_jax.methods.kits.writing import Writer, beside_states, caller, likelihood, prompt_of, write
 from vlp_jax.models.med import MED, reads
 from vlp_jax.nn.cache import States
 
@@ -157,21 +157,15 @@ class Grounded(Varied):
         """`part`, whose network is `net`, beside states."""
         return beside_states(*caller(self, v, x, part, net), states)
 
-    def prompt(self, x: Inputs) -> tuple[Array, Array | None]:
-        """The field `prompt` with its mask; [DEC] alone where there is none."""
-        ids, mask = x.batch.get("prompt"), x.batch.get("prompt_mask")
-        if ids is None:
-            ids = jnp.zeros((len(x.index), 1), jnp.int32)
-        return self.marked(ids, "decode"), mask  # whatever a tokenizer starts with
-
     def written(self, writer: Writer, x: Inputs, how: Writing) -> dict[str, Array]:
         """What is written after the prompt: decoding/steps.py Written as a dict."""
-        return write(writer, *self.prompt(x), how, (self.end_id, *how.stop), x.rng)._asdict()
+        prompt = prompt_of(x, self.marks["decode"])
+        return write(writer, *prompt, how, (self.end_id, *how.stop), x.rng)._asdict()
 
     def likely(self, writer: Writer, x: Inputs, texts: str, how: Scoring) -> Array:
         """float32[B, K], how likely each of the field `texts` is after the prompt."""
         given = x.batch[texts], x.batch.get(f"{texts}_mask")
-        return likelihood(writer, *self.prompt(x), *given, how)
+        return likelihood(writer, *prompt_of(x, self.marks["decode"]), *given, how)
 
     @property
     def states_field(self) -> Numbers:

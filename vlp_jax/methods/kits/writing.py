@@ -20,6 +20,7 @@ from vlp_jax.decoding.steps import Model, Start, Written
 from vlp_jax.methods.base import Method
 from vlp_jax.models.decoder_lm import DecoderLM
 from vlp_jax.models.med import MED
+from vlp_jax.models.qformer import QFormer
 from vlp_jax.models.t5 import T5
 from vlp_jax.nn.cache import Cache, Context, States, take_rows
 from vlp_jax.nn.layers import Layers, apart, together
@@ -83,6 +84,26 @@ def beside_states(run: Run, net: MED, states: States) -> Writer:
     return Writer(begin, read, net.unroll)
 
 
+def behind_queries(run: Run, net: QFormer, queries: Array, states: Array) -> Writer:
+    """A Q-Former whose text stands behind its queries, float[Q, D], which look at states,
+    float[B, S, D']."""
+
+    def begin(prompt: Array, mask: Array, room: int) -> tuple[None, Array, Cache]:
+        cache = net.empty_cache(len(prompt), prompt.shape[1] + room)
+        _, out = run(queries, None, None, states, cache, mode="queries")
+        _, out = run(None, prompt, mask, None, out["cache"], mode="decode")
+        last = jnp.maximum(mask.sum(1) - 1, 0)
+        logits = jnp.take_along_axis(out["logits"], last[:, None, None], axis=1)[:, 0]
+        return None, logits, out["cache"]
+
+    def read(ids: Array, context: None, cache: Cache) -> tuple[Array, Cache]:
+        del context
+        _, out = run(None, ids, None, None, cache, mode="decode")
+        return out["logits"], out["cache"]
+
+    return Writer(begin, read)
+
+
 def after_words(run: Run, net: DecoderLM, prefix: Array | None = None) -> Writer:
     """A language model, which goes on from its prompt; prefix: float[B, N, W] in the place of
     words before that (a picture's tokens)."""
@@ -121,6 +142,15 @@ def after_encoding(run: Run, net: T5, ids: Array, mask: Array | None) -> Writer:
         return out["logits"], out["cache"]
 
     return Writer(begin, read)
+
+
+def prompt_of(x: Inputs, first: int) -> tuple[Array, Array | None]:
+    """The field `prompt` with its mask, its first id in place of whatever a tokenizer starts with;
+    that id alone where there is no prompt."""
+    ids, mask = x.batch.get("prompt"), x.batch.get("prompt_mask")
+    if ids is None:
+        ids = jnp.zeros((len(x.index), 1), jnp.int32)
+    return ids.at[:, 0].set(first), mask
 
 
 def write(

@@ -1,0 +1,75 @@
+"""What BLIP-2's recipes share: the published optimiser, pictures and texts, and what parts start
+from (arXiv:2301.12597, section 3.4; reference: salesforce/LAVIS).
+
+The file exists so that each recipe states its task only.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import common
+from configs.blip.common import texts
+from vlp_jax.models.archs.blip2 import VISION, blip2_towers
+
+KINDS = ("attn", "norm1", "mlp", "norm2")  # of a BERT's layer, and what the queries' own start from
+COPIES = {name: name for name in KINDS} | {"query_mlp": "mlp", "norm_query": "norm2"}
+
+
+def recipe(towers: dict, length: int) -> ConfigDict:
+    """The first stage on these towers and texts of so many tokens with the published numbers."""
+    c = common.base()
+    c.method = common.trunk_method("blip2", towers)
+    c.method.qformer = ConfigDict({**common.defaults("qformer"), **towers["qformer"]})
+    c.method.qformer.unlock()
+    c.method.qformer.dropout = 0.1
+    c.image_size = c.method.image.image_size
+    c.method.image.image_size = c.get_ref("image_size")
+    c.method.augment.flip = 0.5
+    c.method.augment.crop_scale = (0.5, 1.0)
+    c.method.losses = ("itc", "itm", "itg")
+    c.method.frozen_tower = True
+    c.method.tower_dtype = "float32"
+    c.method.image_norm_eps = 1e-5
+    c.data.image.crop = c.data.image.eval_crop = "squash"
+    c.data.tokenizer_options.clean = "blip"
+    c.data.tokenizer = "bert-base-uncased/vocab.txt"
+    texts(c, length)
+    c.optim.weight_decay = 0.05
+    c.optim.no_decay = (r"(.*/)?(bias|scale|temperature)",)
+    c.optim.b2, c.optim.eps, c.optim.clip_norm = 0.98, 1e-8, 0.0
+    c.optim.schedule, c.optim.lr_by_epoch = "cosine", True
+    return c
+
+
+def published(size: str, image_size: int = 224, **qformer: str) -> dict:
+    """Towers of `g` or `L`. Raises UserError for another size."""
+    return blip2_towers(size or "g", image_size, **qformer)
+
+
+def half_precision(c: ConfigDict) -> None:
+    """Everything in bfloat16 but what learns, which is float32."""
+    c.method.dtype, c.method.tower_dtype = "bfloat16", "bfloat16"
+
+
+def from_bert(folder: str) -> dict:
+    """`init_from` of a Q-Former whose every second layer looks at the picture: a BERT, with a copy
+    of its MLP for the queries; what looks, and the head of words, start anew."""
+    words = ("token_embed", "pos_embed", "norm_embed")
+    found = {f"qformer/{name}": f"{folder}:text/{name}" for name in words}
+    return found | {
+        f"qformer/layers/at{i}/{ours}": f"{folder}:text/blocks/{theirs}[{i}::2]"
+        for i in range(2)
+        for ours, theirs in COPIES.items()
+    }
+
+
+def from_tower(size: str, folder: str) -> dict:
+    """`init_from` of the eye: a converted tower of the same width, whose last layer is left out
+    where it has one more."""
+    blocks = f"{folder}:image/blocks[:{VISION[size or 'g']['num_layers']}]"
+    return {"image": f"{folder}:image", "image/blocks": blocks}
+
+
+def start(c: ConfigDict, init_from: dict) -> None:
+    """Where parts start from."""
+    with c.ignore_type():
+        c.init_from = init_from

@@ -1,0 +1,216 @@
+"""BLIP-2's files: what transformers computes of its classes without a language model, and the way
+back."""
+
+import json
+import pathlib
+import re
+import shutil
+
+import jax
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from vlp_jax.api import export
+from vlp_jax.api.released import method_config
+from vlp_jax.api.weights import expected_shapes
+from vlp_jax.core.errors import UserError
+from vlp_jax.core.inputs import Inputs, Vars
+from vlp_jax.core.pytree import unflatten
+from vlp_jax.interop.detect import open_checkpoint
+from vlp_jax.interop.family import families
+from vlp_jax.interop.rules import prove_names, to_ours
+from vlp_jax.interop.weights_file import read_json
+from vlp_jax.methods.base import make_method
+from vlp_jax.models.archs import blip2 as archs
+
+GOLDEN = pathlib.Path(__file__).parents[1] / "golden" / "blip2"
+EXPECTED = dict(np.load(GOLDEN / "expected.npz"))
+FAMILY = {"match": "hf_blip2", "joint": "hf_qformer", "queries": "hf_qformer"}
+
+
+def opened(path):
+    """(family, our config, our method, our arrays) of a folder; proven name by name."""
+    found = open_checkpoint(str(path))
+    config, _ = method_config(found, "")
+    method = make_method(config)
+    arrays = to_ours(found.table, found.state, expected_shapes(method), "the file")
+    prove_names(found.table, found.state, arrays, "the file")
+    return found.family.name, config, method, arrays
+
+
+@pytest.fixture(scope="module", params=FAMILY)
+def golden(request):
+    """(name, our config, our method, our arrays)."""
+    name, *found = opened(GOLDEN / request.param)
+    assert name == FAMILY[request.param]
+    return request.param, *found
+
+
+def test_transformers_numbers(golden):
+    """All functions of a class at once, in one program."""
+    name, _, method, arrays = golden
+    image = {key: EXPECTED[key] for key in ("image", "text", "text_mask")}
+    alone = {key: EXPECTED[key] for key in ("queries", "image_states")}
+    alone["text"] = EXPECTED["embedded"]
+    wanted = {
+        key.split(".")[1]: rows for key, rows in EXPECTED.items() if key.startswith(f"{name}.")
+    }
+
+    @jax.jit
+    def run(v):
+        x = Inputs.of(image if name == "match" else alone)
+        return {key: fn(v, x) for key, fn in method.functions().items() if key in wanted}
+
+    found = run(Vars(unflatten(arrays), {}))
+    if name == "match":
+        cosines = np.einsum("iqe,je->iqj", found["embed_image"], found["embed_text"])
+        found["cosines"] = cosines.max(1)
+        assert method.scale(arrays) == pytest.approx(1 / 0.07)
+    assert found.keys() == wanted.keys()
+    for key, rows in found.items():
+        np.testing.assert_allclose(rows, wanted[key], atol=1e-5, err_msg=key)
+
+
+def test_the_way_back_is_what_transformers_saved(golden, tmp_path):
+    name, config, method, arrays = golden
+    pictures = {}
+    if name == "match":
+        pictures = {**families()["hf_blip2"].release, "image_size": method.image_tower.image_size}
+    given = {"method": config, "preprocessing": pictures}
+    export.write(str(tmp_path / "back"), "hf", arrays, given)
+    ours, theirs = (load_file(f / "model.safetensors") for f in (tmp_path / "back", GOLDEN / name))
+    assert ours.keys() == theirs.keys()
+    assert all(np.array_equal(ours[key], theirs[key]) for key in ours)
+    said, wrote = (read_json(str(f / "config.json")) for f in (GOLDEN / name, tmp_path / "back"))
+    assert wrote["architectures"] == said["architectures"]
+
+
+@pytest.mark.parametrize(
+    "name, changes, message",
+    [
+        ("match", {"architectures": ["Blip2Model"]}, "architectures 'Blip2Model' is not read"),
+        (
+            "match",
+            {"qformer_config": {"use_qformer_text_input": False}},
+            "only use_qformer_text_input=true is read",
+        ),
+        ("match", {"vision_config": {"qkv_bias": False}}, "only qkv_bias=true is read"),
+        (
+            "queries",
+            {"cross_attention_frequency": 3},
+            "cross_attention_frequency=3 does not divide num_hidden_layers=2",
+        ),
+        ("match", {"vision_config": {"hidden_size": 24}}, "wrong shape"),
+        ("queries", {"encoder_hidden_size": 24}, "wrong shape"),
+    ],
+)
+def test_what_is_not_read(name, changes, message, tmp_path):
+    """An eye of another width than the Q-Former's weights is told by their shapes."""
+    shutil.copytree(GOLDEN / name, tmp_path, dirs_exist_ok=True)
+    said = json.loads((tmp_path / "config.json").read_text())
+    for key, value in changes.items():
+        said[key] = {**said[key], **value} if isinstance(value, dict) else value
+    (tmp_path / "config.json").write_text(json.dumps(said))
+    with pytest.raises(UserError, match=message):
+        opened(tmp_path)
+
+
+def test_a_head_of_words_has_no_class():
+    _, config, *_ = opened(GOLDEN / "match")
+    with pytest.raises(UserError, match="--to=hf: Blip2ForImageTextRetrieval is losses="):
+        families()["hf_blip2"].config_json({**config, "losses": ("itc", "itm", "itg")}, None)
+
+
+# salesforce/LAVIS's words for those of transformers (blip2.md 6).
+_EYE, _ASKED = r"vision_model\.encoder\.layers\.(\d+)\.", r"qformer\.encoder\.layer\.(\d+)\.(\w+)\."
+WORDS = (
+    (r"vision_model\.embeddings\.class_embedding", "visual_encoder.cls_token"),
+    (r"vision_model\.embeddings\.position_embedding", "visual_encoder.pos_embed"),
+    (r"vision_model\.embeddings\.patch_embedding", "visual_encoder.patch_embed.proj"),
+    (r"vision_model\.post_layernorm", "ln_vision"),
+    (rf"{_EYE}self_attn\.projection", r"visual_encoder.blocks.\1.attn.proj"),
+    (rf"{_EYE}self_attn\.qkv", r"visual_encoder.blocks.\1.attn.qkv"),
+    (rf"{_EYE}layer_norm(\d)", r"visual_encoder.blocks.\1.norm\2"),
+    (rf"{_EYE}mlp", r"visual_encoder.blocks.\1.mlp"),
+    (r"^embeddings\.", "Qformer.bert.embeddings."),
+    (r"^qformer\.layernorm", "Qformer.bert.embeddings.LayerNorm"),
+    (rf"^{_ASKED}attention\.", r"Qformer.bert.encoder.layer.\1.\2.self."),
+    (r"^qformer\.encoder", "Qformer.bert.encoder"),
+    (r"^vision_projection", "vision_proj"),
+    (r"^text_projection", "text_proj"),
+)
+
+
+def lavis():
+    """Tensors of `match` as LAVIS calls them, with its head of words and its temperature."""
+    found = {}
+    for name, array in load_file(GOLDEN / "match" / "model.safetensors").items():
+        for pattern, words in WORDS:
+            name = re.sub(pattern, words, name)
+        if name.endswith("attn.qkv.bias"):
+            query, key, value = np.split(array, 3)
+            assert not key.any()
+            stem = name.removesuffix("qkv.bias")
+            found |= {f"{stem}q_bias": query, f"{stem}v_bias": value}
+        else:
+            found[name] = array
+    rng, width, size = np.random.default_rng(0), 12, 30
+    draw = lambda *shape: rng.normal(size=shape).astype(np.float32)  # noqa: E731
+    head = "Qformer.cls.predictions"
+    found |= {f"{head}.transform.dense.weight": draw(width, width)}
+    ends = ("dense.bias", "LayerNorm.weight", "LayerNorm.bias")
+    found |= {f"{head}.transform.{end}": draw(width) for end in ends}
+    found[f"{head}.bias"] = found[f"{head}.decoder.bias"] = draw(size)
+    found[f"{head}.decoder.weight"] = found["Qformer.bert.embeddings.word_embeddings.weight"]
+    return found | {"temp": np.float32([0.05]).reshape(())}
+
+
+@pytest.fixture
+def sizes(monkeypatch):
+    """The size of `match` under --arch=tiny."""
+    config = opened(GOLDEN / "match")[1]
+    parts = {part: dict(config[part]) for part in ("image", "qformer")}
+    parts["qformer"]["texts"] = "write"
+    monkeypatch.setitem(archs.ARCHS, "tiny", {**parts, "embed_dim": 10})
+
+
+@pytest.mark.parametrize("apart", [False, True], ids=["whole", "eye-apart"])
+def test_lavis_files(apart, sizes, tmp_path):
+    """The same weights give the same arrays; an eye in a file of its own has one layer more."""
+    state = lavis()
+    if apart:
+        eye = {n: a for n, a in state.items() if n.startswith("visual_encoder.")}
+        state = {n: a for n, a in state.items() if n not in eye}
+        eye = {name.removeprefix("visual_encoder."): array for name, array in eye.items()}
+        last = {n.replace("blocks.0.", "blocks.1."): 9 * a for n, a in eye.items() if "blocks" in n}
+        eye |= last
+        eye |= {"norm.weight": np.ones(16, np.float32), "head.weight": np.ones((3, 16), np.float32)}
+    save_file(state, tmp_path / "blip2_pretrained.safetensors")
+    path = str(tmp_path / "blip2_pretrained.safetensors")
+    if apart:
+        with pytest.raises(UserError, match=r"holds no frozen eye; put LAVIS's eva_vit_g\.pth"):
+            open_checkpoint(path)
+        save_file(eye, tmp_path / "eva_vit_g.safetensors")
+    found = open_checkpoint(path)
+    assert found.family.name == "lavis_blip2"
+    config, _ = method_config(found, "tiny")
+    method = make_method(config)
+    arrays = to_ours(found.table, found.state, expected_shapes(method), "the file")
+    prove_names(found.table, found.state, arrays, "the file")
+    theirs = opened(GOLDEN / "match")[3]
+    for path, array in theirs.items():
+        if path != "temperature":
+            np.testing.assert_array_equal(arrays[path], array, err_msg=path)
+    assert float(arrays["temperature"]) == np.float32(0.05)
+    assert method.losses == ("itc", "itm", "itg") and method.image_norm_eps == 1e-5
+
+
+def test_a_head_that_is_not_the_words_again(sizes, tmp_path):
+    state = lavis()
+    state["Qformer.cls.predictions.decoder.weight"] = (
+        2 * state["Qformer.cls.predictions.decoder.weight"]
+    )
+    save_file(state, tmp_path / "b.safetensors")
+    with pytest.raises(UserError, match=r"decoder\.weight must be .* once more, and differs"):
+        method_config(open_checkpoint(str(tmp_path / "b.safetensors")), "tiny")

@@ -1,0 +1,192 @@
+"""BLIP-2's second stage against its definition, row by row without padding: a decoder and a T5
+behind the queries, prompts, soft prompts, instructions, and what is frozen."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from vlp_jax.core.errors import UserError
+from vlp_jax.core.inputs import Inputs, Vars
+from vlp_jax.core.pytree import flatten, partition
+from vlp_jax.core.rng import example_keys, step_key
+from vlp_jax.methods.base import make_method
+from vlp_jax.methods.blip2_lm import packed
+from vlp_jax.train.gradient import loss_and_gradient
+
+B, Q, T, P, V, END, S = 4, 2, 5, 4, 29, 3, 5
+NETS = {
+    "decoder": dict(name="decoder_lm", vocab_size=V, context_length=24, width=16, num_layers=1,
+                    num_heads=2, hidden=24),
+    "t5": dict(name="t5", vocab_size=V, context_length=24, width=16, num_layers=1, num_heads=2,
+               head_dim=8, hidden=24),
+}  # fmt: skip
+
+
+def method(kind="decoder", qformer=(), **changes):
+    image = dict(name="vit", image_size=16, patch_size=8, width=16, num_layers=1, head_width=8,
+                 pool="tokens", cls_token=True, pre_norm=False, conv_bias=True)  # fmt: skip
+    asked = dict(name="qformer", num_queries=Q, width=12, num_layers=2, num_heads=3, texts="none",
+                 vocab_size=V, context_length=8) | dict(qformer)  # fmt: skip
+    sizes = dict(text_length=T, end_ids=(END,)) | changes
+    return make_method(dict(name="blip2_lm", image=image, qformer=asked, lm=NETS[kind]) | sizes)
+
+
+def batch(prompts=False):
+    rng = np.random.default_rng(0)
+    draw = lambda length: rng.integers(4, V, (B, length)).astype(np.int32)  # noqa: E731
+    found = {"image": rng.integers(0, 256, (B, 16, 16, 3)).astype(np.uint8)}
+    found |= {"text": draw(T), "text_mask": np.arange(T) < np.array([[5], [3], [4], [2]])}
+    if prompts:
+        found |= {"prompt": draw(P), "prompt_mask": np.arange(P) < np.array([[2], [4], [1], [3]])}
+        found |= {"instruction": draw(P), "instruction_mask": found["prompt_mask"]}
+    return jax.tree.map(jnp.asarray, found)
+
+
+@functools.cache
+def start(kind="decoder", **changes):
+    v = jax.jit(method(kind, **changes).fresh)(jax.random.key(0))
+    move = lambda p: p + 0.1 * jnp.cos(jnp.arange(p.size).reshape(p.shape))  # noqa: E731
+    return Vars(jax.tree.map(move, v.params), v.extra)
+
+
+def inputs(made, data):
+    given = {name: rows for name, rows in data.items() if name in made.batch_spec(1)}
+    x = Inputs.of(given, example_keys(step_key(0, 3), B), step=jnp.int32(3), train=True)
+    return x.replace(totals=made.totals(x))
+
+
+def log_p(logits):
+    logits = np.float64(logits)
+    return logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+
+
+def row(data, i, *names):
+    """Real ids of a row, of several texts one behind the other."""
+    return np.concatenate([np.asarray(data[n])[i][np.asarray(data[f"{n}_mask"])[i]] for n in names])
+
+
+@pytest.mark.parametrize("prompts", [False, True])
+@pytest.mark.parametrize("kind", NETS)
+def test_the_loss_is_of_the_text_behind_what_was_shown(kind, prompts):
+    made = method(kind, prompt_length=P * prompts)
+    v, data = start(kind, prompt_length=P * prompts), batch(prompts)
+    x = inputs(made, data)
+    rows = jax.jit(lambda v, x: made.encode(v, x)[0])(v, x)
+    shown = jax.jit(made.prefix)(v, x.replace(train=False))
+    assert shown.shape == (B, Q, 16) and float(x.totals["tokens"]) == data["text_mask"].sum()
+    lm = jax.jit(lambda *args, **how: made.lm_net.apply({"params": v.params["lm"]}, *args, **how),
+                 static_argnames="mode")  # fmt: skip
+    for i in range(B):
+        before = row(data, i, "prompt") if prompts else np.zeros(0, np.int32)
+        text = row(data, i, "text")
+        words = lambda ids: lm(jnp.asarray(ids, jnp.int32)[None], mode="words")  # noqa: E731
+        if kind == "t5":
+            read = jnp.concatenate([shown[i : i + 1], words(before)], 1)
+            target = jnp.asarray([[0, *text[:-1]]], jnp.int32)
+            logits = lm(read, None, target)[1]["logits"][0]
+        else:
+            whole = jnp.concatenate([shown[i : i + 1], words([*before, *text])], 1)
+            logits = lm(whole)[1]["logits"][0, Q + len(before) - 1 : -1]
+        wanted = -log_p(logits)[np.arange(len(text)), text].sum()
+        assert float(rows["nats"][i]) == pytest.approx(wanted, rel=1e-5)
+
+
+def test_texts_are_packed_without_holes():
+    first = jnp.array([[5, 6, 0], [1, 0, 0]]), jnp.array([[1, 1, 0], [1, 0, 0]], bool)
+    second = jnp.array([[7, 8], [9, 0]]), jnp.array([[1, 1], [1, 0]], bool)
+    ids, real, later = packed(first, second)
+    assert ids[0, :4].tolist() == [5, 6, 7, 8] and ids[1, :2].tolist() == [1, 9]
+    assert real.tolist() == [[True] * 4 + [False], [True] * 2 + [False] * 3]
+    assert later.sum(1).tolist() == [2, 1] and later[0, 2] and later[1, 1]
+
+
+def test_what_is_frozen_gets_no_gradient_and_what_learns_all(kind="decoder"):
+    """In micro-batches of unequal numbers of tokens too."""
+    made = method(kind, soft_prompt=2, qformer={"dropout": 0.1})
+    v, x = start(kind, soft_prompt=2), inputs(made, batch())
+    frozen, params = partition(v.params, made.frozen)
+    run = jax.jit(
+        lambda params, x, k: loss_and_gradient(made, params, frozen, {}, x, k), static_argnums=2
+    )
+    (loss, _, slope), (again, _, parts) = (run(params, x, k) for k in (1, 2))
+    assert set(slope) == {"image_norm", "queries", "qformer", "proj", "soft_prompt"}
+    assert float(loss) == pytest.approx(float(again), rel=1e-6)
+    scale = max(float(jnp.abs(leaf).max()) for leaf in flatten(slope).values())
+    for path, leaf in flatten(slope).items():
+        assert float(jnp.abs(leaf).max()) > 0, path
+        np.testing.assert_allclose(flatten(parts)[path], leaf, atol=2e-6 * scale, err_msg=path)
+
+
+@pytest.mark.parametrize("kind", NETS)
+def test_what_is_written_is_the_likeliest_word_again_and_again(kind):
+    made, v, data = method(kind), start(kind), batch(True)
+    given = {name: data[name] for name in ("image", "prompt", "prompt_mask")}
+    functions = made.functions()
+    write = jax.jit(lambda v, x: functions["generate_text"](v, x, {"max_new": 3}))
+    found = write(v, Inputs.of(given))
+    ids, length = np.asarray(found["ids"])[:, 0], np.asarray(found["length"])[:, 0]
+    for i in range(B):
+        prompt, said = row(data, i, "prompt"), ids[i, : length[i]]
+        one = {"image": data["image"][i : i + 1]}
+        if kind == "t5":
+            one |= {"text": jnp.asarray(prompt)[None], "target": jnp.asarray([[0, *said]])}
+            logits = functions["lm_logits"](v, Inputs.of(one))[0]
+        else:
+            one["text"] = jnp.asarray([*prompt, *said])[None]
+            logits = functions["lm_logits"](v, Inputs.of(one))[0, len(prompt) - 1 :]
+        np.testing.assert_array_equal(np.asarray(logits).argmax(-1)[: len(said)], said)
+
+
+def test_a_text_is_cut_in_two(kind="t5"):
+    made, data = method(kind, split=True), batch()
+    x = inputs(made, data)
+    (read, real), (rest, later) = made.parted(x)
+    cuts = np.asarray(real).sum(1)
+    assert (cuts >= 1).all() and float(x.totals["tokens"]) == later.sum()
+    for i in range(B):
+        both = [*np.asarray(read)[i, : cuts[i]], *np.asarray(rest)[i][np.asarray(later)[i]]]
+        assert both == row(data, i, "text").tolist() and len(both) > cuts[i]
+
+
+def test_instructed_queries_read_the_prompt():
+    how = dict(prompt_length=P, instructed=True, qformer={"texts": "read"})
+    made, data = method(**how), batch(True)
+    v = jax.jit(made.fresh)(jax.random.key(0))
+    ask = jax.jit(made.ask)
+    x = inputs(made, data).replace(train=False)
+    other = {**data, "instruction": data["instruction"].at[:, 0].add(-1)}
+    seen, moved = ask(v, x), ask(v, inputs(made, other).replace(train=False))
+    assert seen.shape == (B, Q, 12) and (jnp.abs(seen - moved).max((1, 2)) > 1e-4).all()
+    field = made.fields()["instruction"]
+    assert (field.tokenizer, field.vocab_size, field.of) == ("qformer", V, "prompt")
+
+
+@pytest.mark.parametrize(
+    "kind, changes, message",
+    [
+        ("decoder", dict(end_ids=()), r"method.end_ids=\(\): name an id that ends a text"),
+        ("decoder", dict(end_ids=(99,)), "method.end_ids=99: no id below method.lm.vocab_size=29"),
+        ("t5", dict(start_id=-1), "method.start_id=-1: no id below"),
+        ("decoder", dict(split=True), "method.split: is of a T5 without"),
+        ("decoder", dict(instructed=True), "method.instructed: needs method.prompt_length"),
+        (
+            "decoder",
+            dict(prompt_length=20),
+            "2 queries, method.prompt_length=20 and method.text_length=5: the language model takes",
+        ),
+        ("decoder", dict(lm_dtype="int4"), "method.lm_dtype: unknown 'int4'"),
+    ],
+)
+def test_what_does_not_go_together(kind, changes, message):
+    with pytest.raises(UserError, match=message) as caught:
+        method(kind, **changes)
+    assert "\n" not in str(caught.value)
+
+
+def test_flops_grow_with_what_is_read():
+    for kind in NETS:
+        made, longer = method(kind), method(kind, prompt_length=P)
+        assert longer.flops() > made.flops() > made.flops(2) > 0

@@ -1,0 +1,160 @@
+"""Hugging Face Blip2ForConditionalGeneration (modeling_blip_2.py): BLIP-2's second stage, an eye
+and a Q-Former without texts in front of an OPT, a LLaMA or a T5.
+
+The file exists to hold what is this family's alone; a language model's names are its own family's.
+"""
+
+import dataclasses
+from typing import Any
+
+from vlp_jax.core.errors import UserError, nearest
+from vlp_jax.interop import preprocess
+from vlp_jax.interop.blip import vision_rules
+from vlp_jax.interop.blocks import linear, norm
+from vlp_jax.interop.config_values import filled
+from vlp_jax.interop.family import Beside, Config, families
+from vlp_jax.interop.hf import HuggingFace, write_vit
+from vlp_jax.interop.hf_lm import HEAD
+from vlp_jax.interop.qformer import (
+    IMAGE,
+    cross_every,
+    layer_rules,
+    read_eye,
+    read_qformer,
+    write_qformer,
+)
+from vlp_jax.interop.rules import Rule, Table
+from vlp_jax.interop.tensors import State
+
+_LMS = ("opt", "llama", "t5")  # model_types, and names of their families behind hf_
+_LM = "language_model."
+_RULES = (
+    *vision_rules(),
+    *norm("image_norm", "vision_model.post_layernorm"),
+    Rule("queries", "query_tokens", "1 q d -> q d"),
+    *norm("qformer/norm_embed", "qformer.layernorm"),
+    *linear("proj/out", "language_projection"),
+)
+
+
+class HfBlip2LM(HuggingFace):
+    """An eye, a Q-Former, a linear map and a language model."""
+
+    has = ("query_tokens", "language_projection.weight", "qformer.layernorm.weight")
+    archs = "blip2"
+    release = preprocess.BLIP
+    methods = ("blip2_lm",)
+    compared = (*HuggingFace.compared, "image_norm_eps", "end_ids", "start_id")
+    untold = (*HuggingFace.untold, "lm.context_length")
+    title, model_type, processor = "Blip2ForConditionalGeneration", "blip-2", "Blip"
+
+    def table(self, names: Any) -> Table:
+        """The names of a file or of ours, which say what the language model is."""
+        own = _family(names)
+        rules = tuple(_prefixed(rule) for rule in own.rules)
+        layers = layer_rules("qformer.encoder.layer.{i}", "attention", cross_every(names))
+        ignored = (*self.ignored, *(rf"language_model\.{name}" for name in own.ignored))
+        return Table(f"Hugging Face {self.title}", (*_RULES, *layers, *rules), ignored)
+
+    def held(self, state: State, beside: Beside) -> State:
+        """Without a head of words that the words' table is once more."""
+        if not beside.config or not self.method(beside.config, beside.file)["lm"]["tied"]:
+            return state
+        return {name: tensor for name, tensor in state.items() if name != _LM + HEAD}
+
+    def method(self, config: Config, where: str) -> dict[str, Any]:
+        """What transformers builds; {} without a config.
+
+        Raises:
+          UserError: another class or language model, a picture's attention without biases, what the
+            language model's own family refuses.
+        """
+        if not config:
+            return {}
+        said = config.get("architectures") or (self.title,)
+        kind = said[0] if isinstance(said, list | tuple) and len(said) == 1 else said
+        if kind != self.title:
+            hint = nearest(str(kind), (self.title,))
+            raise UserError(f"{where}: architectures {kind!r} is not read{hint}")
+        words = config.get("text_config") or {}
+        lm = words.get("model_type", "opt")
+        if lm not in _LMS:
+            raise UserError(
+                f"{where}: text_config: model_type {lm!r} is not read{nearest(lm, _LMS)}"
+            )
+        vision = read_eye(config, where)
+        net, _ = read_qformer(config.get("qformer_config"), f"{where}: qformer_config")
+        sizes = filled({"num_query_tokens": 32}, config, where)
+        text = lm_family(lm).method(words, f"{where}: text_config")
+        return {
+            "name": "blip2_lm",
+            "image": vision | IMAGE,
+            "image_norm_eps": vision["norm_eps"],
+            "qformer": net | {"texts": "none", "num_queries": sizes["num_query_tokens"]},
+            "lm": text["lm"],
+            "end_ids": text["end_ids"],
+            "start_id": max(text["start_id"], 0) if lm == "t5" else 0,
+        }
+
+    def complete(self, method: dict[str, Any], state: State, beside: Beside) -> list[str]:
+        """What the language model's own family reads off the tensors and files."""
+        own = {name.removeprefix(_LM): tensor for name, tensor in state.items()}
+        family = _family(state)
+        some = dataclasses.replace(beside, config=beside.config.get("text_config") or {})
+        return family.complete(method, own, some)
+
+    def tokenizer_options(
+        self, beside: Beside, file: str, vocab_size: int, method: str
+    ) -> dict[str, Any]:
+        """A language model reads every space and line as it is."""
+        return {"clean": "none"}
+
+    def config_json(self, method: Config, tokenizer: Config | None) -> dict[str, Any]:
+        """Blip2Config.
+
+        Raises:
+          UserError: queries that are instructed, soft prompts, a language model that the class is
+            not written with.
+        """
+        image, net, lm = method["image"], method["qformer"], method["lm"]
+        if method["soft_prompt"] or net["texts"] != "none":
+            raise UserError(
+                f"--to=hf: {self.title} has neither soft prompts nor instructed queries"
+            )
+        said = {"name": "text_to_text" if lm["name"] == "t5" else "language_model", "lm": lm}
+        own = next((kind for kind in _LMS if lm_family(kind).takes(said)), None)
+        if own is None:
+            raise UserError(f"--to=hf: {self.title} is written with {', '.join(_LMS)} alone")
+        start = method["start_id"] if own == "t5" else -1
+        ids = {"start_id": start, "end_ids": method["end_ids"]}
+        text = lm_family(own).config_json(said | ids, tokenizer) | {"model_type": own}
+        return {
+            "vision_config": {"model_type": "blip_2_vision_model", **write_vit(image)},
+            "qformer_config": write_qformer(net, image["width"]),
+            "text_config": text,
+            "num_query_tokens": net["num_queries"],
+        }
+
+
+def lm_family(kind: str) -> HuggingFace:
+    """The family of a language model by its model_type."""
+    return families()[f"hf_{kind}"]
+
+
+def _family(names: Any) -> HuggingFace:
+    """That of the language model, by the names of theirs or of ours."""
+    own = {name.removeprefix(_LM) for name in names}
+    if own.intersection(("lm/encoder/bias", "shared.weight")):
+        return lm_family("t5")
+    positions = ("lm/pos_embed", "model.decoder.embed_positions.weight")
+    return lm_family("opt" if own.intersection(positions) else "llama")
+
+
+def _prefixed(rule: Rule) -> Rule:
+    """A rule of the language model alone as it is here."""
+    theirs: str | tuple[str, ...] = rule.theirs
+    named = _LM + theirs if isinstance(theirs, str) else tuple(_LM + name for name in theirs)
+    return dataclasses.replace(rule, theirs=named)
+
+
+FAMILY = HfBlip2LM()
