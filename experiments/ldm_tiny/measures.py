@@ -126,14 +126,17 @@ def write_own(word: str, place: Place, out: Path, seed: int) -> Measures:
 
 
 def learned(cell: str, word: str, place: Place, out: Path, seed: int) -> Measures:
-    """Of what learned the new colour: the share of pictures that have it where its word is said,
-    and where it is not; and the share recognised then."""
+    """Of what learned the new colour: the share of pictures that have it where its word is said, of
+    the five kinds that were shown and of the others, and where it is not; the share recognised."""
     del out
     model, wanted, found = load_model(str(place(cell))), kinds() * (COUNT // len(kinds())), {}
+    shown = np.isin(wanted, OWN)
     for name, tint in {"said": word, "silent": ""}.items():
         texts = [caption(kind, tint) for kind in wanted]
         drawn = model.sample(texts, seed=rows(seed, texts), **HOW)
-        found[f"new.{name}"] = float(np.mean([share_of(one, TEAL) > 0.5 for one in drawn]))
+        teal = np.asarray([share_of(one, TEAL) > 0.5 for one in drawn])
+        found[f"new.{name}"] = float(teal[shown].mean())
+        found[f"new.{name}_others"] = float(teal[~shown].mean())
         found[f"new.kind_{name}"] = recognised(place("classifier"), drawn, wanted)
         sheet(place(cell) / f"{name}.png", drawn, texts)
     return found

@@ -34,7 +34,7 @@ GUIDED = {g: f"kind, guidance {g}" for g in GUIDANCES}
 FID = {g: f"FID, guidance {g}" for g in GUIDANCES}
 UNSEEN, COLOUR = "unseen pair: kind", "unseen pair: colour"
 CHANGE, F1, FREE = "kept: change", "edge F1", "edge F1, no control"
-SAID, SILENT = "new colour said", "not said"
+SAID, OTHERS, SILENT = "new colour said", "said of other kinds", "not said"
 
 
 def cell(form: str, stage: str, needs: tuple[str, ...] = (), **how: Any) -> Cell:
@@ -94,6 +94,7 @@ def stages(form: str) -> Study:
         F1: Column("edges.control", 1.0),
         FREE: Column("edges.none", 1.0),
         SAID: Column("new.said"),
+        OTHERS: Column("new.said_others"),
         SILENT: Column("new.silent"),
     }
     return Study(

@@ -14,7 +14,7 @@ from configs.latent_diffusion import tiny
 from experiments.ldm_tiny.concepts import CONCEPTS, KINDS, NEW_WORD, TEST, TRAIN
 
 LIKE = dict(crop_scale=(0.6, 1.0), hue=0.5, saturation=0.5, contrast=0.4, brightness=0.3, grey=0.5)
-ATTENTIONS = r"unet/.*attn/(qkv|query|key_value|out)/kernel"
+ATTENTIONS = r"(unet|text)/.*attn/(qkv|query|key_value|out)/kernel"
 PRIOR = ("dreambooth", "lora")  # with pictures that the U-Net drew before
 OWN = (*PRIOR, "alone", "inversion")  # stages that learn from five pictures
 
@@ -60,12 +60,12 @@ def _drawer(stage: str, folder: Callable[[str], str]) -> ConfigDict:
     if stage == "control":
         c.optim.lr = 1e-3
     if stage in OWN:
-        c.steps, c.batch_size, c.ema_decay, c.method.drop = 300, 16, 0.0, 0.0
-        c.optim.lr, c.optim.warmup_steps, c.optim.schedule = 1e-4, 0, "constant"
+        c.steps, c.batch_size, c.ema_decay, c.method.drop = 400, 16, 0.0, 0.0
+        c.optim.lr, c.optim.warmup_steps, c.optim.schedule = 2e-4, 0, "constant"
     if stage in PRIOR:
         c.data.weights = (1.0, 1.0)
     if stage == "lora":
-        c.optim.lr, c.adapt.rank, c.adapt.paths = 1e-3, 4, (ATTENTIONS,)
+        c.optim.lr, c.adapt.rank, c.adapt.paths = 3e-3, 4, (ATTENTIONS,)
     if stage == "inversion":
         c.data.tokenizer_options.new = (f"{NEW_WORD}=green",)
         c.method.text.new_rows, c.method.text.vocab_size = 1, tiny.VOCABULARY + 1
