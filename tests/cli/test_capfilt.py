@@ -280,6 +280,19 @@ def test_mistakes_are_one_line(call, folder, data, tmp_path, capsys, flags, mess
     assert not list(tmp_path.iterdir())
 
 
+def test_what_is_refused_costs_no_part(call, tmp_path, capsys):
+    """Parts that a kill left, of another plan, which a slip of the pen must not empty."""
+    building = tmp_path / ".out.building"
+    building.mkdir()
+    (building / "plan.json").write_text('{"plan": {"how": "another"}}')
+    (building / "00000.tar").write_bytes(b"hours")
+    before = content(building)
+    for flag in ("--max-new=99", "--prompt=a red cat of two dog is"):
+        assert call(tmp_path / "out", flag) == 2
+        assert capsys.readouterr().err.splitlines()[-1].startswith("error: --")
+    assert content(building) == before
+
+
 @pytest.mark.parametrize("named", ["00000.tar", "*.tar", "0000{0..0}.tar", "../o*/00000.tar"])
 def test_a_result_does_not_replace_its_own_tars(tmp_path, named):
     """What it is made of would be gone with it."""

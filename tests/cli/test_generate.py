@@ -1,5 +1,6 @@
 """`generate`, `Model.generate` and `Model.match` on folders of transformers' three BLIP classes."""
 
+import dataclasses
 import json
 import os
 import pathlib
@@ -13,6 +14,7 @@ from PIL import Image
 import vlp_jax
 from vlp_jax.__main__ import main
 from vlp_jax.api.forward import reads, writes
+from vlp_jax.api.prompts import check_prompts
 from vlp_jax.api.writing import generate, number_of
 from vlp_jax.core.errors import UserError
 from vlp_jax.core.fields import Text
@@ -239,6 +241,7 @@ def test_scores_are_the_models_own_logits_of_the_texts(folder):
     found = model.score(pictures, texts, ["is a", "the dog"])
     np.testing.assert_allclose(found, np.float32(own).reshape(2, 2), atol=1e-5)
     assert model.score([], texts, []).shape == (0, 2)
+    assert model.tokenizer("answer").context_length == model.method.answer_length
     kinds = reads(model.method.functions()["answer_loglik"])
     kinds |= writes(model.method, "answer_loglik", Vars(model.params, model.extra))
     assert str(kinds["answers"]) == f"int32[B, K, T], T at most {model.method.text_length}"
@@ -248,6 +251,30 @@ def test_scores_are_the_models_own_logits_of_the_texts(folder):
         model.score(pictures, texts)
     with pytest.raises(UserError, match="scores no texts"):
         vlp_jax.load(folder("match")).score(pictures, texts)
+
+
+def test_texts_are_scored_as_far_as_prompt_and_text_have_places(folder):
+    """After [DEC] and one word there are six of eight: five words and the end."""
+    model, picture = vlp_jax.load(folder("caption")), [folder.pictures / "b.png"]
+    text = "red cat is two dog"
+    (found,) = model.score(picture * 2, [text, "cat"], ["a", ""])[:1]
+    image, ids = model.decode(picture[0])[None], [28, 5, 11, 8, 10, 15, 9, 2]
+    x = Inputs.of({"image": image, "text": np.int32([ids])})
+    logits = model.method.functions()["lm_logits"](Vars(model.params, model.extra), x)
+    log_p = np.float64(jax.nn.log_softmax(logits))[0]
+    wanted = sum(log_p[at - 1, ids[at]] for at in range(2, 8))
+    np.testing.assert_allclose(found[0], wanted, atol=1e-5)
+    said = "texts: one of 6 tokens after 3 tokens is more than the model's 8 places"
+    with pytest.raises(UserError, match=said):
+        model.score(picture, [text], "a red")
+
+
+def test_a_question_has_its_own_places(folder):
+    """As many as its encoder reads, however few the decoder of answers writes."""
+    model = vlp_jax.load(folder("answer"))
+    function = model.method.functions()["generate_answer"]
+    few = dataclasses.replace(function, places=3)
+    assert check_prompts(model, few, ["is the cat red"], 2) == model.method.text_length
 
 
 def test_pictures_that_cannot_be_read_and_odd_names(folder, tmp_path, capsys):

@@ -89,6 +89,9 @@ def test_a_moved_workdir_reads_texts_as_its_run_did(config, tmp_path, monkeypatc
     assert ids() == [2, 6, 5, 3]
     shutil.rmtree("there/tokenizers")
     assert ids() == [2, 6, 5, 3], "of a run before they were carried: those of its config"
+    (home / "vocab.txt").write_text("\n".join(WORDS) + "\n")
+    with pytest.raises(UserError, match=r"words/vocab.txt: is not the tokenizer .* copy is gone"):
+        ids()
 
 
 def test_a_second_start_is_refused_before_it_writes_anything(config, tmp_path, capsys):

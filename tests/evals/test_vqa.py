@@ -7,11 +7,13 @@ import pytest
 from PIL import Image
 
 from vlp_jax.core.errors import UserError
+from vlp_jax.core.fields import Text
 from vlp_jax.data.text import load_tokenizer
 from vlp_jax.data.text.bytes import ByteTokenizer
 from vlp_jax.evals.base import EvalContext, make_evaluator
 from vlp_jax.evals.kits.answers import accuracy
 from vlp_jax.evals.kits.wording import prompted
+from vlp_jax.evals.vqa import likeliest
 from vlp_jax.methods.base import make_method
 from vlp_jax.parallel.mesh import make_mesh
 from vlp_jax.report.gallery import draw_results
@@ -109,6 +111,22 @@ def test_ranked_answers(memory_source, together):
     assert late.details["answers"] == ["a Red", "2", "no", "a Red"]
     few = run(source, {"answer_loglik": loglik}, mode="rank", together=together, most=2)
     assert few.details["answers"] == ["2", "2", "2", "red"]
+
+
+def test_candidates_are_read_as_answers_were_learned():
+    """By the tokenizer of answers, which leaves marks that that of questions takes away."""
+    fields, seen = {"answers": Text(9, 259, mask=True, mark=1, tokenizer="answer")}, []
+    asked = ByteTokenizer(context_length=32, clean="blip_question")
+    answers = {"answer": ByteTokenizer(context_length=9)}
+    context = EvalContext(asked, image_size=8, batch_size=2, tokenizers=answers)
+
+    def watched(batch):
+        seen.append(batch["answers"])
+        return np.zeros(batch["answers"].shape[:2]), batch["index"]
+
+    likeliest(watched, ["7:30", "no"], context, 0, fields)({"index": np.arange(2)})
+    spelled = [[byte + 1 for byte in text] for text in (b"7:30", b"no")]
+    assert seen[0].tolist() == [[[1, *spelled[0], 258], [1, *spelled[1], 258, 0, 0]]] * 2
 
 
 def test_candidates_of_a_file(memory_source, tmp_path):

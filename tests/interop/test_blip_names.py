@@ -278,6 +278,8 @@ def test_questions_are_not_cleaned_as_captions_are(tiny, tmp_path):
         save_file(drawn(task), tmp_path / f"{task}.safetensors")
         found = read_released(str(tmp_path / f"{task}.safetensors"), "tiny")
         assert found.manifest["tokenizer"]["options"] == {"clean": clean}
+        answers = found.manifest.get("tokenizers", {}).values()
+        assert [spec["options"] for spec in answers] == [{}] * (task == "answer"), "as they are"
 
 
 @pytest.mark.parametrize(

@@ -26,7 +26,7 @@ class Writes:
     arrays = QUIET
 
     def __call__(self, image, prompts, numbers):
-        return [Made(f"number {number}", 0.0, []) for number in numbers]
+        return [[Made(f"number {number}", 0.0, [])] for number in numbers]
 
 
 class Matches:
@@ -39,11 +39,11 @@ class Matches:
         return [(sum(map(ord, text)) % 100) / 100 for text in texts]
 
 
-def work(request, models, source, told):
+def work(request, models, source):
     from vlp_jax.data.decode import decode_image
 
     view = dict.fromkeys(("writer", "matcher"), lambda data: decode_image(data, 4))
-    return CapFilt(source, Writes(), Matches(), view, Rules(threshold=0.2, threads=1), 2, told=told)
+    return CapFilt(source, Writes(), Matches(), view, Rules(threshold=0.2, threads=1), 2)
 
 
 def sheet(notes, source, out):

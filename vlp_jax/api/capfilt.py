@@ -14,7 +14,7 @@ import os
 import shlex
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from vlp_jax.api.capfilt_part import TEXTS, CapFilt, Rules, write_part
@@ -131,7 +131,8 @@ def capfilt(request: Request) -> dict[str, Any]:
         plan, computed = plan_of(request, models, source), 0
         done = read_plan(request.out, read_manifest) == plan
         if from_first(str(done)) == "False":
-            computed = _write(request, plan, models, source, check)
+            work = _work(request, models, source)  # what it refuses empties no folder
+            computed = _write(request, plan, work, check)
     if not first_process():
         return {}
     tidy(request.out, read_manifest)
@@ -214,10 +215,8 @@ def plan_of(request: Request, models: Mapping[str, Model], source: Source) -> di
     return json.loads(dumps(plan))  # as it is read again: lists, no tuples
 
 
-def _work(
-    request: Request, models: Mapping[str, Model], source: Source, told: Callable[[int], None]
-) -> CapFilt:
-    """What decides."""
+def _work(request: Request, models: Mapping[str, Model], source: Source) -> CapFilt:
+    """What decides. Raises UserError as Writer."""
     mesh = next(iter(models.values())).mesh
     size = request.batch_size * (1 if mesh is None else ways(mesh))
     writer = matcher = None
@@ -231,19 +230,13 @@ def _work(
         views["matcher"] = judge.decode
     cleaned = [model.tokenizer().blank for model in models.values()]
     blank = lambda text: not text.strip() or any(nothing(text) for nothing in cleaned)  # noqa: E731
-    return CapFilt(source, writer, matcher, views, request, size, blank, told)
+    return CapFilt(source, writer, matcher, views, request, size, blank)
 
 
-def _write(
-    request: Request,
-    plan: dict[str, Any],
-    models: Mapping[str, Model],
-    source: Source,
-    check: Check,
-) -> int:
+def _write(request: Request, plan: dict[str, Any], work: CapFilt, check: Check) -> int:
     """Makes the parts that are not there yet, and names the folder; returns how many pictures were
     looked at. check: of `stoppable`."""
-    size, total = request.shard_size, len(source)
+    size, total = request.shard_size, len(work.source)
     parts = {f"{at // size:05d}": range(at, min(at + size, total)) for at in range(0, total, size)}
     check_ours(request.out, read_manifest, (SHEET,), KIND)
     first = first_process()
@@ -258,7 +251,7 @@ def _write(
             progress.add(count)
             check()
 
-        work = _work(request, models, source, told)
+        work = dataclasses.replace(work, told=told)
         for name in new:
             check.part()
             part = work.part(parts[name])
@@ -271,7 +264,7 @@ def _write(
         if stage:
             records = list(todo.values())
             stage.finish(
-                lambda: _manifest(request, plan, source, records, stage.folder),
+                lambda: _manifest(request, plan, work.source, records, stage.folder),
                 lambda: check_ours(request.out, read_manifest, (SHEET,), KIND),
             )
     return progress.done

@@ -14,7 +14,7 @@ from vlp_jax.api.config import FRESH
 from vlp_jax.api.texts import open_tokenizer
 from vlp_jax.api.weights import tokenizer_name
 from vlp_jax.core.fields import Field, Text
-from vlp_jax.data.text.carried import found_in
+from vlp_jax.data.text.carried import check_same, found_in
 from vlp_jax.data.text.named import spec_of
 from vlp_jax.data.text.tokenizer import Tokenizer
 from vlp_jax.interop.folder import MANIFEST
@@ -25,10 +25,14 @@ Specs = dict[str, dict[str, Any]]  # {name: {name, context_length, options}}
 
 
 def specs_of_run(path: str, config: Mapping[str, Any], fields: Mapping[str, Field]) -> Specs:
-    """Those of a training workdir, of its own files as far as it has them."""
-    own = found_in(path, read_run(Path(path)).get("tokenizers", {}))
+    """Those of a training workdir, of its own files as far as it has them. Raises UserError for
+    files that are others than it was trained with."""
+    told = read_run(Path(path)).get("tokenizers", {})
+    own = found_in(path, told)
     texts = {name: field for name, field in fields.items() if isinstance(field, Text)}
     made = {name: spec_of(name, field, config["data"], own) for name, field in texts.items()}
+    for name in told.keys() & made.keys() - own.keys():
+        check_same(made[name]["name"], told[name], "its copy is gone")
     found = {field.tokenizer: made[name] for name, field in texts.items()}
     return found | {Text.tokenizer: made.get("text", {"name": ""})}
 

@@ -29,7 +29,8 @@ def stop_ids(tokenizer: Tokenizer, words: Sequence[str]) -> tuple[int, ...]:
 
 
 def check_prompts(model: Any, function: Function, prompts: Iterable[str], max_new: int) -> int:
-    """How many tokens the prompt of a function that writes may have, [DEC] included.
+    """How many tokens the prompt of a function that writes may have, [DEC] included; a question as
+    many as its network reads.
 
     Raises:
       UserError: a prompt that would be cut, or that leaves no place for so many new tokens.
@@ -49,7 +50,7 @@ def check_prompts(model: Any, function: Function, prompts: Iterable[str], max_ne
     if longest + max_new > places:
         begun = count_of(longest, "token")
         raise UserError(f"max_new={max_new}: after {begun} more than the model's {places} places")
-    return places - max_new if begins else places
+    return places - max_new if begins else function.reads["text"].length
 
 
 def readable(

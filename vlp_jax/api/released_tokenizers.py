@@ -76,7 +76,8 @@ def _one(
     else:
         file = beside.tokenizer
     said = beside, file, field.vocab_size, kind
-    options = family.tokenizer_options(*said) if asked != "bytes" else {}
+    cleaned = asked != "bytes" and (name == MAIN or not family.one_tokenizer)
+    options = family.tokenizer_options(*said) if cleaned else {}
     spec = {"name": "" if file else asked, "context_length": length, "options": options}
     return spec, file if not file or file.endswith((".json", ".txt")) else f"spm:{file}"
 

@@ -16,7 +16,7 @@ from vlp_jax.api.embed import Batching
 from vlp_jax.api.pictures import check_list, check_texts, read_numbered
 from vlp_jax.api.placement import fill, runner
 from vlp_jax.api.prompts import check_prompts, readable, stop_ids
-from vlp_jax.core.errors import UserError
+from vlp_jax.core.errors import UserError, count_of
 from vlp_jax.core.inputs import Vars
 from vlp_jax.methods.base import Function
 
@@ -88,8 +88,9 @@ def score(
     asked.check(prompts)
     if not texts or not listed:
         return np.zeros((len(listed), len(texts)), np.float32)
-    given, found = _bucket(arrays(texts), scored), []
+    given = asked.beside(function.places, prompts, arrays(texts), scored)
     arrays.tell()
+    found = []
     run = runner(model.method, name, Vars(model.params, model.extra), model.mesh)
     size = min(Batching().size, len(listed))
     for some in _chunks(range(len(listed)), size):
@@ -236,6 +237,23 @@ class _Asked:
         if self._optional and not any(prompts):
             return {}
         return _bucket(self.arrays(list(prompts)), self._name, self.room)
+
+    def beside(
+        self, places: int, prompts: Sequence[str], texts: dict[str, np.ndarray], name: str
+    ) -> dict[str, np.ndarray]:
+        """Arrays of texts that are scored, cut as `_bucket` does; they and the prompts that they
+        follow, which share a model's places, leave each other room. Raises UserError: too many."""
+        longest, begun = int(texts[f"{name}_mask"].sum(1).max()), 1
+        if self._optional and any(prompts):
+            begun = int(self.arrays(list(prompts))[f"{self._name}_mask"].sum(1).max())
+            self.arrays.cut = 0  # counted once they are read
+        if longest - 1 + begun > places:
+            said = f"one of {longest - 1} tokens after {count_of(begun, 'token')}"
+            raise UserError(f"{name}: {said} is more than the model's {places} places")
+        found = _bucket(texts, name, places - begun + 1)
+        if self._optional:
+            self.room = places - found[name].shape[1] + 1
+        return found
 
 
 def _function(model: Any, known: Mapping[str, Any], lacks: str) -> tuple[str, Function]:

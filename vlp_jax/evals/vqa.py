@@ -178,11 +178,11 @@ def likeliest(
     """`answer_loglik` as a function that gives int32[B], the first likeliest candidate of each row;
     so many candidates a call (0: all), of the last ones the first again; reads: its fields.
     """
-    tokenizer = tokenizer_of(context)
-    size = tokenizer.context_length, tokenizer.vocab_size
-    found = text_rows(
-        tokenizer, reads.get("answers", Text(*size, mask=True)), "answers", candidates
-    )
+    tokenizer, field = tokenizer_of(context), reads.get("answers")
+    if field is None:
+        field = Text(tokenizer.context_length, tokenizer.vocab_size, mask=True)
+    tokenizer = context.tokenizers.get(field.tokenizer, tokenizer)  # that they were learned by
+    found = text_rows(tokenizer, field, "answers", candidates)
     ids, mask = found["answers"], found["answers_mask"]
     ids, mask = ids[:, : mask.sum(1).max()], mask[:, : mask.sum(1).max()]
     together = min(together or len(candidates), len(candidates))

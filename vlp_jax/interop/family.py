@@ -63,7 +63,8 @@ class Family:
       untold: switches that its config need not say, because the weights do or nobody asks.
       unwritten: parts that training alone needs.
       compared: fields of the method itself that its config must say.
-      one_tokenizer: all texts of a method are read by the one beside the weights.
+      one_tokenizer: all texts of a method are read by the one beside the weights, further ones
+        without its cleaning.
     """
 
     has: tuple[str, ...] = ()

@@ -133,10 +133,12 @@ class BLIPAnswers(Grounded):
 
         asked = {"image": fields["image"], "text": self.given("ground")}
         read = asked | {"answer": self.given("decode")}
-        several = {"answers": self.given("decode", count=ANY)}
+        several = {"answers": self.given("decode", count=ANY, tokenizer="answer")}
         return found | {
             "answer_logits": Function(answer_logits, read),
-            "answer_loglik": Function(answer_loglik, asked | several, Scoring),
+            "answer_loglik": Function(
+                answer_loglik, asked | several, Scoring, self.answer_net.context_length
+            ),
             "generate_answer": Function(
                 generate_answer, asked, Writing, self.answer_net.context_length
             ),

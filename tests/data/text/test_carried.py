@@ -1,7 +1,11 @@
 """Tokenizers' files beside a run: what is copied, how it is named, what is not touched."""
 
+import shutil
 from pathlib import Path
 
+import pytest
+
+from vlp_jax.core.errors import UserError
 from vlp_jax.data.text.carried import carried, carry, found_in
 
 
@@ -35,3 +39,23 @@ def test_files_go_below_the_folder_under_names_of_their_content(tmp_path):
     assert there["pieces"] == f"spm:{run}/{found['pieces'].name.removeprefix('spm:')}"
     assert Path(there["words"]).read_bytes() == b"a"
     assert found_in(str(run), {"text": "tokenizers/gone/vocab.txt"}) == {}
+
+
+def test_files_that_changed_in_the_folder_are_not_read(tmp_path):
+    """The content, or what says that letters keep their case."""
+    words = tmp_path / "t" / "vocab.txt"
+    words.parent.mkdir()
+    words.write_text("a\nb\n")
+    (tmp_path / "t" / "tokenizer_config.json").write_text("{}")
+    one, run = carried(str(words)), tmp_path / "run"
+    for change in (
+        lambda place: (place / "vocab.txt").write_text("b\na\n"),
+        lambda place: (place / "tokenizer_config.json").unlink(),
+    ):
+        shutil.rmtree(run, ignore_errors=True)
+        carry(run, {"text": one})
+        names = {"text": one.name}
+        assert found_in(str(run), names) == {"text": str(run / one.name)}
+        change((run / one.name).parent)
+        with pytest.raises(UserError, match=f"{one.name}: is not the tokenizer that this run was"):
+            found_in(str(run), names)

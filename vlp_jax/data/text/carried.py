@@ -5,12 +5,14 @@ texts. Built-in tokenizers have no files. The file exists so that a workdir alon
 write.
 """
 
+import contextlib
 import hashlib
 import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from vlp_jax.core.errors import UserError
 from vlp_jax.data.text.vocab_txt import is_vocabulary
 from vlp_jax.data.whole import write_whole
 
@@ -60,10 +62,22 @@ def carry(folder: str | os.PathLike, those: Mapping[str, Carried]) -> None:
 
 
 def found_in(folder: str, names: Mapping[str, Any]) -> dict[str, str]:
-    """{field: name of its tokenizer} of those that a record names and that are there."""
+    """{field: name of its tokenizer} of those that a record names and that are there. Raises
+    UserError: as `check_same`."""
     found = {}
     for field, name in names.items():
         path = os.path.join(folder, name.removeprefix("spm:"))
         if os.path.isfile(path):
             found[field] = f"spm:{path}" if name.startswith("spm:") else path
+            check_same(found[field], name, "changed since")
     return found
+
+
+def check_same(path: str, name: str, why: str) -> None:
+    """Raises UserError where a tokenizer has other files than a record names; one that is not there
+    is told where it is opened. why: it may have."""
+    with contextlib.suppress(OSError):
+        found = carried(path)
+        if found is None or found.name != name:
+            said = f"is not the tokenizer that this run was trained with ({why})"
+            raise UserError(f"{path}: {said}; put back what {name.removeprefix('spm:')} held")

@@ -150,7 +150,7 @@ class Grounded(Varied):
                 generate_text, read, Writing, self.text_net.context_length
             )
             texts = {"texts": self.given("decode", count=ANY)}
-            found["loglik"] = Function(loglik, read | texts, Scoring)
+            found["loglik"] = Function(loglik, read | texts, Scoring, self.text_net.context_length)
         return super().functions() | found
 
     def writer(self, v: Vars, x: Inputs, part: str, net: MED, states: States) -> Writer:
