@@ -27,7 +27,13 @@ def run(tmp_path_factory):
         (home / "data" / f"{i}.txt").write_text(f"a picture of {i} things")
     flags = {f"method.lm.{key}": value for key, value in NET.items()}
     flags |= {"data.path": home / "data", "data.tokenizer": "bytes", "method.end_ids": "(258,)"}
-    flags |= {"batch_size": 4, "steps": 2, "evals.texts.path": home / "data", "log_every": 1}
+    flags |= {
+        "batch_size": 8,
+        "eval_batch_size": 8,
+        "steps": 2,
+        "evals.texts.path": home / "data",
+        "log_every": 1,
+    }
     words = [f"--config.{key}={value}" for key, value in flags.items()]
     assert main(["train", f"--config={RECIPE}", f"--workdir={home / 'run'}", *words]) == 0
     return home / "run", home / "data"
@@ -38,8 +44,8 @@ def test_its_perplexity_is_that_of_the_texts(run, tmp_path, capsys):
     workdir, data = run
     call = ["eval", f"--checkpoint={workdir}", f"--config.evals.texts.path={data}", "--json"]
     assert main([*call, f"--out={tmp_path / 'R'}", "--config.evals.texts.type=perplexity"]) == 0
-    said = capsys.readouterr().out.splitlines()[-1]
-    assert "perplexity" in said and 100 < json.loads(said)["metrics"]["texts/perplexity"] < 400
+    said = json.loads(capsys.readouterr().out.splitlines()[-1])["eval"]["texts"]
+    assert 100 < said["metrics"]["perplexity"] < 400 and said["protocol"]["texts"] == 8
 
 
 def test_what_follows_each_line(run, tmp_path):
