@@ -14,10 +14,10 @@ KINDS = ("attn", "norm1", "mlp", "norm2")  # of a BERT's layer, and what the que
 COPIES = {name: name for name in KINDS} | {"query_mlp": "mlp", "norm_query": "norm2"}
 
 
-def recipe(towers: dict, length: int) -> ConfigDict:
-    """The first stage on these towers and texts of so many tokens with the published numbers."""
+def recipe(towers: dict, length: int, name: str = "blip2") -> ConfigDict:
+    """A stage on these towers and texts of so many tokens with the published numbers."""
     c = common.base()
-    c.method = common.trunk_method("blip2", towers)
+    c.method = common.trunk_method(name, towers)
     c.method.qformer = ConfigDict({**common.defaults("qformer"), **towers["qformer"]})
     c.method.qformer.unlock()
     c.method.qformer.dropout = 0.1
@@ -25,7 +25,8 @@ def recipe(towers: dict, length: int) -> ConfigDict:
     c.method.image.image_size = c.get_ref("image_size")
     c.method.augment.flip = 0.5
     c.method.augment.crop_scale = (0.5, 1.0)
-    c.method.losses = ("itc", "itm", "itg")
+    if name == "blip2":
+        c.method.losses = ("itc", "itm", "itg")
     c.method.frozen_tower = True
     c.method.tower_dtype = "float32"
     c.method.image_norm_eps = 1e-5

@@ -79,7 +79,7 @@ def test_the_loss_is_of_the_text_behind_what_was_shown(kind, prompts):
     assert shown.shape == (B, Q, 16) and float(x.totals["tokens"]) == data["text_mask"].sum()
     lm = jax.jit(lambda *args, **how: made.lm_net.apply({"params": v.params["lm"]}, *args, **how),
                  static_argnames="mode")  # fmt: skip
-    for i in range(B):
+    for i in (1, 3):  # the longest prompt, the shortest text
         before = row(data, i, "prompt") if prompts else np.zeros(0, np.int32)
         text = row(data, i, "text")
         words = lambda ids: lm(jnp.asarray(ids, jnp.int32)[None], mode="words")  # noqa: E731
@@ -128,7 +128,7 @@ def test_what_is_written_is_the_likeliest_word_again_and_again(kind):
     write = jax.jit(lambda v, x: functions["generate_text"](v, x, {"max_new": 3}))
     found = write(v, Inputs.of(given))
     ids, length = np.asarray(found["ids"])[:, 0], np.asarray(found["length"])[:, 0]
-    for i in range(B):
+    for i in (1, 2):  # the longest prompt, the shortest
         prompt, said = row(data, i, "prompt"), ids[i, : length[i]]
         one = {"image": data["image"][i : i + 1]}
         if kind == "t5":

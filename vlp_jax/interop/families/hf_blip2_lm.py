@@ -94,6 +94,9 @@ class HfBlip2LM(HuggingFace):
             "lm": text["lm"],
             "end_ids": text["end_ids"],
             "start_id": max(text["start_id"], 0) if lm == "t5" else 0,
+            "text_length": max(
+                1, min(32, text["lm"]["context_length"] - sizes["num_query_tokens"])
+            ),
         }
 
     def complete(self, method: dict[str, Any], state: State, beside: Beside) -> list[str]:

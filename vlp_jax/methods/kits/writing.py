@@ -54,7 +54,7 @@ def caller(method: Method, v: Vars, x: Inputs, part: str, net: nn.Module) -> tup
     """(Method.apply of a part with its first three arguments, its network); its blocks stacked or
     as Layers (nn/layers.py), for which the network is unrolled."""
     found = v.params[part]
-    if not isinstance(found["blocks"], Layers):
+    if not isinstance(found.get("blocks"), Layers):
         return functools.partial(method.apply, part, v, x), net
     net = net.clone(unroll=True)
 
