@@ -242,7 +242,10 @@ class _Asked:
         self, places: int, prompts: Sequence[str], texts: dict[str, np.ndarray], name: str
     ) -> dict[str, np.ndarray]:
         """Arrays of texts that are scored, cut as `_bucket` does; they and the prompts that they
-        follow, which share a model's places, leave each other room. Raises UserError: too many."""
+        follow, which share a model's places (0: it does not say how many), leave each other room.
+        Raises UserError: too many."""
+        if not places:
+            return _bucket(texts, name)
         longest, begun = int(texts[f"{name}_mask"].sum(1).max()), 1
         if self._optional and any(prompts):
             begun = int(self.arrays(list(prompts))[f"{self._name}_mask"].sum(1).max())

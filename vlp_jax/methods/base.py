@@ -77,7 +77,8 @@ class Function:
       reads: {name: Field} of what it takes from the batch; another function's output is a Numbers
         of that function's name.
       how: the class of its options (core/options.py), None where it has none.
-      places: tokens at most of what it writes or scores, with the prompt that it goes on from.
+      places: tokens at most of what it writes or scores, with the prompt that it goes on from;
+        0: it does not say.
     """
 
     run: Callable[[Vars, Inputs, Any], Any]

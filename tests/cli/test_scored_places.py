@@ -1,0 +1,19 @@
+"""What `Model.score` cuts its texts to where a function does not say how many places it has."""
+
+from types import SimpleNamespace
+
+import numpy as np
+
+from vlp_jax.api.writing import _Asked
+from vlp_jax.core.fields import Text
+
+
+def test_a_function_that_names_no_places_limits_no_text():
+    mask = np.arange(12) < np.array([[5], [7]])
+    texts = {"texts": np.ones((2, 12), np.int32), "texts_mask": mask}
+    field = Text(12, 30, mask=True, optional=True)
+    model = SimpleNamespace(path="m", text_arrays=lambda field, name: None)
+    asked = _Asked(model, field, "prompt")
+    assert asked.beside(0, [""], texts, "texts")["texts"].shape == (2, 8)
+    assert asked.room == 12, "the prompt keeps its own"
+    assert asked.beside(7, [""], texts, "texts")["texts"].shape == (2, 7)
