@@ -58,7 +58,7 @@ def test_what_follows_each_line(run, tmp_path):
     assert all(list(row) == ["prompt", "text", "score", "ids"] for row in rows)
     model = vlp_jax.load(str(workdir))
     alone = generate(model, prompt="a", max_new=3)
-    assert [made.ids for made in alone] == [rows[2]["ids"]]
+    assert [[one.ids for one in made] for made in alone] == [[rows[2]["ids"]]]
 
 
 def test_what_is_refused(run, tmp_path):

@@ -33,6 +33,9 @@ class Numbers:
         weights = np.random.default_rng(0).normal(size=(8, 48)).astype(np.float32)
         return lambda batch: batch["image"].reshape(-1, 48).astype(np.float32) @ weights.T
 
+    def row(self, side):
+        return (8,)
+
     def width(self, side):
         return 8
 

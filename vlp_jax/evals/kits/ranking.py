@@ -36,7 +36,7 @@ def _rank_block(block, positive, extra, candidates, weight, k):
 @functools.partial(jax.jit, static_argnames="k")
 def _few_block(block, positive, extra, candidates, weight, k):
     queries, ids, score = block
-    sims = jnp.matmul(queries, candidates.T, precision=jax.lax.Precision.HIGHEST)  # [q, N]
+    sims = similarities(queries, candidates)  # [q, N]
     behind = score.min(1, keepdims=True) - 2 + jnp.minimum(sims, 1)  # cosines: at most 1
     sims = behind.at[jnp.arange(len(ids))[:, None], ids].set(score)
     return _ranked(sims, weight, positive, extra, k)
