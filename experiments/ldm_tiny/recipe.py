@@ -122,9 +122,9 @@ def trends() -> tuple[Trend, ...]:
         Trend("edges are followed: F1 above that without by 0.2",
               lambda v: v[CONTROL][F1] > v[CONTROL][FREE] + 0.2),
         Trend("DreamBooth learns the colour", lambda v: v[DREAMBOOTH][SAID] > 50),
-        Trend("so does LoRA", lambda v: v[LORA][SAID] > 50),
+        Trend("LoRA learns the colour", lambda v: v[LORA][SAID] > 50),
         Trend("DreamBooth keeps what is recognised within 5 points", keeps(DREAMBOOTH)),
-        Trend("so does LoRA", keeps(LORA)),
+        Trend("LoRA keeps it within 5 points", keeps(LORA)),
         Trend("without the prior the colour leaks more",
               lambda v: v[ALONE][SILENT] > v[DREAMBOOTH][SILENT]),
     )  # fmt: skip
