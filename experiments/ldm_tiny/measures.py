@@ -70,6 +70,14 @@ def colours(place: Place, out: Path, seed: int) -> Measures:
     return found | learned("unet", WORD, place, out, seed)
 
 
+def hole_of(side: int) -> np.ndarray:
+    """uint8[side, side], 255 where a picture is painted over."""
+    low, high = (round(side * share) for share in HOLE)
+    hole = np.zeros((side, side), np.uint8)
+    hole[low:high, low:high] = 255
+    return hole
+
+
 def painted(place: Place, out: Path, seed: int) -> Measures:
     """Scenes with a hole for another kind: the largest change of what is kept, in levels, and the
     share that shows the kind asked for."""
@@ -78,9 +86,7 @@ def painted(place: Place, out: Path, seed: int) -> Measures:
     shown = samples()[:COUNT]
     wanted = [names[(names.index(s["meta"]["kind"]) + 5) % len(names)] for s in shown]
     given = [picture(s, model.image_size) for s in shown]
-    low, high = (round(model.image_size * share) for share in HOLE)
-    hole = np.zeros((model.image_size,) * 2, np.uint8)
-    hole[low:high, low:high] = 255
+    hole = hole_of(model.image_size)
     texts = [caption(kind) for kind in wanted]
     drawn = model.sample(
         texts, seed=rows(seed, texts), image=given, mask=Image.fromarray(hole), **HOW

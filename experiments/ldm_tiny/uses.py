@@ -11,14 +11,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from PIL import Image
 
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT))
 
 from experiments.ldm_tiny.concepts import NEW_WORD, WORD  # noqa: E402
-from experiments.ldm_tiny.measures import HOLE, HOW  # noqa: E402
+from experiments.ldm_tiny.measures import HOW, hole_of  # noqa: E402
 from experiments.ldm_tiny.pictures import caption, kinds, picture, samples, sheet  # noqa: E402
 from vlp_jax.api.model import load_model  # noqa: E402
 
@@ -64,10 +63,7 @@ def from_picture(model: Any, shown: Sequence[dict[str, Any]]) -> Rows:
 def holes(model: Any, painter: Any, shown: Sequence[dict[str, Any]]) -> Rows:
     """Painting into a hole by blending, and by the U-Net that sees it."""
     names, rows, side = kinds(), [], model.image_size
-    low, high = (round(side * share) for share in HOLE)
-    hole = np.zeros((side, side), np.uint8)
-    hole[low:high, low:high] = 255
-    mask = Image.fromarray(hole)
+    mask = Image.fromarray(hole_of(side))
     for scene in shown[:5]:
         given = picture(scene, side)
         wanted = caption(names[(names.index(scene["meta"]["kind"]) + 3) % len(names)])
