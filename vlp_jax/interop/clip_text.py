@@ -6,8 +6,8 @@ The file exists because a pipeline holds one or two of them, and one alone is a 
 
 from typing import Any
 
-from vlp_jax.core.errors import UserError, nearest
-from vlp_jax.interop.config_values import filled
+from vlp_jax.core.errors import UserError
+from vlp_jax.interop.config_values import class_of, filled
 from vlp_jax.interop.family import Beside, Config
 from vlp_jax.interop.hf import clip_text, read_layers, write_layers
 from vlp_jax.interop.rules import Rule
@@ -47,10 +47,7 @@ def read_clip_text(config: Config, where: str) -> dict[str, Any]:
     Raises:
       UserError: another class, an unknown activation, an end that is not the largest id.
     """
-    said = config.get("architectures") or (PLAIN,)
-    kind, known = (said[0] if isinstance(said, list | tuple) else said), (PLAIN, PROJECTED)
-    if kind not in known:
-        raise UserError(f"{where}: architectures {kind!r} is not read{nearest(kind, known)}")
+    kind = class_of(config, (PLAIN, PROJECTED), where)
     c = filled(_DEFAULTS, config, where)
     check_end(c, where)
     return {

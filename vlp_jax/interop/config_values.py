@@ -4,16 +4,29 @@ The file exists so that one of another type, or an impossible one, is a line tha
 key, before a size is computed of it.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from vlp_jax.core.errors import UserError
+from vlp_jax.core.errors import UserError, nearest
 from vlp_jax.core.schema import Range, plain, typed
 from vlp_jax.interop.family import Config
 from vlp_jax.interop.weights_file import read_json
 
 _PAIRS = ("image_size", "patch_size")  # one number, or two
 _FRAME = 3  # [CLS], a token and [SEP]
+
+
+def class_of(config: Config, known: Sequence[str], where: str) -> str:
+    """The class that `architectures` names, the first of the known ones where it is not there.
+
+    Raises:
+      UserError: another one, or several.
+    """
+    said = config.get("architectures") or known[:1]
+    kind = said[0] if isinstance(said, list | tuple) and len(said) == 1 else said
+    if kind not in known:
+        raise UserError(f"{where}: architectures {kind!r} is not read{nearest(str(kind), known)}")
+    return kind
 
 
 def filled(defaults: Config, said: Any, where: str) -> dict[str, Any]:

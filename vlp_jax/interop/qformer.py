@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from vlp_jax.core.errors import UserError
-from vlp_jax.interop.blip import looks
+from vlp_jax.interop.blip import looks, vision_rules
 from vlp_jax.interop.blocks import blocks, linear, norm, split
 from vlp_jax.interop.config_values import filled
 from vlp_jax.interop.family import Config
@@ -30,6 +30,12 @@ IMAGE = dict(  # what Blip2VisionModel is, whatever its config says
     pool="tokens", cls_token=True, pos_embed="learned", pre_norm=False, conv_bias=True,
     weight_init="mae",
 )  # fmt: skip
+EYE_RULES = (  # of the two classes of transformers with an eye
+    *vision_rules(),
+    *norm("image_norm", "vision_model.post_layernorm"),
+    Rule("queries", "query_tokens", "1 q d -> q d"),
+    *norm("qformer/norm_embed", "qformer.layernorm"),
+)
 _LOOKS = re.compile(r"encoder\.layer\.(\d+)\.crossattention\.")
 _OURS = re.compile(r"qformer/layers/at(\d+)/")
 

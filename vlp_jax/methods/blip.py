@@ -23,10 +23,11 @@ from vlp_jax.core.schema import Chance, Range, Rate, Size
 from vlp_jax.core.types import Array, Extra, Params
 from vlp_jax.core.vectors import unit
 from vlp_jax.losses.contrastive import Teacher, info_nce
-from vlp_jax.losses.language import counted, text_loss, token_loss
+from vlp_jax.losses.language import counted, text_loss
 from vlp_jax.losses.mining import draw_negatives
 from vlp_jax.methods.base import Function, Leaf, Part
 from vlp_jax.methods.kits.grounded import Grounded
+from vlp_jax.methods.kits.matching import judged, kept, matching
 from vlp_jax.methods.kits.trunk import floats
 from vlp_jax.models.flops import med_flops
 from vlp_jax.models.head import Head
@@ -206,12 +207,7 @@ class BLIP(Grounded):
             marked, states = self.marked(words, "ground"), states.astype(self.dtype)
             logits.append(self.fits(v, x.fold(name), states, marked, real))
         found = jnp.stack(logits, axis=1)  # [B, 3, 2]
-        truth = jnp.broadcast_to(jnp.array([1, 0, 0]), found.shape[:2])
-        return {
-            "itm": token_loss(found, truth),
-            "itm_right": found.argmax(-1) == truth,
-            "itm_counts": jnp.stack([jnp.ones_like(some_text), some_image, some_text], axis=1),
-        }, Aux()
+        return judged(found, some_image, some_text), Aux()
 
     def objective(self, v: Vars, rows: dict[str, Array], x: Inputs) -> tuple[Array, Aux]:
         """The sum of the losses over the whole batch; the queue takes the teacher's vectors."""
@@ -220,9 +216,7 @@ class BLIP(Grounded):
             metrics, extra = self._contrast(v, rows, x)
             loss += metrics["itc"]
         if "itm" in self.losses:
-            counts = rows["itm_counts"].astype(jnp.float32)
-            mean = lambda each: (each * counts).sum() / counts.sum()  # noqa: E731
-            metrics["itm"], metrics["itm_accuracy"] = mean(rows["itm"]), mean(rows["itm_right"])
+            metrics |= matching(rows)
             loss += metrics["itm"]
         if "lm" in self.losses:
             metrics["lm"] = x.share(rows["lm"], "tokens")
@@ -262,10 +256,8 @@ class BLIP(Grounded):
         return metrics, {"queue": moved | {"at": (at + count) % self.queue}}
 
     def project(self, params: Params) -> Params:
-        """Keeps the temperature in [0.001, 0.5]."""
-        if "temperature" not in params:
-            return params
-        return {**params, "temperature": jnp.clip(params["temperature"], 0.001, 0.5)}
+        """Keeps the temperature in its bounds."""
+        return kept(params)
 
     def follow(self, v: Vars, step: Array) -> Extra:
         """Moves the teacher."""

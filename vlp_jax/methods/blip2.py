@@ -24,9 +24,10 @@ from vlp_jax.core.vectors import unit
 from vlp_jax.decoding.how import Writing
 from vlp_jax.decoding.scoring import Scoring
 from vlp_jax.losses.contrastive import multi_positive_contrastive, softmax_contrastive
-from vlp_jax.losses.language import counted, text_loss, token_loss
+from vlp_jax.losses.language import counted, text_loss
 from vlp_jax.losses.mining import draw_negatives
 from vlp_jax.methods.base import Function, Leaf, Part
+from vlp_jax.methods.kits.matching import judged, kept, matching
 from vlp_jax.methods.kits.querying import Querying
 from vlp_jax.methods.kits.trunk import floats
 from vlp_jax.methods.kits.writing import Writer, behind_queries, likelihood, prompt_of, write
@@ -196,12 +197,7 @@ class BLIP2(Querying):
         keys = jax.vmap(lambda key: jax.random.split(key, 3))(x.rng)  # [B, 3]
         found = self.fits(v, x.replace(rng=keys.reshape(-1)), *three)
         found = rearrange(found, "(b k) two -> b k two", k=3)
-        truth = jnp.broadcast_to(jnp.array([1, 0, 0]), found.shape[:2])
-        return {
-            "itm": token_loss(found, truth),
-            "itm_right": found.argmax(-1) == truth,
-            "itm_counts": jnp.stack([jnp.ones_like(some_text), some_image, some_text], axis=1),
-        }, Aux()
+        return judged(found, some_image, some_text), Aux()
 
     def objective(self, v: Vars, rows: dict[str, Array], x: Inputs) -> tuple[Array, Aux]:
         """The sum of the losses over the whole batch."""
@@ -216,9 +212,7 @@ class BLIP2(Querying):
             metrics |= more | {"temperature": v.params["temperature"]}
             loss += metrics["itc"]
         if "itm" in self.losses:
-            counts = rows["itm_counts"].astype(jnp.float32)
-            mean = lambda each: (each * counts).sum() / counts.sum()  # noqa: E731
-            metrics["itm"], metrics["itm_accuracy"] = mean(rows["itm"]), mean(rows["itm_right"])
+            metrics |= matching(rows)
             loss += metrics["itm"]
         if self.writes:
             metrics["itg"] = x.share(rows["itg"], "tokens")
@@ -227,10 +221,8 @@ class BLIP2(Querying):
         return loss, Aux(metrics)
 
     def project(self, params: Params) -> Params:
-        """Keeps the temperature in [0.001, 0.5]."""
-        if "temperature" not in params:
-            return params
-        return {**params, "temperature": jnp.clip(params["temperature"], 0.001, 0.5)}
+        """Keeps the temperature in its bounds."""
+        return kept(params)
 
     def scale(self, params: Params) -> Array | None:
         """1 / temperature."""

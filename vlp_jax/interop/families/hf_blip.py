@@ -6,7 +6,7 @@ The file exists to hold what is this family's alone.
 
 from typing import Any
 
-from vlp_jax.core.errors import UserError, nearest
+from vlp_jax.core.errors import UserError
 from vlp_jax.core.schema import typed
 from vlp_jax.interop import preprocess
 from vlp_jax.interop.blip import (
@@ -20,7 +20,7 @@ from vlp_jax.interop.blip import (
     whole_decoder,
 )
 from vlp_jax.interop.blocks import linear, norm
-from vlp_jax.interop.config_values import filled
+from vlp_jax.interop.config_values import class_of, filled
 from vlp_jax.interop.family import Beside, Config
 from vlp_jax.interop.hf import IGNORED, HuggingFace, read_layers, read_vit, write_layers, write_vit
 from vlp_jax.interop.rules import Table
@@ -86,11 +86,7 @@ class HfBlip(HuggingFace):
         """
         if not config:
             return {}
-        said = config.get("architectures") or (CAPTION,)
-        kind = said[0] if isinstance(said, list | tuple) and len(said) == 1 else said
-        known = (CAPTION, MATCH, ANSWER)
-        if kind not in known:
-            raise UserError(f"{where}: architectures {kind!r} is not read{nearest(kind, known)}")
+        kind = class_of(config, (CAPTION, MATCH, ANSWER), where)
         sides = ("vision_config", _VISION), ("text_config", _TEXT)
         vision, words = (filled(usual, config.get(k) or {}, f"{where}: {k}") for k, usual in sides)
         if not words["is_decoder"]:

@@ -6,14 +6,14 @@ The file exists to hold what is this family's alone.
 
 from typing import Any
 
-from vlp_jax.core.errors import UserError, nearest
+from vlp_jax.core.errors import UserError
 from vlp_jax.interop import preprocess
-from vlp_jax.interop.blip import vision_rules
-from vlp_jax.interop.blocks import linear, norm
-from vlp_jax.interop.config_values import filled
+from vlp_jax.interop.blocks import linear
+from vlp_jax.interop.config_values import class_of, filled
 from vlp_jax.interop.family import Beside, Config
 from vlp_jax.interop.hf import HuggingFace, write_vit
 from vlp_jax.interop.qformer import (
+    EYE_RULES,
     IMAGE,
     cross_every,
     layer_rules,
@@ -22,16 +22,13 @@ from vlp_jax.interop.qformer import (
     word_rules,
     write_qformer,
 )
-from vlp_jax.interop.rules import Rule, Table
+from vlp_jax.interop.rules import Table
 from vlp_jax.interop.tensors import State
 
 _END = 102  # [SEP] of bert-base-uncased, which the config does not say
 RULES = (
-    *vision_rules(),
-    *norm("image_norm", "vision_model.post_layernorm"),
-    Rule("queries", "query_tokens", "1 q d -> q d"),
+    *EYE_RULES,
     *word_rules("embeddings"),
-    *norm("qformer/norm_embed", "qformer.layernorm"),
     *linear("image_proj/out", "vision_projection"),
     *linear("text_proj/out", "text_projection"),
     *linear("itm/out", "itm_head"),
@@ -65,11 +62,7 @@ class HfBlip2(HuggingFace):
         """
         if not config:
             return {}
-        said = config.get("architectures") or (self.title,)
-        kind = said[0] if isinstance(said, list | tuple) and len(said) == 1 else said
-        if kind != self.title:
-            hint = nearest(str(kind), (self.title,))
-            raise UserError(f"{where}: architectures {kind!r} is not read{hint}")
+        class_of(config, (self.title,), where)
         vision = read_eye(config, where)
         net, words = read_qformer(config.get("qformer_config"), f"{where}: qformer_config")
         if not words["use_qformer_text_input"]:

@@ -9,13 +9,13 @@ from typing import Any
 
 from vlp_jax.core.errors import UserError, nearest
 from vlp_jax.interop import preprocess
-from vlp_jax.interop.blip import vision_rules
-from vlp_jax.interop.blocks import linear, norm
-from vlp_jax.interop.config_values import filled
+from vlp_jax.interop.blocks import linear
+from vlp_jax.interop.config_values import class_of, filled
 from vlp_jax.interop.family import Beside, Config, families
 from vlp_jax.interop.hf import HuggingFace, write_vit
 from vlp_jax.interop.hf_lm import HEAD
 from vlp_jax.interop.qformer import (
+    EYE_RULES,
     IMAGE,
     cross_every,
     layer_rules,
@@ -29,10 +29,7 @@ from vlp_jax.interop.tensors import State
 _LMS = ("opt", "llama", "t5")  # model_types, and names of their families behind hf_
 _LM = "language_model."
 _RULES = (
-    *vision_rules(),
-    *norm("image_norm", "vision_model.post_layernorm"),
-    Rule("queries", "query_tokens", "1 q d -> q d"),
-    *norm("qformer/norm_embed", "qformer.layernorm"),
+    *EYE_RULES,
     *linear("proj/out", "language_projection"),
 )
 
@@ -71,11 +68,7 @@ class HfBlip2LM(HuggingFace):
         """
         if not config:
             return {}
-        said = config.get("architectures") or (self.title,)
-        kind = said[0] if isinstance(said, list | tuple) and len(said) == 1 else said
-        if kind != self.title:
-            hint = nearest(str(kind), (self.title,))
-            raise UserError(f"{where}: architectures {kind!r} is not read{hint}")
+        class_of(config, (self.title,), where)
         words = config.get("text_config") or {}
         lm = words.get("model_type", "opt")
         if lm not in _LMS:
