@@ -28,19 +28,22 @@ roofline's upper bound, not a measurement.
 """
 TAIL = """
 A row's run: `python -m vlp_jax train --config=configs/clip/openai.py:RECIPE SETTINGS
---config.data.path=... --workdir=...`, config and SETTINGS as in its JSON under `command`.
+--config.data.path=... --workdir=...`, config and SETTINGS as in its JSON under `command`. Where
+that says `--cached`, `data.path` is a folder of `data cache`: the frozen encoders are not in the
+step, though FLOPs, and so seconds and MFU, count them.
 """
 
 
 class Recipe(NamedTuple):
     """One row: architecture, slice, global batch and what it takes to fit and be fast; config: the
-    file that has it."""
+    file that has it; cached: on what `data cache` keeps of the frozen parts' outputs."""
 
     arch: str
     topology: str
     batch: int
     settings: dict[str, object]
     config: str = "configs/clip/openai.py"
+    cached: bool = False
 
     @property
     def label(self) -> str:
@@ -86,15 +89,16 @@ RECIPES = (
     *(Recipe(arch, name, 32_768, settings(arch, name)) for name in POD for arch in ARCHS),
     Recipe("ViT-L-14", "v5e:16x16", 65_536, split("v5e:16x16", FULL)),
     *(Recipe("base", name, 2_880, FULL, BLIP) for name in ("v5e:4x8", "v5p:2x2x4")),
-    Recipe("sd1,512", "v5e:16x16", 2_048, split("v5e:16x16", FULL), DIFFUSION),
-    Recipe("sdxl,1024", "v5p:4x4x4", 2_048, split("v5p:4x4x4", FULL), DIFFUSION),
+    Recipe("sd1,512", "v5e:16x16", 2_048, split("v5e:16x16", FULL), DIFFUSION, True),
+    Recipe("sdxl,1024", "v5p:4x4x4", 2_048, split("v5p:4x4x4", FULL), DIFFUSION, True),
 )
 
 
 def plan(recipe: Recipe) -> dict:
     """Runs `plan` in a process of its own."""
     config = f"--config={recipe.config}:{recipe.arch}"
-    command = ["plan", config, f"--topology={recipe.topology}", *recipe.flags(), "--json"]
+    command = ["plan", config, f"--topology={recipe.topology}", *recipe.flags()]
+    command += [*(["--cached"] if recipe.cached else []), "--json"]
     words = [sys.executable, "-m", "vlp_jax", *command]
     out = subprocess.run(words, cwd=ROOT, capture_output=True, text=True)
     if out.returncode:

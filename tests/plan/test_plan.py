@@ -43,6 +43,18 @@ def planned(config, topology="cpu:8"):
     return report(trainer, compile_step(trainer), topology, chip(topology))
 
 
+def test_a_step_on_a_cache_lacks_what_the_cache_holds():
+    """Its batch is the cache's, and the frozen tower is in no program."""
+    from configs.clip import frozen_emoji
+
+    config = frozen_emoji.get_config("runs/quickstart")
+    whole, kept = (PlannedTrainer(config, jax.devices(), 100, how) for how in (False, True))
+    names = set(whole.fields) - set(kept.fields)
+    assert "image" in names and set(kept.fields) - set(whole.fields)
+    with pytest.raises(UserError, match="--cached: clip takes nothing from a cache"):
+        _ = PlannedTrainer(recipe(), jax.devices(), 100, True).fields
+
+
 @pytest.fixture(scope="module")
 def found():
     return planned(recipe())

@@ -12,7 +12,13 @@ from vlp_jax.plan.topology import check_topology, open_topology, prepare
 
 
 def plan(
-    config: Any, topology: str, *, examples: int = 400_000_000, search: bool = False, hlo: str = ""
+    config: Any,
+    topology: str,
+    *,
+    examples: int = 400_000_000,
+    search: bool = False,
+    cached: bool = False,
+    hlo: str = "",
 ) -> dict[str, Any]:
     """One plan, or the best of a search with its attempts under `tried` (plan/report.py).
 
@@ -21,6 +27,7 @@ def plan(
       topology: v5e:16x16, cpu:8, ...; devices are simulated, so JAX must not have been used yet.
       examples: size of the training set.
       search: try remat policies, sharding and accumulation.
+      cached: train on a cache (`data cache`) of all that the method takes from one.
       hlo: file for the compiled program's text.
 
     Raises:
@@ -41,7 +48,7 @@ def plan(
     devices = open_topology(topology)
 
     def one(config: Mapping[str, Any]) -> dict[str, Any]:
-        trainer = PlannedTrainer(config, devices, examples)
+        trainer = PlannedTrainer(config, devices, examples, cached)
         compiled = compile_step(trainer)
         if hlo:
             with open(hlo, "w") as file:

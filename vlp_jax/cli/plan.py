@@ -30,6 +30,7 @@ def parser() -> argparse.ArgumentParser:
         action="store_true",
         help="try remat policies, sharding and accumulation; the fastest that fits",
     )
+    p.add_argument("--cached", action="store_true", help="train on a cache (`data cache`)")
     p.add_argument("--examples", type=int, default=400_000_000, help="size of the training set")
     p.add_argument("--hlo", metavar="FILE", help="write the compiled program's text there")
     p.add_argument("--debug", action="store_true", help="show tracebacks")
@@ -47,7 +48,7 @@ def main(argv: list[str]) -> int:
     from vlp_jax.cli.output import print_json
     from vlp_jax.report.plan import print_plan
 
-    how = dict(examples=args.examples, search=args.search, hlo=args.hlo or "")
+    how = dict(examples=args.examples, search=args.search, cached=args.cached, hlo=args.hlo or "")
     found = plan((args.config, overrides), args.topology, **how)
     print_plan(found)
     if args.json:

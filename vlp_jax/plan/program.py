@@ -18,7 +18,9 @@ import numpy as np
 from jax.sharding import Mesh, SingleDeviceSharding
 
 from vlp_jax.core.errors import RunError, UserError
+from vlp_jax.core.fields import Field, replaced
 from vlp_jax.parallel.mesh import check_batch, make_mesh
+from vlp_jax.train.functions import stand_ins, taken
 from vlp_jax.train.settings import check_settings
 from vlp_jax.train.trainer import Trainer
 
@@ -40,10 +42,12 @@ class PlannedTrainer(Trainer):
     Attributes:
       devices: what to compile for.
       num_examples: size of the training set, for lengths given in epochs.
+      cached: a batch holds what `data cache` makes of it, so frozen parts do not run.
     """
 
     devices: Sequence = ()
     num_examples: int = 1
+    cached: bool = False
 
     def __post_init__(self) -> None:
         check_settings(self.config)
@@ -53,6 +57,15 @@ class PlannedTrainer(Trainer):
     def mesh(self) -> Mesh:
         """The mesh of `config.mesh` over the devices."""
         return make_mesh(self.config.mesh.to_dict(), self.devices)
+
+    @cached_property
+    def fields(self) -> dict[str, Field]:
+        """What a batch holds, by `cached` instead of by the data. Raises UserError: the method has
+        nothing that a cache could hold."""
+        whole, names = self.whole_fields, taken(self.method) if self.cached else ()
+        if self.cached and not names:
+            raise UserError(f"--cached: {self.config.method.name} takes nothing from a cache")
+        return replaced(whole, stand_ins(self.method, whole, names))
 
     @cached_property
     def pipeline(self) -> Any:

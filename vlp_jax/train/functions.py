@@ -4,7 +4,7 @@ The file exists so that evaluation, the embedding of own pictures and `forward` 
 numbers, whatever batch and devices it is computed on.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import jax
@@ -104,10 +104,18 @@ def cached_fields(method: Method, fields: Mapping[str, Field], path: str) -> dic
     Raises:
       UserError: an unfinished cache, or one without an array that belongs to the others.
     """
-    known, found = manifests(path), {}
-    for name in taken(method) if known else ():
-        if not all(name in manifest["arrays"] for manifest in known):
-            continue
+    known = manifests(path)
+    held = [n for n in taken(method) if known and all(n in one["arrays"] for one in known)]
+    return stand_ins(method, fields, held)
+
+
+def stand_ins(
+    method: Method, fields: Mapping[str, Field], names: Iterable[str]
+) -> dict[str, Cached]:
+    """The fields of a batch that a cache of these functions' outputs holds; fields, names: those of
+    a batch without a cache, and of `taken`."""
+    found = {}
+    for name in names:
         reads = method.functions()[name].reads
         found[name] = Cached(method.fields()[name], reads=reads)
         found |= {n: Cached(field) for n, field in beside(reads, fields).items()}
