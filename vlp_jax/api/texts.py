@@ -49,6 +49,11 @@ class TextArrays:
     def __init__(self, tokenizer: Any, field: Text, name: str):
         self._tokenizer, self._field, self._name, self.cut = tokenizer, field, name, 0
 
+    @property
+    def length(self) -> int:
+        """Tokens of a text at most."""
+        return self._tokenizer.context_length
+
     def __call__(self, texts: list[str]) -> dict[str, np.ndarray]:
         self.cut += self._tokenizer.overlong(texts, np.asarray(self._tokenizer(texts)))
         return text_rows(self._tokenizer, self._field, self._name, texts)

@@ -105,7 +105,8 @@ def open_checkpoint(path: str, weights: str = "") -> Checkpoint:
     state = family.known_names(state)
     state = {**state, **family.further(state, beside.folder, _read)}
     state = family.held(state, beside)
-    beside = dataclasses.replace(beside, tokenizers=family.tokenizers(state))
+    apart = {n: _words(os.path.join(beside.folder, f)) for n, f in family.folders.items()}
+    beside = dataclasses.replace(beside, tokenizers=family.tokenizers(state) | apart)
     return Checkpoint(file, family, state, beside, pictures, (*notes, *more))
 
 
