@@ -121,3 +121,12 @@ def prompted(c: ConfigDict, length: int, template: str, key: str) -> None:
     own = {"context_length": length, "clean": "none"}
     c.data.tokenizers.prompt = {"name": c.data.get_ref("tokenizer"), **own}
     c.data.tokenizers.qformer = {"name": "bert-base-uncased/vocab.txt", **own}
+
+
+def from_second(folder: str, bert: str) -> dict:
+    """`init_from` of a Q-Former that reads: the second stage, and of a BERT what is of texts alone,
+    which that lacks; "": of none."""
+    found = {part: f"{folder}:{part}" for part in (*STAGE_1, "proj", "lm")} if folder else {}
+    own = ("token_embed", "pos_embed", "/mlp", "/norm2")
+    words = from_bert(bert) if bert else {}
+    return found | {ours: its for ours, its in words.items() if ours.endswith(own)}

@@ -13,10 +13,9 @@ stage, and a converted bert-base-uncased, from which the Q-Former's words start.
 
 from ml_collections import ConfigDict
 
-from configs.blip2.common import STAGE_1, before_lm, from_bert, prompted, start
+from configs.blip2.common import before_lm, from_second, prompted, start
 
 BATCH = {"flan-t5-xl": 192, "flan-t5-xxl": 64, "vicuna-13b-v1.5": 64, "llama-13b": 64}
-OWN = ("token_embed", "pos_embed", "/mlp", "/norm2")  # what is of texts alone
 
 
 def get_config(what: str = "g,vicuna-7b-v1.5") -> ConfigDict:
@@ -27,9 +26,7 @@ def get_config(what: str = "g,vicuna-7b-v1.5") -> ConfigDict:
     prompted(c, 128, "{c}", "instruction")
     c.data.fields.text = {"key": "answer"}
     c.batch_size, c.steps = BATCH.get(name, 128), 60_000
-    words = {ours: its for ours, its in from_bert(bert).items() if ours.endswith(OWN)}
-    found = {part: f"{second}:{part}" for part in (*STAGE_1, "proj", "lm")} if second else {}
-    start(c, found | (words if bert else {}) or "")
+    start(c, from_second(second, bert) or "")
     c.optim.lr, c.optim.warmup_steps, c.optim.b2 = 1e-5, 1000, 0.999
     c.optim.lr_by_epoch = False
     c.data.path = "instruct/{000..099}.tar"

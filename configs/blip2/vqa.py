@@ -2,25 +2,25 @@
 pixels eye and Q-Former learn, the queries read the question too, and the frozen language model goes
 on from "Question: ... Answer:".
 
-python -m vlp_jax train --config=configs/blip2/vqa.py:g,opt-2.7b --config.init_from=STAGE2
-    --config.fresh="('qformer/(token_embed|pos_embed|layers/at./(mlp|norm2))(/.*)?',)"
+python -m vlp_jax train --config=configs/blip2/vqa.py:g,opt-2.7b,STAGE2,BERT --workdir=W
     --config.data.path=v2_OpenEnded_..._questions.json --config.data.tokenizer=LM/tokenizer.json
-    --config.data.tokenizers.qformer.name=VOCAB.txt --workdir=W
+    --config.data.tokenizers.qformer.name=VOCAB.txt
 
-The file exists as that recipe; argument: g or L, and a language model of models/archs. Rate, length
-and size are those that the paper's appendix is said to have; blip2.md could not check them. `fresh`
-are the words of a Q-Former that came without.
+The file exists as that recipe; argument: g or L, a language model of models/archs, then the second
+stage, and a converted bert-base-uncased, from which the Q-Former's words start. Rate, length and
+size are those that the paper's appendix is said to have; blip2.md could not check them.
 """
 
 from ml_collections import ConfigDict
 
-from configs.blip2.common import before_lm, encodes, prompted
+from configs.blip2.common import before_lm, encodes, from_second, prompted, start
 
 
 def get_config(what: str = "g,opt-2.7b") -> ConfigDict:
-    """Args: SIZE[,LM]."""
-    size, name = [*(what or "g").split(","), ""][:2]
+    """Args: SIZE[,LM[,STAGE2[,BERT]]]."""
+    size, name, second, bert = [*(what or "g").split(","), "", "", ""][:4]
     c = before_lm(size, name or "opt-2.7b", 490, 10, "read")
+    start(c, from_second(second, bert) or "")
     kind = "Short answer" if encodes(c) else "Answer"
     prompted(c, 40, f"Question: {{c}} {kind}:", "question")
     c.method.frozen_tower = False

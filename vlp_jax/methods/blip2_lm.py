@@ -193,11 +193,13 @@ class BLIP2LM(Querying):
         if self.split:
             rng, count = x.fold("split").rng, jnp.maximum(mask.sum(1), 2)
             cut = jax.vmap(lambda key, n: jax.random.randint(key, (), 1, n))(rng, count)
-        place = jnp.arange(ids.shape[1])
-        before = place < cut[:, None]
-        later = place + cut[:, None]
+        place, cut = jnp.arange(ids.shape[1]), cut[:, None]
+        later = place + cut
         rest = jnp.take_along_axis(ids, jnp.minimum(later, ids.shape[1] - 1), axis=1)
-        return (ids, mask & before), (rest, later < mask.sum(1, keepdims=True))
+        first = ids, mask & (place < cut)
+        if self.encodes:  # it reads an end, as of prompts
+            first = jnp.where(place == cut, self.end_ids[0], ids), mask & (place <= cut)
+        return first, (rest, later < mask.sum(1, keepdims=True))
 
     def prompt(self, x: Inputs) -> Words | None:
         """The field prompt where there is one."""
