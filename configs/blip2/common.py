@@ -96,6 +96,8 @@ def before_lm(size: str, name: str, image_size: int, length: int, words: str) ->
     c.method.lm.unlock()
     c.method.start_id, end = IDS.get(name.partition("-")[0], (-1, 2))
     c.method.end_ids = (end,)
+    if encodes(c):
+        c.method.lm.activation = "gelu"  # exact, as the reference has a T5
     half_precision(c)
     c.method.lm_dtype = "bfloat16"
     c.method.remat = "full"

@@ -31,7 +31,7 @@ TEXTS = {
                   num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=32),
     "t5": dict(vocab_size=V, d_model=16, d_kv=8, d_ff=24, num_layers=1, num_heads=2,
                feed_forward_proj="gated-gelu", decoder_start_token_id=0, pad_token_id=0,
-               eos_token_id=2),
+               eos_token_id=2, dense_act_fn="gelu"),
 }  # fmt: skip
 CLASSES = {"llama": "LlamaConfig", "t5": "T5Config"}
 ASKED = ["what is in the picture", "a red cat"]

@@ -184,6 +184,8 @@ def _index_of(shard: str) -> str:
 
 
 def _read(path: str) -> State:
+    """The tensors of a file, or of the weights in a folder."""
+    path = _find_weights(path) if os.path.isdir(path) else path
     if path.endswith(".safetensors"):
         return read_safetensors(path)
     if _INDEX.search(path):

@@ -106,7 +106,7 @@ class Family:
 
     def further(self, state: State, folder: str, read: Callable[[str], State]) -> State:
         """The tensors of further files of a folder, where one network is released as several; read:
-        f(path) -> the tensors of a file."""
+        f(path) -> the tensors of a file, or of the weights in a folder."""
         del state, folder, read
         return {}
 

@@ -27,7 +27,7 @@ from vlp_jax.interop.qformer import (
 from vlp_jax.interop.rules import Rule, Table
 from vlp_jax.interop.tensors import State
 
-_LMS = ("opt", "llama", "t5")  # model_types, and names of their families behind hf_
+LMS = ("opt", "llama", "t5")  # model_types, and names of their families behind hf_
 _LM = "language_model."
 _PROCESSOR = "processor_config.json"
 
@@ -52,8 +52,8 @@ class HfBlip2LM(HuggingFace):
 
     def table(self, names: Any) -> Table:
         """The names of a file or of ours, which say what the language model is."""
-        own = _family(names)
-        rules = tuple(_prefixed(rule) for rule in own.rules)
+        own = lm_of(names, _LM)
+        rules = prefixed(own, _LM)
         layers = layer_rules("qformer.encoder.layer.{i}", "attention", cross_every(names))
         eye = (*EYE_RULES, *self.embed_rules, *linear("proj/out", "language_projection"))
         ignored = (*self.ignored, *(rf"language_model\.{name}" for name in own.ignored))
@@ -77,9 +77,9 @@ class HfBlip2LM(HuggingFace):
         class_of(config, (self.title,), where)
         words = config.get("text_config") or {}
         lm = words.get("model_type", "opt")
-        if lm not in _LMS:
+        if lm not in LMS:
             raise UserError(
-                f"{where}: text_config: model_type {lm!r} is not read{nearest(lm, _LMS)}"
+                f"{where}: text_config: model_type {lm!r} is not read{nearest(lm, LMS)}"
             )
         vision = read_eye(config, where)
         net, _ = read_qformer(config.get("qformer_config"), f"{where}: qformer_config")
@@ -107,7 +107,7 @@ class HfBlip2LM(HuggingFace):
     def complete(self, method: dict[str, Any], state: State, beside: Beside) -> list[str]:
         """What the language model's own family reads off the tensors and files."""
         own = {name.removeprefix(_LM): tensor for name, tensor in state.items()}
-        family = _family(state)
+        family = lm_of(state, _LM)
         some = dataclasses.replace(beside, config=beside.config.get("text_config") or {})
         return family.complete(method, own, some)
 
@@ -141,9 +141,9 @@ class HfBlip2LM(HuggingFace):
         if method["soft_prompt"]:
             raise UserError(f"--to=hf: {self.title} has no soft prompts")
         said = {"name": "text_to_text" if lm["name"] == "t5" else "language_model", "lm": lm}
-        own = next((kind for kind in _LMS if lm_family(kind).takes(said)), None)
+        own = next((kind for kind in LMS if lm_family(kind).takes(said)), None)
         if own is None:
-            raise UserError(f"--to=hf: {self.title} is written with {', '.join(_LMS)} alone")
+            raise UserError(f"--to=hf: {self.title} is written with {', '.join(LMS)} alone")
         start = max(method["start_id"], 0) if own == "t5" else method["start_id"]
         ids = {"start_id": start, "end_ids": method["end_ids"]}
         text = lm_family(own).config_json(said | ids, tokenizer) | {"model_type": own}
@@ -170,20 +170,24 @@ def lm_family(kind: str) -> HuggingFace:
     return families()[f"hf_{kind}"]
 
 
-def _family(names: Any) -> HuggingFace:
-    """That of the language model, by the names of theirs or of ours."""
-    own = {name.removeprefix(_LM) for name in names}
+def lm_of(names: Any, prefix: str) -> HuggingFace:
+    """That of the language model, by the names of ours, or of theirs behind a prefix."""
+    own = {name.removeprefix(prefix) for name in names}
     if own.intersection(("lm/encoder/bias", "shared.weight")):
         return lm_family("t5")
     positions = ("lm/pos_embed", "model.decoder.embed_positions.weight")
     return lm_family("opt" if own.intersection(positions) else "llama")
 
 
-def _prefixed(rule: Rule) -> Rule:
-    """A rule of the language model alone as it is here."""
-    theirs: str | tuple[str, ...] = rule.theirs
-    named = _LM + theirs if isinstance(theirs, str) else tuple(_LM + name for name in theirs)
-    return dataclasses.replace(rule, theirs=named)
+def prefixed(family: HuggingFace, prefix: str) -> tuple[Rule, ...]:
+    """The rules of a language model alone as they are here."""
+    found = []
+    for rule in family.rules:
+        theirs: str | tuple[str, ...] = rule.theirs
+        one = isinstance(theirs, str)
+        named = prefix + theirs if one else tuple(prefix + name for name in theirs)
+        found.append(dataclasses.replace(rule, theirs=named))
+    return tuple(found)
 
 
 FAMILY = HfBlip2LM()
