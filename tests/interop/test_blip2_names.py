@@ -248,12 +248,10 @@ def test_lavis_files_before_a_language_model(kind, proj, tmp_path, monkeypatch):
     export.write(str(tmp_path / "lm"), "hf", words, manifest)
     config = opened(GOLDEN / "match")[1]
     sizes = {part: dict(config[part]) for part in ("image", "qformer")}
-    told = lambda size, texts: (
-        jax.tree.map(lambda a: a, sizes)
-        | {  # noqa: E731
-            "qformer": sizes["qformer"] | {"texts": texts}
-        }
-    )
+
+    def told(size, texts):
+        return {"image": dict(sizes["image"]), "qformer": sizes["qformer"] | {"texts": texts}}
+
     monkeypatch.setattr("vlp_jax.interop.families.lavis_blip2_lm.blip2_towers", told)
     name, found, method, arrays = opened(path)
     assert name == "lavis_blip2_lm" and method.instructed == reads and method.start_id == 1

@@ -21,6 +21,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).parents[1] / "golden"))
 import make_blip2_golden as golden  # noqa: E402
 
 import vlp_jax  # noqa: E402
+from vlp_jax.__main__ import main  # noqa: E402
 from vlp_jax.cli import convert, forward, generate  # noqa: E402
 from vlp_jax.core.inputs import Inputs, Vars  # noqa: E402
 
@@ -139,3 +140,54 @@ def test_both_ways(kind, tmp_path, capsys):
             assert torch.equal(mine["qformer_input_ids"], row["qformer_input_ids"])
             assert torch.allclose(mine["pixel_values"], row["pixel_values"], atol=1e-5)
     capsys.readouterr()
+
+
+@pytest.mark.parametrize(
+    "section, changes, message",
+    [
+        ("", {"architectures": ["InstructBlipModel"]}, "'InstructBlipModel' is not read; did you"),
+        ("text_config", {"model_type": "lama"}, "model_type 'lama' is not read; did you mean 'lla"),
+        ("qformer_config", {"cross_attention_frequency": 3}, "=3 does not divide num_hidden_laye"),
+        ("qformer_config", {"hidden_act": "gelo"}, "hidden_act 'gelo' is not known; did you mean"),
+        ("vision_config", {"qkv_bias": False}, "only qkv_bias=true is read"),
+        ("text_config", {"eos_token_id": 99}, "eos_token_id=99: must be an id below vocab_size=24"),
+        ("vision_config", {"hidden_size": 24}, "does not hold what its config says"),
+        ("text_config", {"vocab_size": 25}, "does not hold what its config says"),
+    ],
+)
+def test_what_is_not_read(section, changes, message, saved, capsys):
+    """And nothing is written."""
+    said = json.loads((saved / "config.json").read_text())
+    (said[section] if section else said).update(changes)
+    (saved / "changed").mkdir(exist_ok=True)
+    (saved / "changed" / "config.json").write_text(json.dumps(said))
+    target = saved / "changed" / "model.safetensors"
+    if not target.exists():
+        target.symlink_to(saved / "model.safetensors")
+    assert main(["convert", str(saved / "changed"), str(saved / "out")]) == 2
+    told = capsys.readouterr().err
+    assert message in told.splitlines()[0] and "config.json" in told + message
+    assert not (saved / "out").exists()
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    """A class's folder without a processor's files."""
+    folder = tmp_path_factory.mktemp("saved")
+    build("llama").save_pretrained(folder)
+    return folder
+
+
+def test_queries_without_their_tokenizer(saved, tmp_path, capsys):
+    """It is told at once, and where texts need it."""
+    made = processor("llama", tmp_path / "words")
+    made.tokenizer.save_pretrained(tmp_path / "hf")
+    for name in ("config.json", "model.safetensors"):
+        (tmp_path / "hf" / name).symlink_to(saved / name)
+    assert main(["convert", str(tmp_path / "hf"), str(tmp_path / "ours")]) == 0
+    assert "no tokenizer in qformer_tokenizer" in "".join(capsys.readouterr())
+    picture = Image.fromarray(np.zeros((SIDE, SIDE, 3), np.uint8))
+    picture.save(tmp_path / "p.png")
+    flags = [f"--images={tmp_path / 'p.png'}", f"--out={tmp_path / 'o.jsonl'}", "--prompt=a cat"]
+    assert main(["generate", f"--checkpoint={tmp_path / 'ours'}", *flags]) == 2
+    assert "carries no tokenizer 'qformer'" in capsys.readouterr().err
