@@ -31,10 +31,9 @@ def open_tokenizer(
     from vlp_jax.data.text import check_vocab, load_tokenizer
 
     if not spec or not spec["name"]:
-        which = "" if name == Text.tokenizer else f" {name!r}"
-        raise UserError(
-            f"{path}: carries no tokenizer{which}; convert it again with --tokenizer=FILE"
-        )
+        main = name == Text.tokenizer
+        which = "; convert it again with --tokenizer=FILE" if main else f" {name!r}"
+        raise UserError(f"{path}: carries no tokenizer{which}")
     options = dict(spec.get("options", {}))
     tokenizer = load_tokenizer(spec["name"], context_length=int(spec["context_length"]), **options)
     for field in fields.values():
