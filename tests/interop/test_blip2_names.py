@@ -249,10 +249,9 @@ def test_lavis_files_before_a_language_model(kind, proj, tmp_path, monkeypatch):
     config = opened(GOLDEN / "match")[1]
     sizes = {part: dict(config[part]) for part in ("image", "qformer")}
 
-    def told(size, texts):
-        return {"image": dict(sizes["image"]), "qformer": sizes["qformer"] | {"texts": texts}}
-
-    monkeypatch.setattr("vlp_jax.interop.families.lavis_blip2_lm.blip2_towers", told)
+    for read, size in (("eye", sizes["image"]), ("qformer", (sizes["qformer"], {}))):
+        told = f"vlp_jax.interop.families.lavis_blip2_lm.read_{read}"
+        monkeypatch.setattr(told, lambda config, where, size=size: size)
     name, found, method, arrays = opened(path)
     assert name == "lavis_blip2_lm" and method.instructed == reads and method.start_id == 1
     assert found["image_norm_eps"] == 1e-5 and method.end_ids == (2,)

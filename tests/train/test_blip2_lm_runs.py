@@ -67,7 +67,8 @@ def made(tmp_path_factory):
     paths = {f"evals.{name}.path": data for name in ("vqa", "ranked", "said")}
     files = {"data.tokenizer": str(home / "tokenizer.json"), "data.path": data}
     files["data.tokenizers.qformer.name"] = str(home / "vocab.txt")
-    config = load_config(f"{RECIPE}:g,opt-125m", {**SIZES, **paths, **files})
+    flags = {key: str(value) for key, value in {**SIZES, **paths, **files}.items()}
+    config = load_config(f"{RECIPE}:g,opt-125m", flags)
     return config, home, train(config, str(home / "run")).results
 
 

@@ -287,10 +287,10 @@ class BLIP2LM(Querying):
     def functions(self) -> dict[str, Function]:
         """lm_logits: float32[B, T, V] of the token after each of `text`, which stands behind the
         queries; of a T5, whose encoder reads `text`, float32[B, U, V] of the token after each of
-        `target`, which starts with start_id. generate_text and generate_answer: what follows
-        `prompt` (decoding/steps.py Written); loglik and answer_loglik: float32[B, K], how likely
-        each of `texts`, or `answers`, int32[B, K, L], does, their first id left out. The others:
-        see Querying.
+        `target`, which starts with start_id. generate_text: what follows `prompt`
+        (decoding/steps.py Written), and generate_answer the same where there must be one; loglik
+        and answer_loglik: float32[B, K], how likely each of `texts`, or `answers`, int32[B, K, L],
+        does, their first id left out. The others: see Querying.
         """
         shown, most = self.shown, self.places - (0 if self.encodes else self.seen)
         text = shown | {"text": self.words(most)}
@@ -311,22 +311,22 @@ class BLIP2LM(Querying):
             writer, prompt = self.speaker(v, x)
             return likelihood(writer, *prompt, x.batch[texts], x.batch.get(f"{texts}_mask"), how)
 
-        def scores(texts: str) -> Function:
+        def scores(texts: str, read: dict[str, Field]) -> Function:
             several = {texts: self.words(most, start=True, count=ANY)}
             return Function(functools.partial(loglik, texts), read | several, Scoring, most)
 
         target = {"target": dataclasses.replace(self.words(most), mask=False)}
         read = shown | {"prompt": self.begun(most, optional=True)}
+        asked = shown | {"prompt": self.begun(most)}
         found = super().functions()
         if self.instructed:
             del found["features"]  # which are of a picture alone
         return found | {
             "lm_logits": Function(lm_logits, text | (target if self.encodes else {})),
-            **dict.fromkeys(
-                ("generate_text", "generate_answer"), Function(generate_text, read, Writing, most)
-            ),
-            "loglik": scores("texts"),
-            "answer_loglik": scores("answers"),
+            "generate_text": Function(generate_text, read, Writing, most),
+            "generate_answer": Function(generate_text, asked, Writing, most),
+            "loglik": scores("texts", read),
+            "answer_loglik": scores("answers", asked),
         }
 
 

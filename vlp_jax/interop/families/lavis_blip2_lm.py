@@ -19,11 +19,10 @@ from vlp_jax.interop.blocks import linear
 from vlp_jax.interop.families.hf_blip2_lm import LMS, lm_family, lm_of, prefixed
 from vlp_jax.interop.families.lavis_blip2 import EYE_RULES, IGNORED, QFORMER_RULES, LavisBlip2
 from vlp_jax.interop.family import Beside, Config
-from vlp_jax.interop.qformer import cross_every, layer_rules
+from vlp_jax.interop.qformer import IMAGE, cross_every, layer_rules, read_eye, read_qformer
 from vlp_jax.interop.rules import Table
 from vlp_jax.interop.tensors import State
 from vlp_jax.interop.weights_file import read_json
-from vlp_jax.models.archs.blip2 import blip2_towers
 
 _LM, _FOLDER = "lm_model.", "lm"
 _MAPS = re.compile(r"(opt|t5|llm)_(proj|model)\.")  # what stands before either's names
@@ -95,10 +94,16 @@ class LavisBlip2LM(LavisBlip2):
             ends = (_LINE,)
         if kind == "t5":
             lm = lm | {"activation": "gelu"}  # exact, whatever its config says
-        found = blip2_towers("g", texts="none") | {"image_norm_eps": 1e-5, "lm": lm}
-        room = lm["context_length"] - 32
-        ids = {"end_ids": ends, "start_id": text["start_id"], "text_length": max(1, min(32, room))}
-        return {"name": "blip2_lm", **found, **ids}
+        return {
+            "name": "blip2_lm",
+            "image": read_eye({}, where) | IMAGE,
+            "image_norm_eps": 1e-5,
+            "qformer": read_qformer({}, where)[0] | {"texts": "none"},
+            "lm": lm,
+            "end_ids": ends,
+            "start_id": text["start_id"],
+            "text_length": max(1, min(32, lm["context_length"] - 32)),
+        }
 
     def complete(self, method: dict[str, Any], state: State, beside: Beside) -> list[str]:
         """What the tensors say: the pictures' size, queries, words that these read."""
