@@ -145,7 +145,7 @@ def test_both_ways(kind, tmp_path, capsys):
 @pytest.mark.parametrize(
     "section, changes, message",
     [
-        ("", {"architectures": ["InstructBlipModel"]}, "'InstructBlipModel' is not read; did you"),
+        ("", {"architectures": ["InstructBlipModel"]}, "'InstructBlipModel' is not read; valid: I"),
         ("text_config", {"model_type": "lama"}, "model_type 'lama' is not read; did you mean 'lla"),
         ("qformer_config", {"cross_attention_frequency": 3}, "=3 does not divide num_hidden_laye"),
         ("qformer_config", {"hidden_act": "gelo"}, "hidden_act 'gelo' is not known; did you mean"),
@@ -166,7 +166,7 @@ def test_what_is_not_read(section, changes, message, saved, capsys):
         target.symlink_to(saved / "model.safetensors")
     assert main(["convert", str(saved / "changed"), str(saved / "out")]) == 2
     told = capsys.readouterr().err
-    assert message in told.splitlines()[0] and "config.json" in told + message
+    assert message in told.splitlines()[0] and str(saved / "changed") in told
     assert not (saved / "out").exists()
 
 
