@@ -4,6 +4,7 @@ evaluators of answers and captions, what is asked of the run, and its export."""
 import json
 import pathlib
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image
@@ -12,7 +13,8 @@ import vlp_jax
 from vlp_jax.api.config import load_config
 from vlp_jax.api.convert import convert
 from vlp_jax.api.train import train
-from vlp_jax.train.trainer import Trainer
+from vlp_jax.parallel.mesh import make_mesh
+from vlp_jax.train import trainer as trainers
 
 RECIPE = pathlib.Path(__file__).parents[2] / "configs" / "blip2" / "vqa.py"
 WORDS = ["<pad>", "<s>", "</s>", "<unk>", "question", "answer", ":", "what", "colour", "is", "it"]
@@ -37,7 +39,7 @@ SIZES = {
     "evals.said.prompt": "question : what colour is it ? answer :",
     "data.fields.prompt.templates": ("question : {c} answer :",),
     "data.fields.instruction.templates": ("question : {c} answer :",),
-    "optim.layer_decay": 1.0,
+    "optim.layer_decay": 1.0, "method.image_norm_eps": 1e-6,  # as transformers has it
 }  # fmt: skip
 
 
@@ -69,12 +71,15 @@ def made(tmp_path_factory):
     files["data.tokenizers.qformer.name"] = str(home / "vocab.txt")
     flags = {key: str(value) for key, value in {**SIZES, **paths, **files}.items()}
     config = load_config(f"{RECIPE}:g,opt-125m", flags)
-    return config, home, train(config, str(home / "run")).results
+    one = make_mesh({"data": 1, "fsdp": 1, "tensor": 1}, jax.devices()[:1])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(trainers, "make_mesh", lambda shape: one)
+        yield config, home, train(config, home / "run").results
 
 
 def test_a_batch_has_each_text_by_its_tokenizer(made):
     config, *_ = made
-    batch = next(Trainer(config).pipeline.batches())
+    batch = next(trainers.Trainer(config).pipeline.batches())
     assert (batch["prompt"][:, :4] == [1, 4, 6, 7]).all() and not (batch["prompt"] == 2).any()
     assert (batch["prompt_mask"].sum(1) == 10).all()
     assert (batch["instruction"][:, 0] == 2).all() and (batch["instruction"][:, 10] == 3).all()
