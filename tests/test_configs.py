@@ -44,6 +44,40 @@ def test_every_recipe(path):
     assert "label" not in fields or config.data.label
 
 
+@pytest.mark.parametrize(
+    "what, sees",
+    [
+        ("stage2.py:g,vicuna-7b-v1.5", 32),
+        ("stage2.py:L,flan-t5-xxl", 32),
+        ("caption.py:g,flan-t5-xl", 32),
+        ("vqa.py:g,flan-t5-xl,SECOND,BERT", 32),
+        ("instructblip.py:g,flan-t5-xxl,SECOND,BERT", 32),
+        ("prompt_tuning.py:g,flan-t5-xl", 132),
+    ],
+)
+def test_what_stands_before_a_language_model(what, sees):
+    """The model is frozen in half precision, its texts end as its own do, and what is asked for is
+    what is there."""
+    path = f"{ROOT}/blip2/{what}"
+    test_every_recipe(path)
+    config = load_config(path, {})
+    method, t5 = make_method(config.method), "t5" in what
+    lm = method.parts()["lm"]
+    assert lm.frozen and lm.dtype == "bfloat16" and method.encodes == t5 and method.seen == sees
+    assert (method.start_id, method.end_ids) == ((0, (1,)) if t5 else (1, (2,)))
+    if "SECOND" in what:
+        own = method.parts()
+        assert {path.partition("/")[0] for path in config.init_from} == set(own)
+        found = {name for name in config.init_from if "/at" in name}
+        assert found == {
+            f"qformer/layers/at{i}/{name}" for i in (0, 1) for name in ("mlp", "norm2")
+        }
+    with pytest.raises(
+        UserError, match=r"unknown language model 'opt-2\.8b'; did you mean 'opt-2\.7b"
+    ):
+        load_config(f"{path.partition(':')[0]}:g,opt-2.8b", {})
+
+
 @pytest.mark.parametrize("arch", ["RN50", "ViT-L-14-336", "ViT-bigG-14"])
 def test_the_reference_recipe_takes_every_size(arch):
     config = load_config(f"{ROOT}/clip/openai.py:{arch}", {})

@@ -1,6 +1,6 @@
 """BLIP-2's second stage as published (arXiv:2301.12597, section 3.4; blip2.md 4): the Q-Former of
-the first stage learns to speak to a frozen language model, 80,000 steps of 1,920 (OPT) or 1,520
-(Flan-T5, whose captions are cut in two at random).
+the first stage learns to speak to a frozen language model, 80,000 steps of 1,920 (OPT, Vicuna) or
+1,520 (Flan-T5, whose captions are cut in two at random).
 
 python -m vlp_jax train --config=configs/blip2/stage2.py:g,opt-2.7b,PRETRAINED,LM --workdir=W
     --config.data.path='DIR/{00000..12900}.tar' --config.data.tokenizer=LM/tokenizer.json
@@ -12,39 +12,18 @@ it is the tokenizer's own end.
 
 from ml_collections import ConfigDict
 
-from configs import common
-from configs.blip2.common import half_precision, published, recipe, start
-from vlp_jax.core.errors import UserError, nearest
-from vlp_jax.models.archs import language_model, t5
-
-LMS = {**language_model.ARCHS, **t5.ARCHS}
+from configs.blip2.common import STAGE_1, before_lm, encodes, start
 
 
 def get_config(what: str = "g,opt-2.7b") -> ConfigDict:
     """Args: SIZE,LM[,PRETRAINED[,FOLDER OF LM]]."""
     size, name, first, folder = [*(what or "g").split(","), "", "", ""][:4]
-    name = name or "opt-2.7b"
-    if name not in LMS:
-        raise UserError(f"configs/blip2: unknown language model {name!r}{nearest(name, LMS)}")
-    c = recipe(published(size, texts="none"), 32, "blip2_lm")
-    lm = LMS[name]["lm"]
-    c.method.lm = ConfigDict({**common.defaults(lm["name"]), **lm})
-    c.method.lm.unlock()
-    encodes = lm["name"] == "t5"
-    c.method.end_ids = (1,) if encodes else (2,)
-    c.method.split = encodes
-    c.batch_size, c.steps = 1520 if encodes else 1920, 80_000
-    half_precision(c)
-    c.method.lm_dtype = "bfloat16"
-    c.method.remat = "full"
-    c.sharding = "fsdp"
-    parts = ("image", "image_norm", "queries", "qformer")
-    found = {part: f"{first}:{part}" for part in parts} if first else {}
+    c = before_lm(size, name or "opt-2.7b", 224, 32, "none")
+    c.method.split = encodes(c)
+    c.batch_size, c.steps = 1520 if encodes(c) else 1920, 80_000
+    found = {part: f"{first}:{part}" for part in STAGE_1} if first else {}
     start(c, found | ({"lm": f"{folder}:lm"} if folder else {}) or "")
     c.optim.lr, c.optim.lr_final, c.optim.warmup_steps = 1e-4, 0.5, 2000
     c.optim.lr_by_epoch = False
     c.data.path = "blip2/{00000..12900}.tar"
-    c.data.tokenizer = f"{name}/tokenizer.json"
-    c.data.workers = 16
-    c.checkpoint_every = 1000
     return c

@@ -396,3 +396,17 @@ def test_rows_as_a_field_wants_them(folder):
     assert begun["t"].tolist() == [[28, 5, 8, 0, 0], [28, 5, 11, 8, 0]]
     assert begun["t_mask"].sum(1).tolist() == [3, 4]
     assert text_rows(words, Text(5, 30), "t", ["a"]).keys() == {"t"}
+
+
+def test_texts_that_go_on_and_texts_that_are_scored(folder):
+    """One goes on without the tokenizer's start; the other has a first id, which does not count."""
+    words = load_tokenizer(str(folder.home / "vocab.txt"), 5)
+    bare = text_rows(words, Text(5, 30, mask=True, bare=True), "t", ["a cat", "a a a a a"])
+    assert bare["t"].tolist() == [[5, 8, 2, 0, 0], [5, 5, 5, 2, 0]]
+    assert bare["t_mask"].sum(1).tolist() == [3, 4]
+    scored = Text(5, 30, mask=True, start=True)
+    same = text_rows(words, scored, "t", ["a cat"])
+    assert same["t"].tolist() == [[1, 5, 8, 2, 0]]
+    words.prefix = ()
+    made = text_rows(words, scored, "t", ["a cat"])
+    assert made["t"].tolist() == [[0, 5, 8, 2, 0, 0]] and made["t_mask"].sum() == 4

@@ -13,7 +13,7 @@ def test_a_function_that_names_no_places_limits_no_text():
     texts = {"texts": np.ones((2, 12), np.int32), "texts_mask": mask}
     field = Text(12, 30, mask=True, optional=True)
     model = SimpleNamespace(path="m", text_arrays=lambda field, name: None)
-    asked = _Asked(model, field, "prompt")
+    asked = _Asked(model, {"prompt": field}, "prompt")
     assert asked.beside(0, [""], texts, "texts")["texts"].shape == (2, 8)
     assert asked.room == 12, "the prompt keeps its own"
     assert asked.beside(7, [""], texts, "texts")["texts"].shape == (2, 7)

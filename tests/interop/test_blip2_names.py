@@ -16,7 +16,7 @@ from vlp_jax.api.released import method_config
 from vlp_jax.api.weights import expected_shapes
 from vlp_jax.core.errors import UserError
 from vlp_jax.core.inputs import Inputs, Vars
-from vlp_jax.core.pytree import unflatten
+from vlp_jax.core.pytree import flatten, unflatten
 from vlp_jax.interop.detect import open_checkpoint
 from vlp_jax.interop.family import families
 from vlp_jax.interop.rules import prove_names, to_ours
@@ -214,3 +214,52 @@ def test_a_head_that_is_not_the_words_again(sizes, tmp_path):
     save_file(state, tmp_path / "b.safetensors")
     with pytest.raises(UserError, match=r"decoder\.weight must be .* once more, and differs"):
         method_config(open_checkpoint(str(tmp_path / "b.safetensors")), "tiny")
+
+
+LMS = {
+    "opt": dict(name="decoder_lm", vocab_size=20, context_length=24, width=8, num_layers=1,
+                num_heads=2, hidden=16, positions="learned", position_offset=2, norm="layer",
+                norm_eps=1e-5, gated=False, activation="relu", tied=True,
+                **dict.fromkeys(("qkv_bias", "out_bias", "mlp_bias"), True)),
+    "llama": dict(name="decoder_lm", vocab_size=20, context_length=24, width=8, num_layers=1,
+                  num_heads=2, hidden=16),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind, proj", [("opt", "opt_proj"), ("llama", "llm_proj")])
+def test_lavis_files_before_a_language_model(kind, proj, tmp_path, monkeypatch):
+    """A second stage, whose Q-Former has no words, and an InstructBLIP; the language model is its
+    own folder's."""
+    reads, width = kind == "llama", 8
+    lm = {"name": "language_model", "lm": LMS[kind], "end_ids": (2,), "start_id": 1}
+    words = jax.jit(make_method(lm).fresh)(jax.random.key(0)).params
+    words = {path: np.asarray(leaf) for path, leaf in flatten(words).items()}
+    head = r"Qformer\.cls|itm_head|temp$|(vision|text)_proj"
+    if not reads:
+        head += r"|.*embeddings\.(word|position)_|.*layer\.\d+\.(intermediate|output)\."
+    state = {name: array for name, array in lavis().items() if not re.match(head, name)}
+    state |= {f"{proj}.weight": np.ones((width, 12), np.float32), f"{proj}.bias": np.ones(width)}
+    state[f"{proj}.bias"] = state[f"{proj}.bias"].astype(np.float32)
+    save_file(state, tmp_path / "second.safetensors")
+    path = str(tmp_path / "second.safetensors")
+    with pytest.raises(UserError, match=r"holds no frozen language model; put its folder"):
+        open_checkpoint(path)
+    manifest = {"method": lm, "preprocessing": {}, "tokenizer": {"name": ""}}
+    export.write(str(tmp_path / "lm"), "hf", words, manifest)
+    config = opened(GOLDEN / "match")[1]
+    sizes = {part: dict(config[part]) for part in ("image", "qformer")}
+
+    for read, size in (("eye", sizes["image"]), ("qformer", (sizes["qformer"], {}))):
+        told = f"vlp_jax.interop.families.lavis_blip2_lm.read_{read}"
+        monkeypatch.setattr(told, lambda config, where, size=size: size)
+    name, found, method, arrays = opened(path)
+    assert name == "lavis_blip2_lm" and method.instructed == reads and method.start_id == 1
+    assert found["image_norm_eps"] == 1e-5 and method.end_ids == (2,)
+    theirs = opened(GOLDEN / "match")[3]
+    for part, leaf in arrays.items():
+        wanted = words[part] if part.startswith("lm/") else theirs.get(part, 1)
+        np.testing.assert_array_equal(leaf, wanted, err_msg=part)
+    assert {p for p in arrays if not p.startswith("proj/")} <= {*theirs, *words}
+    (tmp_path / "lm" / "config.json").write_text(json.dumps({"model_type": "gpt2"}))
+    with pytest.raises(UserError, match="model_type 'gpt2' is not read"):
+        opened(path)

@@ -141,14 +141,58 @@ def test_what_is_written_is_the_likeliest_word_again_and_again(kind):
 
 
 def test_a_text_is_cut_in_two(kind="t5"):
+    """What is read has an end of its own, as prompts have."""
     made, data = method(kind, split=True), batch()
     x = inputs(made, data)
     (read, real), (rest, later) = made.parted(x)
-    cuts = np.asarray(real).sum(1)
+    cuts = np.asarray(real).sum(1) - 1
     assert (cuts >= 1).all() and float(x.totals["tokens"]) == later.sum()
     for i in range(B):
         both = [*np.asarray(read)[i, : cuts[i]], *np.asarray(rest)[i][np.asarray(later)[i]]]
         assert both == row(data, i, "text").tolist() and len(both) > cuts[i]
+        assert read[i, cuts[i]] == END
+
+
+def test_a_beginning_that_is_read_and_not_learned():
+    """ "a photo of": the loss of the rest alone, behind it."""
+    data, v = batch(), start()
+    whole, rest = (method(prompt_tokens=count) for count in (0, 2))
+    nats = lambda made: jax.jit(made.encode)(v, inputs(made, data))[0]["nats"]  # noqa: E731
+    logits, ids, learned = jax.jit(lambda x: whole.predicted(v, x, *whole.parted(x)))(
+        inputs(whole, data).replace(train=False)
+    )
+    each = -np.take_along_axis(log_p(logits), np.asarray(ids)[..., None], -1)[..., 0]
+    each = np.where(learned, each, 0)
+    np.testing.assert_allclose(nats(whole), each.sum(1), rtol=1e-5)
+    np.testing.assert_allclose(nats(rest), each[:, 2:].sum(1), rtol=1e-5, atol=1e-5)
+    assert float(inputs(rest, data).totals["tokens"]) == data["text_mask"][:, 2:].sum()
+
+
+@pytest.mark.parametrize("kind", NETS)
+def test_what_is_scored_is_what_is_learned(kind):
+    """loglik of the texts behind their prompts is the loss of training; each text's first id
+    stands for a start and does not count."""
+    made, v, data = method(kind, prompt_length=P), start(kind, prompt_length=P), batch(True)
+    nats = jax.jit(lambda v, x: made.encode(v, x)[0]["nats"])(v, inputs(made, data))
+    pad = lambda a, put: jnp.pad(a, ((0, 0), (1, 0)), constant_values=put)[:, None]  # noqa: E731
+    functions = made.functions()
+    for name, texts in (("loglik", "texts"), ("answer_loglik", "answers")):
+        given = {key: data[key] for key in ("image", "prompt", "prompt_mask")}
+        given |= {texts: pad(data["text"], 9), f"{texts}_mask": pad(data["text_mask"], True)}
+        found = jax.jit(lambda v, x, run=functions[name]: run(v, x))(v, Inputs.of(given))
+        np.testing.assert_allclose(found[:, 0], -nats, rtol=1e-5)
+        assert functions[name].places == functions["generate_answer"].places > 0
+        assert functions[name].reads[texts].start
+    assert made.fields()["text"].bare and made.fields()["prompt"].open == (kind == "decoder")
+
+
+def test_a_decoder_without_a_prompt_starts_with_its_start():
+    v, data = start(), batch()
+    write = lambda made, **given: jax.jit(  # noqa: E731
+        lambda v, x: made.functions()["generate_text"](v, x, {"max_new": 3})
+    )(v, Inputs.of({"image": data["image"], **given}))["ids"]
+    first = jnp.full((B, 1), 7, jnp.int32)
+    np.testing.assert_array_equal(write(method(start_id=7)), write(method(), prompt=first))
 
 
 def test_instructed_queries_read_the_prompt():
@@ -160,8 +204,11 @@ def test_instructed_queries_read_the_prompt():
     other = {**data, "instruction": data["instruction"].at[:, 0].add(-1)}
     seen, moved = ask(v, x), ask(v, inputs(made, other).replace(train=False))
     assert seen.shape == (B, Q, 12) and (jnp.abs(seen - moved).max((1, 2)) > 1e-4).all()
-    field = made.fields()["instruction"]
+    field, functions = made.fields()["instruction"], made.functions()
     assert (field.tokenizer, field.vocab_size, field.of) == ("qformer", V, "prompt")
+    for name in ("queries", "generate_text", "loglik", "lm_logits"):
+        assert functions[name].reads["instruction"] == field
+    assert "features" not in functions
 
 
 @pytest.mark.parametrize(
@@ -169,7 +216,9 @@ def test_instructed_queries_read_the_prompt():
     [
         ("decoder", dict(end_ids=()), r"method.end_ids=\(\): name an id that ends a text"),
         ("decoder", dict(end_ids=(99,)), "method.end_ids=99: no id below method.lm.vocab_size=29"),
-        ("t5", dict(start_id=-1), "method.start_id=-1: no id below"),
+        ("t5", dict(start_id=-2), "method.start_id=-2: no id below"),
+        ("t5", dict(split=True, prompt_tokens=2), "method.prompt_tokens: is of texts without"),
+        ("decoder", dict(prompt_tokens=5), "method.prompt_tokens=5: leaves out all text_length=5"),
         ("decoder", dict(split=True), "method.split: is of a T5 without"),
         ("decoder", dict(instructed=True), "method.instructed: needs method.prompt_length"),
         (

@@ -86,3 +86,6 @@ def test_both_ways(kind, tmp_path):
     assert not report["missing_keys"] and not report["unexpected_keys"]
     theirs = dict(model.named_parameters())
     assert all(torch.equal(tensor, theirs[name]) for name, tensor in back.named_parameters())
+    assert back.config.image_token_index == SLOT
+    with torch.no_grad():
+        assert torch.equal(back.eval()(pixels, slots, **how, **more).logits, wanted.logits)

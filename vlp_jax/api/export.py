@@ -119,6 +119,7 @@ def _plan(to: str, arrays: Mapping[str, np.ndarray], manifest: Mapping[str, Any]
     family = _family(to, said)
     files, named, own, lacks = _tokenizers(family, method, manifest)
     said |= {"numbers": numbers, "drawing": manifest.get("drawing", {}), "tokenizers": named}
+    said["image_token"] = manifest.get("image_token", -1)
     files |= family.files(said)
     inside = tuple(f"{stem}{part}/" for part in family.unwritten for stem in ("", f"{STATS}/"))
     arrays = {path: array for path, array in arrays.items() if not path.startswith(inside)}
@@ -144,7 +145,8 @@ def _tokenizers(
         files |= {os.path.join(folder, file): content for file, content in found.items()}
         named[name] = tuple(found)
         if tokenizer and name == "text":
-            own = {"end": tokenizer.eot_id, "said": words}
+            image = tokenizer.id_for("<image>")
+            own = {"end": tokenizer.eot_id, "image": image, "said": words}
     return files, named, own, lacks
 
 

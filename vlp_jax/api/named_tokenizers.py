@@ -34,7 +34,10 @@ def specs_of_run(path: str, config: Mapping[str, Any], fields: Mapping[str, Fiel
     for name in told.keys() & made.keys() - own.keys():
         check_same(made[name]["name"], told[name], "its copy is gone")
     found = {field.tokenizer: made[name] for name, field in texts.items()}
-    return found | {Text.tokenizer: made.get("text", {"name": ""})}
+    usual = [made[name] for name, field in texts.items() if field.tokenizer == Text.tokenizer]
+    longest = max((spec["context_length"] for spec in usual), default=0)  # of texts and prompts
+    said = made["text"] | {"context_length": longest} if "text" in made else {"name": ""}
+    return found | {Text.tokenizer: said}
 
 
 def specs_of_converted(path: str, manifest: Mapping[str, Any]) -> Specs:

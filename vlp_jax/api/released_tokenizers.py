@@ -32,7 +32,8 @@ def find_tokenizers(checkpoint: Checkpoint, asked: str, method: Method, notes: l
     """Those of all texts.
 
     Args:
-      asked: see data/text; "" takes what lies beside the weights, or CLIP's. notes: are added to.
+      asked: see data/text; "" takes what lies beside the weights, or CLIP's; those with a folder of
+        their own are not asked for. notes: are added to.
 
     Raises:
       UserError: a file that is not there, or a vocabulary that does not fit.
@@ -41,7 +42,7 @@ def find_tokenizers(checkpoint: Checkpoint, asked: str, method: Method, notes: l
     for name, field in tokenized(method).items():
         spec, file = _one(checkpoint, asked, name, field, kind)
         if not spec["name"] and not file:
-            notes.append("no tokenizer beside the weights; texts will need one (--tokenizer=FILE)")
+            notes.append(_lacking(checkpoint.family.folders.get(name, "")))
             found.specs[name] = spec
             continue
         further = file and name != MAIN  # no file of its own names its padding beside it
@@ -63,6 +64,7 @@ def _one(
     """(its spec; the file that it is, `spm:` before a SentencePiece model, "" of a built-in one).
     Without either there is none."""
     family = checkpoint.family
+    asked = "" if name != MAIN and name in family.folders else asked
     usual = checkpoint.beside if name == MAIN or family.one_tokenizer else Beside()
     beside = checkpoint.beside.tokenizers.get(name, usual)
     length = family.text_length(beside, field.length)
@@ -80,6 +82,12 @@ def _one(
     options = family.tokenizer_options(*said) if cleaned else {}
     spec = {"name": "" if file else asked, "context_length": length, "options": options}
     return spec, file if not file or file.endswith((".json", ".txt")) else f"spm:{file}"
+
+
+def _lacking(folder: str) -> str:
+    if folder:
+        return f"no tokenizer in {folder} beside the weights, whose texts need it; convert it again"
+    return "no tokenizer beside the weights; texts will need one (--tokenizer=FILE)"
 
 
 def _placed(file: str, name: str, files: dict[str, str]) -> str:

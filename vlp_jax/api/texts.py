@@ -31,10 +31,9 @@ def open_tokenizer(
     from vlp_jax.data.text import check_vocab, load_tokenizer
 
     if not spec or not spec["name"]:
-        which = "" if name == Text.tokenizer else f" {name!r}"
-        raise UserError(
-            f"{path}: carries no tokenizer{which}; convert it again with --tokenizer=FILE"
-        )
+        main = name == Text.tokenizer
+        which = "; convert it again with --tokenizer=FILE" if main else f" {name!r}"
+        raise UserError(f"{path}: carries no tokenizer{which}")
     options = dict(spec.get("options", {}))
     tokenizer = load_tokenizer(spec["name"], context_length=int(spec["context_length"]), **options)
     for field in fields.values():
@@ -48,6 +47,11 @@ class TextArrays:
 
     def __init__(self, tokenizer: Any, field: Text, name: str):
         self._tokenizer, self._field, self._name, self.cut = tokenizer, field, name, 0
+
+    @property
+    def length(self) -> int:
+        """Tokens of a text at most."""
+        return self._tokenizer.context_length
 
     def __call__(self, texts: list[str]) -> dict[str, np.ndarray]:
         self.cut += self._tokenizer.overlong(texts, np.asarray(self._tokenizer(texts)))

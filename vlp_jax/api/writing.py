@@ -17,6 +17,7 @@ from vlp_jax.api.pictures import check_list, check_texts, read_numbered
 from vlp_jax.api.placement import fill, runner
 from vlp_jax.api.prompts import check_prompts, readable, stop_ids
 from vlp_jax.core.errors import UserError, count_of
+from vlp_jax.core.fields import Field, told_too
 from vlp_jax.core.inputs import Vars
 from vlp_jax.methods.base import Function
 
@@ -83,7 +84,7 @@ def score(
     name, function = _function(model, SCORERS, "scores no texts")
     listed, texts = list(check_list(pictures, "pictures")), check_texts(texts)
     (read, scored), prompts = SCORERS[name], _prompts(prompt, len(listed))
-    asked = _Asked(model, function.reads[read], read)
+    asked = _Asked(model, function.reads, read)
     arrays = model.text_arrays(function.reads[scored], scored)
     asked.check(prompts)
     if not texts or not listed:
@@ -137,8 +138,7 @@ class Writer:
         options = self._function.options(how, "generate")
         ends = stop_ids(model.tokenizer(), stop) if stop else ()
         self._how = dataclasses.replace(options, stop=(*options.stop, *ends))
-        read = WRITERS[self._name]
-        self._asked = _Asked(model, self._function.reads[read], read)
+        self._asked = _Asked(model, self._function.reads, WRITERS[self._name])
         self._run = runner(model.method, self._name, Vars(model.params, model.extra), model.mesh)
         self.arrays = self._asked.arrays
 
@@ -216,27 +216,38 @@ class Matcher:
 
 
 class _Asked:
-    """Prompts or questions as the field that a function reads them by.
+    """Prompts or questions as the fields that a function reads them by.
 
     Attributes:
-      arrays: see Writer. room: tokens of one at most.
+      arrays: see Writer. room: tokens of one at most. told: the same of further fields of them.
     """
 
-    def __init__(self, model: Any, field: Any, name: str):
+    def __init__(self, model: Any, reads: Mapping[str, Field], name: str):
+        field = reads[name]
         self.arrays, self.room = model.text_arrays(field, name), field.length
+        others = told_too(reads, name).items()
+        self.told = {other: model.text_arrays(field, other) for other, field in others}
         self._path, self._optional, self._name = model.path, field.optional, name
 
     def check(self, prompts: Sequence[str]) -> None:
-        """Raises UserError where a question is empty."""
+        """Raises UserError where a question is empty, or too long for a further field."""
+        for name, arrays in self.told.items():
+            arrays(list(prompts))
+            if arrays.cut:
+                most = f"{name} has {arrays.length} tokens"
+                raise UserError(f"prompt: {count_of(arrays.cut, 'text')} too long; {most}")
         if not self._optional and not all(prompt.strip() for prompt in prompts):
             what = "begins no text by itself" if self._name == "prompt" else "answers questions"
             raise UserError(f"{self._path}: {what}; give a prompt")
 
     def __call__(self, prompts: Sequence[str]) -> dict[str, np.ndarray]:
         """Their arrays; none where none says anything and none needs to."""
-        if self._optional and not any(prompts):
-            return {}
-        return _bucket(self.arrays(list(prompts)), self._name, self.room)
+        texts, found = list(prompts), {}
+        for name, arrays in self.told.items():
+            found |= _bucket(arrays(texts), name)
+        if self._optional and not any(texts):
+            return found
+        return found | _bucket(self.arrays(texts), self._name, self.room)
 
     def beside(
         self, places: int, prompts: Sequence[str], texts: dict[str, np.ndarray], name: str

@@ -83,8 +83,9 @@ class Text(Field):
       vocab_size: ids lie below it.
       tokenizer: its name: data.tokenizers.NAME, or data.tokenizer for the default.
       mask: adds NAME_mask bool[B, T], True where a token is real and no padding.
-      start: the first id is the tokenizer's start, which the method replaces; one without is
-        refused.
+      start: the first id is the tokenizer's start, which the method replaces or leaves out; where
+        texts are learned one without is refused, elsewhere the padding stands for it.
+      bare: without the tokenizer's start, of what goes on from another text.
       end: the id that ends a text, which the tokenizer must have for its end; -1: any.
       mark: the id in place of the tokenizer's start ([ENC], [DEC]); -1: none.
       open: without the end, for what is written after it.
@@ -106,6 +107,7 @@ class Text(Field):
     cut: bool = False
     mask: bool = False
     start: bool = False
+    bare: bool = False
     end: int = -1
     mark: int = -1
     open: bool = False
@@ -130,6 +132,12 @@ class Text(Field):
         if self.count > 0:
             arrays[f"{name}_weight"] = jax.ShapeDtypeStruct(rows, jnp.float32)
         return arrays
+
+
+def told_too(reads: Mapping[str, Field], name: str) -> dict[str, Text]:
+    """What else of these fields is the text `name`, by other tokenizers."""
+    others = {key: field for key, field in reads.items() if isinstance(field, Text)}
+    return {key: field for key, field in others.items() if field.of == name != key}
 
 
 @dataclasses.dataclass(frozen=True)

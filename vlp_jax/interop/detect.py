@@ -105,7 +105,8 @@ def open_checkpoint(path: str, weights: str = "") -> Checkpoint:
     state = family.known_names(state)
     state = {**state, **family.further(state, beside.folder, _read)}
     state = family.held(state, beside)
-    beside = dataclasses.replace(beside, tokenizers=family.tokenizers(state))
+    apart = {n: _words(os.path.join(beside.folder, f)) for n, f in family.folders.items()}
+    beside = dataclasses.replace(beside, tokenizers=family.tokenizers(state) | apart)
     return Checkpoint(file, family, state, beside, pictures, (*notes, *more))
 
 
@@ -183,6 +184,8 @@ def _index_of(shard: str) -> str:
 
 
 def _read(path: str) -> State:
+    """The tensors of a file, or of the weights in a folder."""
+    path = _find_weights(path) if os.path.isdir(path) else path
     if path.endswith(".safetensors"):
         return read_safetensors(path)
     if _INDEX.search(path):

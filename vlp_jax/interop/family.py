@@ -65,6 +65,7 @@ class Family:
       compared: fields of the method itself that its config must say.
       one_tokenizer: all texts of a method are read by the one beside the weights, further ones
         without its cleaning.
+      folders: {name: folder beside the weights} of further tokenizers.
     """
 
     has: tuple[str, ...] = ()
@@ -87,6 +88,7 @@ class Family:
     unwritten: tuple[str, ...] = ()
     compared: tuple[str, ...] = ("image_mean", "image_std")
     one_tokenizer: bool = False
+    folders: Mapping[str, str] = {}
 
     @property
     def name(self) -> str:
@@ -104,7 +106,7 @@ class Family:
 
     def further(self, state: State, folder: str, read: Callable[[str], State]) -> State:
         """The tensors of further files of a folder, where one network is released as several; read:
-        f(path) -> the tensors of a file."""
+        f(path) -> the tensors of a file, or of the weights in a folder."""
         del state, folder, read
         return {}
 
@@ -202,9 +204,11 @@ class Family:
 
         Args:
           method: {name, ..., part: {name, every field}}; numbers: {path: its lone numbers};
-            drawing: how it draws, {} where that is not known; tokenizers: {name: files of it}.
+            drawing: how it draws, {} where that is not known; image_token: the id that stands for a
+          picture, -1 where none came with it; tokenizers: {name: files of it}.
           pictures: its preprocessing.
-          tokenizer: {end: its last id, said: what open_clip's text_cfg says of it}, or None.
+          tokenizer: {end: its last id, image: that of <image>, where it has none the first that is
+            free, said: what open_clip's text_cfg says of it}, or None.
 
         Raises:
           UserError: a method that the library has no class for.
@@ -227,8 +231,7 @@ class Family:
 
     def tokenizer_folder(self, name: str) -> str:
         """Where the tokenizer of a text, by its field, lies in a folder."""
-        del name
-        return ""
+        return self.folders.get(name, "")
 
     def rebuilt(self, configs: Configs) -> tuple[dict[str, Any], Mapping[str, Any]] | None:
         """(config of the method that its library builds of `configs`, its preprocessing); None

@@ -30,12 +30,12 @@ IMAGE = dict(  # what Blip2VisionModel is, whatever its config says
     pool="tokens", cls_token=True, pos_embed="learned", pre_norm=False, conv_bias=True,
     weight_init="mae",
 )  # fmt: skip
-EYE_RULES = (  # of the two classes of transformers with an eye
+EYE_RULES = (  # of the classes of transformers with an eye
     *vision_rules(),
     *norm("image_norm", "vision_model.post_layernorm"),
     Rule("queries", "query_tokens", "1 q d -> q d"),
-    *norm("qformer/norm_embed", "qformer.layernorm"),
 )
+EMBED_RULES = norm("qformer/norm_embed", "qformer.layernorm")  # of BLIP-2's
 _LOOKS = re.compile(r"encoder\.layer\.(\d+)\.crossattention\.")
 _OURS = re.compile(r"qformer/layers/at(\d+)/")
 

@@ -290,5 +290,5 @@ class BLIP2(Querying):
         return {
             "lm_logits": Function(lm_logits, image | {"text": self.given(self.mark)}),
             "generate_text": Function(generate_text, read, Writing, places),
-            "loglik": Function(loglik, read | texts, Scoring),
+            "loglik": Function(loglik, read | texts, Scoring, places),
         }

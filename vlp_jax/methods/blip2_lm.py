@@ -54,9 +54,12 @@ class BLIP2LM(Querying):
       frozen_lm, lm_dtype: it stays as it is, its weights in this dtype.
       text_length, prompt_length: tokens of the text, and of the prompt before it, which is read and
         not learned; 0: there is none.
-      start_id: begins what a T5 writes.
+      start_id: begins what a T5 writes (-1: it is 0), and what a decoder does where there is no
+        prompt (-1: nothing does).
       end_ids: end what is written; training texts end with the first.
       split: of a T5 without prompts: each text is cut in two at random, the first part is read.
+      prompt_tokens: of a text's beginning, its start included, which without prompts is read and
+        not learned ("a photo of").
       soft_prompt: learned vectors before the queries', in place of words.
       instructed: queries read the prompt, too, by a tokenizer of their own (`qformer`).
       label_smoothing: of the loss.
@@ -67,9 +70,10 @@ class BLIP2LM(Querying):
     lm_dtype: str = "float32"
     text_length: Size = 32
     prompt_length: Annotated[int, Range(0)] = 0
-    start_id: int = 0
+    start_id: int = -1
     end_ids: tuple[int, ...]
     split: bool = False
+    prompt_tokens: Annotated[int, Range(0)] = 0
     soft_prompt: Annotated[int, Range(0)] = 0
     instructed: bool = False
     label_smoothing: Rate = 0.0
@@ -85,11 +89,16 @@ class BLIP2LM(Querying):
             raise UserError(
                 "method.end_ids=(): name an id that ends a text, or none would ever end"
             )
-        for key, ids in (("end_ids", self.end_ids), ("start_id", (self.start_id,))):
-            if wrong := [one for one in ids if not 0 <= one < size]:
+        for key, ids, least in (("end_ids", self.end_ids, 0), ("start_id", (self.start_id,), -1)):
+            if wrong := [one for one in ids if not least <= one < size]:
                 raise UserError(f"method.{key}={wrong[0]}: no id below method.lm.vocab_size={size}")
         if self.split and (self.prompt_length or not self.encodes):
             raise UserError("method.split: is of a T5 without method.prompt_length")
+        if self.prompt_tokens and (self.prompt_length or self.split):
+            raise UserError("method.prompt_tokens: is of texts without method.prompt_length, split")
+        if self.prompt_tokens >= self.text_length:
+            all_of = f"leaves out all text_length={self.text_length} tokens of a text"
+            raise UserError(f"method.prompt_tokens={self.prompt_tokens}: {all_of}")
         if self.instructed and not (self.prompt_length and self.query_net.has("read")):
             need = "needs method.prompt_length and method.qformer.texts='read'"
             raise UserError(f"method.instructed: {need}")
@@ -110,6 +119,11 @@ class BLIP2LM(Querying):
         return isinstance(self.lm_net, T5)
 
     @property
+    def first(self) -> int:
+        """The id that begins what is written, 0 where none is said."""
+        return max(self.start_id, 0)
+
+    @property
     def places(self) -> int:
         """Tokens that it takes at most."""
         return self.lm_net.context_length if self.encodes else self.lm_net.places
@@ -121,12 +135,18 @@ class BLIP2LM(Querying):
 
     def fields(self) -> dict[str, Field]:
         """image, or image_states; text: int32[B, T] with its end; where there are prompts prompt:
-        int32[B, P], and where queries read them instruction: the same by their own tokenizer."""
-        end = self.end_ids[0] if len(self.end_ids) == 1 else -1
-        found = super().fields() | {"text": self.words(self.text_length, end=end)}
-        if self.prompt_length:
-            found["prompt"] = self.words(self.prompt_length, open=True)
-        return found | self.instruction
+        int32[B, P], which text goes on from without a start of its own, and where queries read
+        them instruction: the same by their own tokenizer."""
+        how = {"end": self.end_ids[0] if len(self.end_ids) == 1 else -1}
+        if not self.prompt_length:
+            return super().fields() | {"text": self.words(self.text_length, **how)}
+        text = self.words(self.text_length, bare=True, **how)
+        both = {"text": text, "prompt": self.begun(self.prompt_length)}
+        return super().fields() | both | self.instruction
+
+    def begun(self, length: int, **how: Any) -> Text:
+        """A field of prompts: without their end, but for a T5, whose encoder reads it."""
+        return self.words(length, open=not self.encodes, **how)
 
     def words(self, length: int, **how: Any) -> Text:
         """A field of words of the language model."""
@@ -138,7 +158,13 @@ class BLIP2LM(Querying):
         if not self.instructed:
             return {}
         how = dict(tokenizer="qformer", mask=True, of="prompt")
-        return {"instruction": Text(self.prompt_length, self.query_net.vocab_size, **how)}
+        length = min(self.prompt_length, self.query_net.context_length)
+        return {"instruction": Text(length, self.query_net.vocab_size, **how)}
+
+    @property
+    def shown(self) -> dict[str, Field]:
+        """See Querying; with the instruction."""
+        return super().shown | self.instruction
 
     def parts(self) -> dict[str, Part]:
         """Those of Querying, proj, lm and, where there is one, soft_prompt."""
@@ -161,15 +187,19 @@ class BLIP2LM(Querying):
     def parted(self, x: Inputs) -> tuple[Words | None, Words]:
         """(What is read before the text, the text)."""
         ids, mask = x.batch["text"], x.batch["text_mask"]
-        if not self.split:
+        if not (self.split or self.prompt_tokens):
             return self.prompt(x), (ids, mask)
-        count = jnp.maximum(mask.sum(1), 2)
-        cut = jax.vmap(lambda key, n: jax.random.randint(key, (), 1, n))(x.fold("split").rng, count)
-        place = jnp.arange(ids.shape[1])
-        before = place < cut[:, None]
-        later = place + cut[:, None]
+        cut = jnp.full(len(ids), self.prompt_tokens)
+        if self.split:
+            rng, count = x.fold("split").rng, jnp.maximum(mask.sum(1), 2)
+            cut = jax.vmap(lambda key, n: jax.random.randint(key, (), 1, n))(rng, count)
+        place, cut = jnp.arange(ids.shape[1]), cut[:, None]
+        later = place + cut
         rest = jnp.take_along_axis(ids, jnp.minimum(later, ids.shape[1] - 1), axis=1)
-        return (ids, mask & before), (rest, later < mask.sum(1, keepdims=True))
+        first = ids, mask & (place < cut)
+        if self.encodes:  # it reads an end, as of prompts
+            first = jnp.where(place == cut, self.end_ids[0], ids), mask & (place <= cut)
+        return first, (rest, later < mask.sum(1, keepdims=True))
 
     def prompt(self, x: Inputs) -> Words | None:
         """The field prompt where there is one."""
@@ -208,7 +238,7 @@ class BLIP2LM(Querying):
         ids, mask = text
         if self.encodes:
             read = before or (jnp.zeros((len(ids), 0), jnp.int32), jnp.zeros((len(ids), 0), bool))
-            first = jnp.pad(ids[:, :-1], ((0, 0), (1, 0)), constant_values=self.start_id)
+            first = jnp.pad(ids[:, :-1], ((0, 0), (1, 0)), constant_values=self.first)
             return self.written(v, x, read, first), ids, mask
         learned = mask
         if before is not None:
@@ -247,22 +277,22 @@ class BLIP2LM(Querying):
     def speaker(self, v: Vars, x: Inputs) -> tuple[Writer, Words]:
         """(The language model behind what it was shown, where it begins)."""
         run, net = caller(self, v, x, "lm", self.lm_net)
-        nothing = jnp.zeros((len(x.index), 1), jnp.int32), jnp.zeros((len(x.index), 1), bool)
-        prompt = self.prompt(x) or nothing
+        start = jnp.full((len(x.index), 1), self.first, jnp.int32)
+        begins = jnp.full(start.shape, self.start_id >= 0)
         if not self.encodes:
-            return after_words(run, net, self.prefix(v, x)), prompt
-        start = jnp.full((len(x.index), 1), self.start_id, jnp.int32)
-        return after_encoding(run, net, *self.behind(v, x, *prompt)), (start, start == start)
+            return after_words(run, net, self.prefix(v, x)), self.prompt(x) or (start, begins)
+        read = self.prompt(x) or (start, ~(start == start))
+        return after_encoding(run, net, *self.behind(v, x, *read)), (start, start == start)
 
     def functions(self) -> dict[str, Function]:
         """lm_logits: float32[B, T, V] of the token after each of `text`, which stands behind the
         queries; of a T5, whose encoder reads `text`, float32[B, U, V] of the token after each of
         `target`, which starts with start_id. generate_text: what follows `prompt`
-        (decoding/steps.py Written); loglik: float32[B, K], how likely each of `texts`, int32[B, K,
-        L], does, their first id left out. The others: see Querying.
+        (decoding/steps.py Written), and generate_answer the same where there must be one; loglik
+        and answer_loglik: float32[B, K], how likely each of `texts`, or `answers`, int32[B, K, L],
+        does, their first id left out. The others: see Querying.
         """
-        fields, most = self.fields(), self.places
-        shown = {"image": fields["image"]} | self.instruction
+        shown, most = self.shown, self.places - (0 if self.encodes else self.seen)
         text = shown | {"text": self.words(most)}
 
         def lm_logits(v: Vars, x: Inputs, _: None) -> Array:
@@ -277,17 +307,26 @@ class BLIP2LM(Querying):
             writer, prompt = self.speaker(v, x)
             return write(writer, *prompt, how, (*self.end_ids, *how.stop), x.rng)._asdict()
 
-        def loglik(v: Vars, x: Inputs, how: Scoring) -> Array:
+        def loglik(texts: str, v: Vars, x: Inputs, how: Scoring) -> Array:
             writer, prompt = self.speaker(v, x)
-            return likelihood(writer, *prompt, x.batch["texts"], x.batch.get("texts_mask"), how)
+            return likelihood(writer, *prompt, x.batch[texts], x.batch.get(f"{texts}_mask"), how)
+
+        def scores(texts: str, read: dict[str, Field]) -> Function:
+            several = {texts: self.words(most, start=True, count=ANY)}
+            return Function(functools.partial(loglik, texts), read | several, Scoring, most)
 
         target = {"target": dataclasses.replace(self.words(most), mask=False)}
-        read = shown | {"prompt": self.words(most, open=True, optional=True)}
-        places = most if self.encodes else most - self.seen
-        return super().functions() | {
+        read = shown | {"prompt": self.begun(most, optional=True)}
+        asked = shown | {"prompt": self.begun(most)}
+        found = super().functions()
+        if self.instructed:
+            del found["features"]  # which are of a picture alone
+        return found | {
             "lm_logits": Function(lm_logits, text | (target if self.encodes else {})),
-            "generate_text": Function(generate_text, read, Writing, places),
-            "loglik": Function(loglik, read | {"texts": self.words(most, count=ANY)}, Scoring),
+            "generate_text": Function(generate_text, read, Writing, most),
+            "generate_answer": Function(generate_text, asked, Writing, most),
+            "loglik": scores("texts", read),
+            "answer_loglik": scores("answers", asked),
         }
 
 

@@ -156,5 +156,7 @@ class LanguageModel(Method):
             "lm_logits": Function(lm_logits, text),
             "nats": Function(nats, text),
             "generate_text": Function(generate_text, prompt, Writing, most),
-            "loglik": Function(loglik, prompt | {"texts": self.texts(most, count=ANY)}, Scoring),
+            "loglik": Function(
+                loglik, prompt | {"texts": self.texts(most, start=True, count=ANY)}, Scoring, most
+            ),
         }

@@ -112,6 +112,11 @@ class HfTokenizer(Tokenizer):
                 )
             self.suffix = (known[0],)
 
+    def id_for(self, token: str) -> int:
+        """See Tokenizer."""
+        found = self._id(token)
+        return self.vocab_size if found is None else found
+
     def content(self) -> dict[str, Any]:
         """What a tokenizer.json of it holds."""
         return json.loads(self._model.to_str())

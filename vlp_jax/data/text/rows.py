@@ -19,18 +19,32 @@ def text_rows(
     """{name: int32[N, T]}, with {name}_mask bool[N, T] where the field has one.
 
     Worked example: "a cat" of [CLS] a cat [SEP] is [ENC] a cat [SEP] for a field whose mark is
-    [ENC], and [DEC] a cat for an open one whose mark is [DEC].
+    [ENC], and [DEC] a cat for an open one whose mark is [DEC]. For a bare one it is a cat [SEP].
 
     Raises:
       UserError: an open field and a tokenizer that ends nothing.
     """
     ids = np.asarray(tokenizer(texts), np.int32)
-    mask = tokenizer.mask(ids) if field.mask or field.open else None
+    mask = tokenizer.mask(ids) if field.mask or field.open else np.zeros(ids.shape, bool)
     if field.mark >= 0:
         ids[:, 0] = field.mark
+    if field.bare:
+        ids, mask = _pad(ids, mask, 0, len(tokenizer.prefix), tokenizer.pad_id)
+        ids, mask = ids[:, len(tokenizer.prefix) :], mask[:, len(tokenizer.prefix) :]
+    if field.start and not tokenizer.prefix:
+        ids, mask = _pad(ids, mask, 1, 0, tokenizer.pad_id)
     if field.open:
         if len(tokenizer.suffix) != 1:
             raise UserError(f"tokenizer {tokenizer.name!r}: ends texts with several ids")
         last = mask & ~np.pad(mask[:, 1:], ((0, 0), (0, 1)))
         ids, mask = np.where(last, tokenizer.pad_id, ids).astype(np.int32), mask & ~last
     return {name: ids} | ({f"{name}_mask": mask} if field.mask else {})
+
+
+def _pad(
+    ids: np.ndarray, mask: np.ndarray, before: int, after: int, pad_id: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """So many further columns, those in front real."""
+    columns = (0, 0), (before, after)
+    ids = np.pad(ids, columns, constant_values=pad_id)
+    return ids, np.pad(mask, columns, constant_values=((False, False), (True, False)))

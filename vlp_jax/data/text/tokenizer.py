@@ -39,6 +39,11 @@ class Tokenizer:
         """Id of the end."""
         return self.suffix[-1]
 
+    def id_for(self, token: str) -> int:
+        """The id that a further special token has or would get."""
+        del token
+        return self.vocab_size
+
     _clean = staticmethod(unchanged)  # of a text, before it is cut
 
     def blank(self, text: str) -> bool:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from vlp_jax.core.errors import UserError
-from vlp_jax.core.fields import Field, Text
+from vlp_jax.core.fields import Field, Text, told_too
 from vlp_jax.core.types import HostBatch
 from vlp_jax.data.text.rows import text_rows
 from vlp_jax.evals.base import EvalContext, EvalFn
@@ -52,14 +52,18 @@ def prompted(
     Raises:
       UserError: see `text_field`.
     """
-    if not texts:
+    if not texts and ASKED[0] not in reads:
         return fn
     tokenizer, (name, field) = tokenizer_of(context), text_field(context, reads)
+    asked = told_too(reads, name) | ({name: field} if texts else {})
+    known = {other: context.tokenizers.get(other, tokenizer) for other in asked}
 
     def run(batch: HostBatch) -> Any:
         rows = batch["index"].tolist()
         mine = [texts if isinstance(texts, str) else texts[i] if i >= 0 else "" for i in rows]
-        return fn({**batch, **text_rows(tokenizer, field, name, mine)})
+        for other, field in asked.items():
+            batch = {**batch, **text_rows(known[other], field, other, mine)}
+        return fn(batch)
 
     return run
 

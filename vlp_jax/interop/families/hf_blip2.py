@@ -13,6 +13,7 @@ from vlp_jax.interop.config_values import class_of, filled
 from vlp_jax.interop.family import Beside, Config
 from vlp_jax.interop.hf import HuggingFace, write_vit
 from vlp_jax.interop.qformer import (
+    EMBED_RULES,
     EYE_RULES,
     IMAGE,
     cross_every,
@@ -28,6 +29,7 @@ from vlp_jax.interop.tensors import State
 _END = 102  # [SEP] of bert-base-uncased, which the config does not say
 RULES = (
     *EYE_RULES,
+    *EMBED_RULES,
     *word_rules("embeddings"),
     *linear("image_proj/out", "vision_projection"),
     *linear("text_proj/out", "text_projection"),

@@ -15,6 +15,7 @@ from vlp_jax.interop.family import Beside, Config, families
 from vlp_jax.interop.hf import HuggingFace, write_vit
 from vlp_jax.interop.hf_lm import HEAD
 from vlp_jax.interop.qformer import (
+    EMBED_RULES,
     EYE_RULES,
     IMAGE,
     cross_every,
@@ -26,32 +27,37 @@ from vlp_jax.interop.qformer import (
 from vlp_jax.interop.rules import Rule, Table
 from vlp_jax.interop.tensors import State
 
-_LMS = ("opt", "llama", "t5")  # model_types, and names of their families behind hf_
+LMS = ("opt", "llama", "t5")  # model_types, and names of their families behind hf_
 _LM = "language_model."
-_RULES = (
-    *EYE_RULES,
-    *linear("proj/out", "language_projection"),
-)
+_PROCESSOR = "processor_config.json"
 
 
 class HfBlip2LM(HuggingFace):
-    """An eye, a Q-Former, a linear map and a language model."""
+    """An eye, a Q-Former, a linear map and a language model.
+
+    Class attributes: embed_rules: names of what embeds queries and texts; parts: {section of the
+    config: its model_type}; instructs: queries read the prompt.
+    """
 
     has = ("query_tokens", "language_projection.weight", "qformer.layernorm.weight")
     archs = "blip2"
     release = preprocess.BLIP
     methods = ("blip2_lm",)
-    compared = (*HuggingFace.compared, "image_norm_eps", "end_ids", "start_id")
+    compared = (*HuggingFace.compared, "image_norm_eps", "end_ids")
     untold = (*HuggingFace.untold, "lm.context_length")
     title, model_type, processor = "Blip2ForConditionalGeneration", "blip-2", "Blip"
+    embed_rules: tuple[Rule, ...] = EMBED_RULES
+    parts = {"vision": "blip_2_vision_model", "qformer": "blip_2_qformer"}
+    instructs = False
 
     def table(self, names: Any) -> Table:
         """The names of a file or of ours, which say what the language model is."""
-        own = _family(names)
-        rules = tuple(_prefixed(rule) for rule in own.rules)
+        own = lm_of(names, _LM)
+        rules = prefixed(own, _LM)
         layers = layer_rules("qformer.encoder.layer.{i}", "attention", cross_every(names))
+        eye = (*EYE_RULES, *self.embed_rules, *linear("proj/out", "language_projection"))
         ignored = (*self.ignored, *(rf"language_model\.{name}" for name in own.ignored))
-        return Table(f"Hugging Face {self.title}", (*_RULES, *layers, *rules), ignored)
+        return Table(f"Hugging Face {self.title}", (*eye, *layers, *rules), ignored)
 
     def held(self, state: State, beside: Beside) -> State:
         """Without a head of words that the words' table is once more."""
@@ -71,33 +77,44 @@ class HfBlip2LM(HuggingFace):
         class_of(config, (self.title,), where)
         words = config.get("text_config") or {}
         lm = words.get("model_type", "opt")
-        if lm not in _LMS:
+        if lm not in LMS:
             raise UserError(
-                f"{where}: text_config: model_type {lm!r} is not read{nearest(lm, _LMS)}"
+                f"{where}: text_config: model_type {lm!r} is not read{nearest(lm, LMS)}"
             )
         vision = read_eye(config, where)
         net, _ = read_qformer(config.get("qformer_config"), f"{where}: qformer_config")
-        sizes = filled({"num_query_tokens": 32}, config, where)
+        count = filled({"num_query_tokens": 32}, config, where)["num_query_tokens"]
         text = lm_family(lm).method(words, f"{where}: text_config")
         return {
             "name": "blip2_lm",
             "image": vision | IMAGE,
             "image_norm_eps": vision["norm_eps"],
-            "qformer": net | {"texts": "none", "num_queries": sizes["num_query_tokens"]},
+            "qformer": net | {"texts": "none", "num_queries": count},
             "lm": text["lm"],
             "end_ids": text["end_ids"],
-            "start_id": max(text["start_id"], 0) if lm == "t5" else 0,
-            "text_length": max(
-                1, min(32, text["lm"]["context_length"] - sizes["num_query_tokens"])
-            ),
+            "start_id": text["start_id"],
+            **self.lengths(text["lm"]["context_length"] - count),
         }
+
+    def takes(self, method: Config) -> bool:
+        """One whose queries read, or do not."""
+        return super().takes(method) and method.get("instructed", False) == self.instructs
+
+    def lengths(self, room: int) -> dict[str, int]:
+        """Tokens of texts where there is room for so many."""
+        return {"text_length": max(1, min(32, room))}
 
     def complete(self, method: dict[str, Any], state: State, beside: Beside) -> list[str]:
         """What the language model's own family reads off the tensors and files."""
         own = {name.removeprefix(_LM): tensor for name, tensor in state.items()}
-        family = _family(state)
+        family = lm_of(state, _LM)
         some = dataclasses.replace(beside, config=beside.config.get("text_config") or {})
         return family.complete(method, own, some)
+
+    def manifest(self, beside: Beside) -> dict[str, Any]:
+        """The id that stands for a picture's vectors."""
+        slot = beside.config.get("image_token_index")
+        return {"image_token": slot} if isinstance(slot, int) else {}
 
     def tokenizer_options(
         self, beside: Beside, file: str, vocab_size: int, method: str
@@ -105,31 +122,47 @@ class HfBlip2LM(HuggingFace):
         """A language model reads every space and line as it is."""
         return {"clean": "none"}
 
+    def configs(
+        self, method: Config, pictures: Config, tokenizer: Config | None
+    ) -> dict[str, dict[str, Any]]:
+        """With how many places a processor makes for a picture."""
+        found = super().configs(method, pictures, tokenizer)
+        kind = f"{self.title.removesuffix('ForConditionalGeneration')}Processor"
+        said = {"processor_class": kind, "num_query_tokens": method["qformer"]["num_queries"]}
+        return found | {_PROCESSOR: said}
+
     def config_json(self, method: Config, tokenizer: Config | None) -> dict[str, Any]:
-        """Blip2Config.
+        """The config of the class.
 
         Raises:
-          UserError: queries that are instructed, soft prompts, a language model that the class is
-            not written with.
+          UserError: soft prompts, a language model that the class is not written with.
         """
         image, net, lm = method["image"], method["qformer"], method["lm"]
-        if method["soft_prompt"] or net["texts"] != "none":
-            raise UserError(
-                f"--to=hf: {self.title} has neither soft prompts nor instructed queries"
-            )
+        if method["soft_prompt"]:
+            raise UserError(f"--to=hf: {self.title} has no soft prompts")
         said = {"name": "text_to_text" if lm["name"] == "t5" else "language_model", "lm": lm}
-        own = next((kind for kind in _LMS if lm_family(kind).takes(said)), None)
+        own = next((kind for kind in LMS if lm_family(kind).takes(said)), None)
         if own is None:
-            raise UserError(f"--to=hf: {self.title} is written with {', '.join(_LMS)} alone")
-        start = method["start_id"] if own == "t5" else -1
+            raise UserError(f"--to=hf: {self.title} is written with {', '.join(LMS)} alone")
+        start = max(method["start_id"], 0) if own == "t5" else method["start_id"]
         ids = {"start_id": start, "end_ids": method["end_ids"]}
         text = lm_family(own).config_json(said | ids, tokenizer) | {"model_type": own}
+        qformer = write_qformer(net, image["width"]) | {"model_type": self.parts["qformer"]}
         return {
-            "vision_config": {"model_type": "blip_2_vision_model", **write_vit(image)},
-            "qformer_config": write_qformer(net, image["width"]),
+            "vision_config": {"model_type": self.parts["vision"], **write_vit(image)},
+            "qformer_config": qformer,
             "text_config": text,
             "num_query_tokens": net["num_queries"],
+            "image_token_index": _slot(method, tokenizer),
         }
+
+
+def _slot(method: Config, tokenizer: Config | None) -> int:
+    """The id of a picture's places: as it came, else the first behind the tokenizer's, which the
+    processor adds, else the last of the table."""
+    size = method["lm"]["vocab_size"]
+    found = method["image_token"], (tokenizer or {}).get("image", -1), size - 1
+    return next(slot for slot in found if 0 <= slot < size)
 
 
 def lm_family(kind: str) -> HuggingFace:
@@ -137,20 +170,24 @@ def lm_family(kind: str) -> HuggingFace:
     return families()[f"hf_{kind}"]
 
 
-def _family(names: Any) -> HuggingFace:
-    """That of the language model, by the names of theirs or of ours."""
-    own = {name.removeprefix(_LM) for name in names}
+def lm_of(names: Any, prefix: str) -> HuggingFace:
+    """That of the language model, by the names of ours, or of theirs behind a prefix."""
+    own = {name.removeprefix(prefix) for name in names}
     if own.intersection(("lm/encoder/bias", "shared.weight")):
         return lm_family("t5")
     positions = ("lm/pos_embed", "model.decoder.embed_positions.weight")
     return lm_family("opt" if own.intersection(positions) else "llama")
 
 
-def _prefixed(rule: Rule) -> Rule:
-    """A rule of the language model alone as it is here."""
-    theirs: str | tuple[str, ...] = rule.theirs
-    named = _LM + theirs if isinstance(theirs, str) else tuple(_LM + name for name in theirs)
-    return dataclasses.replace(rule, theirs=named)
+def prefixed(family: HuggingFace, prefix: str) -> tuple[Rule, ...]:
+    """The rules of a language model alone as they are here."""
+    found = []
+    for rule in family.rules:
+        theirs: str | tuple[str, ...] = rule.theirs
+        one = isinstance(theirs, str)
+        named = prefix + theirs if one else tuple(prefix + name for name in theirs)
+        found.append(dataclasses.replace(rule, theirs=named))
+    return tuple(found)
 
 
 FAMILY = HfBlip2LM()

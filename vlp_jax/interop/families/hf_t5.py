@@ -112,8 +112,7 @@ class HfT5(HuggingFace):
             "bias_buckets": c["relative_attention_num_buckets"],
             "bias_most": c["relative_attention_max_distance"],
             "norm_eps": c["layer_norm_epsilon"],
-            # gated-gelu is the approximation by tanh there
-            "activation": "gelu_tanh" if name == "gelu" else activation(name, where),
+            "activation": _activation(config.get("dense_act_fn"), name, where),
             "scaled": bool(config.get("scale_decoder_outputs", c["tie_word_embeddings"])),
             "tied": c["tie_word_embeddings"],
         }
@@ -136,8 +135,9 @@ class HfT5(HuggingFace):
     def config_json(self, method: Config, tokenizer: Config | None) -> dict[str, Any]:
         """T5Config."""
         net, ends = method["lm"], method["end_ids"]
-        name = net["activation"]
-        name = "gelu" if name == "gelu_tanh" else activation_name(name)
+        name = (
+            "gelu_new" if net["activation"] == "gelu_tanh" else activation_name(net["activation"])
+        )
         return {
             "vocab_size": net["vocab_size"],
             "d_model": net["width"],
@@ -149,7 +149,8 @@ class HfT5(HuggingFace):
             "relative_attention_num_buckets": net["bias_buckets"],
             "relative_attention_max_distance": net["bias_most"],
             "layer_norm_epsilon": net["norm_eps"],
-            "feed_forward_proj": f"gated-{name}",
+            "feed_forward_proj": f"gated-{name.removesuffix('_new')}",
+            "dense_act_fn": name,
             "tie_word_embeddings": net["tied"],
             "scale_decoder_outputs": net["scaled"],
             "decoder_start_token_id": method["start_id"],
@@ -157,6 +158,14 @@ class HfT5(HuggingFace):
             "eos_token_id": in_order(ends),
             "is_encoder_decoder": True,
         }
+
+
+def _activation(said: Any, name: str, where: str) -> str:
+    """dense_act_fn where that is said (BLIP-2's T5 has the exact GELU), else what the name of the
+    MLP stands for: of gated-gelu the approximation by tanh."""
+    if said is not None:
+        return activation(said, where, "dense_act_fn")
+    return "gelu_tanh" if name == "gelu" else activation(name, where, "feed_forward_proj")
 
 
 def _end(config: Config) -> dict[str, Any]:

@@ -27,7 +27,7 @@ from vlp_jax.interop.tensors import State, Tensor
 _VIT, _BERT, _HEAD = "visual_encoder", "Qformer.bert", "Qformer.cls.predictions"
 _WORDS = f"{_BERT}.embeddings"
 EYE = "eva_vit_g"  # the name of its file
-_RULES = (
+EYE_RULES = (
     *patches("image/patch_embed", f"{_VIT}.patch_embed.proj"),
     Rule("image/cls_token", f"{_VIT}.cls_token", "1 1 d -> d"),
     Rule("image/pos_embed", f"{_VIT}.pos_embed", "1 n d -> n d"),
@@ -36,9 +36,15 @@ _RULES = (
         ("norm1", "norm2"), ("mlp.fc1", "mlp.fc2"),
     ),
     *norm("image_norm", "ln_vision"),
+)  # fmt: skip
+QFORMER_RULES = (
     Rule("queries", "query_tokens", "1 q d -> q d"),
     *word_rules(_WORDS),
     *norm("qformer/norm_embed", f"{_WORDS}.LayerNorm"),
+)
+_RULES = (
+    *EYE_RULES,
+    *QFORMER_RULES,
     *linear("qformer/head/dense", f"{_HEAD}.transform.dense"),
     *norm("qformer/head/norm", f"{_HEAD}.transform.LayerNorm"),
     Rule("qformer/head/bias", f"{_HEAD}.bias"),
@@ -46,12 +52,12 @@ _RULES = (
     *linear("text_proj/out", "text_proj"),
     *linear("itm/out", "itm_head"),
     Rule("temperature", "temp"),
-)  # fmt: skip
+)
 _TIED = (
     (f"{_HEAD}.decoder.weight", f"{_WORDS}.word_embeddings.weight"),
     (f"{_HEAD}.decoder.bias", f"{_HEAD}.bias"),
 )
-_IGNORED = (
+IGNORED = (
     r".*\.position_ids", *(name.replace(".", r"\.") for name, _ in _TIED),
     rf"{_VIT}\.(norm|fc_norm|head)\..*",
 )  # fmt: skip
@@ -70,7 +76,7 @@ class LavisBlip2(Family):
     def table(self, names: Any) -> Table:
         """Every which layer looks at the picture is what the names say."""
         layers = layer_rules(f"{_BERT}.encoder.layer.{{i}}", "self", cross_every(names))
-        return Table("salesforce/LAVIS", (*_RULES, *layers), _IGNORED)
+        return Table("salesforce/LAVIS", (*_RULES, *layers), IGNORED)
 
     def known_names(self, state: State) -> State:
         """The eye's biases of queries and values as those of a fused product."""

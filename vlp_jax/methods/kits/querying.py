@@ -74,6 +74,11 @@ class Querying(Varied):
         """image_states as another function reads them, or a cache gives them."""
         return Numbers(self.states_shape, self.image_tower.dtype)
 
+    @property
+    def shown(self) -> dict[str, Field]:
+        """What queries look at and read where nothing is cached: image."""
+        return {"image": super().fields()["image"]}
+
     def fields(self) -> dict[str, Field]:
         """image, or what a cache holds in its place, image_states."""
         if not self.frozen_tower:
@@ -132,7 +137,8 @@ class Querying(Varied):
         """image_states: the tower's tokens [B, S, D'], which `data cache` keeps; queries:
         float32[B, Q, D], the Q-Former's last states; features: float32[B, D], their mean; pixels:
         see Trunk."""
-        image = {"image": super().fields()["image"]}
+        shown = self.shown
+        image = {"image": shown["image"]}
 
         def queries(v: Vars, x: Inputs, _: None) -> Array:
             return self.ask(v, x).astype(jnp.float32)
@@ -140,7 +146,7 @@ class Querying(Varied):
         return super().functions() | {
             "features": Function(lambda v, x, _: queries(v, x, None).mean(1), image),
             "image_states": Function(lambda v, x, _: self.see(v, x), image),
-            "queries": Function(queries, image),
+            "queries": Function(queries, shown),
         }
 
     def flops(self, text_length: int | None = None) -> float:
