@@ -233,5 +233,6 @@ def _run(source: str, arch: str, to: str, weights: str) -> Parts:
         "method": model.config["method"],
         "preprocessing": model.preprocessing,
         "tokenizer": model.tokenizer_spec,
+        "tokenizers": model.tokenizers,
     }
     return Parts(arrays, manifest, notes, {})
