@@ -19,7 +19,8 @@ def test_captions_of():
     assert captions_of(" ", {}) == []
 
 
-EXAMPLE = {"key": "k", "text": ["one two three", "four"], "meta": {"tags": ["x", "y"], "n": 5}}
+EXAMPLE = {"key": "k", "text": ["one two three", "four"], "meta": {}}
+EXAMPLE["meta"] = {"tags": ["x", "y"], "n": 5, "said": ["yes", True]}
 
 
 def stream(position):
@@ -38,6 +39,8 @@ def test_caption_choice():
     assert pick(CaptionSpec("n", ("{c}!", "{c}!"))) == "5!"
     with pytest.raises(DamagedSample, match="no_caption"):
         pick(CaptionSpec("nothing"))
+    with pytest.raises(DamagedSample, match="boolean_text"):
+        pick(CaptionSpec("said"))
 
 
 def test_word_dropout_drops_its_share_and_never_all():

@@ -5,12 +5,14 @@ import json
 import pathlib
 import re
 import shutil
+from types import SimpleNamespace
 
 import jax
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
+from vlp_jax.api import convert as converting
 from vlp_jax.api import export
 from vlp_jax.api.released import method_config, read_released
 from vlp_jax.api.released_tokenizers import find_tokenizers
@@ -60,6 +62,14 @@ def test_answers_are_read_by_the_tokenizer_of_questions(tmp_path):
         "answer": "answer.txt",
     }
     assert not notes
+
+
+def test_a_run_goes_out_with_the_tokenizer_of_its_answers(monkeypatch):
+    config = {"ema_decay": 0, "step": 1, "method": {}}
+    parts = dict(params={}, extra={}, config=config, preprocessing={})
+    run = SimpleNamespace(**parts, tokenizer_spec={"name": "a"}, tokenizers={"answer": "b"})
+    monkeypatch.setattr(converting, "load_workdir", lambda *_, **__: run)
+    assert converting._run("w", "", "hf", "").manifest["tokenizers"] == {"answer": "b"}
 
 
 @pytest.fixture(scope="module", params=["caption", "match", "answer"])

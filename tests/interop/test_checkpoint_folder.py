@@ -103,6 +103,19 @@ def test_a_flipped_byte_is_found(out, where):
         folder.read_folder(str(out))
 
 
+def test_another_vocabulary_beside_the_weights_is_found(tmp_path):
+    """Its words have other ids; one that is gone is told where texts are read."""
+    (tmp_path / "vocab.txt").write_text("a\nb\n")
+    out = tmp_path / "out"
+    folder.write_folder(str(out), ARRAYS, MANIFEST, {"vocab.txt": str(tmp_path / "vocab.txt")})
+    folder.read_folder(str(out))
+    (out / "vocab.txt").write_text("b\na\n")
+    with pytest.raises(UserError, match=r"out/vocab\.txt: changed since .* convert it again"):
+        folder.read_folder(str(out))
+    (out / "vocab.txt").unlink()
+    folder.read_folder(str(out))
+
+
 def test_manifests_that_lack_something(out):
     content = json.loads((out / folder.MANIFEST).read_text())
     for change, message in (

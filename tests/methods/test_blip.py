@@ -164,6 +164,13 @@ def test_the_contrast_is_that_of_the_paper(group):
     assert float(aux.metrics["temperature"]) == pytest.approx(temperature)
 
 
+def test_the_ramp_stays_up_after_more_examples_than_an_int32_counts():
+    made, x = method(losses=("itc",)), inputs(method(), batch(), 2**31 // B)
+    names = ("image", "text", "teacher_image", "teacher_text")
+    _, aux = made.objective(start(), dict.fromkeys(names, jnp.eye(B, E)), x)
+    assert float(aux.metrics["alpha"]) == pytest.approx(0.4)
+
+
 def test_matching_and_writing_are_means_over_what_counts():
     v = start()
     rows, loss, aux = rows_of(v, batch())
@@ -203,16 +210,19 @@ def test_a_prompt_is_read_but_not_learned():
     assert (part["lm"] < whole["lm"]).all()
     counts = np.asarray(data["text_mask"])[:, 3:].sum()
     assert float(made.totals(Inputs.of(data))["tokens"]) == counts
+    short = data | {"text_mask": jnp.arange(T) < jnp.full((B, 1), 3)}
+    assert float(made.totals(Inputs.of(short))["tokens"]) == 1  # a divisor
 
 
 @pytest.mark.parametrize("negatives", ["teacher", "own"])
 def test_wrong_partners_are_of_other_groups(negatives, monkeypatch):
     import vlp_jax.methods.blip as module
 
-    seen = []
+    seen, drawn = [], []
 
     def draw(query, key, scale, rng, rows, columns, floor):
         seen.append([np.asarray(a) for a in (query, key, rows, columns)])
+        drawn.append((float(scale), floor, *np.asarray(jax.random.key_data(rng)).ravel().tolist()))
         return jnp.zeros(len(query), jnp.int32), jnp.arange(len(query)) > 2
 
     made, v, x = method(negatives=negatives), start(), inputs(method(), batch(GROUPS))
@@ -227,6 +237,7 @@ def test_wrong_partners_are_of_other_groups(negatives, monkeypatch):
         np.testing.assert_array_equal(key, rows[prefix + theirs])
         for number in numbers:
             np.testing.assert_array_equal(number, GROUPS)
+    assert [d[:2] for d in drawn] == [(pytest.approx(5), 1e-4)] * 2 and drawn[0] != drawn[1]
     counts = np.asarray(more["itm_counts"])
     assert counts[:, 0].all() and (counts[:, 1:] == (np.arange(B) > 2)[:, None]).all()
 
@@ -269,6 +280,7 @@ def test_the_teacher_follows_what_encodes_alone():
     for path, leaf in flatten(hers).items():
         np.testing.assert_allclose(leaf, 0.75 * old[path] + 0.25 * mine[path], atol=1e-6)
     fresh = jax.jit(method().fresh)(jax.random.key(0))
+    assert float(fresh.params["temperature"]) == pytest.approx(0.07)
     for path, leaf in flatten(fresh.extra["teacher"]).items():
         np.testing.assert_array_equal(leaf, flatten(fresh.params)[path])
     norms = np.linalg.norm(fresh.extra["queue"]["image"], axis=1)
@@ -296,6 +308,9 @@ def test_captions_alone_need_neither_teacher_nor_projections():
     made = method(losses=("lm",), text={"roles": "decoder"})
     v = jax.eval_shape(made.fresh, jax.random.key(0))
     assert set(v.params) == {"image", "text"} and not v.extra
+    made.check_batch(1)  # no example sees another
+    assert "group" not in made.fields() and made.scale(v.params) is None
+    assert made.follow(v, jnp.int32(1)) == {}
     assert not {"embed_image", "match"} & set(made.functions())
     assert {"lm_logits", "image_states"} <= set(made.functions())
 

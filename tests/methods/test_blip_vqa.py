@@ -5,13 +5,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from vlp_jax.core.errors import UserError
 from vlp_jax.core.fields import Text
 from vlp_jax.core.inputs import Inputs, Vars
 from vlp_jax.core.pytree import flatten
 from vlp_jax.core.rng import example_keys, step_key
+from vlp_jax.data.damage import DamagedSample
 from vlp_jax.data.fields.base import Setup, make_readers
 from vlp_jax.data.text import load_tokenizer
 from vlp_jax.methods.base import make_method
+from vlp_jax.models.flops import med_flops
 from vlp_jax.train.gradient import loss_and_gradient
 
 B, T, K, TA, V = 4, 6, 3, 5, 30
@@ -89,18 +92,45 @@ def test_micro_batches_change_nothing_with_dropout_on(start):
         np.testing.assert_allclose(two[2][path], leaf, atol=1e-6 * scale, err_msg=path)
 
 
+def test_two_networks_that_do_not_go_together():
+    text = method().text
+    for part, odd, message in (
+        ("text", {"roles": "both"}, "method.text.roles='both': must be 'encoder'"),
+        ("answer", {}, "method.answer.roles='encoder': must be 'decoder'"),
+        ("answer", {"roles": "decoder", "vocab_size": 31}, "vocab_size=31: must be .*size=30"),
+    ):
+        with pytest.raises(UserError, match=message):
+            method(**{part: {**text, **odd}})
+
+
+@pytest.mark.parametrize("part", ["text", "answer"])
+def test_texts_longer_than_their_network_takes(part):
+    message = f"method.{part}_length=13: must be at most method.{part}.context_length=12"
+    method(**{f"{part}_length": 12}).check_batch(1)
+    with pytest.raises(UserError, match=message):
+        method(**{f"{part}_length": 13}).check_batch(1)
+
+
+def test_an_answer_more_costs_a_reading_of_the_questions_states():
+    made = method()
+    one = med_flops(made.answer_net, "decode", TA, (T, made.text_net.width))
+    assert method(answers=K + 1).flops() - made.flops() == pytest.approx(one)
+
+
 def test_the_commonest_answers_come_with_their_shares(tmp_path):
+    """Of those that say something once they are cleaned."""
     words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "red", "blue", "two", "dog"]
     (tmp_path / "vocab.txt").write_text("\n".join(words) + "\n")
-    tokenizer = load_tokenizer(str(tmp_path / "vocab.txt"), 4)
+    tokenizer = load_tokenizer(str(tmp_path / "vocab.txt"), 4, clean="blip")
     field = Text(4, 30, mask=True, count=2, mark=28)
     setup = Setup({"fields": {"answer": {"key": "answers"}}}, {"answer": tokenizer})
     reader = make_readers({"answer": field}, setup)["answer"]
-    answers = [["red"] * 5 + ["blue"] * 3 + ["two"] * 2, ["dog"]]
-    rows = [
-        reader.read({"text": [], "meta": {"answers": a}, "key": "k"}, None, {}) for a in answers
-    ]
-    found = reader.arrays(rows)
+    answers = [["red"] * 5 + ["blue"] * 3 + ["two"] * 2 + ["..."] * 6, ["dog"]]
+    read = lambda a: reader.read({"text": [], "meta": {"answers": a}, "key": "k"}, None, {})  # noqa: E731
+    found = reader.arrays([read(a) for a in answers])
+    for a, reason in ((["!"], "empty_caption"), ([], "no_caption"), ([True], "boolean_text")):
+        with pytest.raises(DamagedSample, match=reason):
+            read(a)
     assert found["answer"].tolist() == [
         [[28, 5, 3, 0], [28, 6, 3, 0]],
         [[28, 8, 3, 0], [28, 8, 3, 0]],

@@ -47,13 +47,16 @@ class CaptionSpec:
 
 def candidates(example: Example, choice: str) -> list[str]:
     """Every text that `choice` may give for an example, before dropout and templates; may be
-    empty. Raises DamagedSample as `texts_of`."""
+    empty. Raises DamagedSample as `texts_of`, and 'boolean_text' for true or false, which say
+    neither yes nor no."""
     if choice == "all":
         return [" ".join(example["text"])] if example["text"] else []
     if choice in ("random", "first"):
         return example["text"][: 1 if choice == "first" else None]
     value: Any = example["meta"].get(choice)
     values = value if isinstance(value, list) else [value]
+    if any(isinstance(v, bool) for v in values):
+        raise DamagedSample("boolean_text")
     return texts_of([str(v) for v in values if isinstance(v, str | int | float)])
 
 

@@ -2,8 +2,8 @@
 
 Weights go under our path names, in the source's dtype; vlp_jax.json holds the architecture's name,
 the parts with their networks, the config of a method that has these, preprocessing, tokenizer,
-source, a digest of the weights and golden embeddings. The file exists so
-that a checkpoint is complete: nothing about it lives elsewhere.
+source, digests of the weights and of the tokenizer's files, and golden embeddings. The file exists
+so that a checkpoint is complete: nothing about it lives elsewhere.
 """
 
 import hashlib
@@ -22,6 +22,7 @@ from vlp_jax.interop.weights_file import read_json, read_safetensors, write_safe
 FORMAT = 1
 MANIFEST, WEIGHTS = "vlp_jax.json", "weights.safetensors"
 LIMIT = 4 << 30  # bytes of one file of weights
+_ANOTHER = f"its digest is not the one in {MANIFEST}; convert it again"
 _REQUIRED = ("format", "arch", "method", "preprocessing", "tokenizer", "weights_sha256", "golden")
 
 
@@ -52,7 +53,7 @@ def write_folder(
     Args:
       out: the folder; an older converted checkpoint there is replaced.
       arrays: {path: float32, bfloat16 or float16[...]}.
-      manifest: everything of vlp_jax.json but `format` and `weights_sha256`.
+      manifest: everything of vlp_jax.json but `format` and the digests.
       files: {name in the folder: file to copy} (a tokenizer).
       check: called with the written folder before it takes the place of an older one.
 
@@ -61,14 +62,15 @@ def write_folder(
     """
 
     def fill(folder: str) -> None:
-        digests = {}
+        digests, own = {}, {}
         for weights, part in shards(arrays).items():
             write_safetensors(os.path.join(folder, weights), part)
             digests[weights] = digest(os.path.join(folder, weights))
         for name, source in (files or {}).items():
             shutil.copyfile(source, os.path.join(folder, name))
-        said = digests.get(WEIGHTS, digests)
-        content = {"format": FORMAT, **manifest, "weights_sha256": said}
+            own[name] = digest(os.path.join(folder, name))
+        said = {"weights_sha256": digests.get(WEIGHTS, digests), "files_sha256": own}
+        content = {"format": FORMAT, **manifest, **said}
         write_json(os.path.join(folder, MANIFEST), content)
 
         check(folder)
@@ -122,14 +124,14 @@ def replace_folder(out: str, fill: Any) -> None:
 
 
 def read_folder(path: str) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """Reads weights and manifest, checking the digest.
+    """Reads weights and manifest, checking the digests.
 
     Returns:
       ({path: array}, manifest).
 
     Raises:
-      UserError: no such folder, a manifest that lacks a key, another format version, or weights
-        that were changed.
+      UserError: no such folder, a manifest that lacks a key, another format version, weights or
+        another file that was changed; a tokenizer that is gone is told where it is needed.
     """
     manifest = read_json(os.path.join(path, MANIFEST))
     missing = [key for key in _REQUIRED if key not in manifest]
@@ -144,9 +146,11 @@ def read_folder(path: str) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         weights = os.path.join(path, os.path.basename(name))
         tensors |= read_safetensors(weights)
         if digest(weights) != sha:
-            raise UserError(
-                f"{weights}: damaged, its digest is not the one in {MANIFEST}; convert it again"
-            )
+            raise UserError(f"{weights}: damaged, {_ANOTHER}")
+    for name, sha in manifest.get("files_sha256", {}).items():  # older folders say none
+        file = os.path.join(path, os.path.basename(name))
+        if os.path.isfile(file) and digest(file) != sha:
+            raise UserError(f"{file}: changed since the weights came with it, {_ANOTHER}")
     return {name: tensor.read() for name, tensor in tensors.items()}, manifest
 
 

@@ -132,8 +132,8 @@ class BLIP(Grounded):
         return {"teacher": jax.tree.map(jnp.copy, _followed(v.params)), "queue": queue}
 
     def check_batch(self, batch_size: int) -> None:
-        """See Method; a batch takes its places of the queue whole."""
-        super().check_batch(batch_size)
+        """See Method; a batch takes its places of the queue whole, captions alone take any."""
+        super().check_batch(batch_size if self.contrasts else max(2, batch_size))
         if self.contrasts and (self.queue % batch_size or not self.queue):
             said = f"method.queue={self.queue}: must be a positive multiple of"
             raise UserError(f"{said} batch_size={batch_size}")
@@ -229,7 +229,7 @@ class BLIP(Grounded):
         queue, count = v.extra["queue"], len(rows["image"])
         self.check_batch(count)
         scale = 1 / v.params["temperature"]
-        ramp = x.step * count / self.alpha_examples if self.alpha_examples else 1.0
+        ramp = x.step / (self.alpha_examples / count) if self.alpha_examples else 1.0
         weight = self.alpha * jnp.minimum(1.0, ramp)
         group, labels = x.batch.get("group"), None
         if group is not None:

@@ -77,6 +77,11 @@ class BLIPAnswers(Grounded):
         question = dataclasses.replace(found["text"], mark=self.marks["ground"])
         return found | {"text": question, "answer": answer}
 
+    def check_batch(self, batch_size: int) -> None:
+        """See Grounded; answers too."""
+        super().check_batch(batch_size)
+        self.check_length("answer")
+
     def encode(self, v: Vars, x: Inputs) -> tuple[dict[str, Array], Aux]:
         """Rows: the weighted loss of each question's answers float32[B], and its loss without
         smoothing."""

@@ -92,11 +92,12 @@ class Reader(Base):
         return choose_caption(example, self.captions, draws, clipped, self._blank)
 
     def _several(self, example: Example) -> list[tuple[str, float]]:
-        """The commonest texts with their shares; of equally common ones the first. Raises
-        DamagedSample."""
-        texts = self.captions.texts(example)
+        """The commonest texts with their shares; of equally common ones the first, and none of
+        which cleaning leaves nothing. Raises DamagedSample."""
+        given = self.captions.texts(example)
+        texts = [text for text in given if not self._blank(text)]
         if not texts:
-            raise DamagedSample("no_caption")
+            raise DamagedSample("empty_caption" if given else "no_caption")
         common = Counter(texts).most_common(self.field.count)
         return [(text, count / len(texts)) for text, count in common]
 

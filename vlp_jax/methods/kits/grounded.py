@@ -81,6 +81,18 @@ class Grounded(Varied):
         text = Text(self.text_length, known, **how)
         return {**super().fields(), "text": text}
 
+    def check_batch(self, batch_size: int) -> None:
+        """See Method; texts keep to their network's places."""
+        super().check_batch(batch_size)
+        self.check_length("text")
+
+    def check_length(self, part: str) -> None:
+        """Raises UserError where the texts of `part` are longer than its network takes."""
+        length, places = getattr(self, f"{part}_length"), self.tower(part).context_length
+        if length > places:
+            most = f"method.{part}.context_length={places}"
+            raise UserError(f"method.{part}_length={length}: must be at most {most}")
+
     def given(self, mode: str, **how: Any) -> Text:
         """The field of a text that a function takes as it is; its first id is that of a mode."""
         mark = self.marks.get(mode, -1)
