@@ -146,6 +146,11 @@ def test_a_prompt_has_no_end():
     assert found["prompt_mask"].sum(1).tolist() == [3, 39] and 258 not in found["prompt"]
 
 
+def test_prompts_leave_the_places_that_they_do_not_need_to_what_follows():
+    found = prompted(lambda batch: batch, ["ab", "abcd"], CONTEXT)({"index": np.int32([1, -1, 0])})
+    assert found["prompt"].shape == (3, 5) and found["prompt_mask"].sum(1).tolist() == [5, 1, 3]
+
+
 def test_what_is_refused_before_any_work(memory_source, context):
     bare = memory_source([1, 2], [[], []])
     made = make_evaluator("caption", {"path": bare}, CONTEXT)

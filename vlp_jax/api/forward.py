@@ -56,7 +56,7 @@ def reads(function: Function) -> dict[str, Wanted]:
     """{array: what it must be} of a function."""
     found = {}
     for name, field in function.reads.items():
-        most = field.length if isinstance(field, Text) else 0
+        most = field.most or field.length if isinstance(field, Text) else 0
         for array, spec in field.spec(name, 1).items():
             shape = list(spec.shape[1:])
             if most:

@@ -79,7 +79,8 @@ class Text(Field):
     """int32[B, T] ids under the field's name, or int32[B, K, T] of several texts.
 
     Attributes:
-      length: T.
+      length: T, to which tokenizers pad and cut.
+      most: ids of a text that a function takes, where these are more; 0: length.
       vocab_size: ids lie below it.
       tokenizer: its name: data.tokenizers.NAME, or data.tokenizer for the default.
       mask: adds NAME_mask bool[B, T], True where a token is real and no padding.
@@ -115,6 +116,7 @@ class Text(Field):
     absent: bool = False
     count: int = 0
     own: int = 0
+    most: int = 0
     keys: tuple[str, ...] = ()
 
     def says(self, name: str, number: int, part: str = "") -> str:

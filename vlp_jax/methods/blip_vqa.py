@@ -137,8 +137,9 @@ class BLIPAnswers(Grounded):
             return self.likely(answerer(v, x), x, "answers", how)
 
         asked = {"image": fields["image"], "text": self.given("ground")}
-        read = asked | {"answer": self.given("decode")}
-        several = {"answers": self.given("decode", count=ANY, tokenizer="answer")}
+        told = dict(most=self.answer_net.context_length)
+        read = asked | {"answer": self.given("decode", **told)}
+        several = {"answers": self.given("decode", count=ANY, tokenizer="answer", **told)}
         return found | {
             "answer_logits": Function(answer_logits, read),
             "answer_loglik": Function(

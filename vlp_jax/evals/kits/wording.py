@@ -47,7 +47,8 @@ def prompted(
     fn: EvalFn, texts: Sequence[str] | str, context: EvalContext, reads: Mapping[str, Field] = {}
 ) -> EvalFn:
     """`fn` with a text for every row of its batch: one for all ('' is none), or one for each sample
-    of the data set; reads: its fields (Function.reads).
+    of the data set; reads: its fields (Function.reads). Prompts have the columns of the longest, as
+    what follows them needs places too.
 
     Raises:
       UserError: see `text_field`.
@@ -57,12 +58,18 @@ def prompted(
     tokenizer, (name, field) = tokenizer_of(context), text_field(context, reads)
     asked = told_too(reads, name) | ({name: field} if texts else {})
     known = {other: context.tokenizers.get(other, tokenizer) for other in asked}
+    every, columns = [texts] if isinstance(texts, str) else texts, {}
+    for other, field in asked.items():
+        if field.open and field.mask:
+            mask = text_rows(known[other], field, other, every)[f"{other}_mask"]
+            columns[other] = max(1, int(mask.sum(1).max()))
 
     def run(batch: HostBatch) -> Any:
         rows = batch["index"].tolist()
         mine = [texts if isinstance(texts, str) else texts[i] if i >= 0 else "" for i in rows]
         for other, field in asked.items():
-            batch = {**batch, **text_rows(known[other], field, other, mine)}
+            found = text_rows(known[other], field, other, mine).items()
+            batch = {**batch, **{key: array[:, : columns.get(other)] for key, array in found}}
         return fn(batch)
 
     return run

@@ -95,8 +95,9 @@ class Grounded(Varied):
 
     def given(self, mode: str, **how: Any) -> Text:
         """The field of a text that a function takes as it is; its first id is that of a mode."""
-        mark = self.marks.get(mode, -1)
-        return Text(self.text_length, self.text_net.vocab_size, mask=True, mark=mark, **how)
+        size, most = self.text_net.vocab_size, self.text_net.context_length
+        usual = dict(mask=True, mark=self.marks.get(mode, -1), most=most)
+        return Text(self.text_length, size, **usual | how)
 
     def parts(self) -> dict[str, Part]:
         """image and text."""
