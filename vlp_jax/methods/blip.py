@@ -37,7 +37,7 @@ from vlp_jax.parallel.rows import take_rows
 
 LOSSES = ("itc", "itm", "lm")
 KEYS = ("teacher", "own")
-FREE = -100  # the group of a queue's place that nothing took yet, as in the reference
+FREE = -(2**31)  # the group of a queue's place that nothing took yet (-100 in the reference)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
