@@ -14,6 +14,7 @@ from vlp_jax.core.inputs import Inputs, Vars
 from vlp_jax.core.pytree import flatten
 from vlp_jax.core.rng import example_keys, step_key
 from vlp_jax.methods.base import make_method, run
+from vlp_jax.methods.blip import FREE
 from vlp_jax.methods.kits import varied
 from vlp_jax.models.flops import med_flops, tower_flops
 from vlp_jax.parallel.mesh import batch_sharding, make_mesh
@@ -249,11 +250,11 @@ def test_the_queue_takes_the_teachers_vectors_in_turn():
     for name in ("image", "text"):
         np.testing.assert_allclose(moved[name][:B], rows[f"teacher_{name}"], atol=1e-6)
         np.testing.assert_array_equal(moved[name][B:], v.extra["queue"][name][B:])
-    assert moved["group"].tolist() == [*GROUPS, *[-100] * (QUEUE - B)]
+    assert moved["group"].tolist() == [*GROUPS, *[FREE] * (QUEUE - B)]
     assert int(moved["at"]) == B
     v = v._replace(extra=v.extra | {"queue": moved})
     again = rows_of(v, batch())[2].extra["queue"]
-    assert int(again["at"]) == 0 and again["group"].tolist()[B:] == [-100] * (QUEUE - B)
+    assert int(again["at"]) == 0 and again["group"].tolist()[B:] == [FREE] * (QUEUE - B)
     np.testing.assert_array_equal(again["text"][:B], moved["text"][:B])
 
 
