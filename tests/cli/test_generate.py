@@ -244,7 +244,8 @@ def test_scores_are_the_models_own_logits_of_the_texts(folder):
     assert model.tokenizer("answer").context_length == model.method.answer_length
     kinds = reads(model.method.functions()["answer_loglik"])
     kinds |= writes(model.method, "answer_loglik", Vars(model.params, model.extra))
-    assert str(kinds["answers"]) == f"int32[B, K, T], T at most {model.method.answer_net.context_length}"
+    most = model.method.answer_net.context_length
+    assert str(kinds["answers"]) == f"int32[B, K, T], T at most {most}"
     assert kinds["answers_mask"].optional and "answers_weight" not in kinds
     assert str(kinds["out"]) == "float32[B, K]"
     with pytest.raises(UserError, match="answers questions; give a prompt"):
