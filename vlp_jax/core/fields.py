@@ -88,6 +88,7 @@ class Text(Field):
       end: the id that ends a text, which the tokenizer must have for its end; -1: any.
       mark: the id in place of the tokenizer's start ([ENC], [DEC]); -1: none.
       open: without the end, for what is written after it.
+      bare: without the tokenizer's start, for what stands behind another text.
       empty: the ids of the empty text, the last repeated to the end, which the tokenizer's must be;
         (): any.
       absent: a row of NONE stands for no text, so that one program serves both.
@@ -109,6 +110,7 @@ class Text(Field):
     end: int = -1
     mark: int = -1
     open: bool = False
+    bare: bool = False
     empty: tuple[int, ...] = ()
     absent: bool = False
     count: int = 0

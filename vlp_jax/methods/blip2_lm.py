@@ -120,10 +120,12 @@ class BLIP2LM(Querying):
         return self.soft_prompt + self.query_net.num_queries
 
     def fields(self) -> dict[str, Field]:
-        """image, or image_states; text: int32[B, T] with its end; where there are prompts prompt:
-        int32[B, P], and where queries read them instruction: the same by their own tokenizer."""
+        """image, or image_states; text: int32[B, T] with its end; where there are prompts, behind
+        which it has no start, prompt: int32[B, P], and where queries read them instruction: the
+        same by their own tokenizer."""
         end = self.end_ids[0] if len(self.end_ids) == 1 else -1
-        found = super().fields() | {"text": self.words(self.text_length, end=end)}
+        how = dict(end=end, bare=bool(self.prompt_length))
+        found = super().fields() | {"text": self.words(self.text_length, **how)}
         if self.prompt_length:
             found["prompt"] = self.words(self.prompt_length, open=True)
         return found | self.instruction
@@ -258,8 +260,9 @@ class BLIP2LM(Querying):
         """lm_logits: float32[B, T, V] of the token after each of `text`, which stands behind the
         queries; of a T5, whose encoder reads `text`, float32[B, U, V] of the token after each of
         `target`, which starts with start_id. generate_text: what follows `prompt`
-        (decoding/steps.py Written); loglik: float32[B, K], how likely each of `texts`, int32[B, K,
-        L], does, their first id left out. The others: see Querying.
+        (decoding/steps.py Written), and generate_answer the same where there must be one; loglik:
+        float32[B, K], how likely each of `texts`, int32[B, K, L], does, their first id left out.
+        The others: see Querying.
         """
         fields, most = self.fields(), self.places
         shown = {"image": fields["image"]} | self.instruction
@@ -283,9 +286,11 @@ class BLIP2LM(Querying):
 
         target = {"target": dataclasses.replace(self.words(most), mask=False)}
         read = shown | {"prompt": self.words(most, open=True, optional=True)}
+        asked = shown | {"prompt": self.words(most, open=True)}
         places = most if self.encodes else most - self.seen
         return super().functions() | {
             "lm_logits": Function(lm_logits, text | (target if self.encodes else {})),
+            "generate_answer": Function(generate_text, asked, Writing, places),
             "generate_text": Function(generate_text, read, Writing, places),
             "loglik": Function(loglik, read | {"texts": self.words(most, count=ANY)}, Scoring),
         }

@@ -28,6 +28,9 @@ def text_rows(
     mask = tokenizer.mask(ids) if field.mask or field.open else None
     if field.mark >= 0:
         ids[:, 0] = field.mark
+    if field.bare and (start := len(tokenizer.prefix)):
+        ids = np.pad(ids[:, start:], ((0, 0), (0, start)), constant_values=tokenizer.pad_id)
+        mask = None if mask is None else np.pad(mask[:, start:], ((0, 0), (0, start)))
     if field.open:
         if len(tokenizer.suffix) != 1:
             raise UserError(f"tokenizer {tokenizer.name!r}: ends texts with several ids")
