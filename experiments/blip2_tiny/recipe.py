@@ -34,7 +34,8 @@ def folder(cell: str) -> str:
 
 def first(**how: Any) -> Cell:
     """The first stage."""
-    evals = {"retrieval": pairs(str(SCENES)), "captions": captions(str(SCENES))}
+    retrieval = {**pairs(str(SCENES)), "rerank": 8}
+    evals = {"retrieval": retrieval, "captions": captions(str(SCENES))}
     return Cell(config=f"{SMALL}:first", evals=evals, **how)
 
 

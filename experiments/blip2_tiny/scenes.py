@@ -125,6 +125,6 @@ def cache_states(folder: str, states: str) -> None:
     from vlp_jax.data.cache import MANIFEST
 
     if not (Path(states) / MANIFEST).is_file():
-        changes = {"data.path": f"{folder}/*.tar"}
+        changes = {"data.path": f"{folder}/*.tar", "data.fields.text.key": "question"}
         config = load_config(f"{ROOT}/experiments/blip2_tiny/small.py:first", changes)
         cache(Request(out=states, config=config, functions=("image_states",)))
