@@ -396,6 +396,9 @@ def test_rows_as_a_field_wants_them(folder):
     begun = made(mark=28, open=True)
     assert begun["t"].tolist() == [[28, 5, 8, 0, 0], [28, 5, 11, 8, 0]]
     assert begun["t_mask"].sum(1).tolist() == [3, 4]
+    behind = made(bare=True)
+    assert behind["t"].tolist() == [[5, 8, 2, 0, 0], [5, 11, 8, 2, 0]]
+    assert behind["t_mask"].sum(1).tolist() == [3, 4]
     assert text_rows(words, Text(5, 30), "t", ["a"]).keys() == {"t"}
 
 

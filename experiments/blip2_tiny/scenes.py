@@ -1,0 +1,130 @@
+"""The data of BLIP-2's studies: scenes as questions with answers, the texts that a language model
+learns from, the states of the frozen eye; and that eye.
+
+The file exists because the second stage asks a caption and an answer alike, by a question, and
+because no cell has to run the eye.
+"""
+
+import os
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from vlp_jax.data.source import Example
+
+SCENES, EYE = Path("runs/scenes"), Path("runs/blip/all")  # as in configs/README.md
+ASKED = Path("runs/scenes_asked")
+CAPTIONS, QUESTIONS = (f"{ASKED}/{name}" for name in ("captions", "questions"))
+STATES = {folder: f"{folder}_states" for folder in (CAPTIONS, QUESTIONS)}  # caches of the eye
+TEST, VQA_TEST = (f"{SCENES}/emoji_scenes-{split}-*.tar" for split in ("test", "vqa-test"))
+ASK = "What is in the picture?"
+THEN = " [CLS] "  # the next text begins
+
+
+class Changed:
+    """A source whose samples f changes."""
+
+    def __init__(self, whole: Any, change: Callable[[Example], Example]):
+        self.whole, self.change, self.damage = whole, change, whole.damage
+
+    def __len__(self) -> int:
+        return len(self.whole)
+
+    def where(self, i: int) -> str:
+        return self.whole.where(i)
+
+    def __getitem__(self, i: int) -> Example:
+        return self.change(self.whole[i])
+
+
+def captioned(example: Example) -> Example:
+    """A scene, asked what it shows: `answers` is the list of all there is; `said` what a language
+    model reads, its captions, the list as an answer, and as one behind another caption.
+
+    >>> scene = {"text": ["a pig", "there is a pig"], "meta": {"style": "noto"}}
+    >>> captioned(scene)["meta"]["said"][2:]
+    ['What is in the picture? a pig', 'there is a pig [CLS] What is in the picture? a pig']
+    """
+    listed, *others = texts = example["text"]
+    answer = f"{ASK} {listed}"
+    said = [*texts, answer, *(f"{text}{THEN}{answer}" for text in others)]
+    meta = {"question": ASK, "answers": [listed], "said": said}
+    return {**example, "meta": meta, "members": {}}
+
+
+def asked(captions: dict[str, list[str]], example: Example) -> Example:
+    """A question about a scene; `said`: with its answer, alone and behind each of the captions."""
+    meta = example["meta"]
+    both = f"{meta['question']} {meta['answer']}"
+    said = [both, *(f"{text}{THEN}{both}" for text in captions[meta["scene"]])]
+    kept = {key: meta[key] for key in ("question", "answers")}
+    return {**example, "text": [], "meta": {**kept, "said": said}, "members": {}}
+
+
+def prepare(names: list[str]) -> None:
+    """Composes the scenes, trains BLIP's small form for its eye (25 minutes, once), writes the two
+    sets and caches the eye's states of them, where they are not there."""
+    from vlp_jax.api.data import prepare
+    from vlp_jax.parallel.hosts import from_first
+    from vlp_jax.parallel.startup import first_process
+
+    del names
+    if first_process() and not (SCENES / "vocab.txt").is_file():
+        prepare("emoji_scenes", str(SCENES), changes=1.0, train=12000, vqa_train=18000)
+    from_first("the scenes are there")
+    make_eye()
+    if first_process():
+        write_sets()
+    from_first("the sets are there")
+    for folder, states in STATES.items():
+        cache_states(folder, states)
+
+
+def make_eye() -> None:
+    """BLIP's small form, by its own recipes (configs/README.md); goes on with an unfinished one."""
+    from vlp_jax.api.config import load_config
+    from vlp_jax.api.study import ROOT
+    from vlp_jax.api.train import train
+    from vlp_jax.train.checkpoint import Checkpoints
+
+    words = EYE.with_name("words")
+    start = {"init_from.image": f"{words}:image"}
+    config = load_config(f"{ROOT}/configs/blip/tiny.py:{SCENES}", start)
+    if (EYE / "checkpoints").is_dir() and config.steps in Checkpoints(EYE / "checkpoints").steps():
+        return
+    train(load_config(f"{ROOT}/configs/blip/words.py:{SCENES}", {}), words)
+    train(config, EYE)
+
+
+def write_sets() -> None:
+    """ASKED, from the splits of training."""
+    from vlp_jax.data.export import export
+    from vlp_jax.data.open import open_source
+
+    scenes, questions = (
+        open_source(f"{SCENES}/emoji_scenes-{split}-*.tar") for split in ("train", "vqa-train")
+    )
+    found = (scenes.metadata(i) for i in range(len(scenes)))
+    captions = {one["key"]: one["text"] for one in found}
+    for folder, source, change in (
+        (CAPTIONS, scenes, captioned),
+        (QUESTIONS, questions, partial(asked, captions)),
+    ):
+        if not Path(folder).is_dir():
+            partly = Path(f"{folder}.{os.getpid()}")
+            export(Changed(source, change), str(partly))
+            partly.rename(folder)
+
+
+def cache_states(folder: str, states: str) -> None:
+    """The eye's states of a set's pictures."""
+    from vlp_jax.api.cache import Request, cache
+    from vlp_jax.api.config import load_config
+    from vlp_jax.api.study import ROOT
+    from vlp_jax.data.cache import MANIFEST
+
+    if not (Path(states) / MANIFEST).is_file():
+        changes = {"data.path": f"{folder}/*.tar", "data.fields.text.key": "question"}
+        config = load_config(f"{ROOT}/experiments/blip2_tiny/small.py:first", changes)
+        cache(Request(out=states, config=config, functions=("image_states",)))
