@@ -121,6 +121,16 @@ def alternate(ours: Worker, peer: Worker, pairs: int, warmup: int = 2) -> dict[s
     }
 
 
+def convert(python: str, folder: str, count: int, marks: dict[int, str]) -> None:
+    """FOLDER/peer as ours in FOLDER/ours, with a vocabulary of so many made-up words; marks: {id:
+    word} in place of some."""
+    words = [marks.get(place, f"word{place}") for place in range(count)]
+    Path(folder, "vocab.txt").write_text("\n".join(words) + "\n")
+    call = [python, "-m", "vlp_jax", "convert", f"{folder}/peer", f"{folder}/ours"]
+    call.append(f"--tokenizer={folder}/vocab.txt")
+    subprocess.run(call, check=True, stdout=sys.stderr, cwd=Path(__file__).resolve().parents[2])
+
+
 def transformers_modules() -> tuple[Any, Any, Any]:
     """torch, transformers and what must stay alive for them."""
     sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tests" / "peers"))

@@ -12,7 +12,6 @@ eager (`dynamic`), or one of fixed size under torch.compile (`static`): report t
 
 import argparse
 import statistics
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -24,6 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from experiments.benchmarks.duel import (
     Worker,
     alternate,
+    convert,
     flags,
     handed,
     serve,
@@ -34,7 +34,6 @@ from experiments.benchmarks.duel import (
     weights_of,
 )
 
-ROOT = Path(__file__).resolve().parents[2]
 # name -> width, layers, heads, hidden, words, (picture's tokens, words of the prompt, new words)
 SIZES = {
     "300M": (1024, 24, 16, 2816, 32000, (576, 64, 64)),
@@ -73,16 +72,6 @@ def weights(args: argparse.Namespace) -> None:
         model.model.norm.weight.mul_(4)
         model.lm_head.weight[2] = 0
     model.save_pretrained(f"{args.folder}/peer")
-
-
-def convert(args: argparse.Namespace, folder: str) -> None:
-    """The weights as ours, with a vocabulary of made-up words."""
-    words = [f"word{i}" for i in range(SIZES[args.size][4])]
-    words[:4] = "[PAD]", "[CLS]", "[SEP]", "[UNK]"
-    Path(folder, "vocab.txt").write_text("\n".join(words) + "\n")
-    call = [args.python, "-m", "vlp_jax", "convert", f"{folder}/peer", f"{folder}/ours"]
-    call.append(f"--tokenizer={folder}/vocab.txt")
-    subprocess.run(call, check=True, stdout=sys.stderr, cwd=ROOT)
 
 
 def ours(args: argparse.Namespace) -> None:
@@ -181,7 +170,8 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         start = [*handed(args, *PASSED), f"--folder={folder}"]
         weights_of(args.peer_python, __file__, start)
-        convert(args, folder)
+        marks = dict(enumerate(("[PAD]", "[CLS]", "[SEP]", "[UNK]")))
+        convert(args.python, folder, SIZES[args.size][4], marks)
         both = sides(args, __file__, start)
         mine, theirs = (side.ask("ids")["ids"] for side in both)
         if mine != theirs:

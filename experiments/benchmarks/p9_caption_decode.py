@@ -12,7 +12,6 @@ which `Model.generate` is asked to show on prompts of 1 to 10 words.
 """
 
 import argparse
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -23,6 +22,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from experiments.benchmarks.duel import (
     alternate,
+    convert,
     flags,
     handed,
     serve,
@@ -33,7 +33,6 @@ from experiments.benchmarks.duel import (
     weights_of,
 )
 
-ROOT = Path(__file__).resolve().parents[2]
 END = 102
 SIZES = {  # of configs/blip/tiny.py, and of the captioning class
     "tiny": dict(image=(96, 128, 4, 4), text=(128, 3, 4, 160)),
@@ -90,17 +89,6 @@ def weights(args: argparse.Namespace) -> None:
         head.transform.LayerNorm.weight.mul_(6)
         head.bias[[0, END]] -= 1e4
     model.save_pretrained(f"{args.folder}/peer")
-
-
-def convert(args: argparse.Namespace, folder: str) -> None:
-    """The weights as ours, with a vocabulary of made-up words."""
-    words = [f"word{i}" for i in range(vocab_of(args) - 2)]
-    for place, mark in ((0, "[PAD]"), (100, "[UNK]"), (101, "[CLS]"), (END, "[SEP]")):
-        words[place] = mark
-    Path(folder, "vocab.txt").write_text("\n".join(words) + "\n")
-    call = [args.python, "-m", "vlp_jax", "convert", f"{folder}/peer", f"{folder}/ours"]
-    call.append(f"--tokenizer={folder}/vocab.txt")
-    subprocess.run(call, check=True, stdout=sys.stderr, cwd=ROOT)
 
 
 def ours(args: argparse.Namespace) -> None:
@@ -212,7 +200,8 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         start = [*handed(args, *PASSED), f"--folder={folder}"]
         weights_of(args.peer_python, __file__, start)
-        convert(args, folder)
+        marks = {0: "[PAD]", 100: "[UNK]", 101: "[CLS]", END: "[SEP]"}
+        convert(args.python, folder, vocab_of(args) - 2, marks)
         a, b = sides(args, __file__, start)
         mine, theirs = a.ask("ids"), b.ask("ids")
         if mine["ids"] != theirs["ids"]:
