@@ -241,6 +241,29 @@ def test_the_official_files_of_every_task(task, tiny, tmp_path):
         assert arrays["temperature"] == state["temp"]
 
 
+@pytest.mark.parametrize("task", TASKS)
+def test_the_way_back_to_the_official_names(task, tiny, tmp_path):
+    """But for the teacher, its queues and the numbers of places."""
+    state = drawn(task)
+    config, _, arrays = read(tmp_path, state)
+    manifest = {"method": config, "preprocessing": families()["blip"].release | {"image_size": 8}}
+    notes = export.write(str(tmp_path / "out.safetensors"), "blip", arrays, manifest)
+    found = load_file(tmp_path / "out.safetensors")
+    left = {n for n in state if "queue" in n or "_m." in n or "position_ids" in n}
+    assert found.keys() == state.keys() - left
+    assert all(found[name].tobytes() == state[name].tobytes() for name in found)
+    assert any("copy_params" in note for note in notes) == (task in ("pretrain", "retrieval"))
+
+
+def test_what_the_official_code_does_not_build(tiny, tmp_path):
+    config, _, arrays = read(tmp_path, drawn("caption"))
+    config["image"]["cls_token"] = False
+    manifest = {"method": config, "preprocessing": families()["blip"].release | {"image_size": 8}}
+    with pytest.raises(UserError, match=r"salesforce/BLIP builds True, not .*cls_token=False"):
+        export.write(str(tmp_path / "out"), "blip", arrays, manifest)
+    assert not (tmp_path / "out").exists()
+
+
 DAMAGE = {  # one tensor is missing, or another one
     "visual_encoder.pos_embed": ("pretrain", "wrong"),
     "text_encoder.embeddings.word_embeddings.weight": ("retrieval", "missing"),

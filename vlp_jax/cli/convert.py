@@ -1,5 +1,5 @@
-"""`convert IN OUT --arch=NAME [--to=open_clip|hf|mae|torchvision|diffusers]`: released checkpoints
-in and out, offline, without PyTorch.
+"""`convert IN OUT --arch=NAME [--to=open_clip|hf|mae|blip|torchvision|diffusers]`: released
+checkpoints in and out, offline, without PyTorch.
 
 IN is a file or folder of a known family (interop/families), or, with --to, one of our folders or
 training runs. The file exists as the command's parser.
@@ -31,7 +31,7 @@ def parser() -> argparse.ArgumentParser:
     cli.add_argument(
         "output",
         metavar="OUT",
-        help="folder to write (or a .safetensors file with --to=open_clip or --to=mae)",
+        help="folder to write (or a .safetensors file with --to=open_clip, mae or blip)",
     )
     cli.add_argument(
         "--arch",
@@ -43,7 +43,8 @@ def parser() -> argparse.ArgumentParser:
         "--to",
         default="vlp_jax",
         help="format of OUT: vlp_jax (default), open_clip, hf, mae (the names of"
-        " facebookresearch/mae, which timm's ViT reads), torchvision (a ResNet's trunk), diffusers,"
+        " facebookresearch/mae, which timm's ViT reads), blip (those of salesforce/BLIP),"
+        " torchvision (a ResNet's trunk), diffusers,"
         " lora (a run's adapters alone, as diffusers' file) or learned_embeds (new words alone)",
     )
     cli.add_argument(

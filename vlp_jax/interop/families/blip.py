@@ -9,6 +9,7 @@ share twice, and the momentum teacher and its queues.
 import math
 from typing import Any
 
+from vlp_jax.core.errors import UserError
 from vlp_jax.interop import preprocess
 from vlp_jax.interop.blip import (
     DECODER_LM,
@@ -24,7 +25,7 @@ from vlp_jax.interop.blip import (
     whole_decoder,
 )
 from vlp_jax.interop.blocks import blocks, linear, norm, patches
-from vlp_jax.interop.family import Beside, Family
+from vlp_jax.interop.family import Arrays, Beside, Config, Family
 from vlp_jax.interop.rules import Rule, Table
 from vlp_jax.interop.tensors import State
 
@@ -50,6 +51,7 @@ _TEACHER = (
     "ptr_queue",
 )  # fmt: skip
 _IGNORED = (r".*\.position_ids", *(name.replace(".", r"\.") for name, _ in TIED), *_TEACHER)
+_BUILT = dict(name="vit", pool="none", cls_token=True, pre_norm=False, stem=(), activation="gelu")
 _PAIRS = "cls_head."  # judges two pictures
 _REPEATED = r"text_decoder\.bert\.(?!encoder\.layer\.\d+\.attention\.).*"
 
@@ -62,7 +64,8 @@ class Blip(Family):
     archs = "blip"
     release = preprocess.BLIP
     antialias = False
-    methods = ("blip", "blip_vqa", "blip_nlvr")
+    library, to, alone = "salesforce/BLIP", "blip", True
+    methods = ("blip", "blip_vqa")  # that are written; files of NLVR2 are read
     one_tokenizer = True
 
     def table(self, names: Any) -> Table:
@@ -113,10 +116,45 @@ class Blip(Family):
         teacher = [name for name in state if "_m." in name or "queue" in name]
         return [f"{len(teacher)} tensors of the momentum teacher are left"] if teacher else []
 
+    def configs(
+        self, method: Config, pictures: Config, tokenizer: Config | None
+    ) -> dict[str, dict[str, Any]]:
+        """None. Raises UserError for what its code does not build."""
+        image = method["image"]
+        for key, value in _BUILT.items():
+            if image.get(key) != value:
+                said = f"method.image.{key}={image.get(key)!r}"
+                raise UserError(f"--to={self.to}: {self.library} builds {value!r}, not {said}")
+        return {}
+
+    def spread(self, state: Arrays) -> dict[str, Arrays]:
+        """With what its files hold more than once."""
+        found, bert = dict(state), f"{DECODER_LM}bert."
+        if _has(state, DECODER_LM) and _has(state, "itm_head."):
+            shared = (name for name in state if name.startswith(ENCODER))
+            for name in shared:
+                found.setdefault(bert + name.removeprefix(ENCODER), state[name])
+        for name, original in TIED:
+            if original in found:
+                found[name] = found[original]
+        return super().spread(found)
+
+    def notes(self, method: Config, pictures: Config) -> list[str]:
+        """How it is loaded."""
+        how = "model.load_state_dict(safetensors.torch.load_file(FILE), strict=False)"
+        image = method["image"]
+        sizes = f"image_size={image['image_size']}, norms of eps={image['norm_eps']:g}"
+        teacher = ", then model.copy_params() for the momentum teacher, which is not in it"
+        more = teacher if "itc" in method.get("losses", ()) else ""
+        return [f"the file holds weights alone ({sizes}): {how}{more}"]
+
 
 def _parts(names: Any) -> tuple[bool, bool, bool]:
-    """Whether there is an encoder, a decoder and a head that matches."""
-    return _has(names, ENCODER), _has(names, DECODER_LM), _has(names, "itm_head.")
+    """Whether there is an encoder, a decoder and a head that matches, in its words or ours."""
+    answers = _has(names, "answer/")
+    encoder = _has(names, ENCODER) or _has(names, "text/blocks/attn/")
+    decoder = _has(names, DECODER_LM) or _has(names, "text/head/") or answers
+    return encoder, decoder, _has(names, "itm_head.") or _has(names, "itm/")
 
 
 def _has(names: Any, prefix: str) -> bool:
