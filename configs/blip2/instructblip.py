@@ -1,6 +1,7 @@
-"""InstructBLIP as published (arXiv:2305.06500, section 2.5): the Q-Former of BLIP-2's second stage
+"""InstructBLIP (arXiv:2305.06500, section 2.5): the Q-Former of BLIP-2's second stage
 learns to read instructions too, 60,000 steps of 192, 128 or 64 pairs for language models of 3, 7,
-or 11 and 13 billion parameters; eye and language model stay.
+or 11 and 13 billion parameters; eye and language model stay. No sheet has these numbers: they were
+not checked.
 
 python -m vlp_jax train --config=configs/blip2/instructblip.py:g,vicuna-7b-v1.5,STAGE2,BERT
     --config.data.path='COCO/*.tar,VQA/*.tar' --config.data.weights='(0.4, 0.6)' --workdir=W

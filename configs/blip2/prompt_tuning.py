@@ -1,6 +1,6 @@
 """Prompt tuning (arXiv:2104.08691, section 3 and appendix A) in front of BLIP-2's second stage:
 100 learned vectors before the queries' are all that learns, here of COCO's captions, 30,000 steps
-of 32 at a rate of 0.3.
+of 32 at a rate of 0.3 (numbers that no sheet has; not checked).
 
 python -m vlp_jax train --config=configs/blip2/prompt_tuning.py:g,opt-2.7b --workdir=W
     --config.init_from=STAGE2 --config.data.path=DIR
