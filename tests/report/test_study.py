@@ -10,7 +10,7 @@ from PIL import Image
 from rich.console import Console
 
 from vlp_jax.report import study
-from vlp_jax.report.study import cell_rows, draw_study, trend_rows, write_study
+from vlp_jax.report.study import cell_rows, draw_study, trend_rows, turned, write_study
 
 
 def cell(paper=(), ours=(), spread=()):
@@ -37,6 +37,18 @@ def test_a_side_without_numbers_has_no_column():
         {"trend": "y", "verdict": "FAIL"},
         {"trend": "z", "verdict": "not run"},
     ]
+
+
+def test_many_figures_of_few_cells_stand_below_each_other():
+    wide = [{"cell": name, **{f"f{i}": f"{name}{i}" for i in range(8)}} for name in "abcdefg"]
+    assert turned(wide[:3])[:2] == [
+        {"figure": "f0", "a": "a0", "b": "b0", "c": "c0"},
+        {"figure": "f1", "a": "a1", "b": "b1", "c": "c1"},
+    ]
+    assert len(turned(wide[:3])) == 8 and len(turned(wide)[0]) == 8
+    longer = [*wide, {**wide[0], "cell": "h"}]
+    narrow = [{k: row[k] for k in list(row)[:8]} for row in wide[:3]]
+    assert turned(longer) is longer and turned(narrow) is narrow and turned([]) == []
 
 
 @pytest.mark.parametrize("trends", [{}, {"more is more": False}])

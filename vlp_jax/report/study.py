@@ -16,6 +16,8 @@ from vlp_jax.report.canvas import BLUE, GREY, literal_text, new_figure, plain_ax
 from vlp_jax.report.results import markdown_table, write_json, write_text
 
 WIDE = 4  # panels side by side
+FIRST = ("cell", "figure", "trend")  # columns of words
+MOST = 8  # columns of a table that has more of them than rows
 VERDICTS = {True: "pass", False: "FAIL", None: "not run"}
 
 
@@ -35,13 +37,13 @@ def write_study(
       draw: as `draw_study`, which it replaces.
     """
     console = console or Console()
-    rows, verdicts = cell_rows(outcome["cells"]), trend_rows(outcome["trends"])
+    rows, verdicts = turned(cell_rows(outcome["cells"])), trend_rows(outcome["trends"])
     for heading, part in ((title, rows), ("trends", verdicts)):
         if not part:
             continue
         table = Table(title=heading, title_justify="left", header_style="bold")
         for key in part[0]:
-            table.add_column(key, justify="left" if key in ("cell", "trend") else "right")
+            table.add_column(key, justify="left" if key in FIRST else "right")
         for row in part:
             red = {"style": "bold red"} if "FAIL" in row.values() else {}
             table.add_row(*row.values(), **red)
@@ -103,6 +105,14 @@ def cell_rows(cells: Mapping[str, Mapping[str, Any]]) -> list[dict[str, str]]:
         {"cell": name, **{f"{title}: {side}": entry(cell, title, side) for title, side in columns}}
         for name, cell in cells.items()
     ]
+
+
+def turned(rows: list[dict[str, str]]) -> list[dict[str, str]]:
+    """The table with a row for each figure and a column for each cell, where it would be wide."""
+    if not rows or len(rows[0]) <= max(MOST, len(rows) + 1):
+        return rows
+    figures = [title for title in rows[0] if title != "cell"]
+    return [{"figure": title} | {row["cell"]: row[title] for row in rows} for title in figures]
 
 
 def trend_rows(trends: Mapping[str, bool | None]) -> list[dict[str, str]]:
