@@ -14,12 +14,15 @@ def test_a_scene_and_a_question_are_asked_alike():
     texts = ["two pigs", "an image of two pigs"]
     scene = scenes.captioned({"text": texts, "meta": {"style": "noto"}, "members": {"a.png": b""}})
     assert scene["meta"]["question"] == scenes.ASK and scene["meta"]["answers"] == texts[:1]
-    listed = f"{scenes.ASK} two pigs"
-    assert scene["meta"]["said"] == [*texts, listed, f"{texts[1]} [CLS] {listed}"]
+    listed, then = f"{scenes.ASK} two pigs", " [CLS] "
+    contexts = [[text] for text in texts] + [texts, texts[::-1]]
+    behind = [listed, *(then.join([*some, listed]) for some in contexts)]
+    assert scene["meta"]["said"] == [*texts, *behind]
     meta = {"question": "how many ?", "answers": ["2", "two"], "answer": "2", "scene": "7"}
     question = scenes.asked({"7": texts}, {"text": [], "meta": meta, "image": b"png"})
-    said = ["how many ? 2", *(f"{text} [CLS] how many ? 2" for text in texts)]
+    said = ["how many ? 2", *(then.join([*some, "how many ? 2"]) for some in contexts)]
     assert question["meta"] == {"question": "how many ?", "answers": ["2", "two"], "said": said}
+    assert max(one.count("[CLS]") for one in scenes.behind(["a"] * 9, "b")) == scenes.SEVERAL
     assert not scene["members"] and not question["text"] and question["image"] == b"png"
 
 

@@ -32,8 +32,8 @@ WORDS = "language model"
 BASE, PLAIN = "8 queries", "ITC and ITM alone"
 QUERIES = {"1 query": 1, "4 queries": 4, "16 queries": 16}
 LMS = {  # beside the usual one of four layers of 128
-    "2 layers of 64": dict(width=64, num_layers=2, num_heads=2, hidden=176),
-    "6 layers of 192": dict(width=192, num_layers=6, num_heads=6, hidden=528),
+    "2 layers of 64": dict(width=64, num_layers=2, num_heads=2, hidden=128),
+    "6 layers of 192": dict(width=192, num_layers=6, num_heads=6, hidden=384),
 }
 PUBLISHED, COCO = "configs/blip2/pretrain.py", "coco/dataset_coco.json:test"
 OPT, ALL = "opt-2.7b", "ITC, ITM and ITG"

@@ -20,6 +20,7 @@ STATES = {folder: f"{folder}_states" for folder in (CAPTIONS, QUESTIONS)}  # cac
 TEST, VQA_TEST = (f"{SCENES}/emoji_scenes-{split}-*.tar" for split in ("test", "vqa-test"))
 ASK = "What is in the picture?"
 THEN = " [CLS] "  # the next text begins
+SEVERAL = 3
 
 
 class Changed:
@@ -38,26 +39,37 @@ class Changed:
         return self.change(self.whole[i])
 
 
+def behind(texts: list[str], last: str) -> list[str]:
+    """What a language model reads: `last` alone, behind each of the texts, and behind several,
+    which say the same in other words: so it learns to look back.
+
+    >>> behind(["a pig", "one pig"], "what ? pig")[1:]
+    ['a pig [CLS] what ? pig', 'one pig [CLS] what ? pig', 'a pig [CLS] one pig [CLS] what ? pig', \
+'one pig [CLS] a pig [CLS] what ? pig']
+    """
+    turns = [texts[i:] + texts[:i] for i in range(len(texts))]
+    both = [[text] for text in texts] + [turn[:SEVERAL] for turn in turns]
+    return [THEN.join([*some, last]) for some in ([], *both)]
+
+
 def captioned(example: Example) -> Example:
     """A scene, asked what it shows: `answers` is the list of all there is; `said` what a language
-    model reads, its captions, the list as an answer, and as one behind another caption.
+    model reads, its captions, and the list as an answer.
 
     >>> scene = {"text": ["a pig", "there is a pig"], "meta": {"style": "noto"}}
-    >>> captioned(scene)["meta"]["said"][2:]
-    ['What is in the picture? a pig', 'there is a pig [CLS] What is in the picture? a pig']
+    >>> captioned(scene)["meta"]["said"][2:4]
+    ['What is in the picture? a pig', 'a pig [CLS] What is in the picture? a pig']
     """
-    listed, *others = texts = example["text"]
-    answer = f"{ASK} {listed}"
-    said = [*texts, answer, *(f"{text}{THEN}{answer}" for text in others)]
-    meta = {"question": ASK, "answers": [listed], "said": said}
+    texts = example["text"]
+    said = [*texts, *behind(texts, f"{ASK} {texts[0]}")]
+    meta = {"question": ASK, "answers": texts[:1], "said": said}
     return {**example, "meta": meta, "members": {}}
 
 
 def asked(captions: dict[str, list[str]], example: Example) -> Example:
-    """A question about a scene; `said`: with its answer, alone and behind each of the captions."""
+    """A question about a scene; `said`: with its answer, alone and behind captions."""
     meta = example["meta"]
-    both = f"{meta['question']} {meta['answer']}"
-    said = [both, *(f"{text}{THEN}{both}" for text in captions[meta["scene"]])]
+    said = behind(captions[meta["scene"]], f"{meta['question']} {meta['answer']}")
     kept = {key: meta[key] for key in ("question", "answers")}
     return {**example, "text": [], "meta": {**kept, "said": said}, "members": {}}
 

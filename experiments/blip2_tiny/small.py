@@ -44,14 +44,15 @@ def _words() -> ConfigDict:
     c = words.get_config(str(SCENES))
     c.data.path = ",".join(f"{folder}/*.tar" for folder in STATES)
     c.data.fields.text = {"key": "said"}
-    c.data.context_length = 40
-    c.steps = 800
+    c.data.context_length = 48
+    c.method.lm.hidden, c.method.lm.weight_init = 256, "mae"
+    c.steps = 1000
     return c
 
 
 def _second(first: str, lm: str) -> ConfigDict:
     c = recipe(tiny_towers(texts="none"), 14, "blip2_lm")
-    net = words.get_config().method.lm.to_dict()
+    net = _words().method.lm.to_dict()
     c.method.lm, c.method.end_ids = ConfigDict(net), (words.END,)
     on_scenes(c, str(SCENES), "train")
     _answering(c)
