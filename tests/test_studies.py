@@ -5,7 +5,9 @@ import json
 import jax
 import pytest
 
+from vlp_jax.api.repro import chosen
 from vlp_jax.api.study import ROOT, DataSet, Trend, load_study, studies
+from vlp_jax.core.errors import UserError
 from vlp_jax.core.pytree import merge
 from vlp_jax.methods.base import make_method
 from vlp_jax.optim.optimizer import check_paths, make_optimizer
@@ -65,6 +67,15 @@ def test_trends_find_their_numbers(name, full):
         assert trend.check(values) is not None, trend.text
     for cell in study.cells.values():
         assert set(cell.paper) <= set(study.columns)
+
+
+def test_cells_are_named_with_their_commas():
+    cells = ["a", "b", "a, b", "c"]
+    assert chosen("", cells) == cells and chosen(" c , a,", cells) == ["a", "c"]
+    assert chosen("a, b", cells) == ["a, b"] and chosen("c,a, b,a", cells) == ["a", "a, b", "c"]
+    for wrong in ("a, d", "d", "ab"):
+        with pytest.raises(UserError, match="no such cell"):
+            chosen(wrong, cells)
 
 
 def test_the_paper_itself_passes():

@@ -46,7 +46,7 @@ def _words() -> ConfigDict:
     c.data.fields.text = {"key": "said"}
     c.data.context_length = 48
     c.method.lm.hidden, c.method.lm.weight_init = 256, "mae"
-    c.steps = 1000
+    c.steps = 1500
     return c
 
 

@@ -22,7 +22,7 @@ CLASSIFIER, CLIP = "classifier", "clip"
 FACTORS = (1, 2, 4, 8)
 F = {factor: f"f{factor}" for factor in FACTORS}
 BASE = F[4]  # predicts the noise, all times weigh the same
-GUIDANCES = (0, 1, 2, 3, 5, 8)
+GUIDANCES = (0, 1, 3, 8)
 USUAL = 3
 FID, KIND, SCORE, APART = "FID", "kind", "CLIP score", "brightness apart"
 
@@ -38,7 +38,7 @@ def drawer(name: str, factor: int, row: str = "") -> Cell:
     judges = ",".join(f"{{out}}/cells/{cell}/seed{{seed}}" for cell in (CLASSIFIER, CLIP))
     given = {"type": "generation", "path": TRAIN, "networks": judges, "label": "kind"}
     guidances = GUIDANCES if name == BASE else (USUAL,)
-    given |= {"guidances": guidances, "count": 320, "limit": 1000, "how": {"steps": 25}}
+    given |= {"guidances": guidances, "count": 256, "limit": 1000, "how": {"steps": 25}}
     return stage(
         f"f{factor}",
         (CLASSIFIER, CLIP, f"coder{factor}"),
@@ -107,7 +107,7 @@ def factors() -> tuple[Trend, ...]:
         ),
         Trend(
             "zero terminal SNR draws as bright as the scenes are",
-            lambda v: v["v, zero SNR"][APART] < v["v"][APART],
+            lambda v: v["zero SNR"][APART] < v["v"][APART],
         ),
     )
 

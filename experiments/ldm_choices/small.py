@@ -14,12 +14,12 @@ from experiments.ldm_tiny.small import classifier
 
 WIDTHS = {1: (32,), 2: (32, 64), 4: (32, 64, 64), 8: (32, 64, 64, 64)}
 CHANNELS = {1: 3, 2: 3, 4: 4, 8: 16}
-STEPS = {1: 38, 2: 150, 4: 600, 8: 2400}  # of equally many FLOPs in the U-Net
-CODER_STEPS = {1: 200, 2: 800, 4: 1200, 8: 1200}
+STEPS = {1: 25, 2: 100, 4: 400, 8: 1600}  # of equally many FLOPs in the U-Net
+CODER_STEPS = {1: 200, 2: 500, 4: 700, 8: 700}
 ROWS = {
     "v": {"schedule.prediction": "v"},
     "min-SNR": {"min_snr": 5.0},
-    "v, zero SNR": {"schedule.prediction": "v", "schedule.zero_snr": True},
+    "zero SNR": {"schedule.prediction": "v", "schedule.zero_snr": True},
 }
 
 
@@ -50,5 +50,6 @@ def get_config(words: str = "f4,runs/ldm_choices/cells,0") -> ConfigDict:
     with c.ignore_type():
         c.init_from = ConfigDict({p: f"{cells}/coder{factor}/seed{seed}:{p}" for p in parts})
     c.steps, c.optim.warmup_steps, c.ema_decay = STEPS[factor], STEPS[factor] // 10, 0.99
+    c.optim.lr = 1e-3
     c.keep_checkpoints = 1
     return c

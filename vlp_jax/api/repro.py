@@ -113,18 +113,23 @@ def list_cells(request: Request) -> dict[str, Any]:
 
 
 def chosen(only: str, cells: list[str]) -> list[str]:
-    """The cells that --only names, in the table's order; all where it is empty.
+    """The cells that --only names, in the table's order; all where it is empty. Names may have
+    commas: the longest that fits is meant.
 
     Raises:
       UserError: a name that the study lacks.
     """
     from vlp_jax.core.errors import UserError, nearest
 
-    wanted = [name.strip() for name in only.split(",") if name.strip()] or cells
-    for name in wanted:
+    wanted, rest = [], only.strip(", ")
+    while rest:
+        fits = (name for name in cells if f"{rest},".startswith(f"{name},"))
+        name = max(fits, key=len, default="") or rest.split(",")[0].strip()
         if name not in cells:
             raise UserError(f"--only={name}: no such cell{nearest(name, cells)}")
-    return [name for name in cells if name in wanted]
+        wanted.append(name)
+        rest = rest[len(name) :].lstrip(", ")
+    return [name for name in cells if name in wanted or not wanted]
 
 
 def check_configs(
