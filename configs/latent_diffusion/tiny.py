@@ -4,6 +4,9 @@ python -m vlp_jax train --config=configs/latent_diffusion/tiny.py:runs/emoji
     --config.init_from.autoencoder=AE:autoencoder --config.init_from.latent_scale=AE:latent_scale
     --workdir=W
 
+Like the study's, the scenes are of `data prepare emoji_scenes --kinds=16 --most=1 --tints=.6
+--styles=both --scale=1.4 --changes=.5 --out=runs/emoji`, AE a run of configs/autoencoder/tiny.py.
+
 The text encoder, two layers over words, learns along. The file exists as the small form, and for
 what its inpainting, ControlNet and DreamBooth share with it; argument: the folder of tars and
 vocab.txt; for those `inpainting`, `control` or `prior` behind a comma, and what they start from.

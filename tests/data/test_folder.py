@@ -190,3 +190,15 @@ def test_a_picture_of_the_same_size_has_another_stamp(tmp_path, table):
     after = stamps()
     assert before[0] == after[0] and all(before[1]) and stamps() == after
     assert all(one != two for one, two in zip(before[1], after[1], strict=True))
+
+
+def test_pictures_of_a_captioned_one_are_its_members(tmp_path):
+    fill(tmp_path, "a.png", "a.txt", "a.edge.png", "a.seg.PNG", "b.png", "b.txt", "b.c.png")
+    fill(tmp_path, "b.c.txt", "d.1.png")
+    source = open_source(str(tmp_path))
+    assert texts(source) == [["a.txt"], ["b.c.txt"], ["b.txt"]]
+    assert source.damage == [("no_caption", f"{tmp_path}/d.1.png")]
+    assert source.notes[0].endswith("; left out: further pictures of the same 2")
+    assert list(source.metadata(0)["members"]) == ["edge.png", "seg.PNG"]
+    assert source.metadata(0)["members"]["edge.png"] and not list(source.metadata(2)["members"])
+    assert len(source.all_pictures()) == 4

@@ -2,10 +2,11 @@
 of a checkpoint on arrays.
 
 IN.npz holds arrays under the names of the fields that the function reads (pictures uint8[B, S, S,
-3] of the model's size, ids int32[B, T] used exactly as given, masks bool or 0 and 1, absent: all
-real); what only another function reads is left alone. OUT.npz gets its leaves under their paths
-joined by `/`, a lone array as `out`. Without --fn it lists the functions. The file exists so that
-numbers are compared with a reference's from the command line.
+3] of the model's size or, where the list says H and W, of any, ids int32[B, T] used exactly as
+given, masks bool or 0 and 1, absent: all real); what only another function reads is left alone.
+OUT.npz gets its leaves under their paths joined by `/`, a lone array as `out`. Without
+--fn it lists the functions. The file exists so that numbers are compared
+with a reference's from the command line.
 """
 
 import argparse

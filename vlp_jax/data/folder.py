@@ -8,7 +8,6 @@ it is not clear.
 
 import bisect
 import copy
-import functools
 import glob
 import os
 import re
@@ -52,6 +51,20 @@ def _suffixes(base: str) -> list[str]:
     found = sorted(path[len(base) + 1 :] for path in glob.glob(f"{glob.escape(base)}.*"))
     known = {*IMAGE_SUFFIXES, *TEXT_SUFFIXES}
     return [suffix for suffix in found if "." not in suffix and suffix.lower() not in known]
+
+
+def _further(listing: Listing) -> dict[str, list[str]]:
+    """Takes out of a listing the pictures that belong to a captioned one by its name, as
+    `NAME.edge.png` to `NAME.png` and `NAME.txt`; returns {NAME: ["edge.png"]}."""
+    captioned = {stem for stem in map(_stem, listing.pictures) if stem in listing.texts}
+    found: dict[str, list[str]] = {}
+    for name in list(listing.pictures):
+        stem, part, _ = _stem(name).rpartition(".")
+        if part and stem in captioned and _stem(name) not in captioned:
+            del listing.pictures[name]
+            found.setdefault(stem, []).append(name[len(stem) + 1 :])
+    listing.left_out["further pictures of the same"] += sum(map(len, found.values()))
+    return found
 
 
 def _branches(names: Iterable[str]) -> list[str]:
@@ -101,12 +114,13 @@ class FolderSource:
     """Pictures below `root`, recursively, in the order of their names.
 
     kind 'captions': a picture's captions are in the `.txt` or `.json` of its name, and pictures
-    without either are damage. 'classes': the first sub-folder's name is the class: `meta['label']`
-    is its rank among the sorted class names, `meta['class']` the name and, where there are several,
-    the caption the name with '_' and '-' as spaces; pictures outside are damage. 'pictures': they
-    alone. '': captions where at least half of the pictures have them, refused where fewer do but
-    not just strays; else classes where half of the pictures are in sub-folders. `notes` say what
-    was taken and what was left out.
+    without either are damage, but for further ones of the same sample (`NAME.edge.png`).
+    'classes': the first sub-folder's name is the class: `meta['label']` is its rank among the
+    sorted class names, `meta['class']` the name and, where there are several, the caption the name
+    with '_' and '-' as spaces; pictures outside are damage. 'pictures': they alone. '': captions
+    where at least half of the pictures have them, refused where fewer do but not just strays; else
+    classes where half of the pictures are in sub-folders. `notes` say what was taken and what was
+    left out.
 
     Raises:
       UserError: no pictures, unclear, or the parts of a data set (train, test) side by side.
@@ -117,6 +131,7 @@ class FolderSource:
         self.root = root
         listing = walk(root)
         _check_any(listing)
+        self._further = _further(listing) if kind in ("", "captions") else {}
         self.kind = kind or _judged(listing)
         self.damage: list[Damage] = listing.damage
         self._texts = listing.texts if self.kind == "captions" else {}
@@ -208,7 +223,7 @@ class FolderSource:
             path = f"{base}.{suffix}"
             return read_bounded(path, where) if os.path.isfile(path) else None
 
-        members = Members(member, functools.partial(_suffixes, base))
+        members = Members(member, lambda: [*_suffixes(base), *self._further.get(stem, ())])
         example: Example = {"key": printable(stem), "text": [], "meta": {}, "members": members}
         if self.kind == "classes" and "/" in name:
             rank = bisect.bisect_left(self._folders, name.partition("/")[0])
