@@ -152,9 +152,22 @@ def test_other_settings_draw_nothing_over(opened, tmp_path, capsys):
     assert "was drawn with another negative" in refused(capsys, *again)
     opened["text"].params["gain"] = opened["text"].params["gain"] + 1
     assert "was drawn with another weights" in refused(capsys, *call)
+    kept = opened["text"].params["gain"] - 1
+    opened["text"].params["gain"] = kept
+    (tmp_path / "out" / "00000_00000.png").write_bytes(before[:-40])  # its settings are whole
+    assert "is no picture that `sample` drew" in refused(capsys, *call)
     picture(tmp_path / "out" / "00000_00000.png")
     assert "is no picture that `sample` drew" in refused(capsys, *call)
     assert before != (tmp_path / "out" / "00000_00000.png").read_bytes()
+
+
+def test_a_picture_of_no_numbers_is_not_written(opened, tmp_path, capsys):
+    params = command.load_model("text", *[None] * 4).params
+    params["gain"] = params["gain"] * np.nan
+    call = ["--checkpoint=text", "--prompt=a", f"--out={tmp_path / 'out'}", "--steps=2"]
+    assert run(*call) == 1
+    assert "the picture of prompt 0 and seed 0 is not finite" in capsys.readouterr().err
+    assert not list((tmp_path / "out").glob("*.png"))
 
 
 def test_one_program_per_sampler_size_and_guidance(opened, tmp_path):
@@ -362,6 +375,9 @@ def test_bad_input_is_one_line(opened, tmp_path, capsys):
         (f"--prompts={tmp_path / 'none.txt'}",): "none.txt: holds no prompt",
         ("--prompts=/no/such",): "--prompts: ",
         (): "--prompts: text draws from texts; give some",
+        (prompt, start, "--set=eta=2"): "--set=eta=2 is out of range",
+        (prompt, start, "--n=3000000000"): "--n=3000000000: there are 2147483648 seeds",
+        (prompt, start, f"--picture=low:{image}"): "--picture=low: ",
         (prompt, "--checkpoint=nothing"): "--prompts: nothing draws without; n says how many",
         ("--prompt=7", "--checkpoint=label"): "--prompts: '7' is no class, a number from 0 to 4",
     }

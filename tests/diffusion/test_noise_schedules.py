@@ -97,13 +97,19 @@ def test_karras_sigmas():
     "steps, spacing, schedule, what",
     [
         (1000, "leading", SD, "asks for time 1000 of 0 to 999; set fewer, another spacing"),
-        (1001, "trailing", SD, "steps=1001: trailing"),
-        (1001, "linspace", SD, "steps=1001: linspace"),
+        (1001, "trailing", SD, "steps=1001: the sampler takes at most 1000 with trailing spacing"),
+        (1001, "linspace", SD, "steps=1001: the sampler takes at most 1000 with linspace spacing"),
+        (1001, "leading", SD, "steps=1001: the sampler takes at most 1000 with leading spacing"),
     ],
 )
 def test_too_many_steps(steps, spacing, schedule, what):
     with pytest.raises(UserError, match=what):
         times(schedule, steps, spacing)
+
+
+def test_a_sampler_that_asks_for_one_more_time_names_the_steps_that_were_asked():
+    with pytest.raises(UserError, match=r"^steps=1000: the sampler takes at most 999 with linsp"):
+        Drawing(sampler="dpm_solver").make().plan(SD, 1000, "linspace", False)
 
 
 def test_as_many_steps_as_times():

@@ -186,6 +186,26 @@ def test_files_of_another_base_are_one_line(state, message, tmp_path):
     assert str(caught.value).startswith(f"{path}: ")
 
 
+def test_numbers_that_are_none_are_one_line(tmp_path):
+    """An alpha of one number may have an axis."""
+    state = {f"{Q}.lora_down.weight": draw(2, 6), f"{Q}.lora_up.weight": draw(6, 2)}
+    state = {name.replace("lora_", "lora."): array for name, array in state.items()}
+    made = [
+        read_lora(saved(tmp_path, {**state, f"{Q}.alpha": np.ones(shape, "f")}), SHAPES)
+        for shape in ((), (1,))
+    ]
+    assert all((made[0][path] == made[1][path]).all() for path in made[0])
+    assert {leaf.max() for path, leaf in made[1].items() if path.endswith("scale")} == {0.5}
+    nothing = {name: np.full_like(array, np.nan) for name, array in state.items()}
+    for bad, line in (
+        ({**state, f"{Q}.alpha": np.ones(2, "f")}, f"{Q}.alpha is [2], an alpha is one number"),
+        (nothing, f"the numbers of {Q} are not finite"),
+    ):
+        with pytest.raises(UserError) as caught:
+            read_lora(saved(tmp_path, bad), SHAPES)
+        assert line in str(caught.value)
+
+
 def test_what_has_no_name_is_not_written():
     leaves = draw(4, 1, 2), draw(2, 3), draw(1, 2)
     flat = dict(zip(adapters.names("judge/out/kernel"), leaves, strict=True))

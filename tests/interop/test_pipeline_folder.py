@@ -180,6 +180,8 @@ def test_a_network_alone(family, config, function, part, tmp_path):
             "text_encoder_2/config.json: no",
         ),
         ({}, {"vae": [None, None]}, "model_index.json: names no vae"),
+        ({}, {"text_encoder": [None, None]}, "model_index.json: names no text_encoder, and its"),
+        ({"scheduler": PNDM | {"beta_end": None}}, {}, "schedule.end is None, it must be"),
         (
             {"scheduler": {"_class_name": "UniPCMultistepScheduler"}},
             {},
@@ -295,6 +297,10 @@ def test_defaults_of_their_schedulers_are_not_those_of_stable_diffusion():
             "solver_order=3 is not",
         ),
         ({"_class_name": "DDIMScheduler", "thresholding": True}, "thresholding=True is not read"),
+        (
+            {"_class_name": "DDIMScheduler", "rescale_betas_zero_snr": True},
+            "rescale_betas_zero_snr with prediction_type 'epsilon': the last time holds no",
+        ),
     ],
 )
 def test_a_scheduler_that_we_lack_is_one_line(config, message):

@@ -108,7 +108,7 @@ def test_what_a_mask_keeps_is_kept_to_the_last_bit(plain):
     latent = np.asarray(latents(v, Inputs.of({"image": image})))
     small = np.broadcast_to(mask[:, ::2, ::2, :1] == 0, latent.shape)
     np.testing.assert_allclose(found["latent"][small], latent[small], atol=1e-5)
-    with pytest.raises(UserError, match="a mask needs the picture that it is for"):
+    with pytest.raises(UserError, match="image: a mask is painted over in a picture; give one"):
         draw({"text": texts(), "mask": mask})
 
 

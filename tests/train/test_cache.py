@@ -214,3 +214,13 @@ def test_a_command_that_was_killed_goes_on(recipe, made, tmp_path, capsys):
         for name, caption in (("image_features", None), ("text_features", 0)):
             ours, theirs = source.array(i, name, caption), whole.array(i, name, caption)
             np.testing.assert_allclose(ours, theirs, atol=1e-6)
+
+
+def test_adapters_that_no_gradient_would_reach_are_refused(recipe, made):
+    """A cache of what the towers gave, under adapters on one of them."""
+    flags = {"data.path": made, "allow_random_frozen": "true", "adapt.rank": "2"}
+    match = r"^adapt: text/.*lora_a \(\d+ such\) cannot learn where data.path is a cache of text_f"
+    with pytest.raises(UserError, match=match):
+        trainer.Trainer(load_config(str(recipe), {**flags, "adapt.paths": "('text/.*kernel',)"}))
+    learned = {"adapt.learn": "('image_head.*',)", "adapt.rank": "0"}
+    trainer.Trainer(load_config(str(recipe), {**flags, **learned}))

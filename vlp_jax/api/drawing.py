@@ -16,7 +16,7 @@ from vlp_jax.api.compose import stem_of
 from vlp_jax.api.embed import Batching, chunks
 from vlp_jax.api.pictures import check_list, check_texts, whole
 from vlp_jax.api.placement import fill, runner
-from vlp_jax.core.errors import UserError, nearest
+from vlp_jax.core.errors import RunError, UserError, nearest
 from vlp_jax.core.fields import NONE, Field, Label, Picture, Text
 from vlp_jax.core.inputs import Vars
 from vlp_jax.methods.base import Function
@@ -100,7 +100,7 @@ class Painter:
 
     def __call__(self, jobs: Sequence[Job]) -> list[np.ndarray]:
         """Their pictures, uint8[H, W, 3] each. Raises UserError for a size that the model cannot
-        draw, before anything is compiled."""
+        draw, before anything is compiled; RunError for a picture that is not finite."""
         at = [job.prompt for job in jobs]
         batch = {
             name: rows[at] if len(rows) > 1 else np.repeat(rows, len(at), axis=0)
@@ -114,7 +114,7 @@ class Painter:
             first = next(iter(self._of(Picture)), "")
             said = f"{first}: {error}" if first and not self._sized else str(error)
             raise UserError(said) from error
-        return list(_pixels(drawn[: len(jobs)]))
+        return [_pixels(row, job) for row, job in zip(drawn, jobs, strict=False)]
 
     def said(self, prompt: int) -> dict[str, str | int]:
         """{field: text or class} of a prompt."""
@@ -291,6 +291,8 @@ def _jobs(count: int, asked: Asked) -> list[Job]:
     seeds = [asked.seed] * count if alone else list(asked.seed)
     if asked.n < 1:
         raise UserError(f"n={asked.n}: must be at least 1")
+    if most < 0:
+        raise UserError(f"n={asked.n}: there are {SEEDS} seeds")
     if len(seeds) != count:
         raise UserError(f"seed: {len(seeds)} for {count} prompts; give one of each")
     for seed in seeds:
@@ -310,8 +312,12 @@ def _as_spec(value: Any, spec: Any) -> np.ndarray:
     return np.repeat(row, spec.shape[-1], axis=2) if wide else row
 
 
-def _pixels(pictures: np.ndarray) -> np.ndarray:
-    """uint8 as it is; float32 in [-1, 1] as uint8."""
-    if pictures.dtype == np.uint8:
-        return pictures
-    return np.uint8(np.clip(np.round((pictures.astype(np.float32) + 1) * 127.5), 0, 255))
+def _pixels(picture: np.ndarray, job: Job) -> np.ndarray:
+    """uint8 as it is; float32 in [-1, 1] as uint8. Raises RunError for what is no number."""
+    if picture.dtype == np.uint8:
+        return picture
+    picture = picture.astype(np.float32)
+    if not np.isfinite(picture).all():
+        whose = f"the picture of prompt {job.prompt} and seed {job.seed}"
+        raise RunError(f"{whose} is not finite: the weights, or too much guidance")
+    return np.uint8(np.clip(np.round((picture + 1) * 127.5), 0, 255))

@@ -190,10 +190,15 @@ class Folder:
         return drawn_sheet(shown, words, out, per_prompt, len(jobs))
 
 
-_NAMES = ("image", "mask", "control", "negative", "prompts", "seed", "n", "size", "lora")
-_NAMES += tuple(field.name for field in dataclasses.fields(Drawing))
-_KEY = re.compile(rf"^(?:sample\.)?({'|'.join(_NAMES)})(_\d+)?(\[\d+\])?(?=[:=])")
-_PART = re.compile(r"^parts\.(\w+)=")
+FLAGS = ("sampler", "steps", "guidance", "strength")  # options with a flag of their own
+_NAMES = ("image", "mask", "control", "negative", "prompts", "seed", "n", "size", "lora", *FLAGS)
+_SET = tuple(f.name for f in dataclasses.fields(Drawing) if f.name not in FLAGS)
+_FLAGS = {  # what an error begins with -> the flag
+    re.compile(r"^parts\.(\w+)="): r"--with=\1:",
+    re.compile(rf"^(?:sample\.)?({'|'.join(_NAMES)})(_\d+)?(\[\d+\])?(?=[:=])"): r"--\1",
+    re.compile(rf"^(?:sample\.(\w+)|({'|'.join(_SET)}))(?=[:=])"): r"--set=\1\2",
+    re.compile(r"^(low|depth|map)(?=:)"): r"--picture=\1",
+}
 
 
 @contextmanager
@@ -202,8 +207,10 @@ def by_flag() -> Iterator[None]:
     try:
         yield
     except UserError as error:
-        said = _PART.sub(r"--with=\1:", str(error))
-        raise UserError(_KEY.sub(r"--\1", said)) from error
+        said = str(error)
+        for key, flag in _FLAGS.items():
+            said = key.sub(flag, said)
+        raise UserError(said) from error
 
 
 def _check(request: Request) -> dict[str, Any]:
@@ -290,6 +297,7 @@ def _check_same(path: str, settings: Mapping[str, Any]) -> None:
     try:
         with Image.open(path, formats=["PNG"]) as image:
             found = json.loads(image.info[SETTINGS])
+            image.load()  # to its end
     except (OSError, ValueError, KeyError, SyntaxError) as error:
         hint = "is no picture that `sample` drew; choose another --out"
         raise UserError(f"{path}: {hint}") from error

@@ -51,18 +51,18 @@ def parser() -> argparse.ArgumentParser:
     return cli
 
 
-GIVEN, HOW = ("negative", "image", "mask"), ("sampler", "steps", "guidance", "strength")
+GIVEN = ("negative", "image", "mask")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command. Raises UserError as api/sample.py draw."""
     flags = vars(parser().parse_args(argv))
     as_json = flags.pop("json")
-    from vlp_jax.api.sample import Request, draw
+    from vlp_jax.api.sample import FLAGS, Request, draw
     from vlp_jax.core.errors import count_of
 
     given = {name: flags.pop(name) for name in GIVEN}
-    how = {key: value for key in HOW if (value := flags.pop(key)) is not None}
+    how = {key: value for key in FLAGS if (value := flags.pop(key)) is not None}
     report = draw(Request(given=given, how=how, **flags))
     if report:
         kept = f", {report['kept']} of them were there" if report["kept"] else ""

@@ -44,8 +44,10 @@ class Given:
             if array is not None and array.shape[1:] != size:
                 raise UserError(f"{name} is of shape {array.shape[1:]}, it must be {size}")
         if self.image is None and (self.mask is not None or sampler.rises):
-            what = "a mask" if self.mask is not None else type(sampler).__name__
-            raise UserError(f"{what} needs the picture that it is for; set image")
+            what = (
+                "a mask is painted over in" if self.mask is not None else "the sampler starts from"
+            )
+            raise UserError(f"image: {what} a picture; give one")
 
 
 def sample(

@@ -29,8 +29,10 @@ class Grid(NamedTuple):
     start: float = 1.0
 
 
-def times(schedule: Schedule, steps: int, spacing: Spacing) -> np.ndarray:
-    """Falling times, of linspace not yet rounded. float64[N]
+def times(schedule: Schedule, steps: int, spacing: Spacing, past: int = 0) -> np.ndarray:
+    """Falling times, of linspace not yet rounded. float64[N + past]
+
+    past: of so many more than the steps.
 
     Worked example, T = 1000, N = 50, offset 1: leading 981, 961, ..., 1; linspace 999, 978.6, ...,
     0; trailing 999, 979, ..., 19.
@@ -38,18 +40,20 @@ def times(schedule: Schedule, steps: int, spacing: Spacing) -> np.ndarray:
     Raises:
       UserError: times outside of the schedule's.
     """
-    total = schedule.times
+    total, count = schedule.times, steps + past
+    if count > total:
+        most = f"the sampler takes at most {total - past} with {spacing} spacing"
+        raise UserError(f"steps={steps}: {most}, the schedule has {total} times")
     if spacing == "linspace":  # one step: the last time (diffusers: the first, from where no
-        up = np.linspace(0, total - 1, steps)  # sampler gets anywhere)
-        found = up[::-1] if steps > 1 else np.array([total - 1.0])
+        up = np.linspace(0, total - 1, count)  # sampler gets anywhere)
+        found = up[::-1] if count > 1 else np.array([total - 1.0])
     elif spacing == "leading":
-        found = np.arange(steps)[::-1] * float(total // steps) + schedule.offset
+        found = np.arange(count)[::-1] * float(total // count) + schedule.offset
     else:
-        found = np.round(total - np.arange(steps) * (total / steps)) - 1
-    if steps > total or found[0] >= total:
+        found = np.round(total - np.arange(count) * (total / count)) - 1
+    if found[0] >= total:  # leading, by the offset
         most = f"{spacing} spacing asks for time {found[0]:g} of 0 to {total - 1}"
-        hint = "; set fewer, another spacing, or offset=0" if spacing == "leading" else ""
-        raise UserError(f"steps={steps}: {most}{hint}")
+        raise UserError(f"steps={steps}: {most}; set fewer, another spacing, or offset=0")
     return found
 
 

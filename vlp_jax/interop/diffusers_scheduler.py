@@ -101,14 +101,17 @@ def read_scheduler(config: Config, where: str) -> tuple[dict[str, Any], dict[str
     c = {**_SHARED, **_OWN[kind], **config}
     schedule = {
         "name": _named(c, "beta_schedule", _BETAS, where),
-        "start": float(c["beta_start"]),
-        "end": float(c["beta_end"]),
+        "start": c["beta_start"],
+        "end": c["beta_end"],
         "times": c["num_train_timesteps"],
         "zero_snr": bool(c.get("rescale_betas_zero_snr")),
         "prediction": _named(c, "prediction_type", _PREDICTIONS, where),
         "offset": c["steps_offset"],
         "last_is_one": bool(c.get("set_alpha_to_one")),
     }
+    if schedule["zero_snr"] and schedule["prediction"] == "eps":
+        why = "the last time holds no picture, so its noise tells nothing"
+        raise UserError(f"{where}: rescale_betas_zero_snr with prediction_type 'epsilon': {why}")
     sampler = next(name for name, its in _SAMPLERS.items() if its == kind)
     drawing = {"sampler": sampler, "spacing": _named(c, "timestep_spacing", _SPACINGS, where)}
     if "algorithm_type" in c:

@@ -184,8 +184,10 @@ def read_lora(path: str, shapes: Mapping[str, Adapter]) -> dict[str, np.ndarray]
         into.a[..., :rank] = rearrange(down, as_a, **place.sizes(as_a))
         up = up.reshape(up.shape[:2])
         into.b[:rank] = rearrange(up, as_b, **place.sizes(as_b))
-        alpha = float(own["alpha"].read()) if "alpha" in own else alphas(whole, rank)
-        into.scale[:rank] = alpha / rank
+        alpha = own["alpha"].read().item() if "alpha" in own else alphas(whole, rank)
+        into.scale[:rank] = float(alpha) / rank
+        if not all(np.isfinite(leaf).all() for leaf in into):
+            raise UserError(f"{path}: the numbers of {whole} are not finite")
     return {
         leaf: array
         for kernel, adapter in found.items()
@@ -225,6 +227,9 @@ def _check(path: str, place: _Place, own: Mapping[str, Tensor], keys: Mapping[st
     """Raises UserError where the tensors of a map do not fit its layer."""
     kernel = np.broadcast_to(np.float32(0), adapters.kernel_shape(place.shapes))
     whole = place.bound.to_theirs(kernel)[place.layer][place.number].shape
+    if "alpha" in own and np.prod(own["alpha"].shape) != 1:
+        found = list(own["alpha"].shape)
+        raise UserError(f"{path}: {keys['alpha']} is {found}, an alpha is one number")
     down, up = own["down"].shape, own["up"].shape
     rank, ones = down[0] if down else 0, (1,) * (len(whole) - 2)
     fits_up = up in ((whole[0], rank), (whole[0], rank, *ones))

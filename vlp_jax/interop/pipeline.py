@@ -86,6 +86,10 @@ def open_pipeline(path: str, read_torch: Reader, weights: str = "") -> Pipeline:
     for name in ("unet", "vae", "scheduler"):
         if name not in found.configs:
             raise UserError(f"{index}: names no {name}")
+    blocks = found.configs["unet"].get("down_block_types") or ()
+    texts = found.configs.keys() & {"text_encoder", "text_encoder_2"}
+    if not texts and any("CrossAttn" in str(block) for block in blocks):
+        raise UserError(f"{index}: names no text_encoder, and its unet attends to texts")
     return found
 
 

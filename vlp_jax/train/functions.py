@@ -14,6 +14,7 @@ from jax.sharding import Mesh
 from vlp_jax.core.errors import UserError, nearest
 from vlp_jax.core.fields import Cached, Field, Numbers, batch_spec, present
 from vlp_jax.core.inputs import Inputs, Vars
+from vlp_jax.core.pytree import flatten
 from vlp_jax.core.types import Array, Batch, Extra, HostBatch, Params
 from vlp_jax.data.device import to_device
 from vlp_jax.data.mixture import manifests
@@ -81,6 +82,32 @@ def taken(method: Method) -> list[str]:
     offered = method.functions()
     fields = method.fields().items()
     return [n for n, f in fields if isinstance(f, Numbers) and f.optional and n in offered]
+
+
+def seen_weights(method: Method, name: str, params: Params, extra: Extra) -> set[str]:
+    """Paths of the weights that a function's output may depend on; params, extra: their shapes,
+    adapters among them. Nothing is compiled."""
+    function = find(method, name)
+    run = lambda params, extra, batch: function(Vars(params, extra), Inputs.of(batch))  # noqa: E731
+    traced = jax.make_jaxpr(run)(params, extra, batch_spec(function.reads, 1)).jaxpr
+    known = lambda names: {v for v in names if not hasattr(v, "val")}  # noqa: E731  (no literals)
+    alive = known(traced.outvars)
+    for step in reversed(traced.eqns):
+        if alive & set(step.outvars):
+            alive |= known(step.invars)
+    return {path for path, v in zip(flatten(params), traced.invars, strict=False) if v in alive}
+
+
+def check_learned(
+    method: Method, names: Iterable[str], params: Params, extra: Extra, learned: Params
+) -> None:
+    """Raises UserError where weights learn that a cache of these functions was made with: no
+    gradient reaches them through it. params, extra: shapes of all weights; learned: of those."""
+    for name in names:
+        lost = sorted(seen_weights(method, name, params, extra) & flatten(learned).keys())
+        if lost:
+            what = f"{lost[0]} ({len(lost)} such) cannot learn where data.path is a cache of {name}"
+            raise UserError(f"adapt: {what}; leave it out of adapt.paths, or make one without it")
 
 
 def beside(reads: Mapping[str, Field], fields: Mapping[str, Field]) -> dict[str, Field]:

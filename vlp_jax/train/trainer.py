@@ -16,7 +16,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from vlp_jax.core.errors import UserError
-from vlp_jax.core.fields import Field, Spec, Text, batch_spec, present, replaced
+from vlp_jax.core.fields import Cached, Field, Spec, Text, batch_spec, present, replaced
 from vlp_jax.core.pytree import map_with_path, merge
 from vlp_jax.core.schema import build, plain
 from vlp_jax.core.types import Batch
@@ -33,7 +33,7 @@ from vlp_jax.parallel.hosts import gather
 from vlp_jax.parallel.mesh import batch_sharding, check_batch, make_mesh, replicated
 from vlp_jax.parallel.sharding import param_sharding, put
 from vlp_jax.train.evaluate import eval_context, make_evaluators
-from vlp_jax.train.functions import Embedder, cached_fields
+from vlp_jax.train.functions import Embedder, cached_fields, check_learned
 from vlp_jax.train.settings import check_pictures, check_settings
 from vlp_jax.train.state import Recipe, Start, frozen_paths, init_state, restate
 from vlp_jax.train.step import make_step
@@ -86,6 +86,17 @@ class Trainer:
         _ = self.tokenizers, self.tx, self.pipeline, self.schedule, self.evaluators
         if (self.method.frozen or c.freeze or self.recipe.adapt) and not c.init_from:
             self.check_given({})
+        if self.recipe.adapt:
+            self._check_cache()
+
+    def _check_cache(self) -> None:
+        """Raises UserError as train/functions.py check_learned."""
+        functions = self.method.functions()
+        held = [n for n, f in self.fields.items() if isinstance(f, Cached) and n in functions]
+        if held:
+            start = self.abstract
+            learned, extra = (start.state[name] for name in ("params", "extra"))
+            check_learned(self.method, held, merge(learned, start.frozen), extra, learned)
 
     @cached_property
     def mesh(self) -> Mesh:

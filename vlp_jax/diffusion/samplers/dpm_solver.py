@@ -89,6 +89,6 @@ def _grid(schedule: Schedule, steps: int, spacing: Spacing, karras: bool) -> Gri
     if spacing == "trailing":
         at = times(schedule, steps, spacing)
     else:
-        at = times(schedule, steps + 1, spacing)[:-1]
+        at = times(schedule, steps, spacing, past=1)[:-1]
     at = np.round(at).astype(int)
     return from_sigmas(at.astype(float), table[at])
