@@ -165,7 +165,7 @@ def test_shards_that_are_not_those_of_their_index(tmp_path):
         assert "\n" not in str(caught.value)
 
     (tmp_path / names[1]).write_bytes(whole[:-4])
-    refused(f"{names[1]}: malformed safetensors header .*do not fit")
+    refused(f"{names[1]}: .*76 bytes, this one is cut short at 72")
     save_file({"a": np.ones(2, np.float32), "b": np.ones(3, np.float32)}, tmp_path / names[1])
     refused(f"{names[1]}: holds 'a', which model.safetensors.index.json lists in {names[0]}")
     save_file({"other": np.ones(3, np.float32)}, tmp_path / names[1])
