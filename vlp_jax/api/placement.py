@@ -63,7 +63,7 @@ def runner(method: Method, name: str, v: Vars, mesh: Mesh | None = None) -> Run:
       UserError: the method has no such function.
     """
     writes = find(method, name).how is Writing  # its loop widens weights once for all words
-    options = {} if writes else options_for(v.params)
+    options = {} if writes else options_for(v.params, mesh)
     program = compiled(method, name, None if mesh is None else replicated(mesh), **options)
     if mesh is None and writes:
         v = for_writing(method, v)

@@ -9,14 +9,16 @@ such weights, and a step beside frozen ones, are told alike.
 from typing import Any
 
 import jax
+from jax.sharding import Mesh
 
 _PASS = "while-loop-invariant-code-motion"
 
 
-def options_for(params: Any) -> dict[str, str]:
-    """Compiler options of a program that reads these parameters layer by layer; {} where none are
-    narrow, or the device computes with them as they are."""
-    if jax.default_backend() != "cpu":
+def options_for(params: Any, mesh: Mesh | None = None) -> dict[str, str]:
+    """Compiler options of a program that reads these parameters layer by layer on the mesh, or on
+    the first device; {} where none are narrow, or the devices compute with them as they are."""
+    platform = jax.default_backend() if mesh is None else mesh.devices.flat[0].platform
+    if platform != "cpu":
         return {}
     narrow = any(leaf.dtype.itemsize < 4 for leaf in jax.tree.leaves(params))
     return {"xla_disable_hlo_passes": _PASS} if narrow else {}

@@ -256,7 +256,7 @@ class Trainer:
             in_shardings=(*self.sharding, batch_sharding(self.mesh)),
             out_shardings=(self.sharding.state, replicated(self.mesh)),
             donate_argnums=0,
-            compiler_options=options_for(frozen) or None,
+            compiler_options=options_for(frozen, self.mesh) or None,
         )
 
     @cached_property
