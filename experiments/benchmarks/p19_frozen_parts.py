@@ -4,7 +4,7 @@ load by `init_from`, and bytes of its checkpoints.
 python experiments/benchmarks/p19_frozen_parts.py [--folder=DIR] [--layers=27] [--devices=1]
 
 The model is made up: a LLaMA of 2048 numbers, 27 layers and 1.5 billion parameters in bf16, 3 GB in
-four files, behind an eye of one layer. Memory is what the process holds above what it held before
+three files, behind an eye of one layer. Memory is what the process holds above what it held before
 `init_from`, every page of the weights touched: pages of mapped files count, and so does the first
 use of the compiler; `anonymous` is the share that no file backs. Load is from the look at the
 folder, digests of every file included, to weights on the devices whose every page was touched; the
@@ -35,6 +35,7 @@ SIZES = {
     "image_size": 28, "batch_size": 8, "steps": 1, "data.tokenizer": "bytes",
     "method.image.num_layers": 1, "method.image.width": 176, "method.lm.width": 2048,
     "method.lm.num_heads": 16, "method.lm.hidden": 5504, "method.qformer.num_layers": 2,
+    "method.end_ids": (258,), "method.start_id": 257,
 }  # fmt: skip
 STEP = 1 << 24  # numbers that are drawn at a time
 
@@ -81,7 +82,7 @@ def make_trainer(folder: Path, layers: int, devices: int) -> Any:
     flags = {key: str(value) for key, value in flags.items()}
     config = load_config(f"{ROOT}/configs/blip2/stage2.py:g,llama-7b", flags)
     with config.unlocked(), config.ignore_type():
-        config.init_from = {part: f"{folder}/weights" for part in ("image", "image_norm", "lm")}
+        config.init_from = {part: f"{folder}/weights" for part in ("image", "lm")}
         config.evals = {}
     return Trainer(config)
 
