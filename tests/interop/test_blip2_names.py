@@ -19,7 +19,7 @@ from vlp_jax.core.inputs import Inputs, Vars
 from vlp_jax.core.pytree import flatten, unflatten
 from vlp_jax.interop.detect import open_checkpoint
 from vlp_jax.interop.family import families
-from vlp_jax.interop.rules import prove_names, to_ours
+from vlp_jax.interop.rules import to_ours
 from vlp_jax.interop.weights_file import read_json
 from vlp_jax.methods.base import make_method
 from vlp_jax.models.archs import blip2 as archs
@@ -35,7 +35,6 @@ def opened(path):
     config, _ = method_config(found, "")
     method = make_method(config)
     arrays = to_ours(found.table, found.state, expected_shapes(method), "the file")
-    prove_names(found.table, found.state, arrays, "the file")
     return found.family.name, config, method, arrays
 
 
@@ -197,7 +196,6 @@ def test_lavis_files(apart, sizes, tmp_path):
     config, _ = method_config(found, "tiny")
     method = make_method(config)
     arrays = to_ours(found.table, found.state, expected_shapes(method), "the file")
-    prove_names(found.table, found.state, arrays, "the file")
     theirs = opened(GOLDEN / "match")[3]
     for path, array in theirs.items():
         if path != "temperature":

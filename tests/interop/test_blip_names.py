@@ -23,7 +23,7 @@ from vlp_jax.core.inputs import Inputs, Vars
 from vlp_jax.core.pytree import unflatten
 from vlp_jax.interop.detect import open_checkpoint
 from vlp_jax.interop.family import families
-from vlp_jax.interop.rules import prove_names, to_ours
+from vlp_jax.interop.rules import to_ours
 from vlp_jax.interop.weights_file import read_json
 from vlp_jax.methods.base import make_method
 from vlp_jax.models.archs import blip as archs
@@ -46,7 +46,6 @@ def opened(path, arch=""):
     config, _ = method_config(found, arch)
     method = make_method(config)
     arrays = to_ours(found.table, found.state, expected_shapes(method), "the file")
-    prove_names(found.table, found.state, arrays, "the file")
     return found.family.name, config, method, arrays
 
 

@@ -62,9 +62,36 @@ def test_large_weights_are_written_in_shards(tmp_path, monkeypatch):
     assert found.keys() == arrays.keys() and found["b"].dtype == np.float16
     for key, value in arrays.items():
         np.testing.assert_array_equal(found[key], value)
-    (path / files[1]).write_bytes((path / files[2]).read_bytes())
-    with pytest.raises(UserError, match=f"{files[1]}: damaged"):
-        folder.read_folder(str(path))
+    whole = (path / files[1]).read_bytes()
+    folder.write_folder(str(tmp_path / "other"), arrays | {"b": np.zeros(9, np.float16)}, MANIFEST)
+    for content, message in (
+        ((path / files[2]).read_bytes(), "damaged, or a file of another model"),
+        ((tmp_path / "other" / files[1]).read_bytes(), "damaged, or a file of another model"),
+        (whole[:-2], rf".*this one is cut short at {len(whole) - 2}"),
+        (None, "missing, vlp_jax.json lists 3 files of weights"),
+    ):
+        (path / files[1]).unlink() if content is None else (path / files[1]).write_bytes(content)
+        with pytest.raises(UserError, match=f"{files[1]}: {message}") as caught:
+            folder.read_folder(str(path))
+        assert "\n" not in str(caught.value)
+
+
+def test_a_folder_is_none_until_all_its_weights_are_written(tmp_path, monkeypatch):
+    """A conversion that is killed leaves a hidden folder that nothing opens."""
+    real, seen = folder.write_safetensors, []
+
+    def write(path, arrays):
+        found = real(path, arrays)
+        seen.append([folder.is_folder(str(one)) for one in tmp_path.iterdir()])
+        return found
+
+    monkeypatch.setattr(folder, "LIMIT", 20)
+    monkeypatch.setattr(folder, "write_safetensors", write)
+    arrays = ARRAYS | {"b": np.ones(9, np.float16)}
+    more = lambda weights: {"golden": {"b": float(weights["b"][0])}}  # noqa: E731
+    folder.write_folder(str(tmp_path / "out"), arrays, MANIFEST, more=more)
+    assert seen == [[False], [False]]
+    assert folder.read_folder(str(tmp_path / "out"))[1]["golden"] == {"b": 1.0}
 
 
 def test_other_folders_are_left_alone(tmp_path):

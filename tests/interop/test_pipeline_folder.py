@@ -227,10 +227,10 @@ def test_half_precision_files_and_shards_are_found(tmp_path):
     index = file.parent / f"{stem}.safetensors.index.fp16.json"
     index.write_text(json.dumps({"weight_map": placed}))
     whole = open_checkpoint(str(tmp_path))
-    assert whole.state[f"vae.{names[0]}"].dtype == "F32"
+    assert whole.state[f"vae.{names[0]}"].code == "F32"
     file.unlink()
     found = open_checkpoint(str(tmp_path))
-    assert found.state[f"vae.{names[0]}"].dtype == "F16"
+    assert found.state[f"vae.{names[0]}"].code == "F16"
     assert f"vae: {index.name} is read" in found.notes
 
 

@@ -1,12 +1,24 @@
 """Name maps both ways: bitwise round trips for every family, and mismatches listed before anything
 is read (R6)."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 
-from vlp_jax.core.errors import UserError
-from vlp_jax.interop.rules import Rule, Table, check, their_shapes, to_ours, to_theirs
-from vlp_jax.interop.tensors import Tensor, from_arrays
+from vlp_jax.core.errors import RunError, UserError
+from vlp_jax.interop.rules import (
+    Bound,
+    Rule,
+    Table,
+    check,
+    mapped,
+    their_shapes,
+    to_ours,
+    to_theirs,
+)
+from vlp_jax.interop.tensors import BFLOAT16, Tensor, from_arrays
+from vlp_jax.interop.weights_file import read_safetensors, write_safetensors
 
 NAMES = ("open_clip", "resnet", "hf_clip", "open_clip_siglip", "hf_siglip")
 
@@ -62,6 +74,44 @@ def test_part_of_a_tensor_and_several_tensors():
     back = to_ours(family, from_arrays(theirs), {k: v.shape for k, v in tree.items()}, "x")
     for path, array in tree.items():
         np.testing.assert_array_equal(back[path], array)
+
+
+def test_a_stack_is_read_and_written_a_layer_at_a_time(tmp_path):
+    """Of 2 MB no more than some layers of 64 kB are held at any time; bf16 stays."""
+    family, read = Table("x", (Rule("a", ("p{i}", "q{i}"), "l n o i -> l i n o"),)), []
+
+    def tensor(number):
+        make = lambda: read.append(number) or np.full((128, 128), number, BFLOAT16)  # noqa: E731
+        return Tensor((128, 128), "BF16", make)
+
+    state = {f"{name}{i}": tensor(2 * i + n) for i in range(32) for n, name in enumerate("pq")}
+    found = mapped(family, state, {"a": (32, 128, 2, 128)}, "x")
+    assert not read and found["a"].dtype == BFLOAT16
+    tracemalloc.start()
+    write_safetensors(str(tmp_path / "x"), found)
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert read == list(range(64)) and most < 5e5
+    back = read_safetensors(str(tmp_path / "x"))["a"].read()
+    assert back.dtype == BFLOAT16
+    np.testing.assert_array_equal(back[4, 0, :, 0].astype(int), [8, 9])
+
+
+def test_what_does_not_survive_the_way_back_is_refused_as_it_is_read(monkeypatch):
+    family, state = Table("x", (Rule("a", "w"),)), from_arrays({"w": np.float32([1, np.nan])})
+    tensor = mapped(family, state, {"a": (2,)}, "FILE")["a"]
+    np.testing.assert_array_equal(tensor, [1, np.nan])
+    monkeypatch.setattr(Bound, "to_theirs", lambda self, array: [[array[::-1]]])
+    with pytest.raises(RunError, match="FILE: w does not survive the way there and back"):
+        tensor.read()
+
+
+@pytest.mark.parametrize("part", [(0, 2, 3), (2, 3, 3)])
+def test_shares_that_overlap_or_leave_a_gap_are_refused(part):
+    family = Table("x", (Rule("a", "w", part=part), Rule("b", "w", part=(1, 2, 3))))
+    state = from_arrays({"w": np.zeros(part[1] - part[0] + 1, np.float32)})
+    with pytest.raises(RunError, match=r"rules take .* of w"):
+        mapped(family, state, {"a": (part[1] - part[0],), "b": (1,)}, "x")
 
 
 def test_every_mismatch_is_listed_and_nothing_is_read(tiny_shapes, tiny_table):

@@ -11,11 +11,14 @@ from tiny import tiny_method
 
 from vlp_jax.core.errors import UserError
 from vlp_jax.core.pytree import flatten
+from vlp_jax.interop import weights_file
+from vlp_jax.interop.tensors import Tensor
 from vlp_jax.methods.base import make_method
 from vlp_jax.models.archs.clip import clip_arch
 from vlp_jax.optim.optimizer import DIRECTIONS, make_optimizer
 from vlp_jax.parallel.mesh import make_mesh
 from vlp_jax.parallel.sharding import PRESETS, param_sharding, place, put
+from vlp_jax.parallel.widening import options_for
 from vlp_jax.train.state import Recipe, init_state
 
 
@@ -111,6 +114,8 @@ class Mapped:
         self.values, self.shape, self.dtype, self.read = values, values.shape, values.dtype, []
 
     def __getitem__(self, index):
+        if index is Ellipsis:  # opened
+            return self
         found = self.values[index]
         self.read.append(found.size)
         return found
@@ -126,3 +131,30 @@ def test_an_array_of_the_host_is_read_shard_by_shard():
         half = put(given, like)
         assert half.dtype == jnp.bfloat16 and half.sharding == found.sharding
         np.testing.assert_array_equal(half, leaf.values)
+
+
+def test_a_tensor_of_a_file_is_read_shard_by_shard(tmp_path, monkeypatch):
+    """Each device asks for its slice alone; the values and bf16 are those of the file."""
+    monkeypatch.setattr(weights_file, "MAPPED", 0)
+    array = np.arange(4 * 32, dtype=np.float32).reshape(4, 32).astype(jnp.bfloat16)
+    weights_file.write_safetensors(str(tmp_path / "x"), {"w": array})
+    tensor = weights_file.read_safetensors(str(tmp_path / "x"))["w"]
+    opened = Mapped(tensor.read())
+    told = Tensor(tensor.shape, tensor.code, lambda: opened)
+    where = param_sharding({"w": told}, make_mesh({"fsdp": 8}), "fsdp")
+    found = place({"w": told}, where)["w"]
+    assert found.dtype == jnp.bfloat16 and opened.read == [4 * 4] * 8
+    np.testing.assert_array_equal(found, array)
+
+
+def test_a_stack_in_bf16_is_widened_a_layer_at_a_time():
+    """On a CPU, which computes in float32: 2 MB of temporaries would hold the whole stack."""
+    shapes = {"w": jax.ShapeDtypeStruct((32, 128, 128), jnp.bfloat16)}
+    assert options_for(jax.tree.map(lambda x: x.update(dtype=jnp.float32), shapes)) == {}
+
+    def run(params, x):
+        return jax.lax.scan(lambda x, w: (x @ w.astype(x.dtype), None), x, params["w"])[0]
+
+    x = jax.ShapeDtypeStruct((4, 128), jnp.float32)
+    lowered = jax.jit(run, compiler_options=options_for(shapes)).lower(shapes, x)
+    assert lowered.compile().memory_analysis().temp_size_in_bytes < 4e5

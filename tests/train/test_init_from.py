@@ -15,6 +15,7 @@ from vlp_jax.api.init_from import Source, Weights, sources
 from vlp_jax.core.errors import UserError
 from vlp_jax.core.pytree import flatten, merge
 from vlp_jax.interop.folder import write_folder
+from vlp_jax.interop.tensors import Tensor
 from vlp_jax.train.checkpoint import Checkpoints
 from vlp_jax.train.trainer import Trainer
 
@@ -91,7 +92,7 @@ def test_a_tower_comes_and_the_rest_is_fresh(make_trainer, other, capsys):
     assert digests(begun["ema"]) == digests(begun["params"])
 
 
-def test_a_converted_folder_is_read_on_the_host(make_trainer, other, tmp_path, capsys):
+def test_a_converted_folder_is_read_when_it_is_put(make_trainer, other, tmp_path, capsys):
     """By a regex over its paths; it says how its pictures were made."""
     folder, its = str(tmp_path / "c"), their(other)
     arrays = {path: np.asarray(leaf) for path, leaf in its.items() if path.startswith("image/")}
@@ -103,7 +104,7 @@ def test_a_converted_folder_is_read_on_the_host(make_trainer, other, tmp_path, c
     given.show()
     assert given.weights.keys() == {path for path in arrays if not path.startswith("image/head/")}
     for path, leaf in given.weights.items():
-        assert isinstance(leaf, np.ndarray)
+        assert isinstance(leaf, Tensor), "unread: a device reads its share"
         np.testing.assert_array_equal(leaf, arrays[path])
     assert "its pictures were made with mean=[0.5, 0.5, 0.5]" in capsys.readouterr().err
 

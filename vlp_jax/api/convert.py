@@ -20,7 +20,7 @@ from vlp_jax.api.weights import tokenizer_name
 from vlp_jax.api.words import write_words
 from vlp_jax.core import adapters
 from vlp_jax.core.errors import RunError, UserError, nearest
-from vlp_jax.core.pytree import flatten
+from vlp_jax.core.pytree import flatten, matches
 from vlp_jax.interop import folder, gguf_file
 from vlp_jax.interop.family import families
 from vlp_jax.interop.wrapped import CHOICES
@@ -84,10 +84,14 @@ def convert(
             return convert(unpacked, out, arch, to=to, **how) | {"input": source}
     if folder.is_folder(source):
         parts = _cast(_ours(source, arch, to, bool(lora)), dtype)
+        parts = parts if to == OURS else _whole(parts)
     elif os.path.isdir(os.path.join(source, "checkpoints")):
         parts = _cast(_run(source, arch, to, weights), dtype)
     else:
         parts = read_released(source, arch, image_size, tokenizer, weights, dtype)
+        if to != OURS:
+            parts = _whole(parts)
+            golden(make_method(parts.manifest["method"]), parts.arrays, source)
     if to == WORDS:
         new = parts.manifest["tokenizer"].get("options", {}).get("new", ())
         parts = parts._replace(arrays=write_words(out, parts.arrays, new))
@@ -95,8 +99,8 @@ def convert(
     elif to == LORA:
         parts, proof = _adapters(out, parts, lora, dtype)
     else:
-        parts, note = _folded(source, parts, lora, to)
-        proof = note + (_write(out, parts) if to == OURS else _export(out, to, parts))
+        parts, note = _folded(parts, lora, to)
+        proof = note + (_write(source, out, parts) if to == OURS else _export(out, to, parts))
     sizes = {path: a.size for path, a in parts.arrays.items() if not path.startswith("batch_stats")}
     return {
         "input": source,
@@ -117,23 +121,25 @@ def export(source: str, out: str, to: str, **how: str) -> dict[str, Any]:
     return convert(source, out, to=to, **how)
 
 
+def _whole(parts: Parts) -> Parts:
+    """With every weight read."""
+    return parts._replace(arrays={path: its[...] for path, its in parts.arrays.items()})
+
+
 def _cast(parts: Parts, dtype: str) -> Parts:
     method = make_method(parts.manifest["method"])
     return parts._replace(arrays=cast(method, parts.arrays, dtype))
 
 
-def _folded(source: str, parts: Parts, lora: Mapping[str, float], to: str) -> tuple[Parts, str]:
+def _folded(parts: Parts, lora: Mapping[str, float], to: str) -> tuple[Parts, str]:
     """The parts without adapters, what they do in the weights, and what to say of it."""
     if to != OURS:
         parts = _without_words(parts)
     if not lora and not adapters.present(parts.arrays):
         return parts, ""
     method = make_method(parts.manifest["method"])
-    arrays = adapting.folded(method, parts.arrays, lora)
-    manifest = dict(parts.manifest)
-    if to == OURS:
-        manifest["golden"] = golden(method, arrays, source)
-    return parts._replace(arrays=arrays, manifest=manifest), "with adapters folded in, "
+    arrays = adapting.folded(method, _whole(parts).arrays, lora)
+    return parts._replace(arrays=arrays), "with adapters folded in, "
 
 
 def _without_words(parts: Parts) -> Parts:
@@ -157,13 +163,16 @@ def _without_words(parts: Parts) -> Parts:
 def _adapters(out: str, parts: Parts, lora: Mapping[str, float], dtype: str) -> tuple[Parts, str]:
     """A LoRA file of the adapters alone."""
     method = make_method(parts.manifest["method"])
-    flat = adapting.beside(parts.arrays, adapting.read(method, lora))
+    own = {path: its[...] for path, its in parts.arrays.items() if matches(path, adapters.PATHS)}
+    flat = adapting.beside(own, adapting.read(method, lora))
     written = adapting.write(out, method, flat, dtype)
     return parts._replace(arrays=written), "the written file, read back, is the adapters"
 
 
-def _write(out: str, parts: Parts) -> str:
+def _write(source: str, out: str, parts: Parts) -> str:
     """Our folder, opened once more before it takes its place."""
+    method = make_method(parts.manifest["method"])
+    more = lambda weights: {"golden": golden(method, weights, source)}  # noqa: E731
 
     def prove(written: str) -> None:
         try:
@@ -171,7 +180,7 @@ def _write(out: str, parts: Parts) -> str:
         except (UserError, RunError) as error:
             raise type(error)(str(error).replace(written, out)) from error
 
-    folder.write_folder(out, parts.arrays, parts.manifest, parts.files, prove)
+    folder.write_folder(out, parts.arrays, parts.manifest, parts.files, prove, more)
     return "mapped back it is the input bit for bit; the written folder gives the golden embeddings"
 
 

@@ -6,11 +6,12 @@ what their functions give. The file exists so that converting and loading prove 
 
 import math
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 import numpy as np
 
 from vlp_jax.api.embed import embedders, sides
-from vlp_jax.api.placement import Run, runner
+from vlp_jax.api.placement import Run, places, runner
 from vlp_jax.api.weights import split_extra
 from vlp_jax.core.errors import UserError
 from vlp_jax.core.fields import Field, Numbers, Picture, Text
@@ -18,6 +19,7 @@ from vlp_jax.core.inputs import Vars
 from vlp_jax.core.pytree import flatten
 from vlp_jax.interop.golden import golden_inputs, golden_numbers
 from vlp_jax.methods.base import Method
+from vlp_jax.parallel.sharding import place
 
 OUTPUTS = ("text_states", "encode_latents", "decode_latents", "denoise", "residuals")
 OUTPUTS += ("query_states", "lm_logits")
@@ -32,13 +34,14 @@ def embeds(method: Method) -> bool:
     return any(name in offered for name in sides(method).values())
 
 
-def golden(method: Method, arrays: Mapping[str, np.ndarray], where: str) -> dict[str, list[float]]:
-    """What a manifest carries for a flat tree of weights.
+def golden(method: Method, arrays: Mapping[str, Any], where: str) -> dict[str, list[float]]:
+    """What a manifest carries for a flat tree of weights, arrays or tensors.
 
     Raises:
       UserError: numbers that no whole and trained file gives; names `where`.
     """
-    v, found = Vars(*split_extra(arrays)), embeds(method)
+    weights, found = split_extra(arrays), embeds(method)
+    v = Vars(*place(weights, places(None, "")(weights)))
     rows = golden_embeddings(method, embedders(method, *v)) if found else golden_outputs(method, v)
     for name, row in rows.items():
         finite = bool(np.isfinite(row).all())

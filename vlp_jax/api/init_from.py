@@ -141,8 +141,8 @@ class Read(NamedTuple):
     """A source that was read.
 
     Attributes:
-      arrays: {path: array} of a converted folder, on the host, or of a workdir's newest checkpoint,
-        under the sharding of the run that reads it.
+      arrays: {path: tensor} of a converted folder, unread, or {path: array} of a workdir's newest
+        checkpoint, under the sharding of the run that reads it.
       method: the config of what they are weights of; {} where that is not known.
       pictures: the preprocessing that a converted folder tells.
     """
@@ -182,7 +182,8 @@ class Weights:
     """The weights that `init_from` gives a run, checked by name and shape.
 
     Attributes:
-      weights: {our path: array}. told: {source: Told}. fresh: paths of ours that none gave.
+      weights: {our path: array or tensor}. told: {source: Told}. fresh: paths of ours that none
+        gave.
 
     Raises:
       UserError: names every leaf that does not fit, or the first frozen one that none gives.

@@ -377,10 +377,10 @@ def load_workdir(
 def load_converted(path: str, sharding: str = "", mesh: Mapping[str, int] | None = None) -> Model:
     """Opens a converted folder and proves it."""
     devices = choose_mesh(sharding, mesh)
-    arrays, manifest = read_folder(path)
+    tensors, manifest = read_folder(path)
     method = make_method(manifest["method"])
-    check_shapes(method, arrays, path)
-    weights = split_extra(arrays)
+    check_shapes(method, tensors, path)
+    weights = split_extra(tensors)
     params, extra = place(weights, places(devices, sharding)(weights))
     specs = specs_of_converted(path, manifest)
     spec, how = specs.pop(Text.tokenizer), SOURCE | manifest["preprocessing"]

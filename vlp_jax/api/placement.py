@@ -21,6 +21,7 @@ from vlp_jax.methods.base import Method
 from vlp_jax.nn.layers import blocks_apart
 from vlp_jax.parallel.mesh import BATCH_AXES, batch_sharding, make_mesh, replicated
 from vlp_jax.parallel.sharding import PRESETS, param_sharding, place
+from vlp_jax.parallel.widening import options_for
 from vlp_jax.train.functions import compiled, find
 
 Run = Callable[..., Any]  # f(batch, how=None) -> arrays of the host
@@ -61,8 +62,10 @@ def runner(method: Method, name: str, v: Vars, mesh: Mesh | None = None) -> Run:
     Raises:
       UserError: the method has no such function.
     """
-    program = compiled(method, name, None if mesh is None else replicated(mesh))
-    if mesh is None and find(method, name).how is Writing:
+    writes = find(method, name).how is Writing  # its loop widens weights once for all words
+    options = {} if writes else options_for(v.params, mesh)
+    program = compiled(method, name, None if mesh is None else replicated(mesh), **options)
+    if mesh is None and writes:
         v = for_writing(method, v)
 
     def run(batch: HostBatch, how: Any = None, index: np.ndarray | None = None) -> Any:

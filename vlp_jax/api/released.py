@@ -10,9 +10,6 @@ import os
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-import numpy as np
-
-from vlp_jax.api.golden import golden
 from vlp_jax.api.released_tokenizers import MAIN, NONE, find_tokenizers
 from vlp_jax.api.switches import computed, described, networks, unlike
 from vlp_jax.api.weights import expected_shapes, position_tables
@@ -23,7 +20,8 @@ from vlp_jax.interop.detect import Checkpoint, open_checkpoint
 from vlp_jax.interop.family import families
 from vlp_jax.interop.position import resize_state, same_table
 from vlp_jax.interop.preprocess import for_model
-from vlp_jax.interop.rules import check, prove_names, their_shapes, to_ours
+from vlp_jax.interop.rules import check, mapped, their_shapes
+from vlp_jax.interop.tensors import Tensor
 from vlp_jax.methods.base import Method, make_method
 from vlp_jax.models.resnet_v1 import LAYERS
 from vlp_jax.models.towers import make_tower
@@ -36,13 +34,13 @@ class Parts(NamedTuple):
     """Parts of a model on their way between files.
 
     Attributes:
-      arrays: {path: array}.
-      manifest: of interop/folder.py.
+      arrays: {path: tensor}, or arrays.
+      manifest: of interop/folder.py, without golden embeddings.
       notes: for the user.
       files: {name in the folder: tokenizer file to copy}.
     """
 
-    arrays: dict[str, np.ndarray]
+    arrays: dict[str, Any]
     manifest: dict[str, Any]
     notes: list[str]
     files: dict[str, str]
@@ -61,7 +59,8 @@ def read_released(
     weights: str = "",
     dtype: str = "",
 ) -> Parts:
-    """Opens, checks, converts and proves a released checkpoint.
+    """Opens and checks a released checkpoint, whose weights are converted, and proven, as they are
+    read.
 
     Args:
       path: file or folder.
@@ -99,12 +98,11 @@ def read_released(
         **({"tokenizers": further} if further else {}),
         **checkpoint.family.manifest(checkpoint.beside),
         "source": {"file": os.path.basename(checkpoint.path), "kind": checkpoint.family.name},
-        "golden": golden(method, arrays, checkpoint.path),
     }
     return Parts(arrays, manifest, notes, texts.files)
 
 
-def cast(method: Method, arrays: Mapping[str, np.ndarray], dtype: str) -> dict[str, np.ndarray]:
+def cast(method: Method, arrays: Mapping[str, Any], dtype: str) -> dict[str, Any]:
     """The weights of the networks in another dtype ("" keeps it); lone parameters and batch
     statistics stay."""
     inside = tuple(f"{part}/" for part in networks(method)) if dtype else ()
@@ -112,7 +110,7 @@ def cast(method: Method, arrays: Mapping[str, np.ndarray], dtype: str) -> dict[s
     return {path: a.astype(kind) if path.startswith(inside) else a for path, a in arrays.items()}
 
 
-def parts_of(method: Method, arrays: Mapping[str, np.ndarray]) -> dict[str, dict[str, Any]]:
+def parts_of(method: Method, arrays: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """{part: {net: its network with every field, or {} for a lone parameter; dtypes; parameters}}
     of a tree, as a manifest says it."""
     nets, found = networks(method), {}
@@ -197,9 +195,9 @@ def _arrays(
     arch_name: str,
     image_size: int,
     notes: list[str],
-) -> dict[str, np.ndarray]:
-    """Checks every name and shape, then reads; the result mapped back is the input, bit for bit.
-    Positions that are not the fixed table that the config says become weights, in `config` too.
+) -> dict[str, Tensor]:
+    """Checks every name and shape. Positions that are not the fixed table that the config says
+    become weights, in `config` too.
     """
     method, table = make_method(config), checkpoint.table
     fixed, state = position_tables(method), checkpoint.state
@@ -214,11 +212,10 @@ def _arrays(
     except UserError as error:
         first, *rest = str(error).split("\n")
         raise UserError("\n".join([first + _looks_like(checkpoint), *rest])) from None
-    arrays = to_ours(table, state, expected, checkpoint.path)
-    prove_names(table, state, arrays, checkpoint.path)
+    arrays = mapped(table, state, expected, checkpoint.path)
     for path, rows in fixed.items():
         part, (name,) = path.partition("/")[0], their_shapes(table, {path: rows.shape})
-        if same_table(arrays[path], rows, state[name].dtype):
+        if same_table(arrays[path].read(), rows, state[name].code):
             del arrays[path]
         elif "pos_embed" in described(method)[part]:
             config[part]["pos_embed"] = "learned"

@@ -5,6 +5,7 @@ The file exists so that converting, loading and exporting agree on both.
 
 import os
 from collections.abc import Mapping
+from typing import Any
 
 import jax
 import numpy as np
@@ -44,7 +45,7 @@ def position_tables(method: Method) -> dict[str, np.ndarray]:
     return tables
 
 
-def check_shapes(method: Method, arrays: Mapping[str, np.ndarray], where: str) -> None:
+def check_shapes(method: Method, arrays: Mapping[str, Any], where: str) -> None:
     """Raises UserError listing every path that the method and the arrays do not share."""
     expected = expected_shapes(method)
     lines = [
@@ -68,8 +69,8 @@ def check_shapes(method: Method, arrays: Mapping[str, np.ndarray], where: str) -
         )
 
 
-def split_extra(arrays: Mapping[str, np.ndarray]) -> tuple[Params, Extra]:
-    """Flat arrays -> (params, extra)."""
+def split_extra(arrays: Mapping[str, Any]) -> tuple[Params, Extra]:
+    """Flat arrays, or tensors -> (params, extra)."""
     tree = unflatten(arrays)
     extra = {"batch_stats": tree.pop("batch_stats")} if "batch_stats" in tree else {}
     return tree, extra

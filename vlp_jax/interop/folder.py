@@ -2,8 +2,9 @@
 
 Weights go under our path names, in the source's dtype; vlp_jax.json holds the architecture's name,
 the parts with their networks, the config of a method that has these, preprocessing, tokenizer,
-source, digests of the weights and of the tokenizer's files, and golden embeddings. The file exists
-so that a checkpoint is complete: nothing about it lives elsewhere.
+source, the files of weights and of the tokenizer with their digests, and golden embeddings. It is
+written last, so that a folder without it is none. The file exists so that a checkpoint is complete:
+nothing about it lives elsewhere.
 """
 
 import hashlib
@@ -11,12 +12,12 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-import numpy as np
-
-from vlp_jax.core.errors import RunError, UserError
+from vlp_jax.core.errors import RunError, UserError, count_of
 from vlp_jax.core.strict_json import dumps
+from vlp_jax.interop.tensors import State, Tensor, from_arrays
 from vlp_jax.interop.weights_file import read_json, read_safetensors, write_safetensors
 
 FORMAT = 1
@@ -43,34 +44,37 @@ def check_writable(out: str) -> None:
 
 def write_folder(
     out: str,
-    arrays: Mapping[str, np.ndarray],
+    arrays: Mapping[str, Any],
     manifest: Mapping[str, Any],
     files: Mapping[str, str] | None = None,
     check: Callable[[str], None] = lambda folder: None,
+    more: Callable[[State], Mapping[str, Any]] = lambda weights: {},
 ) -> None:
-    """Writes a checkpoint folder whole or not at all.
+    """Writes a checkpoint folder whole or not at all, a tensor at a time.
 
     Args:
       out: the folder; an older converted checkpoint there is replaced.
-      arrays: {path: float32, bfloat16 or float16[...]}.
+      arrays: {path: float32, bfloat16 or float16[...]}, or tensors.
       manifest: everything of vlp_jax.json but `format` and the digests.
       files: {name in the folder: file to copy} (a tokenizer).
       check: called with the written folder before it takes the place of an older one.
+      more: of the manifest, made of the weights as they were written.
 
     Raises:
-      UserError: see `check_writable`. RunError: the disk.
+      UserError: see `check_writable`. RunError: the disk, or weights that it does not give back.
     """
 
     def fill(folder: str) -> None:
-        digests, own = {}, {}
-        for weights, part in shards(arrays).items():
-            write_safetensors(os.path.join(folder, weights), part)
-            digests[weights] = digest(os.path.join(folder, weights))
+        digests, own, written = {}, {}, {}
+        for weights, part in shards(from_arrays(arrays)).items():
+            path = os.path.join(folder, weights)
+            digests[weights] = write_safetensors(path, part)
+            written |= read_safetensors(path)
         for name, source in (files or {}).items():
             shutil.copyfile(source, os.path.join(folder, name))
             own[name] = digest(os.path.join(folder, name))
         said = {"weights_sha256": digests.get(WEIGHTS, digests), "files_sha256": own}
-        content = {"format": FORMAT, **manifest, **said}
+        content = {"format": FORMAT, **manifest, **more(written), **said}
         write_json(os.path.join(folder, MANIFEST), content)
 
         check(folder)
@@ -79,9 +83,9 @@ def write_folder(
     replace_folder(out, fill)
 
 
-def shards(arrays: Mapping[str, np.ndarray]) -> dict[str, dict[str, np.ndarray]]:
-    """{file: its arrays}: one file, or as many as hold LIMIT bytes each and no array in two."""
-    parts: list[dict[str, np.ndarray]] = [{}]
+def shards(arrays: State) -> dict[str, dict[str, Tensor]]:
+    """{file: its tensors}: one file, or as many as hold LIMIT bytes each and no tensor in two."""
+    parts: list[dict[str, Tensor]] = [{}]
     size = 0
     for path, array in arrays.items():
         size += array.nbytes
@@ -123,15 +127,16 @@ def replace_folder(out: str, fill: Any) -> None:
             shutil.rmtree(temporary, ignore_errors=True)
 
 
-def read_folder(path: str) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """Reads weights and manifest, checking the digests.
+def read_folder(path: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Opens the weights, checks the digests of all files and reads the manifest.
 
     Returns:
-      ({path: array}, manifest).
+      ({path: tensor}, manifest).
 
     Raises:
-      UserError: no such folder, a manifest that lacks a key, another format version, weights or
-        another file that was changed; a tokenizer that is gone is told where it is needed.
+      UserError: no such folder, a manifest that lacks a key, another format version, a file of
+        weights that is missing, cut short, damaged or another model's, another file that was
+        changed; a tokenizer that is gone is told where it is needed.
     """
     manifest = read_json(os.path.join(path, MANIFEST))
     missing = [key for key in _REQUIRED if key not in manifest]
@@ -141,17 +146,29 @@ def read_folder(path: str) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         raise UserError(
             f"{os.path.join(path, MANIFEST)}: format {manifest['format']}, we read {FORMAT}"
         )
-    said, tensors = manifest["weights_sha256"], {}
-    for name, sha in (said if isinstance(said, Mapping) else {WEIGHTS: said}).items():
-        weights = os.path.join(path, os.path.basename(name))
-        tensors |= read_safetensors(weights)
-        if digest(weights) != sha:
-            raise UserError(f"{weights}: damaged, {_ANOTHER}")
+    tensors = _weights(path, manifest["weights_sha256"])
     for name, sha in manifest.get("files_sha256", {}).items():  # older folders say none
         file = os.path.join(path, os.path.basename(name))
         if os.path.isfile(file) and digest(file) != sha:
             raise UserError(f"{file}: changed since the weights came with it, {_ANOTHER}")
-    return {name: tensor.read() for name, tensor in tensors.items()}, manifest
+    return tensors, manifest
+
+
+def _weights(path: str, said: Any) -> dict[str, Tensor]:
+    """The tensors of all files of weights; said: the digest of the one, or {file: digest}."""
+    listed = said if isinstance(said, Mapping) else {WEIGHTS: said}
+    files = {os.path.join(path, os.path.basename(name)): sha for name, sha in listed.items()}
+    tensors: dict[str, Tensor] = {}
+    for file in files:
+        if not os.path.isfile(file):
+            raise UserError(f"{file}: missing, {MANIFEST} lists {count_of(len(files), 'file')} of"
+                            " weights; put it back or convert it again")  # fmt: skip
+        tensors |= read_safetensors(file)
+    with ThreadPoolExecutor(len(files)) as pool:  # hashing lets other threads run
+        for file, found in zip(files, pool.map(digest, files), strict=True):
+            if found != files[file]:
+                raise UserError(f"{file}: damaged, or a file of another model: {_ANOTHER}")
+    return tensors
 
 
 def write_json(path: str, content: Mapping[str, Any]) -> None:

@@ -18,7 +18,7 @@ import numpy as np
 from einops import rearrange
 
 from vlp_jax.core.errors import RunError, UserError
-from vlp_jax.interop.tensors import HALVES, State
+from vlp_jax.interop.tensors import CODES, HALVES, State, Tensor, from_arrays, of_pieces
 
 Shapes = Mapping[
     str, tuple[int, ...]
@@ -88,24 +88,19 @@ class Bound:
         known = {name for group in re.findall(r"\(([^)]*)\)", left) for name in group.split()}
         return {axis: n for axis, n in zip(right.split(), self.shape, strict=True) if axis in known}
 
-    def to_ours(self, arrays: Sequence[Sequence[np.ndarray]]) -> np.ndarray:
-        """Our array of theirs, [layer][name]."""
-        layers = [self._join([self._cut(array) for array in names]) for names in arrays]
-        return rearrange(
-            np.stack(layers) if self.stacked else layers[0], self.layout, **self.sizes()
-        )
+    def to_ours(self, arrays: Sequence[np.ndarray]) -> np.ndarray:
+        """Our array of theirs, one of each name; of stacked ones a layer, [1, ...]."""
+        joined = np.stack(arrays) if len(arrays) > 1 else arrays[0]
+        return rearrange(joined[None] if self.stacked else joined, self.layout, **self.sizes())
 
     def to_theirs(self, array: np.ndarray) -> list[list[np.ndarray]]:
-        """The inverse."""
+        """The inverse, of some layers or of all: [layer][name]."""
         left, right = self.layout.split("->")
         array = rearrange(array, f"{right.strip()} -> {left.strip()}")
         layers = list(array) if self.stacked else [array]
         return [list(layer) if len(self.names[0]) > 1 else [layer] for layer in layers]
 
-    def _join(self, arrays: list[np.ndarray]) -> np.ndarray:
-        return np.stack(arrays) if len(arrays) > 1 else arrays[0]
-
-    def _cut(self, array: np.ndarray) -> np.ndarray:
+    def cut(self, array: np.ndarray) -> np.ndarray:
         if self.rule.part is None:
             return array
         start, stop, of = self.rule.part
@@ -113,8 +108,14 @@ class Bound:
 
 
 def to_ours(table: Table, state: State, expected: Shapes, what: str) -> dict[str, np.ndarray]:
-    """Converts a checkpoint to our flat tree; half precision stays in networks, all else (lone
-    numbers and batch statistics, too) becomes float32.
+    """`mapped`, read: {path: array}."""
+    return {path: tensor.read() for path, tensor in mapped(table, state, expected, what).items()}
+
+
+def mapped(table: Table, state: State, expected: Shapes, what: str) -> dict[str, Tensor]:
+    """Converts a checkpoint to our flat tree, of tensors that are read, a layer at a time, and
+    proven when they are asked for: mapped back they are the input bit for bit. Half precision stays
+    in networks, all else (lone numbers and batch statistics, too) becomes float32.
 
     Args:
       table: the names.
@@ -126,19 +127,61 @@ def to_ours(table: Table, state: State, expected: Shapes, what: str) -> dict[str
       UserError: every missing, extra and wrong-shaped tensor, in one message; nothing has been read
         then.
     """
-    bound = bind(table, expected)
     check(table, state, expected, what)
-    tree = {}
-    for b in bound:
-        arrays = [[_numbers(state, name, b) for name in names] for names in b.names]
-        if len({array.dtype for names in arrays for array in names}) > 1:
-            arrays = [[array.astype(np.float32) for array in names] for names in arrays]
-        found = b.to_ours(arrays)
-        network = b.shape and not b.path.startswith("batch_stats/")
-        kept = found.dtype if network and found.dtype in HALVES else np.float32
-        tree[b.path] = np.ascontiguousarray(found, dtype=kept).reshape(b.shape)
+    bound = bind(table, expected)
+    _check_shares(table, bound)
+    tree = {b.path: _mapped(b, state, what) for b in bound}
     unsaid = {path: value for path, value in table.unsaid.items() if path in expected}
-    return tree | {path: np.float32(value).reshape(()) for path, value in unsaid.items()}
+    return tree | from_arrays({path: np.float32(value) for path, value in unsaid.items()})
+
+
+def _mapped(b: Bound, state: State, what: str) -> Tensor:
+    """Our tensor of theirs."""
+    dtypes = {state[name].dtype for names in b.names for name in names}
+    network = b.shape and not b.path.startswith("batch_stats/")
+    half = network and len(dtypes) == 1 and dtypes <= set(HALVES)
+    kept = dtypes.pop() if half else np.dtype(np.float32)
+    shape = (1, *b.shape[1:]) if b.stacked else b.shape
+
+    def pieces() -> Iterator[np.ndarray]:
+        for names in b.names:
+            theirs = [b.cut(_numbers(state, name, b)) for name in names]
+            theirs = [array if half else array.astype(np.float32) for array in theirs]
+            ours = np.ascontiguousarray(b.to_ours(theirs), kept).reshape(shape)
+            _prove(b, names, theirs, ours, what)
+            yield ours
+
+    if b.stacked:
+        return of_pieces(b.shape, kept, pieces)
+    return Tensor(b.shape, CODES[kept], lambda: next(pieces()))
+
+
+def _prove(
+    b: Bound, names: Sequence[str], theirs: Sequence[np.ndarray], ours: np.ndarray, what: str
+) -> None:
+    """Raises RunError for a tensor that mapped back is not the input, bit for bit."""
+    (back,) = b.to_theirs(ours)
+    for name, array, again in zip(names, theirs, back, strict=True):
+        again = again.reshape(array.shape)
+        if not np.array_equal(_bits(array), _bits(again)):
+            raise RunError(f"{what}: {name} does not survive the way there and back")
+
+
+def _bits(array: np.ndarray) -> np.ndarray:
+    """The numbers as whole numbers."""
+    return array.view(f"u{array.dtype.itemsize}")
+
+
+def _check_shares(table: Table, bound: Sequence[Bound]) -> None:
+    """Raises RunError where rules leave out a share of a tensor, or take one twice."""
+    shares: dict[str, list[tuple[int, int, int]]] = {}
+    for b in bound:
+        for name in (name for names in b.names for name in names if b.rule.part):
+            shares.setdefault(name, []).append(b.rule.part)
+    for name, parts in shares.items():
+        ends = [0, *(stop for _, stop, _ in sorted(parts))]
+        if [start for start, _, _ in sorted(parts)] + [parts[0][2]] != ends:
+            raise RunError(f"{table.name}: rules take {sorted(parts)} of {name}")
 
 
 def to_theirs(table: Table, tree: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -261,30 +304,3 @@ def _numbers(state: State, name: str, bound: Bound) -> np.ndarray:
     return (
         array.reshape([1] * len(bound.layout.split("->")[0].split())) if not bound.shape else array
     )
-
-
-def prove_names(table: Table, state: State, arrays: Mapping[str, np.ndarray], where: str) -> None:
-    """Maps our tree back and compares with the input, bit for bit.
-
-    Raises:
-      RunError: a tensor that differs, of the file `where`.
-    """
-    for name, array in _mapped(table, arrays):
-        if name not in state or array.dtype == np.int64:
-            continue
-        original = state[name].read().astype(np.float32)
-        mapped = array.astype(np.float32)
-        if not np.array_equal(original.reshape(array.shape), mapped, equal_nan=True):
-            raise RunError(f"{where}: {name} does not survive the way there and back")
-
-
-def _mapped(table: Table, arrays: Mapping[str, np.ndarray]) -> Iterator[tuple[str, np.ndarray]]:
-    """`to_theirs`, a tensor at a time: all at once may fill the memory once more."""
-    bound = bind(table, {path: np.shape(array) for path, array in arrays.items()})
-    joined = {b.path: arrays[b.path] for b in bound if b.rule.part is not None}
-    yield from to_theirs(table, joined).items()
-    for b in bound:
-        if b.path not in joined:
-            layers = b.to_theirs(np.asarray(arrays[b.path]))
-            for names, layer in zip(b.names, layers, strict=True):
-                yield from zip(names, layer, strict=True)

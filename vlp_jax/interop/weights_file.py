@@ -6,21 +6,23 @@ strangers: lengths, offsets and shapes are checked against the file before anyth
 and tensors are read only when asked.
 """
 
+import hashlib
 import itertools
 import json
 import math
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
 
 from vlp_jax.core.errors import UserError
-from vlp_jax.interop.tensors import DTYPES, Tensor, decode
+from vlp_jax.interop.tensors import DTYPES, Tensor, decode, from_arrays
 
 Arrays = dict[str, np.ndarray]
 MAX_HEADER = 100_000_000  # bytes; the limit of the reference implementation
+ALIGNED = 64  # bytes; XLA's CPU backend computes with memory that is so aligned as it lies
 MAPPED = 1 << 26  # bytes of a tensor from which it is mapped into memory, not read
 
 
@@ -124,20 +126,51 @@ def read_json(path: str) -> dict[str, Any]:
 
 
 def write_safetensors(
-    path: str, arrays: dict[str, np.ndarray], metadata: dict[str, str] | None = None
-) -> None:
-    """Writes arrays to one file and flushes it to disk. Raises OSError (disk full)."""
-    from safetensors import SafetensorError
-    from safetensors.numpy import save_file
+    path: str, arrays: Mapping[str, Any], metadata: dict[str, str] | None = None
+) -> str:
+    """Writes arrays, or tensors, to one file, some rows of one at a time, and flushes it to disk.
 
-    contiguous = {name: np.require(array, requirements="C") for name, array in arrays.items()}
-    try:
-        save_file(contiguous, path, metadata=metadata)
-    except SafetensorError as error:
-        raise OSError(f"{os.path.basename(path)}: {error}") from error
-    os.chmod(path, 0o644)
-    with open(path, "rb+") as file:
+    Data starts at a multiple of ALIGNED, and so does every tensor of so many bytes: a CPU device
+    then computes with the file's own pages, mapped into memory, without a copy.
+
+    Returns:
+      sha256 of what the file must hold, hexadecimal.
+
+    Raises:
+      OSError: disk full.
+    """
+    tensors = from_arrays(arrays)
+    odd = lambda name: (tensors[name].nbytes % ALIGNED != 0, -tensors[name].dtype.itemsize, name)  # noqa: E731
+    header: dict[str, Any] = {"__metadata__": metadata} if metadata else {}
+    end = 0
+    for name in sorted(tensors, key=odd):
+        its, begin, end = tensors[name], end, end + tensors[name].nbytes
+        header[name] = {"dtype": its.code, "shape": its.shape, "data_offsets": (begin, end)}
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-(8 + len(text)) % ALIGNED)
+    sha = hashlib.sha256()
+    with open(path, "wb") as file:
+        for part in itertools.chain(
+            [len(text).to_bytes(8, "little"), text], _data(tensors, header)
+        ):
+            sha.update(part)
+            file.write(part)
+        file.flush()
         os.fsync(file.fileno())
+    return sha.hexdigest()
+
+
+def _data(tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> Iterator[np.ndarray]:
+    """The bytes of tensors in the order of a header, uint8[n] each. Raises ValueError for one that
+    is not what it said."""
+    for name in header:
+        if name != "__metadata__":
+            its, found = tensors[name], 0
+            for piece in its.each():
+                found += piece.nbytes * (piece.dtype == its.dtype)
+                yield np.ascontiguousarray(piece).reshape(-1).view(np.uint8)
+            if found != its.nbytes:
+                raise ValueError(f"{name}: {found} bytes of {its.dtype}, not {its.nbytes}")
 
 
 def _header(path: str) -> tuple[dict[str, Any], int, int]:
@@ -181,8 +214,10 @@ def _entry(
     if len(offsets) != 2 or len(shape) > 32:
         raise wrong("two data_offsets and at most 32 axes")
     begin, end = offsets
-    if end - begin != math.prod(shape) * DTYPES[dtype][1] or start + end > size:
-        raise wrong(f"{end - begin} bytes at {begin} do not fit shape {shape} {dtype} or the file")
+    if end - begin == math.prod(shape) * DTYPES[dtype][1] and start + end > size:
+        raise wrong(f"needs a file of {start + end} bytes, this one is cut short at {size}")
+    if end - begin != math.prod(shape) * DTYPES[dtype][1]:
+        raise wrong(f"{end - begin} bytes at {begin} do not fit shape {shape} {dtype}")
     return Tensor(tuple(shape), dtype, lambda: _read(path, start + begin, tuple(shape), dtype)), (
         begin,
         end,

@@ -92,12 +92,13 @@ def param_sharding(shapes: Any, mesh: Mesh, preset: str) -> Any:
 
 
 def put(leaf: Any, like: jax.ShapeDtypeStruct) -> jax.Array:
-    """An array in the dtype and sharding of `like`, shard by shard: an array of the host (a file
-    mapped into memory) is read no further than devices of this process need it.
+    """An array in the dtype and sharding of `like`, shard by shard: an array of the host, or a
+    tensor of a file mapped into memory, is read no further than devices of this process need it.
     """
     if isinstance(leaf, jax.Array):
         return jax.device_put(leaf.astype(like.dtype), like.sharding, may_alias=False)
-    read = lambda index: np.asarray(leaf[index], like.dtype)  # noqa: E731
+    opened = leaf[...]
+    read = lambda index: np.asarray(opened[index], like.dtype)  # noqa: E731
     return jax.make_array_from_callback(tuple(leaf.shape), like.sharding, read)
 
 

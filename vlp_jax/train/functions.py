@@ -24,13 +24,15 @@ from vlp_jax.parallel.mesh import batch_sharding, replicated
 Program = Callable[..., Any]
 
 
-def compiled(method: Method, name: str, out_shardings: Any = None) -> Program:
+def compiled(method: Method, name: str, out_shardings: Any = None, **options: str) -> Program:
     """A function of a method as f(params, extra, batch, index=None, how=None) -> a tree of
     [B, ...], compiled once for the batch's shapes and the options that are no floats.
 
     Its arguments: batch, of which it takes what the function reads; index int32[B] numbers the rows
     in their data set, and with that their keys, so that no draw depends on the batch that a row
     comes in (without it: 0, 1, ...; -1 for padding); how: options or {key: value}.
+
+    options: of the compiler (parallel/widening.py).
 
     Whoever asks the same method object again gets the same program, so that a notebook's second
     call compiles nothing.
@@ -39,12 +41,13 @@ def compiled(method: Method, name: str, out_shardings: Any = None) -> Program:
       UserError: the method has no such function, or it has no such options.
     """
     made = vars(method).setdefault("_compiled", {})  # beside its cached properties
-    if (name, out_shardings) not in made:
-        made[name, out_shardings] = _compiled(method, name, out_shardings)
-    return made[name, out_shardings]
+    key = name, out_shardings, *options.items()
+    if key not in made:
+        made[key] = _compiled(method, name, out_shardings, options)
+    return made[key]
 
 
-def _compiled(method: Method, name: str, out_shardings: Any) -> Program:
+def _compiled(method: Method, name: str, out_shardings: Any, options: dict[str, str]) -> Program:
     """A new one."""
     function = find(method, name)
     arrays, whole = batch_spec(function.reads, 1).keys(), batch_spec(present(method.fields()), 1)
@@ -55,7 +58,7 @@ def _compiled(method: Method, name: str, out_shardings: Any) -> Program:
             x = x.replace(totals=method.totals(x))
         return function(Vars(params, extra), x, how)
 
-    program = jax.jit(run, out_shardings=out_shardings)
+    program = jax.jit(run, out_shardings=out_shardings, compiler_options=options or None)
 
     def call(params: Params, extra: Extra, batch: Batch, index: Any = None, how: Any = None) -> Any:
         if index is None:

@@ -32,6 +32,7 @@ from vlp_jax.optim.schedules import Schedule, duration, make_schedule
 from vlp_jax.parallel.hosts import gather
 from vlp_jax.parallel.mesh import batch_sharding, check_batch, make_mesh, replicated
 from vlp_jax.parallel.sharding import param_sharding, put
+from vlp_jax.parallel.widening import options_for
 from vlp_jax.train.evaluate import eval_context, make_evaluators
 from vlp_jax.train.functions import Embedder, cached_fields, check_learned
 from vlp_jax.train.settings import check_pictures, check_settings
@@ -266,6 +267,7 @@ class Trainer:
             in_shardings=(*self.sharding, batch_sharding(self.mesh)),
             out_shardings=(self.sharding.state, replicated(self.mesh)),
             donate_argnums=0,
+            compiler_options=options_for(frozen, self.mesh) or None,
         )
 
     @cached_property

@@ -131,7 +131,7 @@ def _with_key_biases(state: State) -> State:
             first = query.read()
             return np.concatenate([first, np.zeros_like(first), value.read()])
 
-        found[f"{stem}qkv.bias"] = Tensor((3 * query.shape[0],), query.dtype, read)
+        found[f"{stem}qkv.bias"] = Tensor((3 * query.shape[0],), query.code, read)
     return found
 
 
