@@ -10,6 +10,7 @@ import argparse
 import json
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,7 +22,7 @@ HEAD = """# Pod plans
 CLIP at pod scale, BLIP's and Stable Diffusion's training as published, compiled by the pods' own
 compiler on a host without accelerators. Bytes are the compiler's, per device; seconds and MFU are a
 roofline's upper bound, not a measurement.
-`python experiments/pod_plans/run.py --renew` makes all of it again (libtpu {version}).
+`python experiments/pod_plans/run.py --renew` makes all of it again (libtpu {versions}, as in its JSON).
 
 | recipe | slice | batch | settings | GiB | temp GiB | collectives MB | step s | MFU |
 |---|---|---|---|---|---|---|---|---|
@@ -36,9 +37,9 @@ A `*` at the GiB: laid out by the compiler, not written as machine code (`plan -
 bytes, 0.03 to 0.3 GiB in the other rows, are not in them. libtpu's time goes there and not to the
 program or its memory: of the 33 processor seconds of one residual block (320 channels, 32 x 32,
 forward; 72 with its gradient) 0.4 go to passes and memory, 27 to scheduling and registers of its 27
-fusions. Stable Diffusion's step has about 6,000; it was laid out in two processor minutes, its code
-would take hours. Options for less effort (`exec_time_optimization_effort`, other schedulers and
-packers, deduplication) change little; remat, memory and batch have no part in it.
+fusions. Stable Diffusion's step has about 6,000: laid out in two processor minutes, its code would
+take hours at that rate. Options for less effort (`exec_time_optimization_effort`, other schedulers
+and packers, deduplication) changed little on one convolution.
 """
 
 
@@ -114,7 +115,8 @@ def plan(recipe: Recipe) -> dict:
     out = subprocess.run(words, cwd=ROOT, capture_output=True, text=True)
     if out.returncode:
         raise SystemExit(f"{recipe.name}: {out.stderr.strip().splitlines()[-1]}")
-    return {**json.loads(out.stdout.splitlines()[-1]), "command": " ".join(command)}
+    found = json.loads(out.stdout.splitlines()[-1])
+    return {**found, "command": " ".join(command), "libtpu": version("libtpu")}
 
 
 def row(recipe: Recipe, found: dict) -> str:
@@ -136,8 +138,6 @@ def row(recipe: Recipe, found: dict) -> str:
 
 def main() -> int:
     """Plans what is missing, then writes the table of all."""
-    from importlib.metadata import version
-
     p = argparse.ArgumentParser(description=__doc__)
     p.add_argument("--only", default="", help="recipes whose name contains this")
     p.add_argument("--renew", action="store_true", help="compile again what has a plan")
@@ -148,9 +148,11 @@ def main() -> int:
             found = plan(recipe)
             file.write_text(json.dumps(found, indent=1) + "\n")
             print(row(recipe, found), end="", flush=True)
-    plans = [(recipe, HERE / f"{recipe.name}.json") for recipe in RECIPES]
-    rows = [row(r, json.loads(file.read_text())) for r, file in plans if file.is_file()]
-    README.write_text(HEAD.format(version=version("libtpu")) + "".join(rows) + TAIL)
+    files = [(recipe, HERE / f"{recipe.name}.json") for recipe in RECIPES]
+    plans = [(recipe, json.loads(file.read_text())) for recipe, file in files if file.is_file()]
+    versions = ", ".join(sorted({found["libtpu"] for _, found in plans}))
+    rows = "".join(row(*each) for each in plans)
+    README.write_text(HEAD.format(versions=versions) + rows + TAIL)
     return 0
 
 
