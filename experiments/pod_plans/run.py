@@ -22,7 +22,7 @@ HEAD = """# Pod plans
 CLIP at pod scale, BLIP's and Stable Diffusion's training as published, compiled by the pods' own
 compiler on a host without accelerators. Bytes are the compiler's, per device; seconds and MFU are a
 roofline's upper bound, not a measurement.
-`python experiments/pod_plans/run.py --renew` makes all of it again (libtpu {versions}, as in its JSON).
+`python experiments/pod_plans/run.py --renew` makes all again (libtpu {versions}, as in its JSON).
 
 | recipe | slice | batch | settings | GiB | temp GiB | collectives MB | step s | MFU |
 |---|---|---|---|---|---|---|---|---|
