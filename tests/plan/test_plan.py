@@ -17,6 +17,7 @@ from configs import common
 from vlp_jax import __main__ as program
 from vlp_jax.cli import plan as command
 from vlp_jax.core.errors import UserError
+from vlp_jax.plan import layout
 from vlp_jax.plan import program as plan_program
 from vlp_jax.plan.program import PlannedTrainer, compile_step, parse_refusal
 from vlp_jax.plan.report import report
@@ -76,6 +77,29 @@ def test_sharded_parameters_take_an_eighth(found):
     split = planned(recipe(sharding="fsdp", mesh={"data": 1, "fsdp": 8, "tensor": 1}))
     assert split["parameter_bytes"] < found["parameter_bytes"] / 6
     assert {c["kind"] for c in split["collectives"]} >= {"all-gather"}
+
+
+def test_sizes_of_a_buffer_assignment():
+    """What is updated in place is an argument; vector memory and constants are neither."""
+    text = """BufferAssignment:
+allocation 0: size 64, parameter 0, shape |f32[16]| at ShapeIndex {}, maybe-live-out:
+ value: <2 x @0> (size=64,offset=0): f32[16]
+allocation 1: size 8, parameter 3, shape |f32[2]| at ShapeIndex {}:
+allocation 2: size 4, output shape is |f32[]|, maybe-live-out:
+allocation 3: size 512, constant:
+allocation 4: size 512, thread-local:
+allocation 5: size 1000, preallocated-temp:
+allocation 6: size 2000, color 1, preallocated-temp:
+"""
+    assert layout.sizes(text) == {"args": 72, "outputs": 4, "temp": 1000}
+
+
+def test_a_layout_without_code_has_the_compiled_steps_figures(found):
+    trainer = PlannedTrainer(recipe(), jax.devices())
+    laid = report(trainer, layout.lay_out(trainer, "cpu:8"), "cpu:8", chip("cpu:8"))
+    for name in ("args_bytes", "output_bytes", "collectives"):
+        assert laid[name] == found[name], name
+    assert laid["temp_bytes"] == pytest.approx(found["temp_bytes"], rel=0.01)
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ def plan(
     search: bool = False,
     cached: bool = False,
     hlo: str = "",
+    code: bool = True,
 ) -> dict[str, Any]:
     """One plan, or the best of a search with its attempts under `tried` (plan/report.py).
 
@@ -29,6 +30,8 @@ def plan(
       search: try remat policies, sharding and accumulation.
       cached: train on a cache (`data cache`) of all that the method takes from one.
       hlo: file for the compiled program's text.
+      code: also write the machine code, whose bytes are on the device, too. Without it a step of
+        convolutions takes minutes instead of hours.
 
     Raises:
       UserError: a mistake in the topology or the config, or too little memory on this host.
@@ -39,6 +42,7 @@ def plan(
     prepare(topology)
     from vlp_jax.parallel.startup import start_jax
     from vlp_jax.plan import search as searching
+    from vlp_jax.plan.layout import lay_out
     from vlp_jax.plan.program import PlannedTrainer, check_host_memory, compile_step
     from vlp_jax.plan.report import report
     from vlp_jax.plan.topology import chip
@@ -49,11 +53,11 @@ def plan(
 
     def one(config: Mapping[str, Any]) -> dict[str, Any]:
         trainer = PlannedTrainer(config, devices, examples, cached)
-        compiled = compile_step(trainer)
+        compiled = compile_step(trainer) if code else lay_out(trainer, topology)
         if hlo:
             with open(hlo, "w") as file:
                 file.write(compiled.text)
-        return report(trainer, compiled, topology, chip(topology))
+        return report(trainer, compiled, topology, chip(topology)) | {"machine_code": code}
 
     if not search:
         return one(config)

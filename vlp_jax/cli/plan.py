@@ -33,6 +33,11 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--cached", action="store_true", help="train on a cache (`data cache`)")
     p.add_argument("--examples", type=int, default=400_000_000, help="size of the training set")
     p.add_argument("--hlo", metavar="FILE", help="write the compiled program's text there")
+    p.add_argument(
+        "--no-code",
+        action="store_true",
+        help="stop before machine code, which takes hours for convolutions: all but its bytes",
+    )
     p.add_argument("--debug", action="store_true", help="show tracebacks")
     add_json(p)
     return p
@@ -49,6 +54,7 @@ def main(argv: list[str]) -> int:
     from vlp_jax.report.plan import print_plan
 
     how = dict(examples=args.examples, search=args.search, cached=args.cached, hlo=args.hlo or "")
+    how["code"] = not args.no_code
     found = plan((args.config, overrides), args.topology, **how)
     print_plan(found)
     if args.json:

@@ -28,7 +28,8 @@ def print_plan(found: dict[str, Any]) -> None:
             f"{times['step_seconds']:.3f} s/step, {times['examples_per_s']:,.0f} examples/s, "
             + (f"MFU at most {times['mfu_bound']:.0%}" if times["mfu_bound"] else "MFU unknown")
         )
-    console.print(f"compiled in {found['compile_seconds']} s")
+    less = "" if found.get("machine_code", True) else ", without machine code"
+    console.print(f"compiled in {found['compile_seconds']} s{less}")
 
 
 def _memory(table: Table, found: dict[str, Any]) -> Table:
