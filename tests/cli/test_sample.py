@@ -15,7 +15,7 @@ import vlp_jax.methods
 from vlp_jax.__main__ import main
 from vlp_jax.api import sample as command
 from vlp_jax.api.compose import composed
-from vlp_jax.api.drawing import Asked, Painter
+from vlp_jax.api.drawing import Asked, Painter, read_picture
 from vlp_jax.core.errors import UserError
 from vlp_jax.data.open import open_source
 
@@ -342,7 +342,8 @@ def test_on_all_devices_too():
 
 def test_bad_input_is_one_line(opened, tmp_path, capsys):
     image = picture(tmp_path / "i.png")
-    wide, clear = picture(tmp_path / "w.png", (16, 24)), picture(tmp_path / "c.png", mode="RGBA")
+    wide, clear = picture(tmp_path / "w.png", (16, 24)), tmp_path / "c.png"
+    Image.new("RGBA", (16, 16), (255, 255, 255, 254)).save(clear)
     (tmp_path / "none.txt").write_text("")
     (tmp_path / "broken.png").write_bytes(b"no picture")
     TRACES.clear()
@@ -385,6 +386,19 @@ def test_bad_input_is_one_line(opened, tmp_path, capsys):
         assert line in refused(capsys, *out, *words), words
     assert "is see-through" in refused(capsys, *out, prompt, start, f"--mask={clear}")
     assert not TRACES and not (tmp_path / "out").exists()
+
+
+def test_a_mask_with_an_alpha_channel_that_hides_nothing(tmp_path):
+    """As browsers and paint programs save one."""
+    shades = Image.linear_gradient("L")
+    wanted = read_picture("mask", np.asarray(shades))
+    palette = shades.quantize(4)
+    for i, mask in enumerate((shades.convert("RGBA"), shades.convert("LA"))):
+        mask.save(tmp_path / f"{i}.png")
+        np.testing.assert_array_equal(read_picture("mask", str(tmp_path / f"{i}.png")), wanted)
+    palette.save(tmp_path / "p.png", transparency=1)
+    with pytest.raises(UserError, match=r"^mask: .*p.png: is see-through"):
+        read_picture("mask", str(tmp_path / "p.png"))
 
 
 def test_a_model_that_draws_nothing(tiny_folder, tmp_path, capsys):

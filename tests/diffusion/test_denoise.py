@@ -97,6 +97,15 @@ def test_guidance_keeps_the_positive_variance():
     near(found[:, 2:], [[3, 4], [5, 6]])
 
 
+def test_guidance_is_rescaled_to_the_positive_condition():
+    def model(x, time):  # rows are negative, positive
+        return jnp.array([[1.0, 2.0, 3.0], [2.0, 6.0, 10.0]], jnp.bfloat16)
+
+    mixed, deviation = np.array([3.0, 10.0, 17.0]), np.std([2.0, 6.0, 10.0])
+    found = guidance.guided(model, 2.0, 0.25)(jnp.zeros((1, 3)), jnp.zeros(1))
+    near(found, [(0.25 * deviation / mixed.std() + 0.75) * mixed], 1e-5)
+
+
 def test_rescaled_guidance_has_the_positive_deviation():
     found = guidance.rescaled(7 * X0 + 1, EPS, 1.0)
     near(found.std((1, 2, 3)), EPS.std((1, 2, 3)), 1e-5)

@@ -6,7 +6,8 @@ import pytest
 from vlp_jax.core.errors import UserError
 from vlp_jax.diffusion.how import Drawing
 from vlp_jax.diffusion.schedules import Schedule
-from vlp_jax.diffusion.spacing import karras_sigmas, time_of, times
+from vlp_jax.diffusion.spacing import by_gap, karras_sigmas, time_of, times
+from vlp_jax.diffusion.variance import posterior
 
 SD = Schedule()
 DDPM = Schedule("linear", 1e-4, 0.02)
@@ -122,3 +123,10 @@ def test_as_many_steps_as_times():
 def test_no_karras_sigmas_on_whole_times(name):
     with pytest.raises(UserError, match=f"karras=True: sampler '{name}'"):
         plan(name, karras=True)
+
+
+def test_ddim_draws_as_much_as_ddpm_at_eta_1():
+    schedule = Schedule()
+    drawn = Drawing(sampler="ddim").make().plan(schedule, 10, "leading", False).table["drawn"]
+    grid = by_gap(schedule, 10, "leading")
+    np.testing.assert_allclose(drawn, np.exp(posterior(grid.here, grid.there).small / 2), rtol=1e-6)

@@ -29,7 +29,7 @@ from vlp_jax.data.orientation import (
     picture_orientation,
     upright,
 )
-from vlp_jax.data.rgb import is_see_through, mend_transparency, to_rgb
+from vlp_jax.data.rgb import has_clear_pixels, mend_transparency, to_rgb
 
 FORMATS = (
     "JPEG",
@@ -196,9 +196,10 @@ def whole_picture(picture: bytes | Image.Image, opaque: bool = False) -> np.ndar
             picture = Image.open(io.BytesIO(picture), formats=FORMATS)
         except Exception as error:  # as _open_pillow
             raise DamagedSample("unreadable_picture") from error
-    if opaque and is_see_through(picture):
+    pixels = np.asarray(_upright_copy(picture, "white"))
+    if opaque and has_clear_pixels(picture):
         raise DamagedSample("see_through")
-    return np.asarray(_upright_copy(picture, "white"))
+    return pixels
 
 
 def _upright_copy(picture: Image.Image, alpha: str) -> Image.Image:

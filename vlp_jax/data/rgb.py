@@ -31,6 +31,16 @@ def is_see_through(image: Image.Image) -> bool:
     return "transparency" in image.info or image.mode in _SEE_THROUGH
 
 
+def has_clear_pixels(image: Image.Image) -> bool:
+    """Whether a pixel of a loaded picture is transparent, be it in part; an alpha channel of which
+    nothing is used (what browsers and paint programs save) makes none so."""
+    if not is_see_through(image):
+        return False
+    grey = image.mode.startswith("I") or image.mode == "F"
+    full = _eight_bits(image) if grey else image
+    return full.convert("RGBA").getchannel("A").getextrema()[0] < 255
+
+
 def to_rgb(image: Image.Image, alpha: str) -> Image.Image:
     """RGB from any mode; `alpha` is one of ALPHAS."""
     if image.mode.startswith("I") or image.mode == "F":

@@ -11,13 +11,13 @@ from vlp_jax.data.text import load_tokenizer
 
 def test_ids_come_after_those_that_were_there():
     plain, grown = (
-        load_tokenizer("clip", 16, **how) for how in ({}, {"new": ("<Tint>=Red", "sks")})
+        load_tokenizer("clip", 16, **how) for how in ({}, {"new": ("<Tint>=Red", "<sks>")})
     )
     assert (plain.vocab_size, grown.vocab_size) == (49408, 49410)
     cat, car = plain.encode("A cat"), plain.encode("car!")
     assert grown.encode("A cat <Tint>car!") == [*cat, 49408, *car]
     assert grown.encode("A cat car!") == plain.encode("A cat car!")
-    assert grown.encode("sks<Tint>") == [49409, 49408]
+    assert grown.encode("<sks><Tint>") == [49409, 49408]
     assert grown.encode("<tint>") == plain.encode("<tint>"), "as it is written"
     assert grown.starts == (tuple(plain.encode("red")), ())
     row = grown("A cat <Tint>car!")[0]
@@ -27,7 +27,7 @@ def test_ids_come_after_those_that_were_there():
     assert grown.overlong(["cat <Tint> " * 8], grown(["cat <Tint> " * 8])) == 1
     assert grown.fingerprint != plain.fingerprint
     again = pickle.loads(pickle.dumps(grown))
-    assert again.fingerprint == grown.fingerprint and again.encode("sks") == [49409]
+    assert again.fingerprint == grown.fingerprint and again.encode("<sks>") == [49409]
 
 
 def test_a_word_of_several_rows_is_said_once():
@@ -42,4 +42,6 @@ def test_mistakes():
         load_tokenizer("bytes", 16, new=("a", "a=b"))
     with pytest.raises(UserError, match="' ' is empty"):
         load_tokenizer("bytes", 16, new=(" ",))
+    with pytest.raises(UserError, match="'red' is a word already; take another, as '<red>'"):
+        load_tokenizer("clip", 16, new=("red=thing",))
     assert np.array_equal(load_tokenizer("bytes", 8, new=())("x"), load_tokenizer("bytes", 8)("x"))

@@ -28,6 +28,12 @@ def grouped(words: Sequence[str]) -> dict[str, list[int]]:
     return found
 
 
+def _is_known(inner: Tokenizer, word: str) -> bool:
+    """Whether it is one id: texts with it would read otherwise. Letters may be: all are of some."""
+    ids = inner.encode(word)
+    return len(ids) == 1 < len(word) and inner.decode(ids).strip() == word
+
+
 class Grown(Tokenizer):
     """`inner`, and the words NAME or NAME=WORDS of `new` as they are written, before any cleaning.
 
@@ -36,7 +42,7 @@ class Grown(Tokenizer):
     """
 
     def __init__(self, inner: Tokenizer, new: Sequence[str]):
-        """Raises UserError for an empty word, or one twice."""
+        """Raises UserError for an empty word, one twice, or one that is a word of `inner`."""
         options = {**inner.options, "new": tuple(new)}
         super().__init__(inner.name, inner.context_length, **options)
         pairs = [word.partition("=") for word in new]
@@ -44,6 +50,9 @@ class Grown(Tokenizer):
         for word in self.words:
             if not word.strip() or self.words.count(word) > 1:
                 raise UserError(f"tokenizer_options.new: {word!r} is empty or there twice")
+            if _is_known(inner, word):
+                hint = f"take another, as '<{word}>'"
+                raise UserError(f"tokenizer_options.new: {word!r} is a word already; {hint}")
         self.vocab_size = inner.vocab_size + len(self.words)
         self.pad_id, self.prefix, self.suffix = inner.pad_id, inner.prefix, inner.suffix
         self.starts = tuple(tuple(inner.encode(start)) if start else () for _, _, start in pairs)
