@@ -19,7 +19,7 @@ from vlp_jax.cli import plan as command
 from vlp_jax.core.errors import UserError
 from vlp_jax.plan import layout
 from vlp_jax.plan import program as plan_program
-from vlp_jax.plan.program import PlannedTrainer, compile_step, parse_refusal
+from vlp_jax.plan.program import Compiled, PlannedTrainer, compile_step, parse_refusal
 from vlp_jax.plan.report import report
 from vlp_jax.plan.search import candidates, search
 from vlp_jax.plan.topology import chip
@@ -54,6 +54,19 @@ def test_a_step_on_a_cache_lacks_what_the_cache_holds():
     assert "image" in names and set(kept.fields) - set(whole.fields)
     with pytest.raises(UserError, match="--cached: clip takes nothing from a cache"):
         _ = PlannedTrainer(recipe(), jax.devices(), 100, True).fields
+
+
+def test_frozen_parts_are_split_as_what_learns():
+    """`fsdp` splits them too: an eighth on each of eight devices, but for what does not divide."""
+    from configs.clip import frozen_emoji
+
+    sizes = {}
+    for preset in ("replicated", "fsdp"):
+        config = frozen_emoji.get_config("runs/quickstart")
+        config.sharding, config.mesh = preset, {"data": 1, "fsdp": 8, "tensor": 1}
+        trainer, nothing = PlannedTrainer(config, jax.devices()), Compiled(True, 0, 1, 0.0)
+        sizes[preset] = report(trainer, nothing, "cpu:8", chip("cpu:8"))["frozen_bytes"]
+    assert sizes["fsdp"] == pytest.approx(sizes["replicated"] / 8, rel=0.05)
 
 
 @pytest.fixture(scope="module")

@@ -72,6 +72,7 @@ def report(trainer: Trainer, compiled: Compiled, topology: str, chip: Chip) -> d
         "temp_bytes": compiled.temp,
         "code_bytes": compiled.code,
         "parameter_bytes": parameters,
+        "frozen_bytes": device_bytes(frozen),  # of parameter_bytes
         "optimiser_bytes": optimiser,
         "gradient_bytes": gradients,
         "activation_bytes": max(0, compiled.temp - gradients),
