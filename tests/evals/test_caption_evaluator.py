@@ -159,6 +159,9 @@ def test_what_is_refused_before_any_work(memory_source, context):
     with pytest.raises(UserError, match=r"evals\.x\.group='domian': .* did you mean 'domain'"):
         source = memory_source([1, 2], None, [{"domain": "in"}] * 2)
         make_evaluator("caption", {"group": "domian"}, CONTEXT).check({"path": source}, "evals.x")
+    with pytest.raises(UserError, match=r"evals\.x\.prompt: 'a a .*' is too long; .* 40 tokens"):
+        long = make_evaluator("caption", {"prompt": "a " * 30}, CONTEXT)
+        long.check({"path": source}, "evals.x")
     with pytest.raises(UserError, match="no tokenizer that decodes"):
         make_evaluator("caption", {}, context()).check({}, "evals.caption")
     with pytest.raises(UserError, match="shown >= 1"):

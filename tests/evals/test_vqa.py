@@ -174,6 +174,9 @@ def test_what_is_refused(memory_source):
     made = make_evaluator("vqa", {"answers": "answer"}, CONTEXT)
     with pytest.raises(UserError, match=r"evals\.q\.answers='answer': .* did you mean 'answers'"):
         made.check({"path": source}, "evals.q")
+    long = make_evaluator("vqa", {"prompt": "a " * 99 + "{question}"}, CONTEXT)
+    with pytest.raises(UserError, match=r"evals\.q\.prompt: 'a a .*' is too long; the model reads"):
+        long.check({"path": source}, "evals.q")
     assert make_evaluator("vqa", {"mode": "rank"}, CONTEXT).requires == ("answer_loglik",)
 
 

@@ -80,7 +80,7 @@ def made(kind, config):
     return randomise(getattr(transformers, f"{kind}{ENDS.get(kind, 'ForCausalLM')}")(config))
 
 
-def write_tokenizer(folder):
+def write_tokenizer(folder, starts=True):
     """A word a token, <s> in front, as the tokenizers of LLaMA put it."""
     from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
@@ -88,7 +88,8 @@ def write_tokenizer(folder):
     found = Tokenizer(models.WordLevel(words, unk_token="<unk>"))
     found.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     found.add_special_tokens(["<s>", "</s>"])
-    found.post_processor = processors.TemplateProcessing("<s> $A", special_tokens=[("<s>", 1)])
+    if starts:
+        found.post_processor = processors.TemplateProcessing("<s> $A", special_tokens=[("<s>", 1)])
     found.save(str(folder / "tokenizer.json"))
     (folder / "tokenizer_config.json").write_text(json.dumps({"eos_token": "</s>"}))
 
@@ -137,6 +138,31 @@ def test_greedy_texts(both, tmp_path, capsys):
         assert row["ids"] == wanted and row["prompt"] == prompt and "image" not in row
     assert ours.generate(prompt=prompts[:2], max_new=8) == [row["text"] for row in rows[:2]]
     assert "4 prompts" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("starts", [True, False])
+def test_likelihood(starts, tmp_path):
+    """All of a text and its end count, also where the tokenizer has no start, after a prompt or
+    after what the config says that texts begin with."""
+    model = made("GPT2", GPT2)
+    model.save_pretrained(tmp_path / "hf")
+    write_tokenizer(tmp_path / "hf", starts)
+    assert convert.main([str(tmp_path / "hf"), str(tmp_path / "ours")]) == 0
+    ours, texts = vlp_jax.load(str(tmp_path / "ours")), ["w5 w9 w30", "w11"]
+    reads = ours.method.functions()["loglik"].reads
+    given = ours.text_arrays(reads["texts"], "texts")(texts)
+    given = {name: each[None, :, :6] for name, each in given.items()}
+    begun = ours.text_arrays(reads["prompt"], "prompt")(["w7 w8"])
+    begun = {name: each[:, :4] for name, each in begun.items()}
+    for prompt, ids in ((begun, [1, 7, 8] if starts else [7, 8]), ({}, [1])):
+        wanted = []
+        for text in texts:
+            told = [*(WORDS.index(word) for word in text.split()), 2]
+            with torch.no_grad():
+                log_p = model(torch.tensor([ids + told])).logits[0].log_softmax(-1)
+            wanted.append(sum(log_p[len(ids) - 1 + i, one].item() for i, one in enumerate(told)))
+        found = forward(ours, "loglik", {**prompt, **given})["out"]
+        np.testing.assert_allclose(found, [wanted], atol=1e-4)
 
 
 def test_there_and_back(both):

@@ -12,6 +12,7 @@ import numpy as np
 from vlp_jax.api.pictures import read_numbered
 from vlp_jax.core.errors import UserError, count_of
 from vlp_jax.data.damage import DamagedSample
+from vlp_jax.data.text.rows import check_whole
 from vlp_jax.data.text.tokenizer import Tokenizer
 from vlp_jax.methods.base import Function
 
@@ -41,10 +42,7 @@ def check_prompts(model: Any, function: Function, prompts: Iterable[str], max_ne
         if not prompt:
             continue
         tokenizer = model.tokenizer()
-        if tokenizer.overlong([prompt], tokenizer([prompt])):
-            shown = prompt if len(prompt) < 40 else f"{prompt[:36]}..."
-            most = tokenizer.context_length
-            raise UserError(f"prompt: {shown!r} is too long; the model reads {most} tokens")
+        check_whole(tokenizer, prompt)
         if begins:  # questions are read by a network of their own
             longest = max(longest, tokenizer.length(prompt) - 1)
     if longest + max_new > places:

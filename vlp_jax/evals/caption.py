@@ -21,7 +21,7 @@ from vlp_jax.evals.kits.caption_scores import bleu, cider_d, rouge_l
 from vlp_jax.evals.kits.figures import Pictures, Told, extremes
 from vlp_jax.evals.kits.ptb import tokenize
 from vlp_jax.evals.kits.samples import embed_pictures, open_samples, read_metadata
-from vlp_jax.evals.kits.wording import prompted, read_ids, tokenizer_of
+from vlp_jax.evals.kits.wording import check_prompt, prompted, read_ids
 
 MOST_GROUPS = 10  # whose scores are metrics; a table has all
 
@@ -53,8 +53,8 @@ class Caption(Evaluator):
             raise UserError(f"caption needs shown >= 1, got {self.shown}")
 
     def check(self, sources: Mapping[str, Source], where: str) -> None:
-        """The set has references and groups, the run a tokenizer."""
-        tokenizer_of(self.context)
+        """The set has references and groups, the run a tokenizer, which holds the prompt."""
+        check_prompt(self.prompt, f"{where}.prompt", self.context)
         for source in sources.values():
             for key in ("caption", "group", "names"):
                 if getattr(self, key):

@@ -24,7 +24,7 @@ from vlp_jax.evals.base import EvalContext, EvalFn, Evaluator, Result
 from vlp_jax.evals.kits.answers import accuracy, normalise, tidy
 from vlp_jax.evals.kits.figures import Pictures, Told, extremes
 from vlp_jax.evals.kits.samples import embed_pictures, open_samples, read_metadata
-from vlp_jax.evals.kits.wording import prompted, read_ids, tokenizer_of
+from vlp_jax.evals.kits.wording import check_prompt, prompted, read_ids, tokenizer_of
 
 TYPES = ("answer_type", "question_type")  # JSON keys
 MODES = {"generate": "generate_answer", "rank": "answer_loglik"}
@@ -70,8 +70,9 @@ class Vqa(Evaluator):
         return (MODES[self.mode],)
 
     def check(self, sources: Mapping[str, Source], where: str) -> None:
-        """The set has questions and answers, the run a tokenizer, the candidates a file."""
-        tokenizer_of(self.context)
+        """The set has questions and answers, the run a tokenizer, which holds the prompt around a
+        question, the candidates a file."""
+        check_prompt(self.prompt.replace("{question}", ""), f"{where}.prompt", self.context)
         for source in sources.values():
             for key in ("question", "answers"):
                 check_key(source, getattr(self, key), f"{where}.{key}")

@@ -155,6 +155,10 @@ def _find_weights(path: str, weights: str = "") -> str:
     found = found or [name for name in names if _SHARD.search(name)]
     if len(found) == 1:
         return os.path.join(path, found[0])
+    if found and _SHARD.search(found[0]):
+        raise UserError(
+            f"{path}: {found[0]} and {len(found) - 1} more shards, but no index of them"
+        )
     what = (
         f"several weights files ({', '.join(found)}), name one"
         if found

@@ -141,6 +141,15 @@ def test_spm_rows_end_with_the_end_and_have_no_start(spm_file):
     assert tokenizer.sot_id == -1 and tokenizer.decode(rows[0]) == "a photo of a red dog"
 
 
+def test_half_a_surrogate_pair_is_a_character_that_is_unknown(spm_file, bert_like):
+    """JSON may hold one; the libraries refuse it."""
+    for name in (f"spm:{spm_file}", str(bert_like)):
+        tokenizer = load_tokenizer(name, 16, clean="none")
+        for text in ("a \ud83d dog", "\udc00"):
+            whole = text.replace("\ud83d", "\ufffd").replace("\udc00", "\ufffd")
+            assert tokenizer.encode(text) == tokenizer.encode(whole)
+
+
 def test_spm_padding_can_be_the_end_as_in_siglip(spm_file):
     tokenizer = load_tokenizer(f"spm:{spm_file}", 32, pad_id=1, clean="canonicalize")
     row = tokenizer(["A photo of a red DOG!"])[0]

@@ -4,6 +4,8 @@ import pickle
 
 import numpy as np
 import pytest
+import tokenizers
+from tokenizers import models, pre_tokenizers
 
 from vlp_jax.core.errors import UserError
 from vlp_jax.data.text import load_tokenizer
@@ -45,3 +47,17 @@ def test_mistakes():
     with pytest.raises(UserError, match="'red' is a word already; take another, as '<red>'"):
         load_tokenizer("clip", 16, new=("red=thing",))
     assert np.array_equal(load_tokenizer("bytes", 8, new=())("x"), load_tokenizer("bytes", 8)("x"))
+
+
+def test_where_texts_are_as_they_are_spaces_beside_new_words_count(tmp_path):
+    """As transformers' added tokens: LLaMA marks only where a text begins, GPT-2 keeps spaces."""
+    model = models.BPE({"</s>": 0, "▁": 1, "a": 2, "▁a": 3}, [("▁", "a")])
+    for scheme, wanted in (("first", [3, 4, 2, 1, 5]), ("always", [3, 4, 3, 1, 5])):
+        made = tokenizers.Tokenizer(model)
+        made.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme=scheme, split=False)
+        made.save(str(tmp_path / f"{scheme}.json"))
+        how = dict(clean="none", new=("<n>", "<n>_1", "<m>"))
+        grown = load_tokenizer(str(tmp_path / f"{scheme}.json"), 16, **how)
+        assert grown.encode("a<n>a <m>") == [*wanted[:2], 5, *wanted[2:4], 6]
+        assert grown.encode("a<n>", 2) == [3, 4] and grown("a")[0, :2].tolist() == [3, 0]
+        assert pickle.loads(pickle.dumps(grown)).encode("a<n>_1") == [3, 5]

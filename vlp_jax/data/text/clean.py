@@ -73,6 +73,17 @@ def unchanged(text: str) -> str:
     return text
 
 
+def well_formed(text: str) -> str:
+    """Halves of surrogate pairs, which have no UTF-8, become U+FFFD; two halves one character.
+
+    >>> well_formed("a\\ud800 \\ud83d\\ude00") == "a\\ufffd \\U0001f600"
+    True
+    """
+    if text.isascii():
+        return text
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
 CLEAN = {
     "lower": lower,
     "whitespace": collapse,

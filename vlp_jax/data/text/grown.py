@@ -62,11 +62,16 @@ class Grown(Tokenizer):
         self._ids |= {word: [first + n for n in its] for word, its in grouped(self.words).items()}
         longest = sorted(map(re.escape, self.words), key=len, reverse=True)
         self._split = re.compile(f"({'|'.join(longest)})")
+        self._among = inner.among(self.words)
         self._seal(inner.fingerprint.encode())
 
     def encode(self, text: str, limit: int | None = None) -> list[int]:
         """Ids of what stands between new words as `inner` gives them, and of these."""
         ids: list[int] = []
+        if self._among:
+            for one in self._among(text):
+                ids += self._ids[one] if isinstance(one, str) else [one]
+            return ids[:limit]
         for number, piece in enumerate(self._split.split(text)):
             if number % 2:
                 ids += self._ids[piece]

@@ -7,11 +7,11 @@ name.
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from vlp_jax.core.errors import UserError
-from vlp_jax.data.text.clean import clean_fn
+from vlp_jax.data.text.clean import clean_fn, unchanged, well_formed
 from vlp_jax.data.text.tokenizer import Tokenizer
 from vlp_jax.data.text.vocab_txt import is_vocabulary, read_vocabulary
 
@@ -117,6 +117,22 @@ class HfTokenizer(Tokenizer):
         found = self._id(token)
         return self.vocab_size if found is None else found
 
+    def among(self, words: Sequence[str]) -> Callable[[str], list[int | str]] | None:
+        """See Tokenizer; as transformers' add_tokens, for where a piece begins matters (LLaMA)."""
+        if self._clean is not unchanged:
+            return None
+        from tokenizers import AddedToken
+
+        model = type(self._model).from_str(self._model.to_str())
+        model.add_tokens([AddedToken(word, normalized=False) for word in words])
+        known = {model.token_to_id(word): word for word in words}
+
+        def split(text: str) -> list[int | str]:
+            ids = model.encode(well_formed(text), add_special_tokens=False).ids
+            return [known.get(i, i) for i in ids]
+
+        return split
+
     def content(self) -> dict[str, Any]:
         """What a tokenizer.json of it holds."""
         return json.loads(self._model.to_str())
@@ -127,7 +143,8 @@ class HfTokenizer(Tokenizer):
 
     def encode(self, text: str, limit: int | None = None) -> list[int]:
         """Ids of one text without start and end."""
-        return self._model.encode(self._clean(text), add_special_tokens=False).ids[:limit]
+        text = well_formed(self._clean(text))
+        return self._model.encode(text, add_special_tokens=False).ids[:limit]
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text up to the first end."""

@@ -41,6 +41,15 @@ def text_rows(
     return {name: ids} | ({f"{name}_mask": mask} if field.mask else {})
 
 
+def check_whole(tokenizer: Tokenizer, prompt: str, key: str = "prompt") -> None:
+    """Raises UserError for a prompt that would be cut: what follows would go on from another text.
+    key: names it."""
+    if tokenizer.overlong([prompt], tokenizer([prompt])):
+        shown = prompt if len(prompt) < 40 else f"{prompt[:36]}..."
+        most = tokenizer.context_length
+        raise UserError(f"{key}: {shown!r} is too long; the model reads {most} tokens")
+
+
 def _pad(
     ids: np.ndarray, mask: np.ndarray, before: int, after: int, pad_id: int
 ) -> tuple[np.ndarray, np.ndarray]:

@@ -9,7 +9,7 @@ import os
 from collections.abc import Sequence
 
 from vlp_jax.core.errors import UserError
-from vlp_jax.data.text.clean import clean_fn
+from vlp_jax.data.text.clean import clean_fn, well_formed
 from vlp_jax.data.text.tokenizer import Tokenizer
 
 
@@ -66,7 +66,7 @@ class SpmTokenizer(Tokenizer):
 
     def encode(self, text: str, limit: int | None = None) -> list[int]:
         """Ids of one text without the end."""
-        return self._model.encode(self._clean(text))[:limit]
+        return self._model.encode(well_formed(self._clean(text)))[:limit]
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text up to the first end."""

@@ -6,7 +6,7 @@ SentencePiece ids alike.
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -43,6 +43,11 @@ class Tokenizer:
         """The id that a further special token has or would get."""
         del token
         return self.vocab_size
+
+    def among(self, words: Sequence[str]) -> Callable[[str], list[int | str]] | None:
+        """f(text) -> its ids with `words` themselves where they stand; None: pieces between them
+        are texts of their own."""
+        del words
 
     _clean = staticmethod(unchanged)  # of a text, before it is cut
 

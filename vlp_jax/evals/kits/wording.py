@@ -12,7 +12,7 @@ import numpy as np
 from vlp_jax.core.errors import UserError
 from vlp_jax.core.fields import Field, Text, told_too
 from vlp_jax.core.types import HostBatch
-from vlp_jax.data.text.rows import text_rows
+from vlp_jax.data.text.rows import check_whole, text_rows
 from vlp_jax.evals.base import EvalContext, EvalFn
 
 
@@ -21,6 +21,13 @@ def tokenizer_of(context: EvalContext) -> Any:
     if not hasattr(context.tokenizer, "decode"):
         raise UserError("this evaluation reads text, but the run has no tokenizer that decodes")
     return context.tokenizer
+
+
+def check_prompt(prompt: str, key: str, context: EvalContext) -> None:
+    """Raises UserError for one that would be cut, and as `tokenizer_of`. key: that says it."""
+    tokenizer = tokenizer_of(context)
+    if prompt:
+        check_whole(context.tokenizers.get(ASKED[0], tokenizer), prompt, key)
 
 
 ASKED = ("prompt", "text")  # by what a function is asked: the first of these that it reads

@@ -32,6 +32,12 @@ _LM = "language_model."
 _PROCESSOR = "processor_config.json"
 
 
+def words_of(kind: str | None, file: str) -> dict[str, Any]:
+    """How a language model, by its model_type, reads texts: a SentencePiece model does not say that
+    a decoder's begin with its start."""
+    return {"clean": "none"} | ({"start": True} if file.endswith(".model") and kind != "t5" else {})
+
+
 class HfBlip2LM(HuggingFace):
     """An eye, a Q-Former, a linear map and a language model.
 
@@ -119,8 +125,8 @@ class HfBlip2LM(HuggingFace):
     def tokenizer_options(
         self, beside: Beside, file: str, vocab_size: int, method: str
     ) -> dict[str, Any]:
-        """A language model reads every space and line as it is."""
-        return {"clean": "none"}
+        """A language model reads every space and line as it is; see `words_of`."""
+        return words_of((beside.config.get("text_config") or {}).get("model_type"), file)
 
     def configs(
         self, method: Config, pictures: Config, tokenizer: Config | None

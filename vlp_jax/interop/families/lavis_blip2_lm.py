@@ -16,7 +16,7 @@ from typing import Any
 
 from vlp_jax.core.errors import UserError, nearest
 from vlp_jax.interop.blocks import linear
-from vlp_jax.interop.families.hf_blip2_lm import LMS, lm_family, lm_of, prefixed
+from vlp_jax.interop.families.hf_blip2_lm import LMS, lm_family, lm_of, prefixed, words_of
 from vlp_jax.interop.families.lavis_blip2 import EYE_RULES, IGNORED, QFORMER_RULES, LavisBlip2
 from vlp_jax.interop.family import Beside, Config
 from vlp_jax.interop.qformer import IMAGE, cross_every, layer_rules, read_eye, read_qformer
@@ -124,8 +124,8 @@ class LavisBlip2LM(LavisBlip2):
     def tokenizer_options(
         self, beside: Beside, file: str, vocab_size: int, method: str
     ) -> dict[str, Any]:
-        """A language model reads every space and line as it is."""
-        return {"clean": "none"}
+        """A language model reads every space and line as it is; see `words_of`."""
+        return words_of(beside.config.get("model_type"), file)
 
     def _alone(self, beside: Beside) -> Beside:
         """What lies beside the language model."""
