@@ -38,14 +38,14 @@ def drawer(name: str, factor: int, row: str = "") -> Cell:
     judges = ",".join(f"{{out}}/cells/{cell}/seed{{seed}}" for cell in (CLASSIFIER, CLIP))
     given = {"type": "generation", "path": TRAIN, "networks": judges, "label": "kind"}
     guidances = GUIDANCES if name == BASE else (USUAL,)
-    given |= {"guidances": guidances, "count": 256, "limit": 1000, "how": {"steps": 25}}
+    given |= {"guidances": guidances, "count": 128, "limit": 1000, "how": {"steps": 12}}
     return stage(
         f"f{factor}",
         (CLASSIFIER, CLIP, f"coder{factor}"),
         changes={"data.path": f"{{out}}/sets/seed{{seed}}/latents{factor}", **changes},
         before=partial(write_latents, f"{SMALL}:f{factor}", f"latents{factor}"),
         evals={"drawn": given},
-        after=partial(brightness, name),
+        after=partial(brightness, name) if factor == 4 else None,
     )
 
 

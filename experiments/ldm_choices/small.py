@@ -14,7 +14,7 @@ from experiments.ldm_tiny.small import classifier
 
 WIDTHS = {1: (32,), 2: (32, 64), 4: (32, 64, 64), 8: (32, 64, 64, 64)}
 CHANNELS = {1: 3, 2: 3, 4: 4, 8: 16}
-STEPS = {1: 25, 2: 100, 4: 400, 8: 1600}  # of equally many FLOPs in the U-Net
+STEPS = {1: 26, 2: 80, 4: 300, 8: 820}  # of equally many FLOPs in the U-Net
 CODER_STEPS = {1: 200, 2: 500, 4: 700, 8: 700}
 ROWS = {
     "v": {"schedule.prediction": "v"},
@@ -45,6 +45,8 @@ def get_config(words: str = "f4,runs/ldm_choices/cells,0") -> ConfigDict:
         return c
     c = tiny.get_config(f"{CONCEPTS}")
     c.method.autoencoder.update(sizes)
+    if factor == 1:
+        c.method.unet.depths = (0, 1)  # no place looks at all pixels, as in the paper
     c.method.unet.in_channels = c.method.unet.out_channels = CHANNELS[factor]
     parts = ("autoencoder", "latent_scale")
     with c.ignore_type():
