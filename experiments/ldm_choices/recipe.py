@@ -3,7 +3,7 @@
 (arXiv:2303.09556), zero terminal SNR (arXiv:2305.08891), guidance between FID and CLIP score
 (arXiv:2207.12598).
 
-Small form: the scenes of ldm_tiny, U-Nets of two minutes; what judges is trained here too. Full
+Small form: the scenes of ldm_tiny, U-Nets of 300 steps; what judges is trained here too. Full
 form: ImageNet at 256 pixels by class, on the released autoencoders.
 """
 
@@ -50,7 +50,7 @@ def drawer(name: str, factor: int, row: str = "") -> Cell:
 
 
 def small() -> Study:
-    """Half an hour."""
+    """About an hour."""
     real = {"type": "accuracy", "path": TEST, "label": "kind", "train": TRAIN}
     back = {"coder": {"type": "fidelity", "path": TEST, "limit": 200}}
     coders = {f"coder{f}": stage(f"coder{f}", aside=True, evals=back) for f in FACTORS}
@@ -63,7 +63,7 @@ def small() -> Study:
     }
     return Study(
         title="Latent diffusion: factor, target, weights, terminal SNR, guidance",
-        minutes=35,
+        minutes=60,
         cells=cells,
         evals={},
         columns=columns("classifier", "own_clip"),
