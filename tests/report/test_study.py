@@ -10,7 +10,7 @@ from PIL import Image
 from rich.console import Console
 
 from vlp_jax.report import study
-from vlp_jax.report.study import cell_rows, draw_study, trend_rows, turned, write_study
+from vlp_jax.report.study import cell_rows, draw_study, pieces, trend_rows, turned, write_study
 
 
 def cell(paper=(), ours=(), spread=()):
@@ -49,6 +49,15 @@ def test_many_figures_of_few_cells_stand_below_each_other():
     longer = [*wide, {**wide[0], "cell": "h"}]
     narrow = [{k: row[k] for k in list(row)[:8]} for row in wide[:3]]
     assert turned(longer) is longer and turned(narrow) is narrow and turned([]) == []
+
+
+def test_a_wide_table_is_shown_in_pieces_without_blank_rows():
+    rows = [
+        {"cell": c, **{f"f{i}": c * (i > at) for i in range(10)}} for at, c in [(-1, "a"), (7, "b")]
+    ]
+    first, second = pieces(rows)
+    assert first == [{k: v for k, v in rows[0].items() if k not in ("f8", "f9")}]
+    assert second == [{"cell": c, "f8": c, "f9": c} for c in "ab"] and pieces([]) == []
 
 
 @pytest.mark.parametrize("trends", [{}, {"more is more": False}])

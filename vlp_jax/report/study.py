@@ -38,7 +38,8 @@ def write_study(
     """
     console = console or Console()
     rows, verdicts = turned(cell_rows(outcome["cells"])), trend_rows(outcome["trends"])
-    for heading, part in ((title, rows), ("trends", verdicts)):
+    shown = [*((title, part) for part in pieces(rows)), ("trends", verdicts)]
+    for heading, part in shown:
         if not part:
             continue
         table = Table(title=heading, title_justify="left", header_style="bold")
@@ -113,6 +114,16 @@ def turned(rows: list[dict[str, str]]) -> list[dict[str, str]]:
         return rows
     figures = [title for title in rows[0] if title != "cell"]
     return [{"figure": title} | {row["cell"]: row[title] for row in rows} for title in figures]
+
+
+def pieces(rows: list[dict[str, str]]) -> list[list[dict[str, str]]]:
+    """The table in tables of at most MOST columns of numbers, without the rows that have none."""
+    first, *titles = rows[0] if rows else [""]
+    groups = [titles[i : i + MOST] for i in range(0, len(titles), MOST)]
+    return [
+        [{title: row[title] for title in (first, *some)} for row in rows if any(map(row.get, some))]
+        for some in groups
+    ]
 
 
 def trend_rows(trends: Mapping[str, bool | None]) -> list[dict[str, str]]:
