@@ -14,9 +14,9 @@ X = RNG.standard_normal((2, 6, 8, 3)).astype(np.float32)
 FAST = "dim_numbers = [b, 0, 1, f]x[0, 1, i, o]->[b, 0, 1, f]"
 
 
-def pulled(fn, kernel, strides, padding, dtype):
+def pulled(fn, kernel, strides, padding, dtype, x=X):
     """(value, slopes) of a convolution, as arrays."""
-    x, kernel = X.astype(dtype), kernel.astype(dtype)
+    x, kernel = x.astype(dtype), kernel.astype(dtype)
     slope = lambda out: jnp.cos(jnp.arange(out.size)).reshape(out.shape).astype(out.dtype)  # noqa: E731
 
     def run(x, kernel):
@@ -39,9 +39,10 @@ def pulled(fn, kernel, strides, padding, dtype):
         (1, (1, 1), "SAME", jnp.bfloat16),
     ],
 )
-def test_values_and_gradients_are_those_of_jax(taps, strides, padding, dtype):
+@pytest.mark.parametrize("copies", [1, 22])  # few places, and more than a product takes
+def test_values_and_gradients_are_those_of_jax(taps, strides, padding, dtype, copies):
     kernel = RNG.standard_normal((taps, taps, 3, 5)).astype(np.float32)
-    given = kernel, strides, padding, dtype
+    given = kernel, strides, padding, dtype, np.tile(X, (copies, 1, 1, 1))
     for found, wanted in zip(
         pulled(convolve, *given), pulled(lax.conv_general_dilated, *given), strict=True
     ):
@@ -49,17 +50,19 @@ def test_values_and_gradients_are_those_of_jax(taps, strides, padding, dtype):
         np.testing.assert_allclose(found, wanted, atol=tolerance, rtol=tolerance)
 
 
-def test_a_cpu_finds_every_convolution_of_a_loop_in_its_order():
+@pytest.mark.parametrize("copies, count", [(44, 3), (42, 0)])  # 528 and 504 places
+def test_a_cpu_finds_every_convolution_of_a_loop_in_its_order_or_as_a_product(copies, count):
     net = conv(5, 3, "conv", strides=(2, 2), padding=BEHIND)
-    v = net.init(jax.random.key(0), X)
+    many = np.tile(X, (copies // 2, 1, 1, 1))
+    v = net.init(jax.random.key(0), many)
 
     def micro(total, x):
         loss = lambda v, x: jnp.square(net.apply(v, x)).sum()  # noqa: E731
         return jax.tree.map(jnp.add, total, jax.grad(loss, argnums=(0, 1))(v, x)), None
 
-    start = jax.tree.map(jnp.zeros_like, (v, X))
-    text = jax.jit(lambda xs: lax.scan(micro, start, xs)[0]).lower(X[None]).as_text()
-    assert text.count("stablehlo.convolution") == text.count(FAST) == 3
+    start = jax.tree.map(jnp.zeros_like, (v, many))
+    text = jax.jit(lambda xs: lax.scan(micro, start, xs)[0]).lower(many[None]).as_text()
+    assert text.count("stablehlo.convolution") == text.count(FAST) == count
 
 
 def test_dilated_and_grouped_ones_are_left_to_jax():

@@ -101,6 +101,27 @@ def test_attention_weighs_values_by_a_masked_softmax(causal):
             np.testing.assert_allclose(found[b, head], wanted, atol=1e-5)
 
 
+def test_a_lone_cpu_takes_the_heads_of_large_attention_in_turn(monkeypatch):
+    q, k, v = (np.float32(RNG.normal(size=(2, 3, n, 5))) for n in (4, 6, 6))
+
+    def run(many, **how):
+        def loss(q, k, v):
+            return jnp.sin(attend(q, k, v, **how)).sum()
+
+        monkeypatch.setattr(attention, "LARGE", 2 * 3 * 4 * 6 + (not many))
+        step = jax.jit(jax.value_and_grad(loss, argnums=(0, 1, 2)))
+        return jax.tree.leaves(step(q, k, v)), "stablehlo.while" in step.lower(q, k, v).as_text()
+
+    assert run(many=True)[1] is False  # of eight devices
+    monkeypatch.setattr(jax, "device_count", lambda: 1)
+    for how in ({"mask": np.arange(6) < 4}, {"causal": True}, {"bias": np.ones((4, 6))}):
+        assert run(many=True, **how)[1] is False
+    (found, turns), (wanted, _) = (run(many) for many in (True, False))
+    assert turns is True
+    for one, other in zip(found, wanted, strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-5)
+
+
 def test_attention_implementation_is_chosen_by_the_measured_table(monkeypatch):
     half = jnp.bfloat16
     assert attention.choose("auto", 10**6, half) == "xla"

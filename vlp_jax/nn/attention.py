@@ -5,6 +5,7 @@ The softmax runs in float32 whatever the compute dtype. The file exists as the o
 attention kernel is chosen.
 """
 
+import functools
 import math
 from typing import NamedTuple
 
@@ -23,6 +24,7 @@ IMPLEMENTATIONS = ("auto", "xla", "cudnn")
 # Device kind -> tokens from which cuDNN's fused kernel is the faster in a half precision, as
 # experiments/benchmarks/attention_table.py finds it. No GPU was measured yet, so `auto` is `xla`.
 CUDNN_FROM: dict[str, int] = {}
+LARGE = 8 << 20  # products, of all heads: from here on a CPU takes the heads in turn
 _LOWEST = jnp.finfo(jnp.float32).min
 
 
@@ -79,6 +81,10 @@ def attend(
         how = dict(mask=_four_axes(mask), is_causal=causal, scale=scale, implementation="cudnn")
         out = jax.nn.dot_product_attention(q, k, v, bias, **how)
         return rearrange(out, "b t h k -> b h t k")
+    if mask is None and bias is None and not causal and _many(query, key):
+        whole = functools.partial(_plain, scale)
+        ways = dict(cpu=functools.partial(_in_turn, scale), default=whole)
+        return jax.lax.platform_dependent(query, key, value, **ways)
     logits = _grouped("bhtk,bhsk->bhts", query * scale, key, preferred_element_type=jnp.float32)
     if bias is not None:
         logits = logits + bias
@@ -88,6 +94,28 @@ def attend(
         logits = jnp.where(mask, logits, _LOWEST)
     weights = jax.nn.softmax(logits, axis=-1).astype(value.dtype)
     return _grouped("bhts,bhsk->bhtk", weights, value)
+
+
+def _plain(scale: float, query: Array, key: Array, value: Array) -> Array:
+    """Unmasked, of one head or of all: float[..., T, K]."""
+    how = dict(preferred_element_type=jnp.float32)
+    logits = jnp.einsum("...tk,...sk->...ts", query * scale, key, **how)
+    weights = jax.nn.softmax(logits, axis=-1).astype(value.dtype)
+    return jnp.einsum("...ts,...sk->...tk", weights, value)
+
+
+def _in_turn(scale: float, query: Array, key: Array, value: Array) -> Array:
+    """The same, head by head, whose products are computed again for the gradients: they stay in a
+    cache, not in memory (experiments/benchmarks/README.md, P10)."""
+    each = [rearrange(x, "b h t k -> (b h) t k") for x in (query, key, value)]
+    head = jax.checkpoint(functools.partial(_plain, scale))
+    return jax.lax.map(lambda three: head(*three), each).reshape(query.shape)
+
+
+def _many(query: Array, key: Array) -> bool:
+    """Of one device alone: turns would not stay on the devices that batches lie on."""
+    products = math.prod(query.shape[:3]) * key.shape[2]
+    return products >= LARGE and query.shape[1] == key.shape[1] and jax.device_count() == 1
 
 
 def _grouped(product: str, left: Array, right: Array, **how: object) -> Array:
