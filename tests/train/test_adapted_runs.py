@@ -2,16 +2,18 @@
 checkpoints, a resume repeats every bit, micro-batches change nothing.
 """
 
+from types import SimpleNamespace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from small_runs import digests
-from tiny import tiny_batch, tiny_method
+from tiny import tiny_batch, tiny_config, tiny_method
 
 from vlp_jax.api.config import load_config
 from vlp_jax.api.convert import convert
-from vlp_jax.api.init_from import Weights
+from vlp_jax.api.init_from import Weights, fitting
 from vlp_jax.core import adapters
 from vlp_jax.core.errors import UserError
 from vlp_jax.core.inputs import Inputs, Vars
@@ -20,6 +22,7 @@ from vlp_jax.core.rng import example_keys, step_key
 from vlp_jax.interop import learned_embeds
 from vlp_jax.interop.learned_embeds import read_words
 from vlp_jax.interop.lora import FILE, read_lora
+from vlp_jax.methods.base import make_method
 from vlp_jax.optim.adapt import Adapt
 from vlp_jax.optim.optimizer import lr_factors, make_optimizer
 from vlp_jax.train.checkpoint import Checkpoints
@@ -203,3 +206,13 @@ def test_mistakes_are_told_before_anything_is_compiled(make_trainer, base):
     assert "logit_scale" in trainer.abstract.state["params"]
     half = make_trainer(init_from=base, **LORA, **{"adapt.half": "true"}).abstract.frozen
     assert {str(leaf.dtype) for leaf in jax.tree.leaves(half)} == {"bfloat16", "float32"}
+
+
+def test_a_base_of_another_vocabulary_is_asked_for_with_the_new_rows_beside_it():
+    """Textual inversion from a network of another size: what the error says must keep the word."""
+    base = tiny_config("clip")
+    rows = base["text"]["vocab_size"]
+    own = tiny_config("clip", text={**base["text"], "new_rows": 1, "vocab_size": rows + 8})
+    trainer = SimpleNamespace(method=make_method(own), config=SimpleNamespace(method=own))
+    (line,) = fitting({"text": "text"}, base, trainer)
+    assert f"--config.method.text.vocab_size={rows + 1}" in line and "new_rows" not in line

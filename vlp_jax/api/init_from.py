@@ -24,7 +24,7 @@ import jax
 import numpy as np
 
 from vlp_jax.api.files import split
-from vlp_jax.api.switches import differing, unlike_fields
+from vlp_jax.api.switches import differing, keep_new_rows, unlike_fields
 from vlp_jax.core import adapters
 from vlp_jax.core.adapters import NEW_ROWS
 from vlp_jax.core.errors import UserError, count_of, nearest, no_download
@@ -364,8 +364,8 @@ def fitting(parts: Mapping[str, str], method: Mapping[str, Any], trainer: Traine
     """
     if not method:
         return []
-    theirs = unlike_fields(trainer.method, make_method(method), parts)
     ours = trainer.config.method
+    theirs = keep_new_rows(unlike_fields(trainer.method, make_method(method), parts), ours)
     flags, others = [], []
     for key, value in theirs.items():
         part, _, field = key.partition(".")

@@ -92,6 +92,26 @@ def unlike_fields(ours: Method, theirs: Method, parts: Mapping[str, str]) -> dic
     return {key: its for key, (_, its) in sorted(found.items())}
 
 
+def keep_new_rows(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> dict[str, Any]:
+    """`theirs` for a run that learns more new words than they have: the rows stay and are counted.
+
+    theirs: {part.field: value}; ours: the `method` section. A vocabulary of 522 beside one new row
+    is asked for as vocab_size=523, not as new_rows=0.
+    """
+    found = dict(theirs)
+    for key in [key for key in theirs if key.endswith(".new_rows")]:
+        part = key.removesuffix(".new_rows")
+        own = ours.get(part) or {}
+        more = own.get("new_rows", 0) - theirs[key]
+        if more > 0:
+            del found[key]
+            rows = theirs.get(f"{part}.vocab_size", own["vocab_size"]) + more
+            found[f"{part}.vocab_size"] = rows
+            if rows == own["vocab_size"]:
+                del found[f"{part}.vocab_size"]
+    return found
+
+
 def unlike(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
     """{key: (our value, their value)} of what differs, e.g. {"text.pool": ("mean", "argmax")}."""
     found = {}
