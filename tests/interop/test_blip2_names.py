@@ -204,6 +204,48 @@ def test_lavis_files(apart, sizes, tmp_path):
     assert method.losses == ("itc", "itm", "itg") and method.image_norm_eps == 1e-5
 
 
+def clip_eye(width=16, patches=5):
+    """LAVIS's ViT-L in small, as CLIP names it, with a layer that nothing reads."""
+    rng = np.random.default_rng(1)
+    draw = lambda *shape: rng.normal(size=shape).astype(np.float32)  # noqa: E731
+    found = {"conv1.weight": draw(width, 3, 4, 4), "class_embedding": draw(width)}
+    found |= {"positional_embedding": draw(patches, width), "proj": draw(width, 3)}
+    for layer in ("transformer.resblocks.0", "transformer.resblocks.1"):
+        for name, rows in (("attn.in_proj_", 3), ("attn.out_proj.", 1), ("mlp.c_fc.", 4)):
+            found[f"{layer}.{name}weight"] = draw(rows * width, width)
+            found[f"{layer}.{name}bias"] = draw(rows * width)
+        found[f"{layer}.mlp.c_proj.weight"] = draw(width, 4 * width)
+        found[f"{layer}.mlp.c_proj.bias"] = draw(width)
+        found |= {f"{layer}.ln_{n}.{end}": draw(width) for n in "12" for end in ("weight", "bias")}
+    ends = ("weight", "bias")
+    return found | {f"ln_{at}.{end}": draw(width) for at in ("pre", "post") for end in ends}
+
+
+def test_lavis_file_behind_a_vit_l(sizes, tmp_path, monkeypatch):
+    """Of two eyes beside the file that of the width it was trained with, without its last layer."""
+    monkeypatch.setattr("vlp_jax.interop.families.lavis_blip2._CLIP_LAYERS", 1)
+    tiny, eye = archs.ARCHS["tiny"], clip_eye()
+    tiny["image"] |= dict(pre_norm=True, conv_bias=False, patch_size=4, mlp_ratio=4.0, head_width=8)
+    state = {n: a for n, a in lavis().items() if not n.startswith("visual_encoder.")}
+    save_file(state, tmp_path / "blip2_pretrained_vitL.safetensors")
+    save_file({"cls_token": np.zeros((1, 1, 24), np.float32)}, tmp_path / "eva_vit_g.safetensors")
+    save_file(eye, tmp_path / "clip_vit_L.safetensors")
+    found = open_checkpoint(str(tmp_path / "blip2_pretrained_vitL.safetensors"))
+    config, _ = method_config(found, "tiny")
+    assert config["image"]["image_size"] == 8
+    method = make_method(config)
+    arrays = to_ours(found.table, found.state, expected_shapes(method), "the file")
+    block = "transformer.resblocks.0"
+    for ours, theirs in {
+        "cls_token": eye["class_embedding"],
+        "pos_embed": eye["positional_embedding"],
+        "norm_pre/scale": eye["ln_pre.weight"],
+        "blocks/norm1/scale": eye[f"{block}.ln_1.weight"][None],
+        "blocks/mlp/fc2/kernel": eye[f"{block}.mlp.c_proj.weight"].T[None],
+    }.items():
+        np.testing.assert_array_equal(arrays[f"image/{ours}"], theirs, err_msg=ours)
+
+
 def test_a_head_that_is_not_the_words_again(sizes, tmp_path):
     state = lavis()
     state["Qformer.cls.predictions.decoder.weight"] = (

@@ -1,6 +1,6 @@
 """salesforce/LAVIS's first stage of BLIP-2 (blip2_qformer.py): pre-trained files, which hold what
-learned, beside eva_vit_g.pth, the frozen eye; and those fine-tuned for retrieval, which hold both.
-They say no sizes (`--arch`).
+learned, beside eva_vit_g.pth or clip_vit_L.pth, the frozen eye; and those fine-tuned for retrieval,
+which hold both. They say no sizes (`--arch`).
 
 The file exists to hold what is this family's alone: an eye in a file of its own, without biases of
 its keys, and a head of words that repeats the words' table.
@@ -19,6 +19,7 @@ from vlp_jax.core.errors import UserError
 from vlp_jax.interop import preprocess
 from vlp_jax.interop.blip import check_tied
 from vlp_jax.interop.blocks import blocks, linear, norm, patches
+from vlp_jax.interop.families.open_clip import resblocks
 from vlp_jax.interop.family import Beside, Family
 from vlp_jax.interop.qformer import cross_every, layer_rules, word_rules
 from vlp_jax.interop.rules import Rule, Table
@@ -26,8 +27,9 @@ from vlp_jax.interop.tensors import State, Tensor
 
 _VIT, _BERT, _HEAD = "visual_encoder", "Qformer.bert", "Qformer.cls.predictions"
 _WORDS = f"{_BERT}.embeddings"
-EYE = "eva_vit_g"  # the name of its file
-EYE_RULES = (
+EVA, CLIP = "eva_vit_g", "clip_vit_L"  # names of the eyes' files
+_CLIP_LAYERS = 23  # of CLIP's 24, the last of which nothing reads
+_EVA_RULES = (
     *patches("image/patch_embed", f"{_VIT}.patch_embed.proj"),
     Rule("image/cls_token", f"{_VIT}.cls_token", "1 1 d -> d"),
     Rule("image/pos_embed", f"{_VIT}.pos_embed", "1 n d -> n d"),
@@ -37,13 +39,20 @@ EYE_RULES = (
     ),
     *norm("image_norm", "ln_vision"),
 )  # fmt: skip
+_CLIP_RULES = (
+    *patches("image/patch_embed", f"{_VIT}.conv1"),
+    Rule("image/cls_token", f"{_VIT}.class_embedding"),
+    Rule("image/pos_embed", f"{_VIT}.positional_embedding"),
+    *norm("image/norm_pre", f"{_VIT}.ln_pre"),
+    *resblocks("image", f"{_VIT}.transformer"),
+    *norm("image_norm", "ln_vision"),
+)
 QFORMER_RULES = (
     Rule("queries", "query_tokens", "1 q d -> q d"),
     *word_rules(_WORDS),
     *norm("qformer/norm_embed", f"{_WORDS}.LayerNorm"),
 )
 _RULES = (
-    *EYE_RULES,
     *QFORMER_RULES,
     *linear("qformer/head/dense", f"{_HEAD}.transform.dense"),
     *norm("qformer/head/norm", f"{_HEAD}.transform.LayerNorm"),
@@ -59,7 +68,7 @@ _TIED = (
 )
 IGNORED = (
     r".*\.position_ids", *(name.replace(".", r"\.") for name, _ in _TIED),
-    rf"{_VIT}\.(norm|fc_norm|head)\..*",
+    rf"{_VIT}\.(norm|fc_norm|head|ln_post)\..*", rf"{_VIT}\.proj",
 )  # fmt: skip
 
 
@@ -76,31 +85,30 @@ class LavisBlip2(Family):
     def table(self, names: Any) -> Table:
         """Every which layer looks at the picture is what the names say."""
         layers = layer_rules(f"{_BERT}.encoder.layer.{{i}}", "self", cross_every(names))
-        return Table("salesforce/LAVIS", (*_RULES, *layers), IGNORED)
+        return Table("salesforce/LAVIS", (*eye_rules(names), *_RULES, *layers), IGNORED)
 
     def known_names(self, state: State) -> State:
         """The eye's biases of queries and values as those of a fused product."""
         return _with_key_biases(state)
 
     def further(self, state: State, folder: str, read: Callable[[str], State]) -> State:
-        """The eye beside the file, without its last layer.
+        """The eye beside the file, of the width that the Q-Former asks, without its last layer.
 
         Raises:
           UserError: there is none.
         """
-        if f"{_VIT}.patch_embed.proj.weight" in state:
+        if eye_of(state):
             return {}
-        found = sorted(glob.glob(os.path.join(glob.escape(folder), f"{EYE}.*")))
+        both = [sorted(glob.glob(os.path.join(glob.escape(folder), f"{n}.*"))) for n in (EVA, CLIP)]
+        found = [files[0] for files in both if files]
         if not found:
-            raise UserError(f"{folder}: holds no frozen eye; put LAVIS's {EYE}.pth beside the file")
-        eye = read(found[0])
-        last = max(
-            (int(n) for name in eye for n in re.findall(r"^blocks\.(\d+)\.", name)), default=0
-        )
-        kept = {
-            n: t for n, t in eye.items() if not n.startswith((f"blocks.{last}.", "norm.", "head."))
-        }
-        return _with_key_biases({f"{_VIT}.{name}": tensor for name, tensor in kept.items()})
+            ask = f"put LAVIS's {EVA}.pth (or {CLIP}.pth) beside the file"
+            raise UserError(f"{folder}: holds no frozen eye; {ask}")
+        eyes = [read(file) for file in found]
+        fits = [
+            eye for eye in eyes if eye.keys() and _width(eye) == state["ln_vision.weight"].shape
+        ]
+        return _frozen((fits or eyes)[0])
 
     def tokenizer_options(
         self, beside: Beside, file: str, vocab_size: int, method: str
@@ -112,10 +120,48 @@ class LavisBlip2(Family):
         """The pictures' size by the positions. Raises UserError for a tensor that must be there
         twice and is not alike."""
         check_tied(state, _TIED, "the file")
-        places, image = state[f"{_VIT}.pos_embed"].shape, method["image"]
-        if len(places) == 3:  # else it does not fit, as its shape tells
-            image["image_size"] = math.isqrt(max(places[1] - 1, 1)) * image["patch_size"]
+        image = method["image"]
+        image["image_size"] = side(state) * image["patch_size"]
         return []
+
+
+def eye_of(names: Any) -> str:
+    """EVA or CLIP, by the names of its tensors; '' where there is none."""
+    firsts = {EVA: f"{_VIT}.patch_embed.proj.weight", CLIP: f"{_VIT}.conv1.weight"}
+    return next((eye for eye, first in firsts.items() if first in names), "")
+
+
+def eye_rules(names: Any) -> tuple[Rule, ...]:
+    """Of the eye that the names are of."""
+    return _CLIP_RULES if eye_of(names) == CLIP else _EVA_RULES
+
+
+def side(state: State) -> int:
+    """Patches along a side, by the positions."""
+    at = "positional_embedding" if eye_of(state) == CLIP else "pos_embed"
+    return math.isqrt(max(state[f"{_VIT}.{at}"].shape[-2] - 1, 1))
+
+
+def _width(eye: State) -> tuple[int, ...]:
+    """(D,), by the class token."""
+    named = [tensor for name, tensor in eye.items() if name in ("cls_token", "class_embedding")]
+    return named[0].shape[-1:] if named else ()
+
+
+def _frozen(eye: State) -> State:
+    """An eye's own file as part of a whole one."""
+    clip = "conv1.weight" in eye
+    layer = re.compile(r"transformer\.resblocks\.(\d+)\." if clip else r"blocks\.(\d+)\.")
+    numbers = {name: int(found[1]) for name in eye if (found := layer.match(name))}
+    count = _CLIP_LAYERS if clip else max(numbers.values(), default=0)
+    unread = ("norm.", "head.", "ln_post.", "proj")
+    kept = {
+        f"{_VIT}.{name}": tensor
+        for name, tensor in eye.items()
+        if numbers.get(name, 0) < count or name not in numbers
+        if not name.startswith(unread)
+    }
+    return _with_key_biases(kept)
 
 
 def _with_key_biases(state: State) -> State:

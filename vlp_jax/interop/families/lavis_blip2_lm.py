@@ -1,6 +1,6 @@
 """salesforce/LAVIS's second stage of BLIP-2, and InstructBLIP (blip2_opt.py, blip2_t5.py,
 blip2_vicuna_instruct.py, blip2_t5_instruct.py): files of what learned. Beside one lie the frozen
-eye, eva_vit_g.pth, and the frozen language model as transformers saves it, a folder `lm`; of an
+eye (lavis_blip2.py), and the frozen language model as transformers saves it, a folder `lm`; of an
 InstructBLIP the BERT's tokenizer, a folder `qformer_tokenizer`.
 
 The file exists to hold what is this family's alone: names of three linear maps, sizes that no
@@ -8,7 +8,6 @@ config says.
 """
 
 import dataclasses
-import math
 import os
 import re
 from collections.abc import Callable
@@ -17,12 +16,21 @@ from typing import Any
 from vlp_jax.core.errors import UserError, nearest
 from vlp_jax.interop.blocks import linear
 from vlp_jax.interop.families.hf_blip2_lm import LMS, lm_family, lm_of, prefixed, words_of
-from vlp_jax.interop.families.lavis_blip2 import EYE_RULES, IGNORED, QFORMER_RULES, LavisBlip2
+from vlp_jax.interop.families.lavis_blip2 import (
+    CLIP,
+    IGNORED,
+    QFORMER_RULES,
+    LavisBlip2,
+    eye_of,
+    eye_rules,
+    side,
+)
 from vlp_jax.interop.family import Beside, Config
 from vlp_jax.interop.qformer import IMAGE, cross_every, layer_rules, read_eye, read_qformer
 from vlp_jax.interop.rules import Table
 from vlp_jax.interop.tensors import State
 from vlp_jax.interop.weights_file import read_json
+from vlp_jax.models.archs.blip2 import blip2_vision
 
 _LM, _FOLDER = "lm_model.", "lm"
 _MAPS = re.compile(r"(opt|t5|llm)_(proj|model)\.")  # what stands before either's names
@@ -45,7 +53,7 @@ class LavisBlip2LM(LavisBlip2):
         """Those of the language model follow what is beside the file."""
         own = lm_of(names, _LM)
         layers = layer_rules(_BERT, "self", cross_every(names))
-        rules = (*EYE_RULES, *QFORMER_RULES, *linear("proj/out", "lm_proj"))
+        rules = (*eye_rules(names), *QFORMER_RULES, *linear("proj/out", "lm_proj"))
         ignored = (*IGNORED, *(rf"lm_model\.{name}" for name in own.ignored))
         return Table("salesforce/LAVIS", (*rules, *layers, *prefixed(own, _LM)), ignored)
 
@@ -107,8 +115,10 @@ class LavisBlip2LM(LavisBlip2):
 
     def complete(self, method: dict[str, Any], state: State, beside: Beside) -> list[str]:
         """What the tensors say: the pictures' size, queries, words that these read."""
-        places, image = state["visual_encoder.pos_embed"].shape, method["image"]
-        image["image_size"] = math.isqrt(max(places[-2] - 1, 1)) * image["patch_size"]
+        if eye_of(state) == CLIP:
+            method["image"] = blip2_vision("L")
+        image = method["image"]
+        image["image_size"] = side(state) * image["patch_size"]
         net, ends = method["qformer"], method["end_ids"]
         net["num_queries"] = state["query_tokens"].shape[-2]
         if _WORDS in state:
