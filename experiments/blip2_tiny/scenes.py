@@ -7,7 +7,6 @@ because no cell has to run the eye.
 
 import os
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +18,8 @@ CAPTIONS, QUESTIONS = (f"{ASKED}/{name}" for name in ("captions", "questions"))
 STATES = {folder: f"{folder}_states" for folder in (CAPTIONS, QUESTIONS)}  # caches of the eye
 TEST, VQA_TEST = (f"{SCENES}/emoji_scenes-{split}-*.tar" for split in ("test", "vqa-test"))
 ASK = "What is in the picture?"
-THEN = " [CLS] "  # the next text begins
-SEVERAL = 3
+THEN = " [SEP] [CLS] "  # a text ends, and the next begins, as a prompt behind a picture does
+SEVERAL, ANSWERS = 2, 3  # captions, and answers, of a text at most
 
 
 class Changed:
@@ -39,39 +38,41 @@ class Changed:
         return self.change(self.whole[i])
 
 
-def behind(texts: list[str], last: str) -> list[str]:
-    """What a language model reads: `last` alone, behind each of the texts, and behind several,
-    which say the same in other words: so it learns to look back.
+def behind(texts: list[str], answers: list[str]) -> list[str]:
+    """What a language model reads of a scene: answers with their questions behind no caption, each
+    of them, and two, which say the same in other words: so it learns to look back.
 
-    >>> behind(["a pig", "one pig"], "what ? pig")[1:]
-    ['a pig [CLS] what ? pig', 'one pig [CLS] what ? pig', 'a pig [CLS] one pig [CLS] what ? pig', \
-'one pig [CLS] a pig [CLS] what ? pig']
+    >>> behind(["a pig", "one pig"], ["what ? pig", "how many ? 1"])[:2]
+    ['what ? pig [SEP] [CLS] how many ? 1', \
+'a pig [SEP] [CLS] how many ? 1 [SEP] [CLS] what ? pig']
     """
-    turns = [texts[i:] + texts[:i] for i in range(len(texts))]
-    both = [[text] for text in texts] + [turn[:SEVERAL] for turn in turns]
-    return [THEN.join([*some, last]) for some in ([], *both)]
+    turn = lambda some, i: some[i % len(some) :] + some[: i % len(some)]  # noqa: E731
+    alone = [[text] for text in texts]
+    several = [turn(texts, i)[:SEVERAL] for i in range(len(texts))]
+    starts = [[], *alone, *several]
+    return [THEN.join([*start, *turn(answers, i)[:ANSWERS]]) for i, start in enumerate(starts)]
 
 
 def captioned(example: Example) -> Example:
     """A scene, asked what it shows: `answers` is the list of all there is; `said` what a language
-    model reads, its captions, and the list as an answer.
+    model reads: its questions, this one among them, behind its captions.
 
-    >>> scene = {"text": ["a pig", "there is a pig"], "meta": {"style": "noto"}}
-    >>> captioned(scene)["meta"]["said"][2:4]
-    ['What is in the picture? a pig', 'a pig [CLS] What is in the picture? a pig']
+    >>> ask = {"question": "how many ?", "answer": "1"}
+    >>> scene = {"text": ["a pig", "there is a pig"], "meta": {"style": "noto", "questions": [ask]}}
+    >>> captioned(scene)["meta"]["said"][1]
+    'a pig [SEP] [CLS] how many ? 1 [SEP] [CLS] What is in the picture? a pig'
     """
     texts = example["text"]
-    said = [*texts, *behind(texts, f"{ASK} {texts[0]}")]
+    answers = [f"{one['question']} {one['answer']}" for one in example["meta"]["questions"]]
+    said = behind(texts, [f"{ASK} {texts[0]}", *answers])
     meta = {"question": ASK, "answers": texts[:1], "said": said}
     return {**example, "meta": meta, "members": {}}
 
 
-def asked(captions: dict[str, list[str]], example: Example) -> Example:
-    """A question about a scene; `said`: with its answer, alone and behind captions."""
-    meta = example["meta"]
-    said = behind(captions[meta["scene"]], f"{meta['question']} {meta['answer']}")
-    kept = {key: meta[key] for key in ("question", "answers")}
-    return {**example, "text": [], "meta": {**kept, "said": said}, "members": {}}
+def asked(example: Example) -> Example:
+    """A question about a scene."""
+    meta = {key: example["meta"][key] for key in ("question", "answers")}
+    return {**example, "text": [], "meta": meta, "members": {}}
 
 
 def prepare(names: list[str]) -> None:
@@ -117,11 +118,9 @@ def write_sets() -> None:
     scenes, questions = (
         open_source(f"{SCENES}/emoji_scenes-{split}-*.tar") for split in ("train", "vqa-train")
     )
-    found = (scenes.metadata(i) for i in range(len(scenes)))
-    captions = {one["key"]: one["text"] for one in found}
     for folder, source, change in (
         (CAPTIONS, scenes, captioned),
-        (QUESTIONS, questions, partial(asked, captions)),
+        (QUESTIONS, questions, asked),
     ):
         if not Path(folder).is_dir():
             partly = Path(f"{folder}.{os.getpid()}")

@@ -42,11 +42,12 @@ def get_config(what: str = "first") -> ConfigDict:
 
 def _words() -> ConfigDict:
     c = words.get_config(str(SCENES))
-    c.data.path = ",".join(f"{folder}/*.tar" for folder in STATES)
+    c.data.path = f"{CAPTIONS}/*.tar"
     c.data.fields.text = {"key": "said"}
     c.data.context_length = 48
     c.method.lm.hidden, c.method.lm.weight_init = 256, "mae"
-    c.steps = 1500
+    c.batch_size, c.steps = 32, 4500  # small steps: it finds out sooner that it can look back
+    c.optim.lr, c.optim.warmup_steps = 3e-3, 200
     return c
 
 
