@@ -268,6 +268,8 @@ def test_texts_are_scored_as_far_as_prompt_and_text_have_places(folder):
     said = "texts: one of 6 tokens after 3 tokens is more than the model's 8 places"
     with pytest.raises(UserError, match=said):
         model.score(picture, [text], "a red")
+    with pytest.raises(UserError, match="is too long; the model reads 8 tokens"):
+        model.score(picture, ["cat"], "a red cat is two dog of the")
 
 
 def test_a_question_has_its_own_places(folder):

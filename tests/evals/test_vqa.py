@@ -129,6 +129,15 @@ def test_candidates_are_read_as_answers_were_learned():
     assert seen[0].tolist() == [[[1, *spelled[0], 258], [1, *spelled[1], 258, 0, 0]]] * 2
 
 
+def test_what_does_not_fit_is_told(memory_source, caplog):
+    """A question's end is what an answer would go on from."""
+    source = memory_source(GREYS, None, METAS)
+    run(source, {"generate_answer": generate}, prompt="Q: {question}")
+    assert "cut" not in caplog.text
+    run(source, {"generate_answer": generate}, prompt="{question} In one word, please: Answer:")
+    assert "prompt: 3 different texts cut at 32 tokens" in caplog.text
+
+
 def test_candidates_of_a_file(memory_source, tmp_path):
     path = tmp_path / "answers.txt"
     path.write_text("no\n\nyes\nno\n7\n")

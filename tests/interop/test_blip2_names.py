@@ -18,7 +18,7 @@ from vlp_jax.core.errors import UserError
 from vlp_jax.core.inputs import Inputs, Vars
 from vlp_jax.core.pytree import flatten, unflatten
 from vlp_jax.interop.detect import open_checkpoint
-from vlp_jax.interop.family import families
+from vlp_jax.interop.family import Beside, families
 from vlp_jax.interop.rules import to_ours
 from vlp_jax.interop.weights_file import read_json
 from vlp_jax.methods.base import make_method
@@ -113,6 +113,38 @@ def test_what_is_not_read(name, changes, message, tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(said))
     with pytest.raises(UserError, match=message):
         opened(tmp_path)
+
+
+def test_texts_end_and_start_as_the_language_model_has_them(tmp_path):
+    """OPT's with a line, which its tokenizer does not say; a T5's SentencePiece has no start."""
+    line, opt = 50118, dict(model_type="opt", vocab_size=50272)
+    flan = {"model_type": "t5", "feed_forward_proj": "gated-gelu"}
+    hf, lavis = (families()[f"{name}_blip2_lm"].tokenizer_options for name in ("hf", "lavis"))
+    (tmp_path / "lm").mkdir()
+    named = Beside(str(tmp_path / "lm"), {"eos_token": "</s>"})
+    for file, text, wanted in (
+        ("tokenizer.json", opt | {"eos_token_id": line}, {"end_id": line}),
+        ("tokenizer.model", {"model_type": "llama"}, {"start": True}),
+        ("spiece.model", flan, {}),
+    ):
+        (tmp_path / "lm" / "config.json").write_text(json.dumps(text))
+        wanted = {"clean": "none", **wanted}
+        assert hf(Beside(config={"text_config": text}), file, 50272, "") == wanted
+        assert lavis(named, file, 50272, "") == wanted
+    queries = Beside(str(tmp_path), {"eos_token": "[SEP]"})  # of words of their own
+    assert (
+        hf(queries, "vocab.txt", 9, "") == lavis(queries, "vocab.txt", 9, "") == {"clean": "none"}
+    )
+
+
+def test_a_width_of_the_eye_that_is_not_the_eyes():
+    """transformers builds a Q-Former by the eye's own, whatever its config says."""
+    config = {"vision_config": {"hidden_size": 16}, "qformer_config": {"encoder_hidden_size": 24}}
+    notes = families()["hf_blip2"].complete({}, {}, Beside(config=config))
+    said = "qformer_config.encoder_hidden_size=24 is not read: vision_config.hidden_size=16 stands"
+    assert sum(said in note for note in notes) == 1
+    config["qformer_config"]["encoder_hidden_size"] = 16
+    assert len(families()["hf_blip2"].complete({}, {}, Beside(config=config))) == len(notes) - 1
 
 
 def test_a_head_of_words_has_no_class():
@@ -300,6 +332,10 @@ def test_lavis_files_before_a_language_model(kind, proj, tmp_path, monkeypatch):
         wanted = words[part] if part.startswith("lm/") else theirs.get(part, 1)
         np.testing.assert_array_equal(leaf, wanted, err_msg=part)
     assert {p for p in arrays if not p.startswith("proj/")} <= {*theirs, *words}
+    said = json.loads((tmp_path / "lm" / "config.json").read_text()) | {"eos_token_id": None}
+    (tmp_path / "lm" / "config.json").write_text(json.dumps(said))
+    with pytest.raises(UserError, match=r"lm/config\.json: names no eos_token_id"):
+        opened(path)
     (tmp_path / "lm" / "config.json").write_text(json.dumps({"model_type": "gpt2"}))
     with pytest.raises(UserError, match="model_type 'gpt2' is not read"):
         opened(path)

@@ -71,7 +71,7 @@ def row(data, i, *names):
 @pytest.mark.parametrize("prompts", [False, True])
 @pytest.mark.parametrize("kind", NETS)
 def test_the_loss_is_of_the_text_behind_what_was_shown(kind, prompts):
-    made = method(kind, prompt_length=P * prompts)
+    made = method(kind, prompt_length=P * prompts, label_smoothing=0.2)
     v, data = start(kind, prompt_length=P * prompts), batch(prompts)
     x = inputs(made, data)
     rows = jax.jit(lambda v, x: made.encode(v, x)[0])(v, x)
@@ -92,6 +92,8 @@ def test_the_loss_is_of_the_text_behind_what_was_shown(kind, prompts):
             logits = lm(whole)[1]["logits"][0, Q + len(before) - 1 : -1]
         wanted = -log_p(logits)[np.arange(len(text)), text].sum()
         assert float(rows["nats"][i]) == pytest.approx(wanted, rel=1e-5)
+        smooth = 0.8 * wanted - 0.2 * log_p(logits).mean(-1).sum()
+        assert float(rows["lm"][i]) == pytest.approx(smooth, rel=1e-5)
 
 
 def test_texts_are_packed_without_holes():

@@ -150,6 +150,8 @@ def test_both_ways(kind, tmp_path, capsys):
         ("qformer_config", {"cross_attention_frequency": 3}, "=3 does not divide num_hidden_laye"),
         ("qformer_config", {"hidden_act": "gelo"}, "hidden_act 'gelo' is not known; did you mean"),
         ("vision_config", {"qkv_bias": False}, "only qkv_bias=true is read"),
+        ("", {"text_config": "llama"}, "text_config is 'llama', it must be a mapping"),
+        ("text_config", {"eos_token_id": None}, "text_config: names no eos_token_id"),
         ("text_config", {"eos_token_id": 99}, "eos_token_id=99: must be an id below vocab_size=24"),
         ("vision_config", {"hidden_size": 24}, "does not hold what its config says"),
         ("text_config", {"vocab_size": 25}, "does not hold what its config says"),

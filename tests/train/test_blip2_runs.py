@@ -128,7 +128,10 @@ def test_an_eye_without_weights_is_one_line(data, one_device, tmp_path):
     assert "\n" not in str(caught.value)
 
 
-def test_a_run_from_cached_states_has_the_losses_of_one_with_the_eye(data, one_device, tmp_path):
+def test_a_run_from_cached_states_has_the_losses_of_one_with_the_eye(
+    data, one_device, tmp_path, caplog
+):
+    """Where nothing changes pictures in training, which a cache leaves out and the run tells."""
     flags = {"allow_random_frozen": True, "method.augment.crop_scale": (1.0, 1.0)}
     losses = {}
     for name in ("live", "kept"):
@@ -143,3 +146,7 @@ def test_a_run_from_cached_states_has_the_losses_of_one_with_the_eye(data, one_d
         losses[name] = [line["loss"] for line in lines if "loss" in line]
     assert len(losses["live"]) == 3 and len(set(losses["live"])) == 3
     np.testing.assert_allclose(losses["live"], losses["kept"], rtol=1e-5)
+    said = "method.augment: change no picture where data.path is a cache of image_states"
+    assert said not in caplog.text
+    trainers.Trainer(recipe(data, **flags, **{"method.augment.flip": 0.5}))
+    assert said in caplog.text

@@ -16,17 +16,31 @@ from vlp_jax.data.text.rows import check_whole
 from vlp_jax.data.text.tokenizer import Tokenizer
 from vlp_jax.methods.base import Function
 
+_LETTER = "a"
+
 
 def stop_ids(tokenizer: Tokenizer, words: Sequence[str]) -> tuple[int, ...]:
-    """The ids of words. Raises UserError for one that is not a single token."""
+    """The ids of words, of a mark as it stands alone and right behind a word, which SentencePiece
+    tells apart. Raises UserError for one that is not a single token."""
     found = []
     for word in words:
-        ids = tokenizer.encode(word, 2)
-        known = word.strip(), word.strip().lower()  # of vocabularies in lower case
-        if len(ids) != 1 or tokenizer.decode(ids).strip() not in known:
+        ids = [*_token(tokenizer, word, ""), *_token(tokenizer, word, _LETTER)]
+        if not ids:
             raise UserError(f"stop={word!r}: is no single token of the vocabulary")
-        found.append(int(ids[0]))
+        found += dict.fromkeys(ids)
     return tuple(found)
+
+
+def _token(tokenizer: Tokenizer, word: str, before: str) -> list[int]:
+    """The one id that a word is behind a letter, or alone; [] where it is none, or the letter and
+    the word would be another word."""
+    if before and ((word.isspace() and "\n" not in word) or any(map(str.isalnum, word))):
+        return []
+    known = word.strip(), word.strip().lower()  # of vocabularies in lower case
+    first, ids = tokenizer.encode(before), tokenizer.encode(before + word)
+    own = [int(i) for i in ids[len(first) :]]
+    is_one = len(own) == 1 and ids[: len(first)] == first
+    return own if is_one and tokenizer.decode(own).strip() in known else []
 
 
 def check_prompts(model: Any, function: Function, prompts: Iterable[str], max_new: int) -> int:

@@ -19,6 +19,7 @@ from vlp_jax.api.prompts import check_prompts, readable, stop_ids
 from vlp_jax.core.errors import UserError, count_of
 from vlp_jax.core.fields import Field, told_too
 from vlp_jax.core.inputs import Vars
+from vlp_jax.data.text.rows import check_whole
 from vlp_jax.methods.base import Function
 
 WRITERS = {"generate_text": "prompt", "generate_answer": "text"}  # function: the text it reads
@@ -87,6 +88,8 @@ def score(
     asked = _Asked(model, function.reads, read)
     arrays = model.text_arrays(function.reads[scored], scored)
     asked.check(prompts)
+    for one in filter(None, dict.fromkeys(prompts)):
+        check_whole(model.tokenizer(), one)
     if not texts or not listed:
         return np.zeros((len(listed), len(texts)), np.float32)
     given = asked.beside(function.places, prompts, arrays(texts), scored)
@@ -100,7 +103,6 @@ def score(
         batch |= {k: np.repeat(a[None], len(some), axis=0) for k, a in given.items()}
         batch = {k: fill(a, size) for k, a in batch.items()}
         found.append(run(batch, {"first": 0})[: len(some)])
-    asked.arrays.tell()
     return np.concatenate(found)
 
 
@@ -228,6 +230,7 @@ class _Asked:
         others = told_too(reads, name).items()
         self.told = {other: model.text_arrays(field, other) for other, field in others}
         self._path, self._optional, self._name = model.path, field.optional, name
+        self._ends = not field.open
 
     def check(self, prompts: Sequence[str]) -> None:
         """Raises UserError where a question is empty, or too long for a further field."""
@@ -247,7 +250,10 @@ class _Asked:
             found |= _bucket(arrays(texts), name)
         if self._optional and not any(texts):
             return found
-        return found | _bucket(self.arrays(texts), self._name, self.room)
+        own = self.arrays(texts)
+        if self._optional and self._ends:  # one that says nothing is none in any company
+            own[f"{self._name}_mask"] &= np.array([[bool(text)] for text in texts])
+        return found | _bucket(own, self._name, self.room)
 
     def beside(
         self, places: int, prompts: Sequence[str], texts: dict[str, np.ndarray], name: str
@@ -260,7 +266,6 @@ class _Asked:
         longest, begun = int(texts[f"{name}_mask"].sum(1).max()), 1
         if self._optional and any(prompts):
             begun = int(self.arrays(list(prompts))[f"{self._name}_mask"].sum(1).max())
-            self.arrays.cut = 0  # counted once they are read
         if longest - 1 + begun > places:
             said = f"one of {longest - 1} tokens after {count_of(begun, 'token')}"
             raise UserError(f"{name}: {said} is more than the model's {places} places")

@@ -24,7 +24,7 @@ from vlp_jax.evals.base import EvalContext, EvalFn, Evaluator, Result
 from vlp_jax.evals.kits.answers import accuracy, normalise, tidy
 from vlp_jax.evals.kits.figures import Pictures, Told, extremes
 from vlp_jax.evals.kits.samples import embed_pictures, open_samples, read_metadata
-from vlp_jax.evals.kits.wording import check_prompt, prompted, read_ids, tokenizer_of
+from vlp_jax.evals.kits.wording import check_prompt, prompted, read_ids, tell_cut, tokenizer_of
 
 TYPES = ("answer_type", "question_type")  # JSON keys
 MODES = {"generate": "generate_answer", "rank": "answer_loglik"}
@@ -183,6 +183,7 @@ def likeliest(
     if field is None:
         field = Text(tokenizer.context_length, tokenizer.vocab_size, mask=True)
     tokenizer = context.tokenizers.get(field.tokenizer, tokenizer)  # that they were learned by
+    tell_cut(tokenizer, candidates, "answers")
     found = text_rows(tokenizer, field, "answers", candidates)
     ids, mask = found["answers"], found["answers_mask"]
     ids, mask = ids[:, : mask.sum(1).max()], mask[:, : mask.sum(1).max()]

@@ -113,6 +113,16 @@ def read_qformer(said: Any, where: str) -> tuple[dict[str, Any], dict[str, Any]]
     return net | words | {"cross_every": every}, c
 
 
+def unread_width(config: Config) -> list[str]:
+    """A note where a Q-Former's config says another width of the eye than the eye's, which stands
+    in its place (Blip2Config.__post_init__)."""
+    said = (config.get("qformer_config") or {}).get("encoder_hidden_size")
+    width = (config.get("vision_config") or {}).get("hidden_size", _VISION["hidden_size"])
+    what = f"qformer_config.encoder_hidden_size={said} is not read"
+    note = f"{what}: vision_config.hidden_size={width} stands in its place, as in transformers"
+    return [] if said in (None, width) else [note]
+
+
 def write_qformer(net: Config, context_width: int) -> dict[str, Any]:
     """The inverse of `read_qformer`, with its texts."""
     return write_layers(net, net["num_heads"]) | {

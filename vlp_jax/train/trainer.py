@@ -7,6 +7,7 @@ config costs a second.
 import dataclasses
 import functools
 import inspect
+import logging
 from collections.abc import Callable, Mapping
 from functools import cached_property
 from typing import Any
@@ -39,6 +40,8 @@ from vlp_jax.train.settings import check_pictures, check_settings
 from vlp_jax.train.state import Recipe, Start, frozen_paths, init_state, restate
 from vlp_jax.train.step import make_step
 from vlp_jax.train.trained import Trained
+
+_log = logging.getLogger(__name__)
 
 
 def total_steps(config: ConfigDict, num_examples: int, offset: int = 0) -> int:
@@ -87,14 +90,18 @@ class Trainer:
         _ = self.tokenizers, self.tx, self.pipeline, self.schedule, self.evaluators
         if (self.method.frozen or c.freeze or self.recipe.adapt) and not c.init_from:
             self.check_given({})
-        if self.recipe.adapt:
-            self._check_cache()
+        self._check_cache()
 
     def _check_cache(self) -> None:
-        """Raises UserError as train/functions.py check_learned."""
+        """Tells which changes of pictures a cache leaves out. Raises UserError as
+        train/functions.py check_learned."""
         functions = self.method.functions()
         held = [n for n, f in self.fields.items() if isinstance(f, Cached) and n in functions]
-        if held:
+        seen = [name for n in held for name in functions[n].reads]
+        if "image" in seen and (changes := getattr(self.method, "changes", ())):
+            what = "change no picture where data.path is a cache of"
+            _log.warning("%s: %s %s", " and ".join(changes), what, ", ".join(held))
+        if held and self.recipe.adapt:
             start = self.abstract
             learned, extra = (start.state[name] for name in ("params", "extra"))
             check_learned(self.method, held, merge(learned, start.frozen), extra, learned)

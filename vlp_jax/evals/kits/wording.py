@@ -4,16 +4,19 @@ The file exists as the one rule by which evaluators word a prompt, a question or
 gains the text that the function says it reads, and what comes back is read up to its length.
 """
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from vlp_jax.core.errors import UserError
+from vlp_jax.core.errors import UserError, count_of
 from vlp_jax.core.fields import Field, Text, told_too
 from vlp_jax.core.types import HostBatch
 from vlp_jax.data.text.rows import check_whole, text_rows
 from vlp_jax.evals.base import EvalContext, EvalFn
+
+_log = logging.getLogger(__name__)
 
 
 def tokenizer_of(context: EvalContext) -> Any:
@@ -50,6 +53,14 @@ def text_field(context: EvalContext, reads: Mapping[str, Field]) -> tuple[str, T
     raise UserError(f"a function that reads {sorted(reads)} cannot be asked: none of {ASKED}")
 
 
+def tell_cut(tokenizer: Any, texts: Sequence[str], name: str) -> None:
+    """Logs how many of a function's texts do not fit, and are measured without their ends."""
+    some = list(dict.fromkeys(texts))
+    if cut := tokenizer.overlong(some, tokenizer(some)):
+        most = tokenizer.context_length
+        _log.warning("%s: %s cut at %d tokens", name, count_of(cut, "different text"), most)
+
+
 def prompted(
     fn: EvalFn, texts: Sequence[str] | str, context: EvalContext, reads: Mapping[str, Field] = {}
 ) -> EvalFn:
@@ -67,6 +78,7 @@ def prompted(
     known = {other: context.tokenizers.get(other, tokenizer) for other in asked}
     every, columns = [texts] if isinstance(texts, str) else texts, {}
     for other, field in asked.items():
+        tell_cut(known[other], every, other)
         if field.open and field.mask:
             mask = text_rows(known[other], field, other, every)[f"{other}_mask"]
             columns[other] = max(1, int(mask.sum(1).max()))

@@ -20,6 +20,7 @@ from vlp_jax.interop.qformer import (
     layer_rules,
     read_eye,
     read_qformer,
+    unread_width,
     word_rules,
     write_qformer,
 )
@@ -85,7 +86,8 @@ class HfBlip2(HuggingFace):
 
     def complete(self, method: dict[str, Any], state: State, beside: Beside) -> list[str]:
         """Tells what the file does not hold."""
-        return ["the file holds no temperature; 0.07 is taken"]
+        notes = ["the file holds no temperature; 0.07 is taken"]
+        return [*notes, *unread_width(beside.config)]
 
     def config_json(self, method: Config, tokenizer: Config | None) -> dict[str, Any]:
         """Blip2Config.

@@ -22,6 +22,7 @@ from vlp_jax.interop.qformer import (
     layer_rules,
     read_eye,
     read_qformer,
+    unread_width,
     write_qformer,
 )
 from vlp_jax.interop.rules import Rule, Table
@@ -32,10 +33,12 @@ _LM = "language_model."
 _PROCESSOR = "processor_config.json"
 
 
-def words_of(kind: str | None, file: str) -> dict[str, Any]:
+def words_of(kind: str | None, file: str, ends: tuple[int, ...]) -> dict[str, Any]:
     """How a language model, by its model_type, reads texts: a SentencePiece model does not say that
-    a decoder's begin with its start."""
-    return {"clean": "none"} | ({"start": True} if file.endswith(".model") and kind != "t5" else {})
+    a decoder's begin with its start, and no file that OPT's end with a line here."""
+    if file.endswith(".model"):
+        return {"clean": "none"} | ({} if kind == "t5" else {"start": True})
+    return {"clean": "none"} | ({"end_id": ends[0]} if file and ends else {})
 
 
 class HfBlip2LM(HuggingFace):
@@ -81,7 +84,7 @@ class HfBlip2LM(HuggingFace):
         if not config:
             return {}
         class_of(config, (self.title,), where)
-        words = config.get("text_config") or {}
+        words = filled({}, config.get("text_config") or {}, f"{where}: text_config")
         lm = words.get("model_type", "opt")
         if lm not in LMS:
             raise UserError(
@@ -111,11 +114,14 @@ class HfBlip2LM(HuggingFace):
         return {"text_length": max(1, min(32, room))}
 
     def complete(self, method: dict[str, Any], state: State, beside: Beside) -> list[str]:
-        """What the language model's own family reads off the tensors and files."""
+        """What the language model's own family reads off the tensors and files. Raises UserError
+        where nothing says what ends its texts."""
         own = {name.removeprefix(_LM): tensor for name, tensor in state.items()}
         family = lm_of(state, _LM)
         some = dataclasses.replace(beside, config=beside.config.get("text_config") or {})
-        return family.complete(method, own, some)
+        notes = family.complete(method, own, some)
+        check_ends(method, f"{beside.file}: text_config")
+        return [*notes, *unread_width(beside.config)]
 
     def manifest(self, beside: Beside) -> dict[str, Any]:
         """The id that stands for a picture's vectors."""
@@ -126,7 +132,9 @@ class HfBlip2LM(HuggingFace):
         self, beside: Beside, file: str, vocab_size: int, method: str
     ) -> dict[str, Any]:
         """A language model reads every space and line as it is; see `words_of`."""
-        return words_of((beside.config.get("text_config") or {}).get("model_type"), file)
+        own = "text_config" in beside.config  # the queries' words lie in a folder of their own
+        ends = self.method(beside.config, beside.file)["end_ids"] if own else ()
+        return words_of((beside.config.get("text_config") or {}).get("model_type"), file, ends)
 
     def configs(
         self, method: Config, pictures: Config, tokenizer: Config | None
@@ -169,6 +177,12 @@ def _slot(method: Config, tokenizer: Config | None) -> int:
     size = method["lm"]["vocab_size"]
     found = method["image_token"], (tokenizer or {}).get("image", -1), size - 1
     return next(slot for slot in found if 0 <= slot < size)
+
+
+def check_ends(method: Config, where: str) -> None:
+    """Raises UserError where nothing says what ends texts; where: the config that should."""
+    if not method["end_ids"]:
+        raise UserError(f"{where}: names no eos_token_id, and no text would ever end")
 
 
 def lm_family(kind: str) -> HuggingFace:

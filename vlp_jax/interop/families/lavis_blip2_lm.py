@@ -15,7 +15,14 @@ from typing import Any
 
 from vlp_jax.core.errors import UserError, nearest
 from vlp_jax.interop.blocks import linear
-from vlp_jax.interop.families.hf_blip2_lm import LMS, lm_family, lm_of, prefixed, words_of
+from vlp_jax.interop.families.hf_blip2_lm import (
+    LMS,
+    check_ends,
+    lm_family,
+    lm_of,
+    prefixed,
+    words_of,
+)
 from vlp_jax.interop.families.lavis_blip2 import (
     CLIP,
     IGNORED,
@@ -97,9 +104,7 @@ class LavisBlip2LM(LavisBlip2):
         if kind not in LMS:
             raise UserError(f"{where}: model_type {kind!r} is not read{nearest(kind, LMS)}")
         text = lm_family(kind).method(config, where)
-        lm, ends = text["lm"], text["end_ids"]
-        if kind == "opt" and lm["vocab_size"] > _LINE:
-            ends = (_LINE,)
+        lm, ends = text["lm"], _ends(text, kind)
         if kind == "t5":
             lm = lm | {"activation": "gelu"}  # exact, whatever its config says
         return {
@@ -114,7 +119,8 @@ class LavisBlip2LM(LavisBlip2):
         }
 
     def complete(self, method: dict[str, Any], state: State, beside: Beside) -> list[str]:
-        """What the tensors say: the pictures' size, queries, words that these read."""
+        """What the tensors say: the pictures' size, queries, words that these read. Raises
+        UserError where nothing says what ends texts."""
         if eye_of(state) == CLIP:
             method["image"] = blip2_vision("L")
         image = method["image"]
@@ -129,17 +135,28 @@ class LavisBlip2LM(LavisBlip2):
         notes = lm_of(state, _LM).complete(method, lm, self._alone(beside))
         if ends == (_LINE,):
             method["end_ids"] = ends
+        check_ends(method, beside.file)
         return notes
 
     def tokenizer_options(
         self, beside: Beside, file: str, vocab_size: int, method: str
     ) -> dict[str, Any]:
         """A language model reads every space and line as it is; see `words_of`."""
-        return words_of(beside.config.get("model_type"), file)
+        path = os.path.join(beside.folder, "config.json")  # that of `folders` is its tokenizer's
+        config = read_json(path) if os.path.isfile(path) else {}
+        kind = config.get("model_type")
+        ends = _ends(lm_family(kind).method(config, path), kind) if kind in LMS else ()
+        return words_of(kind, file, ends)
 
     def _alone(self, beside: Beside) -> Beside:
         """What lies beside the language model."""
         return dataclasses.replace(beside, folder=os.path.join(beside.folder, _FOLDER))
+
+
+def _ends(text: Config, kind: str) -> tuple[int, ...]:
+    """What ends texts of a language model of this model_type, whose own family says `text`."""
+    line = kind == "opt" and text["lm"]["vocab_size"] > _LINE
+    return (_LINE,) if line else text["end_ids"]
 
 
 FAMILY = LavisBlip2LM()

@@ -55,6 +55,12 @@ class Trunk(Method):
         shared = dict(embed_dim=embed_dim, dtype=self.dtype, remat=self.remat, unroll=self.unroll)
         return make_tower(getattr(self, part), f"method.{part}", **shared)
 
+    @property
+    def changes(self) -> tuple[str, ...]:
+        """Config keys that change pictures in training."""
+        own = build(pictures.Augment, self.augment, "method.augment")
+        return () if own == pictures.Augment() else ("method.augment",)
+
     def fields(self) -> dict[str, Field]:
         """image, of the tower's size."""
         size = self.image_tower.image_size

@@ -29,6 +29,12 @@ class Varied(Trunk):
         """The colour outside a warped picture, in [0, 255]: the mean."""
         return tuple(255 * channel for channel in self.image_mean)
 
+    @property
+    def changes(self) -> tuple[str, ...]:
+        """See Trunk."""
+        own = build(RandAugment, self.rand_augment, "method.rand_augment")
+        return (*super().changes, *(("method.rand_augment",) if own.magnitude else ()))
+
     def augmented(self, images: Array, rng: Array | None, **how: Any) -> Array:
         """Crop and flip, then RandAugment: float32[B, S, S, 3] in [0, 255]."""
         change = build(RandAugment, self.rand_augment, "method.rand_augment")
