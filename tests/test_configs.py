@@ -178,6 +178,13 @@ def test_evaluators_may_be_added_by_flags():
     assert config.evals.mine.to_dict() == {"type": "knn", "k": (1, 5)}
 
 
+def test_a_controlnet_beside_another_autoencoder_is_set_by_a_flag():
+    path, key = f"{ROOT}/latent_diffusion/controlnet.py:SD,edges.png", "method.control.hint_widths"
+    assert make_method(load_config(path, {}).method).control_net.factor == 8
+    other = {key: "(8, 16, 32)", "method.autoencoder.widths": "(32, 64, 64)"}
+    assert make_method(load_config(path, other).method).control_net.factor == 4
+
+
 def test_places_of_fields_and_tokenizers_may_be_added_by_flags():
     flags = {"fields.map.member": "seg.png", "fields.map.fill": "3", "tokenizers.t5": "t5.json"}
     flags |= {"tokenizers.own.name": "bytes", "tokenizers.own.context_length": "5"}

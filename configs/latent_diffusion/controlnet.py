@@ -12,12 +12,14 @@ and, where it is not sd1, the size of models/archs/unet.py.
 from ml_collections import ConfigDict
 
 from configs.latent_diffusion.common import BFLOAT16, pad_texts, recipe, released, start_from
+from vlp_jax.models.controlnet import ControlNet
 
 
 def get_config(words: str = "") -> ConfigDict:
     """Args: SD,suffix[,size]."""
     folder, suffix, size = [*(words or "SD,control.png").split(","), "sd1"][:3]
-    c = recipe(512, **released(size, controls=1, drop=0.5), **BFLOAT16)
+    control = {"hint_widths": ControlNet.hint_widths}  # for an autoencoder that makes 1/8
+    c = recipe(512, **released(size, controls=1, control=control, drop=0.5), **BFLOAT16)
     pad_texts(c)
     c.data.fields.control = {"member": suffix}
     start_from(c, folder)

@@ -5,8 +5,9 @@ python -m vlp_jax sample --checkpoint=SD --prompt='a dog' --n=200 --out=PRIOR
 python -m vlp_jax train --config=configs/latent_diffusion/dreambooth.py:OWN,PRIOR
     --config.init_from=SD --workdir=W
 
-OWN holds 3 to 5 pictures with captions like "a sks dog", PRIOR the others with theirs; as many
-examples of each in a batch, and their mean losses are added. The file exists as that recipe;
+OWN holds 3 to 5 pictures with captions like "a sks dog", PRIOR the others with theirs. Half of all
+draws are of each, their mean losses are added; which falls where is shuffled, so a batch of 2 may
+have two of one and none of the other, whose loss is 0 in that step. The file exists as that recipe;
 argument: both folders, and the size of models/archs/unet.py where it is not sd1.
 """
 

@@ -311,7 +311,7 @@ def test_parts_that_do_not_fit(known, parts, line):
     assert line in str(error.value) and "\n" not in str(error.value)
 
 
-def test_the_command_takes_parts_and_maps_in_order(known, tmp_path, monkeypatch, capsys):
+def test_the_command_takes_parts_and_maps_in_order(known, tmp_path, monkeypatch, capsys, caplog):
     def load(path, sharding, mesh, parts, lora):
         return composed(known[path], parts, known.__getitem__) if parts else known[path]
 
@@ -323,6 +323,9 @@ def test_the_command_takes_parts_and_maps_in_order(known, tmp_path, monkeypatch,
     both = composed(known["text"], {"control_0": "one", "control_1": "other"}, known.__getitem__)
     (ours,) = both.sample(["a"], control_0=one, control_1=two, steps=2)
     np.testing.assert_array_equal(pixels(out / "00000_00000.png"), np.asarray(ours))
+    assert not caplog.messages
+    both.sample(["a"], control_0=one, steps=2)
+    assert caplog.messages == ["no control map for control_1: adds nothing to the picture"]
     line = refused(capsys, *call, "--with=control:one", f"--out={tmp_path / 'new'}")
     assert "--control: 2 given, the model takes 1" in line
     line = refused(capsys, *call, "--with=control:label", f"--out={tmp_path / 'new'}")

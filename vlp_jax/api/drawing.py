@@ -6,6 +6,7 @@ for. The file exists so that a command and a notebook draw the same pictures, by
 """
 
 import dataclasses
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -20,6 +21,8 @@ from vlp_jax.core.errors import RunError, UserError, nearest
 from vlp_jax.core.fields import NONE, Field, Label, Picture, Text
 from vlp_jax.core.inputs import Vars
 from vlp_jax.methods.base import Function
+
+_log = logging.getLogger(__name__)
 
 NAME = "generate_image"
 BATCH = 8  # pictures at once
@@ -91,6 +94,7 @@ class Painter:
         for name, field in self._function.reads.items():
             if values := self._read(name, field, fields):
                 self._values[name] = values
+        self._tell_absent()
         self._sized = asked.size is not None
         self.size = self._size(asked.size)
         self.how = self._options(options, model.config.get("drawing", {}))
@@ -186,6 +190,12 @@ class Painter:
             places = [f"{name}[{i}]" if several else name for i in range(len(listed))]
             return [read_picture(*one) for one in zip(places, listed, strict=True)]
         return listed
+
+    def _tell_absent(self) -> None:
+        """Logs the controls that have no map: the model draws as without them."""
+        names = numbered(self._function.reads, "control")
+        if absent := [name for name in names if name not in self._values]:
+            _log.warning("no control map for %s: adds nothing to the picture", ", ".join(absent))
 
     def _size(self, size: Size | None) -> Size | None:
         """The size that is asked for, or that the given pictures have or, where a field is smaller

@@ -30,7 +30,7 @@ def parser() -> argparse.ArgumentParser:
     add("--strength", type=float, help="how far to go from --image, 0 to 1; often 0.8")
     add("--mask", **path, help="a picture that is white where --image is painted over")
     add("--control", action="append", default=[], **path,
-        help="a control map; again for each further control of the model")  # fmt: skip
+        help="a control map; one for each control, in order; others add nothing")  # fmt: skip
     add("--picture", action="append", default=[], dest="pictures", metavar="NAME:FILE",
         help="another picture that the model reads, as low:FILE, depth:FILE, map:FILE")  # fmt: skip
     add("--with", action="append", default=[], dest="parts", metavar="NAME:CHECKPOINT",
