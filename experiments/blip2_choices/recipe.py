@@ -27,7 +27,7 @@ from experiments.blip2_tiny.scenes import TEST, prepare
 from vlp_jax.api.study import Cell, Column, DataSet, Study, Trend, Values
 from vlp_jax.core.errors import UserError
 
-STEPS = {"first": 700, "second": 500, "words": 1000}
+STEPS = {"first": 700, "second": 500, "words": 3000}
 WORDS = "language model"
 BASE, PLAIN = "8 queries", "ITC and ITM alone"
 QUERIES = {"1 query": 1, "4 queries": 4, "16 queries": 16}
@@ -86,13 +86,13 @@ def language_models() -> dict[str, Cell]:
 
 
 def small() -> Study:
-    """About 35 minutes."""
+    """About 60 minutes."""
     cells = {**language_models(), **silent()}
     for row, count in QUERIES.items():
         cells |= both(row, **{"method.qformer.num_queries": count})
     return Study(
         title="BLIP-2: what writes in stage 1, queries, language models (%)",
-        minutes=40,
+        minutes=60,
         cells=cells,
         evals={},
         columns={

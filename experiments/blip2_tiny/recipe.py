@@ -51,7 +51,7 @@ def second(before: str, words: str, **how: Any) -> Cell:
 
 
 def small() -> Study:
-    """About 25 minutes."""
+    """About 35 minutes."""
     texts = {"texts": {"type": "perplexity", "path": TEST}}
     cells = {
         WORDS: Cell(config=f"{SMALL}:words", evals=texts, aside=True),
@@ -61,7 +61,7 @@ def small() -> Study:
     }
     return Study(
         title="BLIP-2: the second stage with and without the first (%)",
-        minutes=25,
+        minutes=35,
         cells=cells,
         evals={},
         columns=columns(),

@@ -59,6 +59,7 @@ def _second(first: str, lm: str) -> ConfigDict:
     _answering(c)
     _start(c, first, lm)
     c.steps, c.optim.lr, c.ema_decay = 1000, 1e-3, 0.99
+    c.optim.lr_groups = (("proj/.*", 10.0),)  # queries of stage 1 change little with the picture
     return c
 
 
