@@ -11,18 +11,21 @@ from vlp_jax.core.errors import UserError
 
 
 def test_a_scene_and_a_question_are_asked_alike():
-    texts = ["two pigs", "an image of two pigs"]
-    scene = scenes.captioned({"text": texts, "meta": {"style": "noto"}, "members": {"a.png": b""}})
+    texts, ask = ["two pigs", "an image of two pigs"], {"question": "how many ?", "answer": "2"}
+    meta = {"style": "noto", "questions": [ask]}
+    scene = scenes.captioned({"text": texts, "meta": meta, "members": {"a.png": b""}})
     assert scene["meta"]["question"] == scenes.ASK and scene["meta"]["answers"] == texts[:1]
-    listed, then = f"{scenes.ASK} two pigs", " [CLS] "
-    contexts = [[text] for text in texts] + [texts, texts[::-1]]
-    behind = [listed, *(then.join([*some, listed]) for some in contexts)]
-    assert scene["meta"]["said"] == [*texts, *behind]
+    listed, counted = f"{scenes.ASK} two pigs", "how many ? 2"
+    starts = [[], *([text] for text in texts), texts, texts[::-1]]
+    turns = [[listed, counted], [counted, listed]]
+    said = [scenes.THEN.join([*some, *turns[i % 2]]) for i, some in enumerate(starts)]
+    assert scene["meta"]["said"] == said
     meta = {"question": "how many ?", "answers": ["2", "two"], "answer": "2", "scene": "7"}
-    question = scenes.asked({"7": texts}, {"text": [], "meta": meta, "image": b"png"})
-    said = ["how many ? 2", *(then.join([*some, "how many ? 2"]) for some in contexts)]
-    assert question["meta"] == {"question": "how many ?", "answers": ["2", "two"], "said": said}
-    assert max(one.count("[CLS]") for one in scenes.behind(["a"] * 9, "b")) == scenes.SEVERAL
+    question = scenes.asked({"text": [], "meta": meta, "image": b"png"})
+    assert question["meta"] == {"question": "how many ?", "answers": ["2", "two"]}
+    longest = scenes.behind(["a"] * 9, ["b"] * 9)
+    assert max(one.count("a") for one in longest) == scenes.SEVERAL
+    assert {one.count("b") for one in longest} == {scenes.ANSWERS}
     assert not scene["members"] and not question["text"] and question["image"] == b"png"
 
 

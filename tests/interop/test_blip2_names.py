@@ -5,6 +5,7 @@ import json
 import pathlib
 import re
 import shutil
+import types
 
 import jax
 import numpy as np
@@ -18,6 +19,7 @@ from vlp_jax.core.errors import UserError
 from vlp_jax.core.inputs import Inputs, Vars
 from vlp_jax.core.pytree import flatten, unflatten
 from vlp_jax.interop.detect import open_checkpoint
+from vlp_jax.interop.families.lavis_blip2 import clip_sizes
 from vlp_jax.interop.family import Beside, families
 from vlp_jax.interop.rules import to_ours
 from vlp_jax.interop.weights_file import read_json
@@ -276,6 +278,15 @@ def test_lavis_file_behind_a_vit_l(sizes, tmp_path, monkeypatch):
         "blocks/mlp/fc2/kernel": eye[f"{block}.mlp.c_proj.weight"].T[None],
     }.items():
         np.testing.assert_array_equal(arrays[f"image/{ours}"], theirs, err_msg=ours)
+
+
+def test_sizes_of_lavis_vit_l_are_those_of_its_arch():
+    shapes = {"visual_encoder.conv1.weight": (1024, 3, 14, 14)}
+    for layer in range(23):
+        shapes[f"visual_encoder.transformer.resblocks.{layer}.ln_1.weight"] = (1024,)
+    state = {name: types.SimpleNamespace(shape=shape) for name, shape in shapes.items()}
+    wanted = archs.blip2_vision("L") | {"mlp_ratio": 4.0}
+    assert clip_sizes(state).items() <= wanted.items()
 
 
 def test_a_head_that_is_not_the_words_again(sizes, tmp_path):

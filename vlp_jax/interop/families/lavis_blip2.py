@@ -136,6 +136,15 @@ def eye_rules(names: Any) -> tuple[Rule, ...]:
     return _CLIP_RULES if eye_of(names) == CLIP else _EVA_RULES
 
 
+def clip_sizes(state: State) -> dict[str, Any]:
+    """Fields of CLIP's ViT (models/archs/blip2.py `L`), as its tensors say."""
+    width, _, patch, _ = state[f"{_VIT}.conv1.weight"].shape
+    layers = sum(name.endswith(".ln_1.weight") for name in state if name.startswith(_VIT))
+    how = dict(pre_norm=True, conv_bias=False, activation="quick_gelu", norm_eps=1e-5)
+    sizes = dict(width=width, patch_size=patch, num_layers=layers, head_width=64, mlp_ratio=4.0)
+    return how | sizes
+
+
 def side(state: State) -> int:
     """Patches along a side, by the positions."""
     at = "positional_embedding" if eye_of(state) == CLIP else "pos_embed"

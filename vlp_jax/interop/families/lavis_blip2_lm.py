@@ -28,6 +28,7 @@ from vlp_jax.interop.families.lavis_blip2 import (
     IGNORED,
     QFORMER_RULES,
     LavisBlip2,
+    clip_sizes,
     eye_of,
     eye_rules,
     side,
@@ -37,7 +38,6 @@ from vlp_jax.interop.qformer import IMAGE, cross_every, layer_rules, read_eye, r
 from vlp_jax.interop.rules import Table
 from vlp_jax.interop.tensors import State
 from vlp_jax.interop.weights_file import read_json
-from vlp_jax.models.archs.blip2 import blip2_vision
 
 _LM, _FOLDER = "lm_model.", "lm"
 _MAPS = re.compile(r"(opt|t5|llm)_(proj|model)\.")  # what stands before either's names
@@ -122,7 +122,7 @@ class LavisBlip2LM(LavisBlip2):
         """What the tensors say: the pictures' size, queries, words that these read. Raises
         UserError where nothing says what ends texts."""
         if eye_of(state) == CLIP:
-            method["image"] = blip2_vision("L")
+            method["image"] |= clip_sizes(state)
         image = method["image"]
         image["image_size"] = side(state) * image["patch_size"]
         net, ends = method["qformer"], method["end_ids"]
