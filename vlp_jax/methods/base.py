@@ -262,6 +262,11 @@ class Method(_Stages):
         return self.parts()
 
     @property
+    def changes(self) -> tuple[str, ...]:
+        """Config keys that change pictures in training."""
+        return ()
+
+    @property
     def frozen(self) -> tuple[str, ...]:
         """Path regexes of what is frozen."""
         return tuple(f"{re.escape(n)}(/.*)?" for n, part in self._parts.items() if part.frozen)

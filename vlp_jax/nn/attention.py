@@ -7,6 +7,7 @@ attention kernel is chosen.
 
 import functools
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import flax.linen as nn
@@ -81,10 +82,23 @@ def attend(
         how = dict(mask=_four_axes(mask), is_causal=causal, scale=scale, implementation="cudnn")
         out = jax.nn.dot_product_attention(q, k, v, bias, **how)
         return rearrange(out, "b t h k -> b h t k")
+    whole = functools.partial(_whole, mask=mask, causal=causal, bias=bias, scale=scale)
     if mask is None and bias is None and not causal and _many(query, key):
-        whole = functools.partial(_plain, scale)
-        ways = dict(cpu=functools.partial(_in_turn, scale), default=whole)
+        ways = dict(cpu=functools.partial(_in_turn, whole), default=whole)
         return jax.lax.platform_dependent(query, key, value, **ways)
+    return whole(query, key, value)
+
+
+def _whole(
+    query: Array,
+    key: Array,
+    value: Array,
+    mask: Array | None,
+    causal: bool,
+    bias: Array | None,
+    scale: float,
+) -> Array:
+    """All heads at once."""
     logits = _grouped("bhtk,bhsk->bhts", query * scale, key, preferred_element_type=jnp.float32)
     if bias is not None:
         logits = logits + bias
@@ -96,19 +110,11 @@ def attend(
     return _grouped("bhts,bhsk->bhtk", weights, value)
 
 
-def _plain(scale: float, query: Array, key: Array, value: Array) -> Array:
-    """Unmasked, of one head or of all: float[..., T, K]."""
-    how = dict(preferred_element_type=jnp.float32)
-    logits = jnp.einsum("...tk,...sk->...ts", query * scale, key, **how)
-    weights = jax.nn.softmax(logits, axis=-1).astype(value.dtype)
-    return jnp.einsum("...ts,...sk->...tk", weights, value)
-
-
-def _in_turn(scale: float, query: Array, key: Array, value: Array) -> Array:
-    """The same, head by head, whose products are computed again for the gradients: they stay in a
-    cache, not in memory (experiments/benchmarks/README.md, P10)."""
-    each = [rearrange(x, "b h t k -> (b h) t k") for x in (query, key, value)]
-    head = jax.checkpoint(functools.partial(_plain, scale))
+def _in_turn(whole: Callable[..., Array], query: Array, key: Array, value: Array) -> Array:
+    """Head by head, whose products are computed again for the gradients: they stay in a cache, not
+    in memory (experiments/benchmarks/README.md, P10)."""
+    each = [rearrange(x, "b h t k -> (b h) 1 1 t k") for x in (query, key, value)]
+    head = jax.checkpoint(whole)
     return jax.lax.map(lambda three: head(*three), each).reshape(query.shape)
 
 

@@ -98,7 +98,7 @@ class Trainer:
         functions = self.method.functions()
         held = [n for n, f in self.fields.items() if isinstance(f, Cached) and n in functions]
         seen = [name for n in held for name in functions[n].reads]
-        if "image" in seen and (changes := getattr(self.method, "changes", ())):
+        if "image" in seen and (changes := self.method.changes):
             what = "change no picture where data.path is a cache of"
             _log.warning("%s: %s %s", " and ".join(changes), what, ", ".join(held))
         if held and self.recipe.adapt:

@@ -104,10 +104,8 @@ class LavisBlip2(Family):
         if not found:
             ask = f"put LAVIS's {EVA}.pth (or {CLIP}.pth) beside the file"
             raise UserError(f"{folder}: holds no frozen eye; {ask}")
-        eyes = [read(file) for file in found]
-        fits = [
-            eye for eye in eyes if eye.keys() and _width(eye) == state["ln_vision.weight"].shape
-        ]
+        eyes, norm = [read(file) for file in found], state.get("ln_vision.weight")
+        fits = [eye for eye in eyes if norm is not None and _width(eye) == norm.shape]
         return _frozen((fits or eyes)[0])
 
     def tokenizer_options(
@@ -148,7 +146,8 @@ def clip_sizes(state: State) -> dict[str, Any]:
 def side(state: State) -> int:
     """Patches along a side, by the positions."""
     at = "positional_embedding" if eye_of(state) == CLIP else "pos_embed"
-    return math.isqrt(max(state[f"{_VIT}.{at}"].shape[-2] - 1, 1))
+    places = (*state[f"{_VIT}.{at}"].shape[:-1], 1)[-2:]  # of another rank it does not fit
+    return math.isqrt(max(places[0] - 1, 1))
 
 
 def _width(eye: State) -> tuple[int, ...]:
@@ -167,8 +166,7 @@ def _frozen(eye: State) -> State:
     kept = {
         f"{_VIT}.{name}": tensor
         for name, tensor in eye.items()
-        if numbers.get(name, 0) < count or name not in numbers
-        if not name.startswith(unread)
+        if numbers.get(name, -1) < count and not name.startswith(unread)
     }
     return _with_key_biases(kept)
 

@@ -57,7 +57,7 @@ class Trunk(Method):
 
     @property
     def changes(self) -> tuple[str, ...]:
-        """Config keys that change pictures in training."""
+        """See Method."""
         own = build(pictures.Augment, self.augment, "method.augment")
         return () if own == pictures.Augment() else ("method.augment",)
 
