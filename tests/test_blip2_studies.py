@@ -10,6 +10,21 @@ from vlp_jax.api.study import DataSet, load_study
 from vlp_jax.core.errors import UserError
 
 
+class Few:
+    """One scene that is asked these questions."""
+
+    damage = None
+
+    def __init__(self, questions):
+        self.questions = questions
+
+    def __len__(self):
+        return 1
+
+    def __getitem__(self, i):
+        return [{"text": ["a pig"], "meta": {"questions": self.questions}}][i]
+
+
 def test_a_scene_and_a_question_are_asked_alike():
     texts, ask = ["two pigs", "an image of two pigs"], {"question": "how many ?", "answer": "2"}
     meta = {"style": "noto", "questions": [ask]}
@@ -22,7 +37,9 @@ def test_a_scene_and_a_question_are_asked_alike():
     assert scene["meta"]["said"] == said
     meta = {"question": "how many ?", "answers": ["2", "two"], "answer": "2", "scene": "7"}
     question = scenes.asked({"text": [], "meta": meta, "image": b"png"})
-    assert question["meta"] == {"question": "how many ?", "answers": ["2", "two"]}
+    assert question["meta"] == meta
+    both = scenes.Changed(Few([ask, {**ask, "question": "why ?"}]), scenes.asked, 2)
+    assert [both[i]["meta"]["question"] for i in range(len(both))] == ["how many ?", "why ?"]
     longest = scenes.behind(["a"] * 9, ["b"] * 9)
     assert max(one.count("a") for one in longest) == scenes.SEVERAL
     assert {one.count("b") for one in longest} == {scenes.ANSWERS}

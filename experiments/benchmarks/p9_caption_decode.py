@@ -7,8 +7,9 @@ Same random weights (converted, an end never the likeliest word), same pictures,
 tokens; the ids must be equal before anything is timed. `--start=states` times what follows the
 picture's tower on both sides: the context's keys and values, the prompt, the words;
 `--start=pictures` the tower too. The peer keeps a growing cache, eager (`dynamic`), or one of fixed
-size under torch.compile (`static`): report the faster. Ours must compile once per length bucket,
-which `Model.generate` is asked to show on prompts of 1 to 10 words.
+size under torch.compile (`static`): report the faster. `--arch=blip2` is BLIP-2 as captions are
+asked of it: pictures, a small eye, Q-Former-base and an OPT-125M. Ours must compile once per length
+bucket, which `Model.generate` is asked to show on prompts of 1 to 10 words.
 """
 
 import argparse
@@ -38,7 +39,15 @@ SIZES = {  # of configs/blip/tiny.py, and of the captioning class
     "tiny": dict(image=(96, 128, 4, 4), text=(128, 3, 4, 160)),
     "base": dict(image=(384, 768, 12, 12), text=(768, 12, 12, 30524)),
     "base-224": dict(image=(224, 768, 12, 12), text=(768, 12, 12, 30524)),
+    "blip2": dict(image=(224, 384, 4, 6), text=(768, 12, 12, 50272), queries=32),
+    "blip2-tiny": dict(image=(32, 32, 2, 2), text=(64, 2, 4, 160), queries=8),
 }
+MARKS = {  # words of ours that have an id of their own: BLIP's, and of an OPT
+    False: {0: "[PAD]", 100: "[UNK]", 101: "[CLS]", END: "[SEP]"},
+    True: {0: "[PAD]", 1: "[CLS]", 2: "[SEP]", 3: "[UNK]"},
+}
+CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
+CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 PASSED = ("arch", "batch", "beams", "max-new", "start", "peer-mode")  # to the workers
 
 
@@ -68,8 +77,48 @@ def vocab_of(args: argparse.Namespace) -> int:
     return SIZES[args.arch]["text"][3]
 
 
+def queries_of(args: argparse.Namespace) -> int:
+    """Of a BLIP-2; else 0."""
+    return SIZES[args.arch].get("queries", 0)
+
+
 def weights(args: argparse.Namespace) -> None:
     """transformers' random weights, with words as sure as a trained model's and no ends."""
+    build = blip2 if queries_of(args) else blip
+    build(args).save_pretrained(f"{args.folder}/peer")
+
+
+def blip2(args: argparse.Namespace) -> Any:
+    """An eye, a Q-Former and an OPT."""
+    torch, transformers, _ = transformers_modules()
+    size, width, layers, heads = SIZES[args.arch]["image"]
+    image = dict(hidden_size=width, intermediate_size=4 * width, num_hidden_layers=layers)
+    image |= dict(num_attention_heads=heads, image_size=size, patch_size=14 if size > 32 else 16)
+    wide, deep, heads, vocab = SIZES[args.arch]["text"]
+    own = dict(hidden_size=wide, num_hidden_layers=deep, num_attention_heads=heads)
+    former = own | dict(intermediate_size=4 * wide, encoder_hidden_size=width)
+    text = own | dict(ffn_dim=4 * wide, vocab_size=vocab, word_embed_proj_dim=wide)
+    text |= dict(max_position_embeddings=512, eos_token_id=2, pad_token_id=1)
+    torch.manual_seed(0)
+    config = transformers.Blip2Config(
+        vision_config=image,
+        qformer_config=former,
+        text_config=transformers.OPTConfig(**text).to_dict(),
+        num_query_tokens=queries_of(args),
+        image_token_index=vocab - 1,
+    )
+    model = transformers.Blip2ForConditionalGeneration(config)
+    with torch.no_grad():
+        for tensor in {id(p): p for p in model.parameters()}.values():
+            tensor.add_(0.02 * torch.randn_like(tensor))
+        decoder = model.language_model.model.decoder
+        decoder.final_layer_norm.weight.mul_(4)
+        decoder.embed_tokens.weight[2] = 0
+    return model
+
+
+def blip(args: argparse.Namespace) -> Any:
+    """A captioner."""
     torch, transformers, _ = transformers_modules()
     size, width, layers, heads = SIZES[args.arch]["image"]
     image = dict(hidden_size=width, intermediate_size=4 * width, num_hidden_layers=layers)
@@ -88,7 +137,7 @@ def weights(args: argparse.Namespace) -> None:
         head = model.text_decoder.cls.predictions
         head.transform.LayerNorm.weight.mul_(6)
         head.bias[[0, END]] -= 1e4
-    model.save_pretrained(f"{args.folder}/peer")
+    return model
 
 
 def ours(args: argparse.Namespace) -> None:
@@ -153,19 +202,29 @@ def peer(args: argparse.Namespace) -> None:
     """transformers' side: the decoder's generate, as its captioning class calls it."""
     torch, transformers, library = transformers_modules()
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    model = transformers.BlipForConditionalGeneration.from_pretrained(f"{args.folder}/peer")
+    name = f"{'Blip2' if queries_of(args) else 'Blip'}ForConditionalGeneration"
+    model = getattr(transformers, name).from_pretrained(f"{args.folder}/peer")
     model = model.to(device).eval()
     images, prompts = inputs(args)
-    mean, std = (
-        torch.tensor(x).view(1, 3, 1, 1).to(device)
-        for x in (
-            (0.48145466, 0.4578275, 0.40821073),
-            (0.26862954, 0.26130258, 0.27577711),
-        )
-    )
+    mean, std = (torch.tensor(x).view(1, 3, 1, 1).to(device) for x in (CLIP_MEAN, CLIP_STD))
     pixels = torch.from_numpy(images).permute(0, 3, 1, 2).contiguous().to(device)
     prompts = torch.from_numpy(prompts).to(device)
-    see = lambda: model.vision_model((pixels.float() / 255 - mean) / std)[0]  # noqa: E731
+    normal = lambda: (pixels.float() / 255 - mean) / std  # noqa: E731
+    if queries_of(args):
+        slots = torch.full((args.batch, queries_of(args)), vocab_of(args) - 1, device=device)
+        words = torch.cat([slots, prompts], 1)
+        given = dict(input_ids=words, attention_mask=torch.ones_like(words), do_sample=False)
+        given |= dict(max_new_tokens=args.max_new, num_beams=args.beams, eos_token_id=None)
+
+        def write() -> Any:
+            with torch.inference_mode():
+                return model.generate(normal(), **given)
+
+        count = args.max_new
+        ids = lambda: {"ids": write()[:, -count:].tolist(), "library": str(library)}  # noqa: E731
+        serve({"ids": ids, "step": timed(write)})
+        return
+    see = lambda: model.vision_model(normal())[0]  # noqa: E731
     how = dict(max_new_tokens=args.max_new, num_beams=args.beams, do_sample=False)
     how |= dict(eos_token_id=END, pad_token_id=0)
     with torch.inference_mode():
@@ -197,11 +256,13 @@ def main() -> int:
     if args.worker:
         {"ours": ours, "peer": peer, "weights": weights}[args.worker](args)
         return 0
+    if queries_of(args) and (args.start, args.peer_mode) != ("pictures", "dynamic"):
+        raise SystemExit("--arch=blip2: take --start=pictures, --peer-mode=dynamic")
     with tempfile.TemporaryDirectory() as folder:
         start = [*handed(args, *PASSED), f"--folder={folder}"]
         weights_of(args.peer_python, __file__, start)
-        marks = {0: "[PAD]", 100: "[UNK]", 101: "[CLS]", END: "[SEP]"}
-        convert(args.python, folder, vocab_of(args) - 2, marks)
+        blip2 = bool(queries_of(args))
+        convert(args.python, folder, vocab_of(args) - 2 * (not blip2), MARKS[blip2])
         a, b = sides(args, __file__, start)
         mine, theirs = a.ask("ids"), b.ask("ids")
         if mine["ids"] != theirs["ids"]:

@@ -11,7 +11,15 @@ from pathlib import Path
 
 from configs.blip.tiny import captions
 from experiments.blip2_tiny import measures, scenes
-from experiments.blip2_tiny.recipe import FIRST, NAMED, SHUFFLED, SMALL, VQA, VQAV2
+from experiments.blip2_tiny.recipe import (
+    FIRST,
+    NAMED,
+    NAMED_OTHER,
+    SHUFFLED,
+    SMALL,
+    VQA,
+    VQAV2,
+)
 from experiments.blip2_tiny.small import PROMPT
 from vlp_jax.api.study import Cell, Column, DataSet, Study, Trend
 from vlp_jax.core.errors import UserError
@@ -48,12 +56,9 @@ def prepare(names: list[str]) -> None:
 def small() -> Study:
     """About 45 minutes."""
     question = PROMPT.replace("{c}", scenes.ASK)
-    named = {**captions(str(scenes.SCENES)), "prompt": question, "how": {"max_new": 14}}
-    cell = Cell(
-        config=f"{SMALL}:smollm2,{BEFORE},{LM}",
-        evals={"captions": named},
-        after=told,
-    )
+    other = {**captions(str(scenes.SCENES)), "prompt": question, "how": {"max_new": 14}}
+    evals = {"captions": {**other, "path": scenes.VAL}, "other": other}
+    cell = Cell(config=f"{SMALL}:smollm2,{BEFORE},{LM}", evals=evals, after=told)
     return Study(
         title="BLIP-2: SmolLM2 asked what is in the picture (%)",
         minutes=45,
@@ -62,6 +67,7 @@ def small() -> Study:
         columns={
             NAMED: Column("captions.named"),
             SHUFFLED: Column("captions.chance_named"),
+            NAMED_OTHER: Column("other.named"),
             CIDER: Column("captions.cider_d"),
             CHANGED: Column("kept.changed", 1.0),
         },

@@ -12,13 +12,14 @@ from typing import Any
 
 from configs.blip.tiny import captions, pairs
 from experiments.blip2_tiny import measures
-from experiments.blip2_tiny.scenes import ASK, SCENES, TEST, VQA_TEST, prepare
+from experiments.blip2_tiny.scenes import ASK, SCENES, TEST, UNSEEN, VAL, VQA_TEST, prepare
 from vlp_jax.api.study import Cell, Column, DataSet, Study, Trend
 from vlp_jax.core.errors import UserError
 
 SMALL = "experiments/blip2_tiny/small.py"
 WORDS, FIRST, SECOND, ALONE = "language model", "stage 1", "stage 2", "stage 2 alone"
 VQA, CONSTANT, NAMED, SHUFFLED = "VQA", "one answer a type", "all named", "of another picture"
+VQA_OTHER, NAMED_OTHER = "VQA, other style", "all named, other style"
 TR, IR = "TR@1", "IR@1"
 TEXTS, BEFORE, AFTER = "perplexity", "its perplexity before", "after"
 CHANGED, LOSS = "frozen leaves changed", "loss"
@@ -35,19 +36,20 @@ def folder(cell: str) -> str:
 def first(**how: Any) -> Cell:
     """The first stage."""
     retrieval = {**pairs(str(SCENES)), "rerank": 8}
-    evals = {"retrieval": retrieval, "captions": captions(str(SCENES))}
+    written = captions(str(SCENES))
+    evals = {"retrieval": retrieval, "captions": {**written, "path": VAL}, "other": written}
     return Cell(config=f"{SMALL}:first", evals=evals, **how)
 
 
 def second(before: str, words: str, **how: Any) -> Cell:
     """The second stage after the cell `before` ('': none), in front of the cell `words`."""
     what = f"second,{before and folder(before)},{folder(words)}"
-    asked = {"type": "vqa", "path": VQA_TEST, "how": {"max_new": 6}}
-    named = {**captions(str(SCENES)), "prompt": ASK, "how": {"max_new": 20}}
+    asked = {"type": "vqa", "path": UNSEEN, "how": {"max_new": 6}}
+    named = {**captions(str(SCENES)), "path": VAL, "prompt": ASK, "how": {"max_new": 20}}
+    evals = {"vqa": asked, "captions": named}
+    evals |= {"vqa_other": {**asked, "path": VQA_TEST}, "other": {**named, "path": TEST}}
     needs = tuple(filter(None, (before, words)))
-    return Cell(
-        config=f"{SMALL}:{what}", evals={"vqa": asked, "captions": named}, needs=needs, **how
-    )
+    return Cell(config=f"{SMALL}:{what}", evals=evals, needs=needs, **how)
 
 
 def small() -> Study:
@@ -82,6 +84,8 @@ def columns() -> dict[str, Column]:
         CONSTANT: Column("vqa.constants"),
         NAMED: Column("captions.named"),
         SHUFFLED: Column("captions.chance_named"),
+        VQA_OTHER: Column("vqa_other.accuracy"),
+        NAMED_OTHER: Column("other.named"),
         TR: Column("retrieval.i2t_r1"),
         IR: Column("retrieval.t2i_r1"),
         TEXTS: Column("texts.perplexity", 1.0),

@@ -12,30 +12,34 @@ from typing import Any
 
 from vlp_jax.data.source import Example
 
-SCENES, EYE = Path("runs/scenes"), Path("runs/blip/all")  # as in configs/README.md
+SCENES, EYE = Path("runs/scenes"), Path("runs/blip/words")  # as in configs/README.md
 ASKED = Path("runs/scenes_asked")
 CAPTIONS, QUESTIONS = (f"{ASKED}/{name}" for name in ("captions", "questions"))
 STATES = {folder: f"{folder}_states" for folder in (CAPTIONS, QUESTIONS)}  # caches of the eye
-TEST, VQA_TEST = (f"{SCENES}/emoji_scenes-{split}-*.tar" for split in ("test", "vqa-test"))
+UNSEEN = f"{ASKED}/unseen/*.tar"  # questions about val, in the style of training
+VAL, TEST, VQA_TEST = (
+    f"{SCENES}/emoji_scenes-{split}-*.tar" for split in ("val", "test", "vqa-test")
+)
 ASK = "What is in the picture?"
 THEN = " [SEP] [CLS] "  # a text ends, and the next begins, as a prompt behind a picture does
+EACH = 3  # questions of a scene
 SEVERAL, ANSWERS = 2, 3  # captions, and answers, of a text at most
 
 
 class Changed:
-    """A source whose samples f changes."""
+    """A source that makes `each` samples of one, change(sample, which)."""
 
-    def __init__(self, whole: Any, change: Callable[[Example], Example]):
-        self.whole, self.change, self.damage = whole, change, whole.damage
+    def __init__(self, whole: Any, change: Callable[[Example, int], Example], each: int = 1):
+        self.whole, self.change, self.each, self.damage = whole, change, each, whole.damage
 
     def __len__(self) -> int:
-        return len(self.whole)
+        return len(self.whole) * self.each
 
     def where(self, i: int) -> str:
-        return self.whole.where(i)
+        return self.whole.where(i // self.each)
 
     def __getitem__(self, i: int) -> Example:
-        return self.change(self.whole[i])
+        return self.change(self.whole[i // self.each], i % self.each)
 
 
 def behind(texts: list[str], answers: list[str]) -> list[str]:
@@ -53,7 +57,7 @@ def behind(texts: list[str], answers: list[str]) -> list[str]:
     return [THEN.join([*start, *turn(answers, i)[:ANSWERS]]) for i, start in enumerate(starts)]
 
 
-def captioned(example: Example) -> Example:
+def captioned(example: Example, which: int = 0) -> Example:
     """A scene, asked what it shows: `answers` is the list of all there is; `said` what a language
     model reads: its questions, this one among them, behind its captions.
 
@@ -62,6 +66,7 @@ def captioned(example: Example) -> Example:
     >>> captioned(scene)["meta"]["said"][1]
     'a pig [SEP] [CLS] how many ? 1 [SEP] [CLS] What is in the picture? a pig'
     """
+    del which
     texts = example["text"]
     answers = [f"{one['question']} {one['answer']}" for one in example["meta"]["questions"]]
     said = behind(texts, [f"{ASK} {texts[0]}", *answers])
@@ -69,10 +74,10 @@ def captioned(example: Example) -> Example:
     return {**example, "meta": meta, "members": {}}
 
 
-def asked(example: Example) -> Example:
-    """A question about a scene."""
-    meta = {key: example["meta"][key] for key in ("question", "answers")}
-    return {**example, "text": [], "meta": meta, "members": {}}
+def asked(example: Example, which: int = 0) -> Example:
+    """A question about a scene, or one of those that a scene has."""
+    several = example["meta"].get("questions", [example["meta"]])
+    return {**example, "text": [], "meta": several[which], "members": {}}
 
 
 def prepare(names: list[str]) -> None:
@@ -95,18 +100,15 @@ def prepare(names: list[str]) -> None:
 
 
 def make_eye() -> None:
-    """BLIP's small form, by its own recipes (configs/README.md); goes on with an unfinished one."""
+    """The tower that BLIP's small form starts from; goes on with an unfinished one."""
     from vlp_jax.api.config import load_config
     from vlp_jax.api.study import ROOT
     from vlp_jax.api.train import train
     from vlp_jax.train.checkpoint import Checkpoints
 
-    words = EYE.with_name("words")
-    start = {"init_from.image": f"{words}:image"}
-    config = load_config(f"{ROOT}/configs/blip/tiny.py:{SCENES}", start)
+    config = load_config(f"{ROOT}/configs/blip/words.py:{SCENES}", {})
     if (EYE / "checkpoints").is_dir() and config.steps in Checkpoints(EYE / "checkpoints").steps():
         return
-    train(load_config(f"{ROOT}/configs/blip/words.py:{SCENES}", {}), words)
     train(config, EYE)
 
 
@@ -115,16 +117,18 @@ def write_sets() -> None:
     from vlp_jax.data.export import export
     from vlp_jax.data.open import open_source
 
-    scenes, questions = (
-        open_source(f"{SCENES}/emoji_scenes-{split}-*.tar") for split in ("train", "vqa-train")
+    scenes, questions, unseen = (
+        open_source(f"{SCENES}/emoji_scenes-{split}-*.tar")
+        for split in ("train", "vqa-train", "val")
     )
-    for folder, source, change in (
-        (CAPTIONS, scenes, captioned),
-        (QUESTIONS, questions, asked),
+    for folder, source in (
+        (CAPTIONS, Changed(scenes, captioned)),
+        (QUESTIONS, Changed(questions, asked)),
+        (os.path.dirname(UNSEEN), Changed(unseen, asked, EACH)),
     ):
         if not Path(folder).is_dir():
             partly = Path(f"{folder}.{os.getpid()}")
-            export(Changed(source, change), str(partly))
+            export(source, str(partly))
             partly.rename(folder)
 
 

@@ -136,6 +136,8 @@ def test_a_native_text_tower_under_its_own_prefix(write, tiny_tree, tmp_path, ti
 def test_what_is_refused(write, tmp_path):
     (tmp_path / "empty").mkdir()
     save_file({"a": np.ones(1, np.float32)}, tmp_path / "other.safetensors")
+    some = ("query_tokens", "language_projection.weight", "vision_model.post_layernorm.bias")
+    save_file({name: np.ones(1, np.float32) for name in some}, tmp_path / "part.safetensors")
     np.savez(tmp_path / "objects.npz", a=np.array([{"b": 1}], dtype=object))
     write("hf_clip", tmp_path / "two" / "a.safetensors")
     write("hf_clip", tmp_path / "two" / "b.safetensors")
@@ -143,6 +145,7 @@ def test_what_is_refused(write, tmp_path):
         "none": "no such file or folder",
         "empty": "no weights file",
         "other.safetensors": "neither an open_clip nor a Hugging Face",
+        "part.safetensors": "for hf_blip2_lm it lacks qformer.layernorm.weight; families",
         "objects.npz": "numpy archives are not read",
         "two": "several weights files",
     }

@@ -43,10 +43,28 @@ def test_a_prompt_and_then_single_tokens_are_one_pass(made):
     out = run(params, junk, mask, net.empty_cache(2, 16), (lengths - 1)[:, None])[1]
     rows = np.arange(2)
     np.testing.assert_allclose(out["logits"][:, 0], whole[rows, lengths - 1], atol=2e-5)
-    for step in range(2):
-        at = lengths + step
-        out = run(params, IDS[rows, at][:, None], None, out["cache"])[1]
-        np.testing.assert_allclose(out["logits"][:, 0], whole[rows, at], atol=2e-5)
+    layers = jax.jit(net.clone(unroll=True).apply)
+    for read, cache in ((run, out["cache"]), (layers, out["cache"].apart())):
+        for at in (lengths, lengths + 1):
+            out = read(params, IDS[rows, at][:, None], None, cache)[1]
+            np.testing.assert_allclose(out["logits"][:, 0], whole[rows, at], atol=2e-5)
+            cache = out["cache"]
+
+
+@pytest.mark.skipif(jax.__version_info__ < (0, 12), reason="XLA writes them twice")
+def test_a_loop_writes_where_the_cache_lies_and_copies_none_of_it():
+    net = DecoderLM(**TINY, unroll=True)
+    params, cache = net.init(jax.random.key(0), IDS), net.empty_cache(1, 16).apart()
+
+    def step(_, carried):
+        ids, cache = carried
+        out = net.apply(params, ids, None, cache)[1]
+        return out["logits"].argmax(-1).astype(jnp.int32), out["cache"]
+
+    loop = jax.jit(lambda *start: jax.lax.fori_loop(0, 3, step, start))
+    body = loop.lower(IDS[:1, :1], cache).compile().as_text()
+    copies = [line for line in body.splitlines() if "= f32[1,4,16,8]" in line and " copy(" in line]
+    assert not [line for line in copies if "copy(%start" not in line]  # what it was called with
 
 
 def test_nothing_behind_a_token_changes_it_and_padding_nothing(made):

@@ -21,9 +21,10 @@ def test_a_row_is_its_real_tokens_without_holes():
     padding, or after the last."""
     mask = jnp.arange(3) < jnp.array([[1], [3], [2]])
     prompt, more = numbered(3, 1), numbered(1, 1000)
-    cache = caches.extend(caches.empty(L, B, H, S, K, jnp.float32), prompt, prompt + 0.5, mask)
+    cache = caches.empty(L, B, H, S, K, jnp.float32)
+    cache = caches.extend(cache, prompt, prompt + 0.5, 3, mask)
     np.testing.assert_array_equal(cache.at, [1, 3, 2])
-    cache = jax.jit(caches.extend)(cache, more, more + 0.5)
+    cache = jax.jit(caches.extend)(cache, more, more + 0.5, 1)
     np.testing.assert_array_equal(cache.at, [2, 4, 3])
     for row, length in enumerate((1, 3, 2)):
         wanted = np.concatenate([prompt[:, row, :, :length], more[:, row]], 2)
@@ -33,7 +34,7 @@ def test_a_row_is_its_real_tokens_without_holes():
 
 def test_without_padding_one_place_serves_all_rows():
     cache = caches.empty(L, B, H, S, K, jnp.bfloat16)
-    cache = caches.extend(caches.extend(cache, *[numbered(2)] * 2), *[numbered(1, 7)] * 2)
+    cache = caches.extend(caches.extend(cache, *[numbered(2)] * 2, 2), *[numbered(1, 7)] * 2, 1)
     assert cache.at.shape == () and cache.at == 3 and cache.slots == S
     assert cache.key.dtype == jnp.bfloat16
     np.testing.assert_array_equal(
@@ -64,3 +65,15 @@ def test_rows_are_taken_of_everything_that_has_them():
     np.testing.assert_array_equal(seen.mask.sum(1), [1, 1, 5])
     np.testing.assert_array_equal(seen.key, numbered(S)[:, [2, 2, 0]])
     assert caches.take_rows(caches.Context(numbered(S), numbered(S)), rows).mask is None
+
+
+def test_layers_apart_keep_the_same_places_and_rows():
+    kept = caches.Cache(numbered(S), numbered(S, 9), jnp.array([4, 1, 2]))
+    rows, more = jnp.array([1, 2]), numbered(S, 50)[:, :2]
+    taken = caches.take_rows(kept.apart(), rows)
+    assert taken.slots == S and len(taken.key.trees) == L
+    for found, whole in zip(taken.stacked, (kept.key, kept.value), strict=True):
+        np.testing.assert_array_equal(found, whole[:, rows])
+    longer = caches.extend(taken, more, more + 1, 1)  # those of all slots
+    wanted = caches.Cache(more, more + 1, jnp.array([2, 3])).apart()
+    jax.tree.map(np.testing.assert_array_equal, longer, wanted)

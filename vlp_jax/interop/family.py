@@ -267,6 +267,22 @@ def recognise(state: State, archive: bool, where: str) -> Family:
         raise UserError(f"{where}: its tensors are those of {names}")
     if not found:
         first = ", ".join(list(state)[:3])
-        raise UserError(f"{where}: neither an open_clip nor a Hugging Face model that is known"
-                        f" (holds {first}); families: {', '.join(families())}")  # fmt: skip
+        what = f"(holds {first}){_nearly(state)}; families: {', '.join(families())}"
+        raise UserError(
+            f"{where}: neither an open_clip nor a Hugging Face model that is known {what}"
+        )
     return found[0]
+
+
+def _nearly(state: State) -> str:
+    """What the family lacks of whose marks the most are there; "" where none is."""
+
+    def absent(family: Family) -> list[str]:
+        known = family.known_names(state)
+        return [name for name in family.has if name not in known]
+
+    some = {f.name: absent(f) for f in families().values() if len(absent(f)) < len(f.has)}
+    if not some:
+        return ""
+    name = min(some, key=lambda name: len(some[name]))
+    return f"; for {name} it lacks {', '.join(some[name])}" if some[name] else ""

@@ -175,7 +175,7 @@ class DecoderLM(nn.Module):
         out = {}
         if cache is not None:
             x, new = x
-            out["cache"] = caches.extend(cache, *new, mask)
+            out["cache"] = caches.extend(cache, *new, places.shape[1], mask)
         if self.final_norm:
             x = NORMS[self.norm](self.norm_eps, dtype, name="norm_post")(x)
         last = x if asked is None else jnp.take_along_axis(x, asked[..., None], axis=1)

@@ -151,7 +151,7 @@ class MED(nn.Module):
         out = {}
         if cache is not None:
             x, new = x
-            out["cache"] = caches.extend(cache, *new, mask)
+            out["cache"] = caches.extend(cache, *new, ids.shape[1], mask)
         if mode == "decode" or (mode == "all" and self.roles != "encoder"):
             sizes = (self.activation, self.norm_eps, DTYPES[self.dtype])
             out["logits"] = WordHead(*sizes, name="head")(x, table)

@@ -199,7 +199,8 @@ class QFormer(nn.Module):
         out = {}
         if cache is not None:
             new = (rearrange(leaf, "g n ... -> (g n) ...") for leaf in new)
-            out["cache"] = caches.extend(cache, *new, mask if mode == "decode" else None)
+            mask = mask if mode == "decode" else None
+            out["cache"] = caches.extend(cache, *new, x.shape[1], mask)
         if self.has("write") and mode in ("multimodal_causal", "decode", "all"):
             sizes = (self.activation, self.norm_eps, DTYPES[self.dtype])
             out["logits"] = WordHead(*sizes, name="head")(x[:, count:], table)
@@ -238,8 +239,8 @@ class QFormer(nn.Module):
 
     def _grouped(self, cache: caches.Cache) -> tuple[Array, Array]:
         """Keys and values float[G, n, B, H, S, K] of G groups of layers."""
-        kept = (cache.key, cache.value)
-        return tuple(rearrange(a, "(g n) ... -> g n ...", n=self.cross_every) for a in kept)
+        split = dict(n=self.cross_every)
+        return tuple(rearrange(a, "(g n) ... -> g n ...", **split) for a in cache.stacked)
 
     def _embed(
         self,

@@ -90,7 +90,7 @@ class _Side(nn.Module):
         x = run_blocks(c, x, seen, rngs.fold(rng, "blocks"), **how)
         if cache is not None:
             x, new = x
-            cache = caches.extend(cache, *new, mask)
+            cache = caches.extend(cache, *new, places.shape[1], mask)
         x = RMSNorm(c.norm_eps, dtype, name="norm_post")(x)
         return dropout(x, c.dropout, rngs.fold(rng, "out")), cache
 

@@ -201,6 +201,7 @@ class SelfAttention(nn.Module):
       kv_heads: H' of keys and values; 0: H.
       qkv_clip: queries, keys and values are kept in [-this, this]; 0: as they are.
       scale: see `attend`.
+      whole: with kept keys and values it gives those of all slots, not the new ones alone.
     """
 
     num_heads: int
@@ -215,6 +216,7 @@ class SelfAttention(nn.Module):
     kv_heads: int = 0
     qkv_clip: float = 0.0
     scale: float = 0.0
+    whole: bool = False
 
     @nn.compact
     def __call__(
@@ -234,7 +236,8 @@ class SelfAttention(nn.Module):
           place: of the tokens.
 
         Returns:
-          float[B, T, D], and where there are kept ones the new keys and values, float[B, H', T, K].
+          float[B, T, D], and where there are kept ones the new keys and values, float[B, H', T, K]
+          (whole: float[B, H', S, K]).
         """
         query, key, value = self._products(x)
         if place.turns is not None:
@@ -242,10 +245,12 @@ class SelfAttention(nn.Module):
         new = key, value
         if kept is not None:
             key, value = (write(old, its, kept[2]) for old, its in zip(kept, new, strict=False))
+            if self.whole:  # else XLA writes twice, to return them and to read them, into copies
+                key, value = jax.lax.optimization_barrier((key, value))
         how = (mask, self.causal, self.implementation, place.bias, self.scale)
         out = rearrange(attend(query, key, value, *how), "b h t k -> b t h k")
         out = Project(x.shape[-1:], 2, self.out_init, self.dtype, self.out_bias, name="out")(out)
-        return out if kept is None else (out, new)
+        return out if kept is None else (out, (key, value) if self.whole else new)
 
     def _products(self, x: Array) -> tuple[Array, Array, Array]:
         """Query float[B, H, T, K], key and value float[B, H', T, K]."""

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from vlp_jax.core.types import Array
+from vlp_jax.nn.layers import Layers, apart, together
 
 
 class States(NamedTuple):
@@ -42,20 +43,32 @@ class Cache:
     """Keys and values of self-attention.
 
     Attributes:
-      key, value: float[L, B, H, S, K], S slots of every row.
+      key, value: float[L, B, H, S, K], S slots of every row; or Layers (nn/layers.py) of float[B,
+        H, S, K], for loops whose blocks lie apart: a step then writes its tokens where they lie.
       at: int32[] where all rows are equally long, else int32[B]: slots that hold tokens; the next
         token goes there. at + t <= S is the caller's to keep: writes past the end would land on the
         last slots.
     """
 
-    key: Array
-    value: Array
+    key: Array | Layers
+    value: Array | Layers
     at: Array
 
     @property
     def slots(self) -> int:
         """S."""
-        return self.key.shape[3]
+        return jax.tree.leaves(self.key)[0].shape[-2]
+
+    @property
+    def stacked(self) -> tuple[Array, Array]:
+        """Keys and values as [L, B, H, S, K]."""
+        if isinstance(self.key, Layers):
+            return together(self.key), together(self.value)
+        return self.key, self.value
+
+    def apart(self) -> "Cache":
+        """With Layers."""
+        return Cache(apart(self.key), apart(self.value), self.at)
 
 
 jax.tree_util.register_dataclass(Cache, ["key", "value", "at"], [])
@@ -75,8 +88,8 @@ def write(kept: Array, new: Array, at: Array) -> Array:
     """
     put = jax.lax.dynamic_update_slice_in_dim
     new = new.astype(kept.dtype)
-    if not at.ndim:
-        return put(kept, new, at, kept.ndim - 2)
+    if at.size == 1:
+        return put(kept, new, at.reshape(()), kept.ndim - 2)
     rows = kept.ndim - 4
     return jax.vmap(lambda k, n, a: put(k, n, a, k.ndim - 2), (rows, rows, 0), rows)(kept, new, at)
 
@@ -94,17 +107,20 @@ def visible(at: Array, count: int, slots: int) -> Array:
     return jnp.arange(slots) <= places(at, count)[:, None, :, None]
 
 
-def extend(cache: Cache, key: Array, value: Array, mask: Array | None = None) -> Cache:
+def extend(cache: Cache, key: Array, value: Array, count: int, mask: Array | None = None) -> Cache:
     """The cache with the keys and values of new tokens.
 
     Args:
-      key, value: float[L, B, H, t, K].
+      key, value: float[L, B, H, t, K], of a cache of Layers those of all slots, float[L, B, H, S,
+        K].
+      count: t.
       mask: bool[B, t], True where a new token is real, padded on the right: slots behind a row's
         real tokens are free again. None: all are real.
     """
-    count = key.shape[3] if mask is None else mask.sum(1, dtype=jnp.int32)
-    kept = (write(old, new, cache.at) for old, new in ((cache.key, key), (cache.value, value)))
-    return Cache(*kept, cache.at + count)
+    at = cache.at + (count if mask is None else mask.sum(1, dtype=jnp.int32))
+    if isinstance(cache.key, Layers):
+        return Cache(apart(key), apart(value), at)
+    return Cache(write(cache.key, key, cache.at), write(cache.value, value, cache.at), at)
 
 
 def take_rows(kept: Cache | Context, rows: Array) -> Cache | Context:
@@ -113,4 +129,5 @@ def take_rows(kept: Cache | Context, rows: Array) -> Cache | Context:
         mask = None if kept.mask is None else kept.mask[rows]
         return Context(kept.key[:, rows], kept.value[:, rows], mask)
     at = kept.at[rows] if kept.at.ndim else kept.at
-    return Cache(kept.key[:, rows], kept.value[:, rows], at)
+    take = lambda a: a[..., rows, :, :, :]  # noqa: E731
+    return Cache(*jax.tree.map(take, (kept.key, kept.value)), at)

@@ -8,6 +8,7 @@ file exists as the one place where angles are computed, in float32 whatever the 
 import dataclasses
 import math
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -48,7 +49,8 @@ class Rotary:
             hint = nearest(self.scaling, SCALINGS)
             raise UserError(f"lm.rope_scaling: unknown {self.scaling!r}{hint}")
         angles = places[:, None, :, None] * self._speeds(places)
-        return jnp.cos(angles), jnp.sin(angles)
+        # Once, not by every head of every layer that turns.
+        return jax.lax.optimization_barrier((jnp.cos(angles), jnp.sin(angles)))
 
     def _speeds(self, places: Array) -> Array | np.ndarray:
         """float32[R/2], under dynamic scaling float32[B, 1, 1, R/2], by how long each text is."""

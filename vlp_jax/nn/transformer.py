@@ -21,6 +21,7 @@ from vlp_jax.nn.attention import ANYWHERE, CrossAttention, Place, Project, SelfA
 from vlp_jax.nn.cache import Cache, Context, States
 from vlp_jax.nn.init import BlockInit, Init, block_init
 from vlp_jax.nn.layer_norm import NORMS
+from vlp_jax.nn.layers import Layers
 from vlp_jax.nn.precision import ACTIVATIONS, DTYPES, pick, remat
 from vlp_jax.parallel.constrain import constrain_batch
 
@@ -166,6 +167,7 @@ class Block(nn.Module):
     Attributes:
       roles: see `run_blocks`.
       look: only computes the keys and values of the context, and returns (x, these).
+      whole: see nn/attention.py SelfAttention.
       before: see `run_blocks`; what is carried is (x, x as the last block saw it).
     """
 
@@ -173,6 +175,7 @@ class Block(nn.Module):
     roles: tuple[str, ...] = ("",)
     look: bool = False
     before: bool = False
+    whole: bool = False
 
     @nn.compact
     def __call__(
@@ -247,9 +250,8 @@ class Block(nn.Module):
     def _self(self, name: str) -> SelfAttention:
         c, init = self.config, self.config.block_init()
         how = (init.qkv, init.out, DTYPES[c.dtype], c.causal, c.attention, c.qkv_bias, c.out_bias)
-        return SelfAttention(
-            *self._heads, *how, c.kv_heads, c.qkv_clip, c.attention_scale, name=name
-        )
+        how += c.kv_heads, c.qkv_clip, c.attention_scale, self.whole
+        return SelfAttention(*self._heads, *how, name=name)
 
     def _cross(self, name: str) -> CrossAttention:
         c, init = self.config, self.config.block_init()
@@ -305,19 +307,20 @@ def run_blocks(
 
     Returns:
       float[B, T, D] in the compute dtype, not normalised but under post_norm; with a cache also the
-      T tokens' (keys, values), float[L, B, H, T, K], for `nn/cache.py extend`; with `before` also
+      (keys, values) that `nn/cache.py extend` takes; with `before` also
       float[B, T, D] before the last block.
     """
     pick(DTYPES, config.dtype, "dtype")
     states = context.states if isinstance(context, States) else None
     own = Own(
-        None if cache is None else (cache.key, cache.value),
+        None if cache is None else cache.stacked,
         (context.key, context.value) if isinstance(context, Context) else None,
         merge,
     )
     seen = None if context is None or context.mask is None else context.mask[:, None, None, :]
     shared = Shared(mask, None if cache is None else cache.at, states, seen, place)
-    blocks = _stacked(config, roles=roles, before=before)
+    whole = cache is not None and isinstance(cache.key, Layers)
+    blocks = _stacked(config, roles=roles, before=before, whole=whole)
     layers, x = jnp.arange(config.num_layers), x.astype(DTYPES[config.dtype])
     x, new = blocks((x, x) if before else x, layers, rng, shared, own)
     if before:

@@ -29,6 +29,7 @@ from vlp_jax.interop.rules import Rule, Table
 from vlp_jax.interop.tensors import State
 
 LMS = ("opt", "llama", "t5")  # model_types, and names of their families behind hf_
+MOST = 128  # tokens of a prompt or a text, as LAVIS trains
 _LM = "language_model."
 _PROCESSOR = "processor_config.json"
 
@@ -111,7 +112,7 @@ class HfBlip2LM(HuggingFace):
 
     def lengths(self, room: int) -> dict[str, int]:
         """Tokens of texts where there is room for so many."""
-        return {"text_length": max(1, min(32, room))}
+        return {"text_length": max(1, min(MOST, room))}
 
     def complete(self, method: dict[str, Any], state: State, beside: Beside) -> list[str]:
         """What the language model's own family reads off the tensors and files. Raises UserError

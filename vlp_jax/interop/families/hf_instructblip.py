@@ -7,12 +7,11 @@ The file exists to hold what is this family's alone: the rest is Blip2ForConditi
 from typing import Any
 
 from vlp_jax.interop.blocks import norm
-from vlp_jax.interop.families.hf_blip2_lm import HfBlip2LM
+from vlp_jax.interop.families.hf_blip2_lm import MOST, HfBlip2LM
 from vlp_jax.interop.family import Config
 from vlp_jax.interop.qformer import word_rules
 
 _WORDS = "qformer.embeddings"
-_MOST = 128  # tokens of an instruction, and of what follows, as LAVIS trains
 
 
 class HfInstructBlip(HfBlip2LM):
@@ -34,7 +33,7 @@ class HfInstructBlip(HfBlip2LM):
 
     def lengths(self, room: int) -> dict[str, int]:
         """Half of the room each."""
-        length = max(1, min(_MOST, room // 2))
+        length = max(1, min(MOST, room // 2))
         return {"text_length": length, "prompt_length": length}
 
 

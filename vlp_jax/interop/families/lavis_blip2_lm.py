@@ -17,6 +17,7 @@ from vlp_jax.core.errors import UserError, nearest
 from vlp_jax.interop.blocks import linear
 from vlp_jax.interop.families.hf_blip2_lm import (
     LMS,
+    MOST,
     check_ends,
     lm_family,
     lm_of,
@@ -115,7 +116,7 @@ class LavisBlip2LM(LavisBlip2):
             "lm": lm,
             "end_ids": ends,
             "start_id": text["start_id"],
-            "text_length": max(1, min(32, lm["context_length"] - 32)),
+            "text_length": max(1, min(MOST, lm["context_length"] - 32)),
         }
 
     def complete(self, method: dict[str, Any], state: State, beside: Beside) -> list[str]:
@@ -129,7 +130,7 @@ class LavisBlip2LM(LavisBlip2):
         net["num_queries"] = state["query_tokens"].shape[-2]
         if _WORDS in state:
             net |= {"texts": "read", "vocab_size": state[_WORDS].shape[0]}
-            length = max(1, min(128, (method["lm"]["context_length"] - net["num_queries"]) // 2))
+            length = max(1, min(MOST, (method["lm"]["context_length"] - net["num_queries"]) // 2))
             method |= {"instructed": True, "text_length": length, "prompt_length": length}
         lm = {n.removeprefix(_LM): t for n, t in state.items() if n.startswith(_LM)}
         notes = lm_of(state, _LM).complete(method, lm, self._alone(beside))

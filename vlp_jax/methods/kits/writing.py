@@ -35,7 +35,7 @@ class Writer(NamedTuple):
       begin: f(prompt int32[B, P], mask bool[B, P], room) -> (what it looks at, or None; logits
         float[B, V] after the prompt; a cache with room for so many tokens more).
       read: f(ids int32[B, t], what it looks at, cache) -> (logits float32[B, t, V], cache).
-      unroll: its layers lie apart, and so must what they look at.
+      unroll: its layers lie apart, and so must what they look at and keep.
     """
 
     begin: Callable[[Array, Array, int], tuple[Context | None, Array, Cache]]
@@ -171,6 +171,8 @@ def write(
     """
     wide, start = writer.start(prompt, mask, how.max_new)
     layers = None
+    if writer.unroll:
+        start = start._replace(cache=start.cache.apart())
     if wide is not None:
         copies = how.returned if how.draws else how.beams
         wide = take_rows(wide, jnp.repeat(jnp.arange(len(prompt)), copies))
