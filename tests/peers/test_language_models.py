@@ -91,7 +91,8 @@ def write_tokenizer(folder, starts=True):
     if starts:
         found.post_processor = processors.TemplateProcessing("<s> $A", special_tokens=[("<s>", 1)])
     found.save(str(folder / "tokenizer.json"))
-    (folder / "tokenizer_config.json").write_text(json.dumps({"eos_token": "</s>"}))
+    said = {"eos_token": "</s>", "tokenizer_class": "PreTrainedTokenizerFast"}
+    (folder / "tokenizer_config.json").write_text(json.dumps(said))
 
 
 @pytest.fixture(scope="module", params=CASES)
@@ -175,7 +176,12 @@ def test_there_and_back(both):
         model(ids[:, :1])
         same = model(ids).logits.numpy(), back.eval()(ids).logits.numpy()
     np.testing.assert_allclose(*same, atol=1e-5)  # GELU by tanh has two names there
-    assert (folder / "back" / "tokenizer.json").is_file()
+    theirs, again = (
+        transformers.AutoTokenizer.from_pretrained(folder / name) for name in ("hf", "back")
+    )
+    prompt = "w5 w9 w7 " * 30  # no end behind it, and none of it cut
+    assert again(prompt)["input_ids"] == theirs(prompt)["input_ids"]
+    assert again.model_max_length == theirs.model_max_length and again.eos_token_id == 2
 
 
 def test_bfloat16_stays_in_shards(tmp_path):

@@ -138,9 +138,8 @@ def _tokenizers(
     specs = {"text": manifest.get("tokenizer", {}), **manifest.get("tokenizers", {})}
     files, named, own, lacks = {}, {}, None, False
     for name in tokenized(method):
-        found, words, tokenizer = tokenizer_files(
-            specs.get(name, {}), family.to, family.sees_padding
-        )
+        how = family.to, family.sees_padding, family.ends_texts(described(method), name)
+        found, words, tokenizer = tokenizer_files(specs.get(name, {}), *how)
         folder, lacks = family.tokenizer_folder(name), lacks or not tokenizer
         files |= {os.path.join(folder, file): content for file, content in found.items()}
         named[name] = tuple(found)

@@ -44,7 +44,7 @@ _CLEAN |= {
 
 
 def tokenizer_files(
-    spec: Mapping[str, Any], to: str, siglip: bool
+    spec: Mapping[str, Any], to: str, siglip: bool, ends: bool = True
 ) -> tuple[Files, dict[str, Any], Tokenizer | None]:
     """The files of a tokenizer for one library.
 
@@ -52,6 +52,7 @@ def tokenizer_files(
       spec: {name, context_length, options}; name as load_tokenizer takes it, "" for none.
       to: open_clip or hf.
       siglip: for SiglipModel, whose text tower sees the padding and gets no mask.
+      ends: it puts the end behind a text; a decoder's goes on from it, however long it is.
 
     Returns:
       (files, what open_clip's text_cfg says of it, the tokenizer or None).
@@ -83,16 +84,16 @@ def tokenizer_files(
         return _clip_files(tokenizer), {}, tokenizer
     if spec["name"].startswith("spm:") and siglip and clean != "canonicalize":
         raise UserError(_refusal(to, f"data.tokenizer_options.clean={clean!r} of SigLIP"))
-    return _files(tokenizer, clean, siglip), {}, tokenizer
+    return _files(tokenizer, clean, siglip, ends), {}, tokenizer
 
 
 def _refusal(to: str, what: str) -> str:
     return f"--to={to}: its tokenizers cannot be {what}"
 
 
-def _files(tokenizer: Tokenizer, clean: str, siglip: bool) -> Files:
+def _files(tokenizer: Tokenizer, clean: str, siglip: bool, ends: bool = True) -> Files:
     if tokenizer.name.startswith("spm:"):
-        return _sentencepiece(tokenizer, siglip)
+        return _sentencepiece(tokenizer, siglip, ends)
     if tokenizer.name == "bytes":
         content, names = _byte_level(), _BYTES
     else:
@@ -100,9 +101,9 @@ def _files(tokenizer: Tokenizer, clean: str, siglip: bool) -> Files:
     own = content.get("normalizer")
     steps = [*_CLEAN[clean], *([own] if own else [])]
     content["normalizer"] = {"type": "Sequence", "normalizers": steps} if steps else None
-    content["post_processor"] = _frame(tokenizer, names)
+    content["post_processor"] = _frame(tokenizer, names, ends)
     content |= {"truncation": None, "padding": None}
-    config = _config("PreTrainedTokenizerFast", tokenizer, siglip)
+    config = _config("PreTrainedTokenizerFast", tokenizer, siglip, ends)
     config |= {"pad_token": names[tokenizer.pad_id], "eos_token": names[tokenizer.eot_id]}
     if tokenizer.prefix:
         config["bos_token"] = names[tokenizer.sot_id]
@@ -132,10 +133,10 @@ def _read(tokenizer: Any) -> tuple[dict[str, Any], dict[int, str]]:
     return tokenizer.content(), {i: tokenizer.spell(i) for i in _edges(tokenizer)}
 
 
-def _config(kind: str, tokenizer: Tokenizer, siglip: bool) -> dict[str, Any]:
+def _config(kind: str, tokenizer: Tokenizer, siglip: bool, ends: bool = True) -> dict[str, Any]:
     return {
         "tokenizer_class": kind,
-        "model_max_length": tokenizer.context_length,
+        **({"model_max_length": tokenizer.context_length} if ends else {}),
         "padding_side": "right",
         "truncation_side": "right",
         "clean_up_tokenization_spaces": False,
@@ -143,11 +144,12 @@ def _config(kind: str, tokenizer: Tokenizer, siglip: bool) -> dict[str, Any]:
     }
 
 
-def _frame(tokenizer: Tokenizer, names: Mapping[int, str]) -> dict[str, Any]:
-    """Start and end around every text."""
+def _frame(tokenizer: Tokenizer, names: Mapping[int, str], ends: bool) -> dict[str, Any]:
+    """Start and, where it ends, end around every text."""
+    suffix = tokenizer.suffix if ends else ()
     before, after = (
         [{"SpecialToken": {"id": names[i], "type_id": 0}} for i in ids]
-        for ids in (tokenizer.prefix, tokenizer.suffix)
+        for ids in (tokenizer.prefix, suffix)
     )
     rows = [
         [*before, {"Sequence": {"id": sequence, "type_id": kind}}, *after]
@@ -155,7 +157,7 @@ def _frame(tokenizer: Tokenizer, names: Mapping[int, str]) -> dict[str, Any]:
     ]
     special = {
         names[i]: {"id": names[i], "ids": [i], "tokens": [names[i]]}
-        for i in (*tokenizer.prefix, *tokenizer.suffix)
+        for i in (*tokenizer.prefix, *suffix)
     }
     return {
         "type": "TemplateProcessing",
@@ -210,13 +212,13 @@ def _clip_files(tokenizer: Tokenizer) -> Files:
     }
 
 
-def _sentencepiece(tokenizer: Tokenizer, siglip: bool) -> Files:
+def _sentencepiece(tokenizer: Tokenizer, siglip: bool, ends: bool) -> Files:
     from sentencepiece import SentencePieceProcessor
 
     path = os.path.expanduser(tokenizer.name.removeprefix("spm:"))
     spell = SentencePieceProcessor(model_file=path).id_to_piece
     kind = "Llama" if tokenizer.prefix else "Siglip" if siglip else "T5"
-    config = _config(f"{kind}Tokenizer", tokenizer, siglip)
+    config = _config(f"{kind}Tokenizer", tokenizer, siglip, ends)
     config |= {"pad_token": spell(tokenizer.pad_id), "eos_token": spell(tokenizer.eot_id)}
     config |= {"bos_token": spell(tokenizer.sot_id)} if tokenizer.prefix else {}
     config |= {"extra_ids": 0} if kind == "T5" else {}

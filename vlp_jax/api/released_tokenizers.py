@@ -46,9 +46,14 @@ def find_tokenizers(checkpoint: Checkpoint, asked: str, method: Method, notes: l
             found.specs[name] = spec
             continue
         further = file and name != MAIN  # no file of its own names its padding beside it
-        if field.empty or further:
-            path = spec["name"] or file
+        path = spec["name"] or file
+        opened = load_tokenizer(path, spec["context_length"], **spec["options"])
+        if beyond := opened.beyond(field.vocab_size):
+            shown, count = ", ".join(map(repr, beyond[:3])), field.vocab_size
+            notes.append(f"{shown} of {name}'s tokenizer: beyond its {count:,} words, not known")
+            spec["options"] |= {"below": count}
             opened = load_tokenizer(path, spec["context_length"], **spec["options"])
+        if field.empty or further:
             if field.empty:
                 found.empty[name] = _shortest(opened("")[0].tolist())
             spec["options"] |= {"pad_id": opened.pad_id} if further else {}

@@ -169,6 +169,11 @@ class Family:
         del beside, vocab_size
         return None
 
+    def ends_texts(self, method: Config, tokenizer: str) -> bool:
+        """Whether the library's tokenizer of this name puts an end behind every text."""
+        del method, tokenizer
+        return True
+
     def text_length(self, beside: Beside, positions: int) -> int:
         """Tokens that texts are cut and padded to, of a network with so many positions."""
         del beside

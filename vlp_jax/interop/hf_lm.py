@@ -156,6 +156,11 @@ class LanguageModel(HuggingFace):
         ends = ids_of(beside.config, vocab_size, beside.file)["end_ids"]
         return {"clean": "none"} | ({"end_id": ends[0]} if file and ends else {})
 
+    def ends_texts(self, method: Config, tokenizer: str) -> bool:
+        """No: what it reads is a prompt, which it goes on from."""
+        del method, tokenizer
+        return False
+
     def takes(self, method: Config) -> bool:
         """The one whose own switches say the whole network."""
         if method["name"] not in self.methods or method["lm"]["name"] != "decoder_lm":

@@ -102,6 +102,19 @@ def test_hf_end_of_a_language_model_is_an_id(tmp_path):
         load_tokenizer(str(tmp_path / "tokenizer.json"), 5, end_id=7)
 
 
+def test_hf_tokens_beyond_a_network_are_unknown(tmp_path):
+    """A processor adds <image> to a tokenizer whose texts never hold it."""
+    built = _word_level(words=["a", "<unk>", "stop"])
+    built.add_special_tokens(["<image>"])
+    built.save(str(tmp_path / "tokenizer.json"))
+    path = str(tmp_path / "tokenizer.json")
+    whole = load_tokenizer(path, 5, end_id=2)
+    assert whole.vocab_size == 4 and whole(["a <image>"])[0, 1] == 3
+    assert whole.beyond(3) == ["<image>"] and whole.beyond(4) == whole.beyond(2) == []
+    less = load_tokenizer(path, 5, end_id=2, below=3)
+    assert less.vocab_size == 3 and less(["a <image>"])[0].max() < 3
+
+
 def test_hf_bad_files_are_one_line(tmp_path):
     _word_level(words=["a", "<unk>"]).save(str(tmp_path / "no_end.json"))
     (tmp_path / "bad.json").write_text("{]")

@@ -19,7 +19,8 @@ _ENDS = ("<|endoftext|>", "</s>", "[SEP]", "<eos>", "<|im_end|>", "<|end_of_text
 _PADS = ("<pad>", "[PAD]", "<|pad|>")
 
 
-def _read(path: str, name: str):
+def _read(path: str, name: str, below: int | None):
+    """The model of a file, and its bytes; see HfTokenizer."""
     try:
         import tokenizers
     except ImportError:
@@ -32,12 +33,20 @@ def _read(path: str, name: str):
     try:
         with open(path, "rb") as file:
             content = file.read()
+        if below is not None:
+            content = _without(content, below)
         return tokenizers.Tokenizer.from_buffer(content), content
     except OSError as error:
         raise UserError(f"tokenizer {name!r}: {error.strerror}") from None
     except Exception as error:  # the library raises bare Exception for files it cannot parse
         first = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(f"tokenizer {name!r} is no tokenizer.json: {first}") from None
+
+
+def _without(content: bytes, below: int) -> bytes:
+    whole = json.loads(content)
+    whole["added_tokens"] = [t for t in whole.get("added_tokens") or () if t["id"] < below]
+    return json.dumps(whole).encode()
 
 
 def _named_tokens(path: str) -> dict[str, str]:
@@ -60,7 +69,8 @@ class HfTokenizer(Tokenizer):
     clean: see text.clean ('whitespace', as open_clip; 'canonicalize' for SigLIP). pad_id: overrides
     the padding, which is pad_token, else a token named like padding, else 0. end_id: the end where
     the post-processor adds none (language models), else eos_token or a token named like an end.
-    Raises UserError naming the file.
+    below: added tokens with ids from there on are not known (`beyond`). Raises UserError naming the
+    file.
     """
 
     def __init__(
@@ -70,13 +80,15 @@ class HfTokenizer(Tokenizer):
         clean: str = "whitespace",
         pad_id: int | None = None,
         end_id: int | None = None,
+        below: int | None = None,
     ):
-        more = {} if end_id is None else {"end_id": end_id}
+        said = {"end_id": end_id, "below": below}
+        more = {key: value for key, value in said.items() if value is not None}
         super().__init__(name, context_length, clean=clean, pad_id=pad_id, **more)
         path = os.path.expanduser(name)
         if os.path.isdir(path):
             path = os.path.join(path, "vocab.txt" if is_vocabulary(path) else "tokenizer.json")
-        self._clean, (self._model, content) = clean_fn(clean), _read(path, name)
+        self._clean, (self._model, content) = clean_fn(clean), _read(path, name, below)
         self._model.no_padding()
         self._model.no_truncation()
         named = _named_tokens(path)
@@ -111,6 +123,13 @@ class HfTokenizer(Tokenizer):
                     f"tokenizer {self.name!r} has no end token (tried eos_token, {tried})"
                 )
             self.suffix = (known[0],)
+
+    def beyond(self, count: int) -> list[str]:
+        """The tokens with ids from `count` on, where all of them were added to a vocabulary of so
+        many; else []."""
+        added = {token["id"]: token["content"] for token in self.content()["added_tokens"]}
+        ids = range(count, self.vocab_size)
+        return [added[i] for i in ids] if all(i in added for i in ids) else []
 
     def id_for(self, token: str) -> int:
         """See Tokenizer."""

@@ -44,6 +44,11 @@ class Tokenizer:
         del token
         return self.vocab_size
 
+    def beyond(self, count: int) -> list[str]:
+        """Tokens with ids from `count` on that texts can do without; []: none, or it needs them."""
+        del count
+        return []
+
     def among(self, words: Sequence[str]) -> Callable[[str], list[int | str]] | None:
         """f(text) -> its ids with `words` themselves where they stand; None: pieces between them
         are texts of their own."""

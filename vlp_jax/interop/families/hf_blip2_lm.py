@@ -137,6 +137,10 @@ class HfBlip2LM(HuggingFace):
         ends = self.method(beside.config, beside.file)["end_ids"] if own else ()
         return words_of((beside.config.get("text_config") or {}).get("model_type"), file, ends)
 
+    def ends_texts(self, method: Config, tokenizer: str) -> bool:
+        """What a decoder reads is a prompt; an encoder's texts end, and those of queries."""
+        return tokenizer != "text" or method["lm"]["name"] == "t5"
+
     def configs(
         self, method: Config, pictures: Config, tokenizer: Config | None
     ) -> dict[str, dict[str, Any]]:
