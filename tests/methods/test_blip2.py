@@ -13,6 +13,7 @@ from vlp_jax.core.errors import UserError
 from vlp_jax.core.inputs import Inputs, Vars
 from vlp_jax.core.pytree import flatten, partition
 from vlp_jax.core.rng import example_keys, step_key
+from vlp_jax.decoding.steps import Written
 from vlp_jax.methods.base import make_method, run
 from vlp_jax.models.flops import qformer_flops, tower_flops
 from vlp_jax.parallel.mesh import batch_sharding, make_mesh
@@ -21,6 +22,7 @@ from vlp_jax.train.functions import taken
 from vlp_jax.train.gradient import loss_and_gradient
 
 B, Q, T, V, E, S = 16, 3, 7, 30, 8, 5
+SMOOTH, PROMPT = 0.2, 2  # of the contrast, and of a text's beginning; others than the defaults
 
 
 def method(image=(), qformer=(), **changes):
@@ -32,7 +34,8 @@ def method(image=(), qformer=(), **changes):
         | dict(num_heads=3, num_queries=Q)
         | dict(qformer),
     )
-    return make_method(dict(name="blip2", embed_dim=E, text_length=T) | towers | changes)
+    sizes = dict(embed_dim=E, text_length=T, contrast_smoothing=SMOOTH, prompt_tokens=PROMPT)
+    return make_method(dict(name="blip2") | sizes | towers | changes)
 
 
 RANDOM = dict(qformer={"dropout": 0.1}, augment={"flip": 0.5})
@@ -141,20 +144,23 @@ def rows_of(data):
 
 @pytest.mark.parametrize("group", [None, GROUPS], ids=["pairs", "groups"])
 def test_the_losses_are_those_of_the_reference(group):
-    """blip2.md 3: the nearest query, smoothing of 0.1, both ways; means over what counts."""
+    """blip2.md 3: the nearest query, smoothed, both ways; means over what counts."""
     rows, loss, metrics = rows_of(batch(group))
     assert rows["image"].shape == (B, Q, E)
     cosines = np.einsum("iqe,je->iqj", rows["image"], rows["text"]).max(1)
     labels = np.arange(B) if group is None else group
     same = labels[:, None] == labels
-    target = 0.9 * same / same.sum(1, keepdims=True) + 0.1 / B
+    target = (1 - SMOOTH) * same / same.sum(1, keepdims=True) + SMOOTH / B
     sides = [-(target * np.log(softmax(s / 0.2))).sum(1).mean() for s in (cosines, cosines.T)]
     assert metrics["itc"] == pytest.approx(np.mean(sides), rel=1e-6)
     counts = rows["itm_counts"]
+    assert counts.all()  # every row found a wrong picture and a wrong text
     assert metrics["itm"] == pytest.approx(rows["itm"][counts].mean(), rel=1e-6)
     assert metrics["itm_accuracy"] == pytest.approx(rows["itm_right"][counts].mean())
-    tokens = np.asarray(batch()["text_mask"])[:, 1:].sum()
+    tokens = np.asarray(batch()["text_mask"])[:, PROMPT:].sum()
     assert metrics["itg"] == pytest.approx(rows["itg"].sum() / tokens, rel=1e-6)
+    assert metrics["itg_unsmoothed"] == pytest.approx(rows["unsmoothed"].sum() / tokens, rel=1e-6)
+    assert abs(metrics["itg_unsmoothed"] - metrics["itg"]) > 1e-3
     parts = sum(metrics[name] for name in ("itc", "itm", "itg"))
     assert loss == pytest.approx(parts, rel=1e-6)
 
@@ -163,20 +169,21 @@ def test_each_loss_is_of_what_its_function_gives():
     made, v, data = method(), start(), batch()
     rows, _, _ = rows_of(data)
     functions = {name: jax.jit(found) for name, found in made.functions().items()}
-    x = Inputs.of(data)
+    mask = np.asarray(data["text_mask"])
+    x = Inputs.of({**data, "text": jnp.where(mask, data["text"], 5)})  # nobody reads padding
     match = np.float64(functions["match"](v, x))
     np.testing.assert_allclose(rows["itm"][:, 0], -np.log(softmax(match)[:, 1]), atol=1e-5)
-    marked = x.replace(batch={**data, "text": data["text"].at[:, 0].set(V - 1)})
+    marked = x.replace(batch={**x.batch, "text": data["text"].at[:, 0].set(V - 1)})
     logits = np.float64(functions["lm_logits"](v, marked))  # in one pass under the mask
     smooth = 0.9 * np.eye(V)[np.asarray(data["text"])[:, 1:]] + 0.1 / V
     each = -(smooth * np.log(softmax(logits[:, :-1]))).sum(-1)
-    wanted = (each * np.asarray(data["text_mask"])[:, 1:]).sum(1)
+    wanted = (each * mask[:, 1:])[:, PROMPT - 1 :].sum(1)
     np.testing.assert_allclose(rows["itg"], wanted, rtol=1e-5)
     for name in ("image", "text"):
         np.testing.assert_allclose(functions[f"embed_{name}"](v, x), rows[name], atol=1e-6)
     states = functions["image_states"](v, x)
     np.testing.assert_array_equal(states, rows["states"])
-    again = x.replace(batch={**data, "image_states": states})
+    again = x.replace(batch={**x.batch, "image_states": states})
     np.testing.assert_allclose(functions["rematch"](v, again), match, atol=1e-5)
     asked = functions["queries"](v, x)
     assert asked.shape == (B, Q, 24) and asked.dtype == jnp.float32
@@ -204,29 +211,57 @@ def test_a_text_is_written_as_its_likelihood_says():
 
 
 def test_wrong_partners_come_from_other_groups(monkeypatch):
+    """Of every row in turn: it, a wrong picture with its text, its picture with a wrong text."""
     import vlp_jax.methods.blip2 as module
 
-    seen = []
+    seen, judged = [], []
+    picks = np.roll(np.arange(B), 1), np.roll(np.arange(B), 5)
 
     def draw(query, key, scale, rng, rows, columns, floor):
-        seen.append([np.asarray(a) for a in (query, key, scale, rows, columns)])
-        return jnp.zeros(len(query), jnp.int32), jnp.arange(len(query)) > 2
+        seen.append([np.asarray(a) for a in (query, key, scale, rows, columns, floor)])
+        return jnp.asarray(picks[len(seen) - 1]), jnp.arange(len(query)) > 2
 
-    made, v, x = method(), start(), inputs(method(), batch(GROUPS))
+    def fits(self, v, x, *pairs):
+        judged.extend(np.asarray(a).reshape(B, 3, *a.shape[1:]) for a in pairs)
+        return jnp.zeros((3 * B, 2))
+
+    made, v, x = method(negative_floor=0.25), start(), inputs(method(), batch(GROUPS))
     rows = {k: jnp.asarray(a) for k, a in rows_of(batch(GROUPS))[0].items()}
     monkeypatch.setattr(module, "draw_negatives", draw)
-    monkeypatch.setattr(module.BLIP2, "fits", lambda self, v, x, *_: jnp.zeros((3 * B, 2)))
+    monkeypatch.setattr(module.BLIP2, "fits", fits)
     more, _ = made.match(v, rows, rows, x)
-    for (query, key, scale, *numbers), (mine, theirs) in zip(
+    for (query, key, scale, *numbers, floor), (mine, theirs) in zip(
         seen, (("text", "image"), ("image", "text")), strict=True
     ):
         np.testing.assert_array_equal(query, rows[mine])
         np.testing.assert_array_equal(key, rows[theirs])
-        assert scale == pytest.approx(5)
+        assert scale == pytest.approx(5) and floor == 0.25
         for number in numbers:
             np.testing.assert_array_equal(number, GROUPS)
+    own = np.arange(B)
+    image, text = (own, picks[0], own), (own, own, picks[1])
+    for found, name, which in zip(
+        judged, ("states", "ids", "mask"), (image, text, text), strict=True
+    ):
+        for k, picked in enumerate(which):
+            np.testing.assert_array_equal(found[:, k], np.asarray(rows[name])[picked])
     counts = np.asarray(more["itm_counts"])
     assert counts[:, 0].all() and (counts[:, 1:] == (np.arange(B) > 2)[:, None]).all()
+
+
+def test_a_text_ends_at_its_end_and_at_whatever_is_asked(monkeypatch):
+    import vlp_jax.methods.blip2 as module
+
+    seen = []
+
+    def write(writer, prompt, mask, how, stop, rng):
+        seen.append(stop)
+        return Written(prompt, prompt, prompt)
+
+    monkeypatch.setattr(module, "write", write)
+    run = method(end_id=9).functions()["generate_text"]
+    jax.eval_shape(lambda v, x: run(v, x, {"stop": (4, 6)}), start(), Inputs.of(batch()))
+    assert seen == [(9, 4, 6)]
 
 
 def test_states_of_a_cache_take_the_pictures_place():

@@ -12,6 +12,7 @@ from vlp_jax.core.errors import UserError
 from vlp_jax.core.inputs import Inputs, Vars
 from vlp_jax.core.pytree import flatten, partition
 from vlp_jax.core.rng import example_keys, step_key
+from vlp_jax.decoding.steps import Written
 from vlp_jax.methods.base import make_method
 from vlp_jax.methods.blip2_lm import packed
 from vlp_jax.train.gradient import loss_and_gradient
@@ -71,7 +72,7 @@ def row(data, i, *names):
 @pytest.mark.parametrize("prompts", [False, True])
 @pytest.mark.parametrize("kind", NETS)
 def test_the_loss_is_of_the_text_behind_what_was_shown(kind, prompts):
-    made = method(kind, prompt_length=P * prompts, label_smoothing=0.2)
+    made = method(kind, prompt_length=P * prompts, label_smoothing=0.2, start_id=7)
     v, data = start(kind, prompt_length=P * prompts), batch(prompts)
     x = inputs(made, data)
     rows = jax.jit(lambda v, x: made.encode(v, x)[0])(v, x)
@@ -85,7 +86,7 @@ def test_the_loss_is_of_the_text_behind_what_was_shown(kind, prompts):
         words = lambda ids: lm(jnp.asarray(ids, jnp.int32)[None], mode="words")  # noqa: E731
         if kind == "t5":
             read = jnp.concatenate([shown[i : i + 1], words(before)], 1)
-            target = jnp.asarray([[0, *text[:-1]]], jnp.int32)
+            target = jnp.asarray([[7, *text[:-1]]], jnp.int32)
             logits = lm(read, None, target)[1]["logits"][0]
         else:
             whole = jnp.concatenate([shown[i : i + 1], words([*before, *text])], 1)
@@ -97,12 +98,29 @@ def test_the_loss_is_of_the_text_behind_what_was_shown(kind, prompts):
 
 
 def test_texts_are_packed_without_holes():
-    first = jnp.array([[5, 6, 0], [1, 0, 0]]), jnp.array([[1, 1, 0], [1, 0, 0]], bool)
-    second = jnp.array([[7, 8], [9, 0]]), jnp.array([[1, 1], [1, 0]], bool)
-    ids, real, later = packed(first, second)
-    assert ids[0, :4].tolist() == [5, 6, 7, 8] and ids[1, :2].tolist() == [1, 9]
-    assert real.tolist() == [[True] * 4 + [False], [True] * 2 + [False] * 3]
-    assert later.sum(1).tolist() == [2, 1] and later[0, 2] and later[1, 1]
+    """A first one that is empty, and two that fill all there is, too."""
+    first = (
+        jnp.array([[5, 6, 0], [1, 0, 0], [0, 0, 0], [1, 2, 3]]),
+        jnp.array([[1, 1, 0], [1, 0, 0], [0, 0, 0], [1, 1, 1]], bool),
+    )
+    second = (
+        jnp.array([[7, 8], [9, 0], [4, 6], [8, 9]]),
+        jnp.array([[1, 1], [1, 0], [1, 1], [1, 1]], bool),
+    )
+    ids, real, later = (np.asarray(a) for a in packed(first, second))
+    said = [row[there].tolist() for row, there in zip(ids, real, strict=True)]
+    assert said == [[5, 6, 7, 8], [1, 9], [4, 6], [1, 2, 3, 8, 9]]
+    assert (real == (np.arange(5) < np.array([[4], [2], [2], [5]]))).all()
+    learned = [row[mine].tolist() for row, mine in zip(ids, later, strict=True)]
+    assert learned == [[7, 8], [9], [4, 6], [8, 9]]
+
+
+def test_a_soft_prompt_stands_before_the_queries():
+    made, v = method(soft_prompt=2), start(soft_prompt=2)
+    found = jax.jit(made.prefix)(v, inputs(made, batch()).replace(train=False))
+    assert found.shape == (B, 2 + Q, 16)
+    wanted = np.broadcast_to(v.params["soft_prompt"], (B, 2, 16))
+    np.testing.assert_array_equal(found[:, :2], wanted)
 
 
 def test_what_is_frozen_gets_no_gradient_and_what_learns_all(kind="decoder"):
@@ -124,7 +142,7 @@ def test_what_is_frozen_gets_no_gradient_and_what_learns_all(kind="decoder"):
 
 @pytest.mark.parametrize("kind", NETS)
 def test_what_is_written_is_the_likeliest_word_again_and_again(kind):
-    made, v, data = method(kind), start(kind), batch(True)
+    made, v, data = method(kind, start_id=7), start(kind), batch(True)
     given = {name: data[name] for name in ("image", "prompt", "prompt_mask")}
     functions = made.functions()
     write = jax.jit(lambda v, x: functions["generate_text"](v, x, {"max_new": 3}))
@@ -134,7 +152,8 @@ def test_what_is_written_is_the_likeliest_word_again_and_again(kind):
         prompt, said = row(data, i, "prompt"), ids[i, : length[i]]
         one = {"image": data["image"][i : i + 1]}
         if kind == "t5":
-            one |= {"text": jnp.asarray(prompt)[None], "target": jnp.asarray([[0, *said]])}
+            one |= {"text": data["prompt"][i : i + 1], "target": jnp.asarray([[7, *said]])}
+            one["text_mask"] = data["prompt_mask"][i : i + 1]  # nobody reads padding
             logits = functions["lm_logits"](v, Inputs.of(one))[0]
         else:
             one["text"] = jnp.asarray([*prompt, *said])[None]
@@ -153,6 +172,30 @@ def test_a_text_is_cut_in_two(kind="t5"):
         both = [*np.asarray(read)[i, : cuts[i]], *np.asarray(rest)[i][np.asarray(later)[i]]]
         assert both == row(data, i, "text").tolist() and len(both) > cuts[i]
         assert read[i, cuts[i]] == END
+
+
+def test_a_text_of_its_end_alone_is_read_and_teaches_nothing():
+    made, data = method("t5", split=True), batch()
+    data["text_mask"] = jnp.arange(T) < jnp.array([[5], [1], [2], [1]])
+    data["text"] = data["text"].at[jnp.arange(B), data["text_mask"].sum(1) - 1].set(END)
+    x = inputs(made, data)
+    (read, real), (rest, later) = (map(np.asarray, words) for words in made.parted(x))
+    assert real.sum(1)[1:].tolist() == [1, 2, 1] and later.sum(1)[1:].tolist() == [0, 1, 0]
+    assert read[1, 0] == read[2, 1] == read[3, 0] == rest[2, 0] == END
+    assert float(x.totals["tokens"]) == later.sum()
+
+
+def test_a_beginning_that_a_t5_reads_ends_as_prompts_do():
+    """But for a text that is no longer, which has its own end."""
+    data = batch()
+    (read, real), (rest, later) = method("t5", prompt_tokens=2).parted(
+        inputs(method("t5", prompt_tokens=2), data)
+    )
+    text = np.asarray(data["text"])
+    for i, count in enumerate((5, 3, 4, 2)):
+        ended = [*text[i, :2], END] if count > 2 else text[i, :2].tolist()
+        assert np.asarray(read)[i][np.asarray(real)[i]].tolist() == ended
+        assert np.asarray(rest)[i][np.asarray(later)[i]].tolist() == text[i, 2:count].tolist()
 
 
 def test_a_beginning_that_is_read_and_not_learned():
@@ -197,6 +240,24 @@ def test_a_decoder_without_a_prompt_starts_with_its_start():
     np.testing.assert_array_equal(write(method(start_id=7)), write(method(), prompt=first))
 
 
+def test_whatever_ends_a_text_stops_it(monkeypatch):
+    """All ids of the method and of who asks; of several ids the tokenizer's own may be any."""
+    import vlp_jax.methods.blip2_lm as module
+
+    seen = []
+
+    def write(writer, prompt, mask, how, stop, rng):
+        seen.append(stop)
+        return Written(prompt, prompt, prompt)
+
+    monkeypatch.setattr(module, "write", write)
+    made, given = method(end_ids=(END, 8)), Inputs.of({"image": batch()["image"]})
+    run = made.functions()["generate_text"]
+    jax.eval_shape(lambda v, x: run(v, x, {"stop": (4,)}), start(), given)
+    assert seen == [(END, 8, 4)]
+    assert made.fields()["text"].end == -1 and method().fields()["text"].end == END
+
+
 def test_instructed_queries_read_the_prompt():
     how = dict(prompt_length=P, instructed=True, qformer={"texts": "read"})
     made, data = method(**how), batch(True)
@@ -205,6 +266,9 @@ def test_instructed_queries_read_the_prompt():
     x = inputs(made, data).replace(train=False)
     other = {**data, "instruction": data["instruction"].at[:, 0].add(-1)}
     seen, moved = ask(v, x), ask(v, inputs(made, other).replace(train=False))
+    padded = jnp.where(data["instruction_mask"], data["instruction"], 9)
+    junk = inputs(made, {**data, "instruction": padded}).replace(train=False)
+    np.testing.assert_array_equal(ask(v, junk), seen)
     assert seen.shape == (B, Q, 12) and (jnp.abs(seen - moved).max((1, 2)) > 1e-4).all()
     field, functions = made.fields()["instruction"], made.functions()
     assert (field.tokenizer, field.vocab_size, field.of) == ("qformer", V, "prompt")

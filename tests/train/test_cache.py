@@ -165,6 +165,7 @@ def test_samples_are_those_of_the_data_set_and_know_their_rows(recipe, made):
         ({"data.tokenizer_options.clean": "lower"}, "made with text tokenizer="),
         ({"data.templates": "('a {c}',)"}, "data.templates: a cache knows captions as they are"),
         ({"method.image.width": "48"}, r"holds float32\[32\], the method takes"),
+        ({"method.image.activation": "quick_gelu"}, "method.image.activation='gelu', this run"),
     ],
 )
 def test_another_recipe_is_refused(recipe, made, tmp_path, flags, message):
@@ -174,9 +175,25 @@ def test_another_recipe_is_refused(recipe, made, tmp_path, flags, message):
     assert "\n" not in str(caught.value)
 
 
-def test_a_changed_data_set_and_a_cut_file_are_refused(recipe, made, tmp_path):
-    import shutil
+def test_another_scale_of_pictures_is_refused_and_does_not_go_on(recipe, made, tmp_path):
+    """Which no weight and no framing tells; of a cache from before it was kept nobody knows."""
+    config = load_config(str(recipe), {})
+    with config.unlocked():
+        config.method.image_std = (0.5, 0.5, 0.5)
+    with pytest.raises(UserError, match="holds a cache of other networks; remove it"):
+        cache(Request(made, config=config))
+    config.data.path = made
+    with pytest.raises(UserError, match=r"made with method\.image_std=\(.*\), this run says \("):
+        train(config, tmp_path / "w")
+    old = shutil.copytree(made, tmp_path / "old")
+    said = json.loads((old / "cache.json").read_text())
+    del said["networks"]
+    (old / "cache.json").write_text(json.dumps(said))
+    config.data.path, config.steps = str(old), 1
+    train(config, tmp_path / "w")
 
+
+def test_a_changed_data_set_and_a_cut_file_are_refused(recipe, made, tmp_path):
     copy = shutil.copytree(made, tmp_path / "copy")
     part = copy / "part-00001" / "image_features.npy"
     part.write_bytes(part.read_bytes()[:-1])

@@ -12,7 +12,7 @@ import dataclasses
 import json
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,6 +24,7 @@ from vlp_jax.api.init_from import Weights
 from vlp_jax.api.model import load_model
 from vlp_jax.api.placement import Run, runner
 from vlp_jax.api.stop import Check, stoppable
+from vlp_jax.api.switches import computing
 from vlp_jax.core.errors import RunError, UserError, nearest
 from vlp_jax.core.fields import Field, present
 from vlp_jax.core.inputs import Vars
@@ -44,6 +45,8 @@ from vlp_jax.train.lock import locked
 from vlp_jax.train.progress import duration_text, show
 from vlp_jax.train.state import Start, frozen_paths
 from vlp_jax.train.trainer import Trainer
+
+_SCALES = ("image_mean", "image_std")  # what a method does to pictures before a part sees them
 
 
 @dataclasses.dataclass(frozen=True)
@@ -286,11 +289,19 @@ def _plan(
         "captions": maker.most,
         "reads": {name: reader.settings() for name, reader in readers.items()},
         "weights": digests({path: tree[path] for path in given.constant}),
+        "networks": _computes(given.method, given.constant),
     }
 
 
+def _computes(method: Method, constant: Iterable[str]) -> dict[str, str]:
+    """What the weights at these paths do not say of the parts that they belong to."""
+    shown = {key: repr(getattr(method, key)) for key in _SCALES if hasattr(method, key)}
+    return computing(method, {path.partition("/")[0] for path in constant}) | shown
+
+
 def check_weights(trainer: Trainer, start: Start) -> None:
-    """Holds the frozen weights of a run against those that its caches were made with.
+    """Holds the frozen weights of a run, and how their networks compute, against those that its
+    caches were made with.
 
     Raises:
       UserError: names the first that is another.
@@ -298,10 +309,16 @@ def check_weights(trainer: Trainer, start: Start) -> None:
     if not any(getattr(field, "reads", None) for field in trainer.fields.values()):
         return
     tree = flatten({**start.frozen, **start.state["extra"]})
-    ours = digests({path: tree[path] for path in frozen_paths(trainer.method, trainer.abstract)})
+    constant = frozen_paths(trainer.method, trainer.abstract)
+    ours = digests({path: tree[path] for path in constant})
+    says = _computes(trainer.method, constant)
     for found in caches(trainer.pipeline.source):
         made = found.manifest["weights"]
         other = [path for path in ours if made.get(path, ours[path]) != ours[path]]
         if other or not made.keys() & ours.keys():
             what = f"made with another {other[0]}" if other else "made with weights of other names"
             raise UserError(f"data.path={found.folder!r}: {what} than this run has; make it again")
+        there = found.manifest.get("networks", {})  # none of a cache from before it was kept
+        for key in (key for key in says if there.get(key, says[key]) != says[key]):
+            what = f"made with method.{key}={there[key]}, this run says {says[key]}"
+            raise UserError(f"data.path={found.folder!r}: {what}; make it again")

@@ -6,7 +6,7 @@ first day.
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from vlp_jax.core.schema import build, marks
@@ -78,6 +78,17 @@ def differing(ours: Method, theirs: Method, parts: Mapping[str, str]) -> list[st
     }
     found = unlike(left, right)
     return [f"{key}={mine!r}, there {its!r}" for key, (mine, its) in sorted(found.items())]
+
+
+def computing(method: Method, parts: Collection[str]) -> dict[str, str]:
+    """{"image.activation": "'gelu'"} of every field by which one of these parts computes what it
+    does: what weights do not say, for files that outlive the program."""
+    nets = {part: net for part, net in networks(method).items() if part in parts}
+    return {
+        f"{part}.{key}": repr(value)
+        for part, net in nets.items()
+        for key, value in {"name": net["name"], **_computed(net)}.items()
+    }
 
 
 def unlike_fields(ours: Method, theirs: Method, parts: Mapping[str, str]) -> dict[str, Any]:

@@ -56,7 +56,8 @@ class BLIP2LM(Querying):
         not learned; 0: there is none.
       start_id: begins what a T5 writes (-1: it is 0), and what a decoder does where there is no
         prompt (-1: nothing does).
-      end_ids: end what is written; training texts end with the first.
+      end_ids: end what is written; a single one must be the tokenizer's own end, among several
+        nobody checks which ends training texts. A T5's `split` ends what is read with the first.
       split: of a T5 without prompts: each text is cut in two at random, the first part is read.
       prompt_tokens: of a text's beginning, its start included, which without prompts is read and
         not learned ("a photo of").
