@@ -60,6 +60,17 @@ def test_frequencies_are_the_softmax_plus_its_floor():
     assert shares[2] == 0
 
 
+def test_without_a_floor_the_far_are_drawn_where_the_own_pair_has_all():
+    """exp of the others' products is 0 in float32."""
+    both, ids = rows(0, 16), jnp.arange(16)
+    found, there = draw_negatives(
+        both, both, 1e4, example_keys(jax.random.key(2), 16), ids, ids, 0.0
+    )
+    products = np.where(np.eye(16), -2.0, np.asarray(similarities(both, both)))
+    np.testing.assert_array_equal(found, products.argmax(1))
+    assert there.all()
+
+
 def test_a_row_of_several_vectors_counts_by_its_nearest():
     """Pictures of three vectors on either side, as their own best cosines would have it."""
     image, text = rows(0, 24 * 3).reshape(24, 3, E), rows(1, 24)

@@ -65,7 +65,7 @@ def draw_negatives(
 
         def best(carry: tuple, tile: tuple) -> tuple:
             (top, at), (some, ids, numbers) = carry, tile
-            weight = jnp.log(jnp.exp(logits(some, numbers) - norm[:, None]) + floor)
+            weight = jnp.logaddexp(logits(some, numbers) - norm[:, None], jnp.log(floor))
             weight = jnp.where((rows[:, None] == ids) | (numbers >= len(key)), _NONE, weight)
             noise = jax.vmap(lambda k: jax.random.gumbel(_fold(k, numbers[0] // TILE), (TILE,)))
             noisy = jnp.where(weight > _NONE, weight + noise(keys), _NONE)
