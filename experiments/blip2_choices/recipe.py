@@ -27,7 +27,7 @@ from experiments.blip2_tiny.scenes import TEST, prepare
 from vlp_jax.api.study import Cell, Column, DataSet, Study, Trend, Values
 from vlp_jax.core.errors import UserError
 
-STEPS = {"first": 500, "second": 300, "words": 3000}
+STEPS = {"first": 400, "second": 300, "words": 3000}
 WORDS = "language model"
 BASE, PLAIN = "8 queries", "ITC and ITM alone"
 QUERIES = {"1 query": 1, "4 queries": 4, "16 queries": 16}

@@ -81,8 +81,8 @@ def asked(example: Example, which: int = 0) -> Example:
 
 
 def prepare(names: list[str]) -> None:
-    """Composes the scenes, trains BLIP's small form for its eye (25 minutes, once), writes the two
-    sets and caches the eye's states of them, where they are not there."""
+    """Composes the scenes, trains the eye (8 minutes, once), writes the three sets and caches the
+    eye's states of two, where they are not there."""
     from vlp_jax.api.data import prepare
     from vlp_jax.parallel.hosts import from_first
     from vlp_jax.parallel.startup import first_process

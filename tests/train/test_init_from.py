@@ -61,6 +61,8 @@ def test_prefixes_are_added_by_flags(config_file):
     nested = {"image/blocks": "B", "image": "A", "text": "C"}
     assert next(iter(sources(nested))).ours == "image/blocks", "the longest wins"
     assert sources("A") == [Source("A", "A")]
+    with pytest.raises(UserError, match=r"init_from\.lm is empty: a folder with weights of lm"):
+        sources({"lm": ""})
     assert sources("A:x/.*") == [Source("A:x/.*", "A", pattern="x/.*")]
     with pytest.raises(UserError, match="init_from=A gives everything; name prefixes alone"):
         load_config(str(config_file), {"init_from": "A", "init_from.image": "B"})

@@ -120,7 +120,7 @@ def some(paths: list[str]) -> str:
 
 def sources(init_from: Any) -> list[Source]:
     """The entries of `config.init_from`, the longest prefix first, which wins. Raises UserError
-    where what follows a folder for everything is no regular expression.
+    where one is empty, or what follows a folder for everything is no regular expression.
     """
     if isinstance(init_from, str):
         folder, rest = split(init_from)
@@ -129,6 +129,8 @@ def sources(init_from: Any) -> list[Source]:
     found = []
     for ours in sorted(init_from, key=len, reverse=True):
         folder, rest = split(init_from[ours])
+        if not folder:
+            raise UserError(f"init_from.{ours} is empty: a folder with weights of {ours}, or none")
         text, some = f"{ours}={init_from[ours]}", _LAYERS.fullmatch(rest)
         layers = ()
         if some:
