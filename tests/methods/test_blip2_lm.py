@@ -15,7 +15,10 @@ from vlp_jax.core.rng import example_keys, step_key
 from vlp_jax.decoding.steps import Written
 from vlp_jax.methods.base import make_method
 from vlp_jax.methods.blip2_lm import packed
+from vlp_jax.optim.optimizer import lr_factors, make_optimizer
 from vlp_jax.train.gradient import loss_and_gradient
+from vlp_jax.train.state import Recipe, init_state
+from vlp_jax.train.step import make_step
 
 B, Q, T, P, V, END, S = 4, 2, 5, 4, 29, 3, 5
 NETS = {
@@ -305,3 +308,51 @@ def test_flops_grow_with_what_is_read():
     for kind in NETS:
         made, longer = method(kind), method(kind, prompt_length=P)
         assert longer.flops() > made.flops() > made.flops(2) > 0
+
+
+def from_cache(made):
+    """A batch whose pictures are states of the eye."""
+    data = batch()
+    states = jax.random.normal(jax.random.key(1), (B, *made.states_shape))
+    return {"image_states": states, **{name: data[name] for name in ("text", "text_mask")}}
+
+
+def test_a_nan_moves_nothing_and_what_is_frozen_never_moves():
+    """R13 and R27: nor does the language model drop anything."""
+    made = method(lm=NETS["decoder"] | {"dropout": 0.5})
+    optim, recipe = {"name": "adamw", "lr": 1e-2}, Recipe(0, B)
+    tx = make_optimizer(optim)
+    first, frozen = jax.jit(lambda: init_state(made, tx, recipe))()
+    factors = lr_factors(optim, first["params"])
+    step = jax.jit(make_step(made, tx, lambda k: jnp.float32(1e-2), factors, recipe))
+    rows = from_cache(made)
+    good, told = step(first, frozen, rows)
+    spoilt = rows | {"image_states": rows["image_states"].at[1, 0, 0].set(jnp.nan)}
+    bad, _ = step(good, frozen, spoilt)
+    counted = ("step", "skipped", "skipped_in_row")
+    held = lambda state: {k: v for k, v in state.items() if k not in counted}  # noqa: E731
+    jax.tree.map(np.testing.assert_array_equal, held(bad), held(good))
+    assert int(bad["skipped"]) == 1 and np.isfinite(told["loss"])
+    assert {path.split("/")[0] for path in flatten(frozen)} == {"image", "lm"}
+    moved, was = flatten(good["params"]), flatten(first["params"])
+    assert not any(path.startswith(("image/", "lm/")) for path in moved)
+    changed = {path.split("/")[0] for path, leaf in moved.items() if (leaf != was[path]).any()}
+    assert changed == {"image_norm", "queries", "qformer", "proj"}
+    data = {name: rows[name] for name in rows}
+    x = inputs(made, {**data, "image": batch()["image"]})
+    v = start()
+    losses = [made.encode(v, x.replace(train=train))[0]["nats"] for train in (True, False)]
+    np.testing.assert_array_equal(*losses)
+
+
+def test_a_nan_stays_in_its_own_row():
+    """R24."""
+    made, v = method(), start()
+    rows = from_cache(made)
+    read = {"image_states": rows["image_states"], "prompt": rows["text"][:, :1]}
+    write = jax.jit(
+        lambda read: made.functions()["generate_text"](v, Inputs.of(read), {"max_new": 4})["ids"]
+    )
+    clean = write(read)
+    spoilt = write(read | {"image_states": rows["image_states"].at[0].set(jnp.nan)})
+    np.testing.assert_array_equal(spoilt[1:], clean[1:])
