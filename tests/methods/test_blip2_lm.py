@@ -338,9 +338,7 @@ def test_a_nan_moves_nothing_and_what_is_frozen_never_moves():
     assert not any(path.startswith(("image/", "lm/")) for path in moved)
     changed = {path.split("/")[0] for path, leaf in moved.items() if (leaf != was[path]).any()}
     assert changed == {"image_norm", "queries", "qformer", "proj"}
-    data = {name: rows[name] for name in rows}
-    x = inputs(made, {**data, "image": batch()["image"]})
-    v = start()
+    x, v = inputs(made, batch()), start()
     losses = [made.encode(v, x.replace(train=train))[0]["nats"] for train in (True, False)]
     np.testing.assert_array_equal(*losses)
 
@@ -350,9 +348,8 @@ def test_a_nan_stays_in_its_own_row():
     made, v = method(), start()
     rows = from_cache(made)
     read = {"image_states": rows["image_states"], "prompt": rows["text"][:, :1]}
-    write = jax.jit(
-        lambda read: made.functions()["generate_text"](v, Inputs.of(read), {"max_new": 4})["ids"]
-    )
+    generate, how = made.functions()["generate_text"], {"max_new": 4}
+    write = jax.jit(lambda read: generate(v, Inputs.of(read), how)["ids"])
     clean = write(read)
     spoilt = write(read | {"image_states": rows["image_states"].at[0].set(jnp.nan)})
     np.testing.assert_array_equal(spoilt[1:], clean[1:])
