@@ -350,3 +350,14 @@ def test_lavis_files_before_a_language_model(kind, proj, tmp_path, monkeypatch):
     (tmp_path / "lm" / "config.json").write_text(json.dumps({"model_type": "gpt2"}))
     with pytest.raises(UserError, match="model_type 'gpt2' is not read"):
         opened(path)
+
+
+def test_a_decoders_tokenizer_ends_no_prompt():
+    """An encoder's does, and that of what queries read."""
+    family = families()["hf_instructblip"]
+    methods = {name: {"lm": {"name": name}} for name in ("decoder_lm", "t5")}
+    for name, method in methods.items():
+        assert family.ends_texts(method, "text") == (name == "t5")
+        assert family.ends_texts(method, "qformer")
+    assert not families()["hf_llama"].ends_texts(methods["decoder_lm"], "text")
+    assert families()["hf_t5"].ends_texts(methods["t5"], "text")
