@@ -102,6 +102,24 @@ def test_a_bert_embeds_texts_and_no_padding(bert, loaded_bert, pictures):
         embed.main([*args, f"--images={pictures}"])
 
 
+def test_a_token_beyond_the_table_is_none(tmp_path, capsys):
+    """A processor adds <image> to the tokenizer of a network that has no row for it."""
+    from tokenizers import Tokenizer
+
+    shutil.copytree(GOLDEN / "bert", tmp_path / "hf")
+    tokenizer(tmp_path / "hf")
+    file = tmp_path / "hf" / "tokenizer.json"
+    known = Tokenizer.from_file(str(file))
+    count = json.loads((tmp_path / "hf" / "config.json").read_text())["vocab_size"]
+    known.add_tokens([f"word{i}" for i in range(len(WORDS), count)])
+    known.add_special_tokens(["<image>"])
+    known.save(str(file))
+    assert convert.main([str(tmp_path / "hf"), str(tmp_path / "ours")]) == 0
+    assert f"'<image>' unknown, beyond the network's {count} words" in capsys.readouterr().err
+    ids = load_model(str(tmp_path / "ours")).text_arrays()(["a <image> cat"])["text"]
+    assert ids.max() < count
+
+
 def test_a_vit_stays_in_half_precision_and_computes_what_transformers_does(loaded_vit):
     golden, model = dict(np.load(GOLDEN / "vit.npz")), loaded_vit
     found = outputs(model, golden)

@@ -46,14 +46,11 @@ def find_tokenizers(checkpoint: Checkpoint, asked: str, method: Method, notes: l
             found.specs[name] = spec
             continue
         further = file and name != MAIN  # no file of its own names its padding beside it
-        path = spec["name"] or file
-        opened = load_tokenizer(path, spec["context_length"], **spec["options"])
-        if beyond := opened.beyond(field.vocab_size):
-            shown, count = ", ".join(map(repr, beyond[:3])), field.vocab_size
-            notes.append(f"{shown} of {name}'s tokenizer: beyond its {count:,} words, not known")
-            spec["options"] |= {"below": count}
-            opened = load_tokenizer(path, spec["context_length"], **spec["options"])
+        if file.endswith(".json"):
+            _leave_out(file, field.vocab_size, spec, notes)
         if field.empty or further:
+            path = spec["name"] or file
+            opened = load_tokenizer(path, spec["context_length"], **spec["options"])
             if field.empty:
                 found.empty[name] = _shortest(opened("")[0].tolist())
             spec["options"] |= {"pad_id": opened.pad_id} if further else {}
@@ -87,6 +84,15 @@ def _one(
     options = family.tokenizer_options(*said) if cleaned else {}
     spec = {"name": "" if file else asked, "context_length": length, "options": options}
     return spec, file if not file or file.endswith((".json", ".txt")) else f"spm:{file}"
+
+
+def _leave_out(file: str, count: int, spec: dict[str, Any], notes: list[str]) -> None:
+    """Tokens of a file beyond the `count` words of a network (<image>, which a processor adds)."""
+    found = load_tokenizer(file, spec["context_length"], **spec["options"]).beyond(count)
+    if found:
+        shown = ", ".join(map(repr, found[:3])) + ", ..." * (len(found) > 3)
+        notes.append(f"tokenizer {file}: {shown} unknown, beyond the network's {count:,} words")
+        spec["options"] = {**spec["options"], "below": count}
 
 
 def _lacking(folder: str) -> str:
