@@ -2,6 +2,7 @@
 load by `init_from`, and bytes of its checkpoints.
 
 python experiments/benchmarks/p19_frozen_parts.py [--folder=DIR] [--layers=27] [--devices=1]
+    [--lm=FOLDER]
 
 The model is made up: a LLaMA of 2048 numbers, 27 layers and 1.5 billion parameters in bf16, 3 GB in
 three files, behind an eye of one layer. Memory is what the process holds above what it held before
@@ -9,7 +10,8 @@ three files, behind an eye of one layer. Memory is what the process holds above 
 use of the compiler; `anonymous` is the share that no file backs. Load is from the look at the
 folder, digests of every file included, to weights on the devices whose every page was touched; the
 raw read is of the same files, 4 MiB at a time, and both drop the page cache where they may.
-`--devices=8` shares the weights by fsdp among as many simulated devices.
+`--devices=8` shares the weights by fsdp among as many simulated devices. `--lm` takes a real one in
+place of the made-up one: SmolLM2-135M, converted (experiments/blip2_smollm2).
 """
 
 import argparse
@@ -32,11 +34,14 @@ from p13_checkpoint import drop_cache, raw_read, seconds
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 SIZES = {
-    "image_size": 28, "batch_size": 8, "steps": 1, "data.tokenizer": "bytes",
-    "method.image.num_layers": 1, "method.image.width": 176, "method.lm.width": 2048,
-    "method.lm.num_heads": 16, "method.lm.hidden": 5504, "method.qformer.num_layers": 2,
-    "method.end_ids": (258,), "method.start_id": 257,
+    "image_size": 28, "batch_size": 8, "steps": 1, "method.image.num_layers": 1,
+    "method.image.width": 176, "method.qformer.num_layers": 2,
 }  # fmt: skip
+MADE_UP = {
+    "data.tokenizer": "bytes", "method.lm.width": 2048, "method.lm.num_heads": 16,
+    "method.lm.hidden": 5504, "method.end_ids": (258,), "method.start_id": 257,
+}  # fmt: skip
+REAL = {"method.lm_dtype": "float32", "method.end_ids": (2,)}  # as its file has them
 STEP = 1 << 24  # numbers that are drawn at a time
 
 
@@ -67,22 +72,25 @@ class Meter:
             self.peak = [max(most, a - b) for most, (a, b) in zip(self.peak, now, strict=True)]
 
 
-def make_trainer(folder: Path, layers: int, devices: int) -> Any:
-    """A run of the second stage that starts from FOLDER/weights."""
+def make_trainer(args: argparse.Namespace) -> Any:
+    """A run of the second stage that starts from FOLDER/weights, and from --lm."""
     from vlp_jax.api.config import load_config
     from vlp_jax.train.trainer import Trainer
 
+    folder, lm = Path(args.folder), args.lm
     (folder / "pictures").mkdir(exist_ok=True)
     for i in range(8):
         picture = np.random.default_rng(i).integers(0, 256, (28, 28, 3), np.uint8)
         write_png(folder / "pictures" / f"{i}.png", picture)
         (folder / "pictures" / f"{i}.txt").write_text("a picture")
-    flags = {**SIZES, "method.lm.num_layers": layers, "data.path": folder / "pictures"}
-    flags |= {"mesh.data": 1, "mesh.fsdp": devices}
+    flags = {**SIZES, "data.path": folder / "pictures", "mesh.data": 1, "mesh.fsdp": args.devices}
+    flags |= {**REAL, "data.tokenizer": f"{lm}/tokenizer.json"} if lm else MADE_UP
+    flags |= {} if lm else {"method.lm.num_layers": args.layers}
     flags = {key: str(value) for key, value in flags.items()}
-    config = load_config(f"{ROOT}/configs/blip2/stage2.py:g,llama-7b", flags)
+    which = "smollm2-135m" if lm else "llama-7b"
+    config = load_config(f"{ROOT}/configs/blip2/stage2.py:g,{which}", flags)
     with config.unlocked(), config.ignore_type():
-        config.init_from = {part: f"{folder}/weights" for part in ("image", "lm")}
+        config.init_from = {"image": f"{folder}/weights", "lm": lm or f"{folder}/weights"}
         config.evals = {}
     return Trainer(config)
 
@@ -94,13 +102,13 @@ def write_png(path: Path, picture: np.ndarray) -> None:
     Image.fromarray(picture).save(path)
 
 
-def make_weights(trainer: Any, folder: Path) -> None:
-    """FOLDER/weights: what is frozen, drawn at random some numbers at a time."""
+def make_weights(args: argparse.Namespace) -> None:
+    """FOLDER/weights: what is frozen, drawn at random some numbers at a time; without --lm's."""
     from vlp_jax.core.pytree import flatten
     from vlp_jax.interop import folder as folders
     from vlp_jax.interop.tensors import of_pieces
 
-    rng = np.random.default_rng(0)
+    trainer, folder, rng = make_trainer(args), Path(args.folder), np.random.default_rng(0)
 
     def drawn(shape: tuple[int, ...]) -> Iterator[np.ndarray]:
         rows = max(1, STEP // max(1, int(np.prod(shape[1:]))))
@@ -113,6 +121,7 @@ def make_weights(trainer: Any, folder: Path) -> None:
     arrays = {
         path: of_pieces(leaf.shape, ml_dtypes.bfloat16, lambda shape=leaf.shape: drawn(shape))
         for path, leaf in leaves.items()
+        if not (args.lm and path.startswith("lm/"))
     }
     folders.LIMIT = 1 << 30
     manifest = {key: {} for key in ("method", "tokenizer", "golden")}
@@ -142,11 +151,13 @@ def load(args: argparse.Namespace) -> dict[str, Any]:
     from vlp_jax.train.checkpoint import Checkpoints
 
     folder, weights = Path(args.folder), Path(args.folder) / "weights"
-    trainer = make_trainer(folder, args.layers, args.devices)
+    read = [weights, *([Path(args.lm)] if args.lm else [])]
+    trainer = make_trainer(args)
     _ = trainer.abstract
-    size, report = bytes_of(weights), {"cold_reads": drop_cache(weights)}
-    report["raw_read_s"] = seconds(lambda: raw_read(weights))
-    drop_cache(weights)
+    size, report = sum(map(bytes_of, read)), {"cold_reads": all(map(drop_cache, read))}
+    report["raw_read_s"] = seconds(lambda: [raw_read(each) for each in read])
+    for each in read:
+        drop_cache(each)
     with Meter() as meter:
         begun = time.perf_counter()
         start = trainer.first(Weights(trainer).weights)
@@ -172,18 +183,19 @@ def main() -> int:
     p.add_argument("--folder", help="where to write (default: a temporary folder)")
     p.add_argument("--layers", type=int, default=27)
     p.add_argument("--devices", type=int, default=1)
+    p.add_argument("--lm", default="", help="a converted folder of SmolLM2-135M")
     p.add_argument("--worker", choices=["make", "load"], help=argparse.SUPPRESS)
     p.add_argument("--json", action="store_true")
     args = p.parse_args()
     if args.worker == "make":
-        make_weights(make_trainer(Path(args.folder), args.layers, args.devices), Path(args.folder))
+        make_weights(args)
     elif args.worker == "load":
         show({"row": "P19", **load(args)}, args.json)
     else:
         folder = tempfile.mkdtemp(dir=args.folder)
         devices = f"--xla_force_host_platform_device_count={args.devices}"
         env = {**os.environ, "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} {devices}"}
-        own = [f"--{key}={getattr(args, key)}" for key in ("layers", "devices")]
+        own = [f"--{key}={getattr(args, key)}" for key in ("layers", "devices", "lm")]
         own += ["--json"] if args.json else []
         try:
             for worker in ("make", "load"):
