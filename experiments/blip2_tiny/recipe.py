@@ -1,10 +1,10 @@
 """BLIP-2 from a small eye and a small language model: both stages, and the second without the first
 (arXiv:2301.12597, Figure 5).
 
-Small form: scenes of emoji; the frozen eye is that of BLIP's small form, the frozen language model
-is trained here on the scenes' texts. The second stage answers questions and names what there is,
-once on queries of the first stage, once on new ones, equally long. Full form: ViT-g and OPT-2.7B,
-zero-shot VQAv2.
+Small form: scenes of emoji; the frozen eye is what BLIP's small form starts from, the frozen
+language model is trained here on the scenes' texts. The second stage answers questions and names
+what there is, once on queries of the first stage, once on new ones, equally long. Full form: ViT-g
+and OPT-2.7B, zero-shot VQAv2.
 """
 
 from functools import partial

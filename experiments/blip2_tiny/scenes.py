@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from vlp_jax.data.scenes.layout import QUESTIONS as EACH
 from vlp_jax.data.source import Example
 
 SCENES, EYE = Path("runs/scenes"), Path("runs/blip/words")  # as in configs/README.md
@@ -22,7 +23,6 @@ VAL, TEST, VQA_TEST = (
 )
 ASK = "What is in the picture?"
 THEN = " [SEP] [CLS] "  # a text ends, and the next begins, as a prompt behind a picture does
-EACH = 3  # questions of a scene
 SEVERAL, ANSWERS = 2, 3  # captions, and answers, of a text at most
 
 
